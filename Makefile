@@ -1,0 +1,87 @@
+# Every verb of the project. `make help` lists them.
+PYTHON ?= python3
+PORT ?= 8000
+IMAGE := cloud-native-poc
+VENV := .venv/bin
+SAM := .venv-sam/bin/sam
+
+export PORT
+
+.DEFAULT_GOAL := help
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' Makefile
+
+install: .venv/installed ## create .venv with everything that serving and testing need
+
+# Output goes to stderr: the stdout of `make serve` is the service's JSON log and nothing else
+.venv/installed: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (PYTHON=... names one), this is " + sys.version)'
+	@$(PYTHON) -m venv .venv >&2
+	@$(VENV)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt >&2
+	@touch $@
+
+.venv-sam/installed: requirements-sam.txt
+	@$(PYTHON) -m venv .venv-sam >&2
+	@.venv-sam/bin/pip install --quiet --disable-pip-version-check -r requirements-sam.txt >&2
+	@touch $@
+
+serve: .venv/installed ## run the service on http://localhost:8000 (PORT=... changes it)
+	@exec $(VENV)/python -m handler
+
+test: .venv/installed ## run the fast tests, with coverage
+	@$(VENV)/python -m pytest -m "not e2e" --cov
+
+test-coverage: .venv/installed ## the same, with an HTML report in htmlcov/
+	@$(VENV)/python -m pytest -m "not e2e" --cov --cov-report=term --cov-report=html
+
+e2e: .venv/installed .venv-sam/installed ## run the end-to-end tests: real server, real Lambda runtime
+	@$(VENV)/python -m pytest -m e2e
+
+lint: .venv/installed ## check style and common mistakes
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+
+type: .venv/installed ## check types
+	@$(VENV)/mypy
+
+fmt: .venv/installed ## format the code, mend what can be mended
+	@$(VENV)/ruff check --fix .
+	@$(VENV)/ruff format .
+
+openapi: .venv/installed ## write openapi.json anew after a change of the API
+	@$(VENV)/python -m handler.openapi > openapi.json.new && mv openapi.json.new openapi.json
+
+validate: .venv/installed .venv-sam/installed ## check template.yaml
+	@$(SAM) validate --lint --template template.yaml --region eu-central-1
+	@$(VENV)/cfn-lint template.yaml
+
+backup: .venv/installed ## back up the live database (LABEL=pre-deploy keeps the backup for ever)
+	@$(VENV)/python -m infra backup $(if $(LABEL),--label $(LABEL))
+
+restore: .venv/installed ## put the newest backup in place (NAME=... another); the service must be stopped
+	@$(VENV)/python -m infra restore $(NAME)
+
+build: ## build the container image
+	docker compose build
+
+run: build ## run the service in a container, in the background
+	@mkdir -p data
+	@test "$$(stat -c %u data 2>/dev/null || echo 1000)" = 1000 || \
+	  docker run --rm --user 0 -v "$(CURDIR)/data:/app/data" $(IMAGE) chown -R 1000:1000 /app/data
+	docker compose up -d --wait
+
+stop: ## stop and remove the container; the data stays
+	docker compose down
+
+logs: ## follow the container's log
+	docker compose logs --follow --no-log-prefix app
+
+test-docker: ## run the fast tests inside the image
+	docker build --target test -t $(IMAGE):test .
+	docker run --rm $(IMAGE):test
+
+clean: ## remove what the tools made; data/ stays
+	rm -rf .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
+
+.PHONY: help install serve test test-coverage e2e lint type fmt openapi validate backup restore build run stop logs test-docker clean

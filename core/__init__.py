@@ -1,0 +1,1 @@
+"""The domain: models, schemas and use cases. No HTTP, no AWS, no environment."""

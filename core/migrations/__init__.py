@@ -1,0 +1,43 @@
+"""Numbered SQL files, run in order; `PRAGMA user_version` is the number of the last one that ran.
+
+A file is never edited after a release: add the next number. Each version of the code must work on the
+next version's schema (add first, remove later), so that a rollback of the code is safe.
+"""
+
+from importlib import resources
+
+from peewee import Database
+
+from core.errors import SchemaTooNew
+
+
+def scripts() -> list[str]:
+    """The SQL of every migration, in order."""
+    files = [file for file in resources.files(__name__).iterdir() if file.name.endswith(".sql")]
+    return [file.read_text("utf-8") for file in sorted(files, key=lambda file: file.name)]
+
+
+def schema_version(db: Database) -> int:
+    return int(db.execute_sql("PRAGMA user_version").fetchone()[0])
+
+
+def migrate(db: Database) -> int:
+    """Bring the database to the newest schema, all or nothing, and return its version.
+
+    Raises SchemaTooNew when the file was written by a newer version of the code.
+    """
+    wanted = scripts()
+    with db.atomic("IMMEDIATE"):
+        found = schema_version(db)
+        if found > len(wanted):
+            raise SchemaTooNew(
+                f"The database has schema version {found}, this release knows {len(wanted)}: "
+                "deploy the release that wrote it, or restore an older backup."
+            )
+        for script in wanted[found:]:
+            for statement in script.split(";"):
+                if statement.strip():
+                    db.execute_sql(statement)
+        if found < len(wanted):
+            db.execute_sql(f"PRAGMA user_version = {len(wanted)}")
+    return len(wanted)

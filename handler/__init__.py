@@ -1,0 +1,1 @@
+"""What faces outside: HTTP by Starlette, Lambda by Mangum."""

@@ -1,0 +1,87 @@
+"""The ASGI application: `create_app(service)`, and `app` for `uvicorn handler.asgi:app`."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NoReturn
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from core.errors import ServiceError
+from handler import docs, items, ops
+from handler.middleware.body_limit import BodyLimit
+from handler.middleware.header_limit import HeaderLimit
+from handler.middleware.request_log import RequestLog
+from handler.middleware.unhandled_errors import UnhandledErrors
+from handler.problems import EXCEPTION_HANDLERS
+from handler.service import Service, open_server_service
+from infra.settings import Settings
+from infra.telemetry import configure_logging
+
+logger = logging.getLogger(__name__)
+
+ROUTES = [*ops.routes, *docs.routes, *items.routes]
+
+
+def create_app(service: Service) -> Starlette:
+    middleware = [
+        Middleware(RequestLog, metrics=service.metrics),
+        Middleware(UnhandledErrors),
+        Middleware(HeaderLimit),
+        Middleware(BodyLimit, limit=service.settings.max_body_bytes),
+    ]
+    app = Starlette(routes=ROUTES, middleware=middleware, exception_handlers=EXCEPTION_HANDLERS, lifespan=_lifespan)
+    app.router.redirect_slashes = False
+    app.state.service = service
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    """A server's life: backups on a timer; at the end the WAL is moved into the file and the lock released."""
+    service: Service = app.state.service
+    interval = service.settings.backup_interval_seconds
+    timer = asyncio.create_task(service.backup_job.run_every(interval)) if interval else None
+    try:
+        yield
+    finally:
+        service.backup_job.stop()
+        if timer:
+            timer.cancel()
+            with suppress(asyncio.CancelledError):
+                await timer
+        await asyncio.to_thread(service.database.close)
+
+
+def read_settings() -> Settings:
+    """The settings, with logging on; ends the process with exit code 2 when one is wrong."""
+    configure_logging("INFO")
+    try:
+        settings = Settings.from_environment()
+    except ServiceError as error:
+        refuse_to_start(error)
+    configure_logging(settings.log_level)
+    return settings
+
+
+def server_app(settings: Settings) -> Starlette:
+    try:
+        return create_app(open_server_service(settings))
+    except ServiceError as error:
+        refuse_to_start(error)
+
+
+def refuse_to_start(error: ServiceError) -> NoReturn:
+    logger.critical("cannot start: %s", error)
+    sys.exit(2)
+
+
+def __getattr__(name: str) -> Any:
+    # `app` is made when a server asks for it, so that importing this module opens no database
+    if name == "app":
+        globals()["app"] = server_app(read_settings())
+        return globals()["app"]
+    raise AttributeError(name)

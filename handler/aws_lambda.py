@@ -1,0 +1,95 @@
+"""The Lambda function: HTTP events through Mangum, scheduled events to the backup job.
+
+Everything is opened at import, which Lambda does once for each execution environment. The database is a
+copy in a new directory under /tmp, filled from the newest backup; what was written after that backup is
+lost with the environment, which is said at every start.
+"""
+
+import asyncio
+import logging
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aws_lambda_powertools import Logger
+from mangum import Mangum
+from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
+
+from core.errors import BackupMissing, ServiceError
+from handler.asgi import create_app, read_settings, refuse_to_start
+from handler.problems import MEDIA_TYPE
+from handler.service import Service, open_service
+from infra.backups import open_backups
+from infra.cloudwatch import CloudWatchMetrics
+from infra.settings import SERVICE, Settings
+from infra.telemetry import configure_logging
+
+logger = logging.getLogger(__name__)
+
+_settings = read_settings()
+_handler, _formatter = configure_logging(_settings.log_level)
+_powertools = Logger(SERVICE, level=_settings.log_level, logger_handler=_handler, logger_formatter=_formatter)
+_metrics = CloudWatchMetrics()
+
+
+def _open(settings: Settings) -> Service:
+    # /tmp outlives a crash of the runtime, so every process starts in a directory of its own
+    directory = Path(tempfile.mkdtemp(prefix="items-"))
+    settings = settings.model_copy(update={"database_path": directory / "app.db"})
+    backups = open_backups(settings)
+    backups.store.check()
+    try:
+        restored = backups.restore(settings.database_path)
+        logger.info("restored %s", restored.name, extra={"backup": restored.name, "rows": restored.rows})
+    except BackupMissing:
+        logger.warning("no backup at %s: starting with an empty database", settings.backup_url)
+    logger.warning(
+        "backup-only mode: writes since the last backup are lost when this instance ends, and instances do not "
+        "see each other; keep the reserved concurrency at 1"
+    )
+    return open_service(settings, backups, _metrics)
+
+
+def _open_or_exit() -> Service:
+    try:
+        return _open(_settings)
+    except ServiceError as error:
+        refuse_to_start(error)
+
+
+_service = _open_or_exit()
+asyncio.set_event_loop(asyncio.new_event_loop())
+# "off": Mangum would otherwise run start-up and shutdown at every invocation
+_http = Mangum(create_app(_service), lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, MEDIA_TYPE])
+
+
+@_powertools.inject_lambda_context
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Serves Function URL, HTTP API, REST API and ALB events; runs a backup for a scheduled one.
+
+    Raises ValueError for any other event, ServiceError when the backup failed.
+    """
+    _powertools.set_correlation_id(_correlation_id(event) or context.aws_request_id)
+    try:
+        if "requestContext" in event:
+            return dict(_http(event, context))
+        if _is_scheduled(event):
+            return asdict(_service.backup_job.run())
+        raise ValueError('unknown event: expected an HTTP request or {"action": "backup"}')
+    finally:
+        _metrics.flush()
+
+
+def _is_scheduled(event: dict[str, Any]) -> bool:
+    return event.get("action") == "backup" or (
+        event.get("source") in ("aws.events", "aws.scheduler") and event.get("detail-type") == "Scheduled Event"
+    )
+
+
+def _correlation_id(event: dict[str, Any]) -> str | None:
+    """The caller's side of the story: API Gateway's request id, the load balancer's trace id, the event's id."""
+    headers = event.get("headers") or {}
+    context = event.get("requestContext") or {}
+    found = context.get("requestId") or headers.get("x-amzn-trace-id") or event.get("id")
+    return str(found) if found else None

@@ -1,0 +1,71 @@
+"""/docs and /openapi.json: Swagger UI from our own origin, its files out of a pinned package."""
+
+import json
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.routing import Route
+
+from handler.openapi import build_openapi
+
+# Nothing but our own files may run or load on the page; Swagger UI needs inline styles and data: images
+_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+_HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Items API</title>
+<link rel="stylesheet" href="docs/swagger-ui.css">
+<link rel="icon" href="docs/favicon-32x32.png">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+_START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true});\n'
+_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
+
+
+async def page(request: Request) -> Response:
+    return HTMLResponse(_PAGE, headers=_HEADERS)
+
+
+async def start_script(request: Request) -> Response:
+    return Response(_START, media_type="text/javascript", headers=_HEADERS)
+
+
+async def static_file(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in _FILES:
+        raise HTTPException(404)
+    return FileResponse(_swagger_ui() / name, headers={**_HEADERS, "Cache-Control": "public, max-age=86400"})
+
+
+async def openapi(request: Request) -> Response:
+    return Response(json.dumps(build_openapi(request.app.routes)), media_type="application/json")
+
+
+@cache
+def _swagger_ui() -> Path:
+    # found, not imported: importing the package would load a template engine that nothing here needs
+    spec = find_spec("swagger_ui")
+    assert spec is not None
+    return Path(str(spec.origin)).parent / "static"
+
+
+routes = [
+    Route("/docs", page),
+    Route("/docs/start.js", start_script),
+    Route("/docs/{name}", static_file),
+    Route("/openapi.json", openapi),
+]

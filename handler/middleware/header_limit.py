@@ -1,0 +1,21 @@
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from handler.problems import problem
+
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 32 * 1024
+
+
+class HeaderLimit:
+    """Refuses requests with more header fields than any honest client sends."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            size = sum(len(name) + len(value) for name, value in scope["headers"])
+            if len(scope["headers"]) > MAX_HEADERS or size > MAX_HEADER_BYTES:
+                detail = f"At most {MAX_HEADERS} header fields of {MAX_HEADER_BYTES} bytes together are accepted."
+                return await problem(scope, 431, detail)(scope, receive, send)
+        await self.app(scope, receive, send)

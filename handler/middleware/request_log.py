@@ -1,0 +1,72 @@
+import logging
+import re
+import time
+from uuid import uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from infra.telemetry import Metrics, remove_context_keys, set_context_keys
+
+logger = logging.getLogger("handler.request")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+
+
+class RequestLog:
+    """Gives every request its id, its line in the log and its place in the metrics."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started = time.perf_counter()
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        set_context_keys(request_id=request_id)  # type: ignore[arg-type]
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            seconds = time.perf_counter() - started
+            route = scope["route"].path if "route" in scope else "none"
+            self.metrics.request_finished(_method(scope), route, status, seconds)
+            _log(scope, status, seconds)
+            remove_context_keys(["request_id"])
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    level = logging.ERROR if status >= 500 else logging.INFO
+    fields = {
+        "method": scope["method"],
+        "path": scope["path"],
+        "status_code": status,
+        "duration_ms": round(seconds * 1000, 3),
+    }
+    logger.log(level, "%s %s %d", scope["method"], scope["path"], status, extra=fields)
+
+
+def _method(scope: Scope) -> str:
+    """Metric labels are kept for ever: a caller must not be able to invent new ones."""
+    known = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+    return scope["method"] if scope["method"] in known else "other"
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get("x-request-id", "")
+    if _REQUEST_ID.fullmatch(given):
+        return given
+    if "aws.context" in scope:
+        return str(scope["aws.context"].aws_request_id)
+    return uuid4().hex

@@ -1,0 +1,32 @@
+import logging
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from handler.problems import problem
+
+logger = logging.getLogger("handler.error")
+
+
+class UnhandledErrors:
+    """Turns what nobody expected into a 500 that tells the caller nothing and the log everything."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception as error:
+            logger.exception("unhandled %s", type(error).__name__)
+            if started:
+                raise
+            await problem(scope, 500, "Internal Server Error")(scope, receive, send)

@@ -1,0 +1,77 @@
+"""Errors as RFC 9457 problem details: the one place where an exception becomes an HTTP answer."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from core.errors import (
+    DatabaseError,
+    DatabaseFull,
+    DatabaseLocked,
+    InvalidInput,
+    ItemNotFound,
+    ServiceError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = "1"
+
+
+def problem(
+    scope: Mapping[str, Any],
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    **members: Any,
+) -> JSONResponse:
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": scope["path"],
+        "request_id": scope["state"]["request_id"],
+        **members,
+    }
+    return JSONResponse(body, status, headers, MEDIA_TYPE)
+
+
+async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    detail = error.detail
+    if detail == HTTPStatus(error.status_code).phrase:
+        detail = _DETAILS.get(error.status_code, detail).format(method=request.method, path=request.url.path)
+    return problem(request.scope, error.status_code, detail, error.headers)
+
+
+async def on_service_error(request: Request, error: Exception) -> JSONResponse:
+    match error:
+        case ItemNotFound():
+            return problem(request.scope, 404, str(error))
+        case InvalidInput(errors=errors):
+            members = [{"field": error.field, "message": error.message} for error in errors]
+            return problem(request.scope, 422, "The input is not valid; see errors.", errors=members)
+        case DatabaseLocked():
+            request.app.state.service.metrics.database_locked()
+            return _try_again(request, "The database is locked by another writer; nothing was stored. Try again.")
+        case DatabaseFull():
+            return problem(request.scope, 507, "No space is left for the database; nothing was stored.")
+        case DatabaseError():
+            return _try_again(request, "The database cannot be used now; GET /ready and the log say why.")
+    raise error
+
+
+def _try_again(request: Request, detail: str) -> JSONResponse:
+    return problem(request.scope, 503, detail, {"Retry-After": RETRY_AFTER_SECONDS})
+
+
+_DETAILS = {
+    404: "There is nothing at {path}.",
+    405: "{method} is not allowed here; the Allow header lists what is.",
+}
+
+EXCEPTION_HANDLERS: dict[Any, Any] = {HTTPException: on_http_exception, ServiceError: on_service_error}

@@ -1,0 +1,67 @@
+"""Reading a request: query, path and JSON body into checked models."""
+
+import re
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from core.errors import FieldError, InvalidInput, ItemNotFound
+
+M = TypeVar("M", bound=BaseModel)
+
+_ITEM_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_LARGEST_ROWID = 2**63 - 1
+
+
+def item_id_of(request: Request) -> int:
+    """Raises ItemNotFound for a path segment that can be no item's id."""
+    text = request.path_params["item_id"]
+    if not _ITEM_ID.fullmatch(text) or int(text) > _LARGEST_ROWID:
+        raise ItemNotFound(text)
+    return int(text)
+
+
+def read_query(request: Request, model: type[M]) -> M:
+    """Raises HTTPException 400 for broken percent-encoding or UTF-8, InvalidInput for wrong parameters."""
+    try:
+        raw = request.scope["query_string"].decode("ascii")
+        pairs = parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=50)
+    except ValueError:
+        raise HTTPException(400, "The query string is not percent-encoded UTF-8 of at most 50 fields.") from None
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise InvalidInput([FieldError(name, "is given more than once") for name in values if names.count(name) > 1])
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+async def read_json(request: Request, model: type[M], media_types: tuple[str, ...] = ("application/json",)) -> M:
+    """Raises HTTPException 415 or 400 for another type or broken JSON, InvalidInput for wrong fields."""
+    content_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    if content_type.strip().lower() not in media_types:
+        raise HTTPException(415, f"Send the body as {' or '.join(media_types)} (Content-Type header).")
+    if "charset" in parameters.lower() and "utf-8" not in parameters.lower():
+        raise HTTPException(415, "JSON is UTF-8; send no other charset.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise HTTPException(415, "Send the body without Content-Encoding.")
+    try:
+        return model.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _invalid(error: ValidationError) -> Exception:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    if found[0]["type"] == "json_invalid":
+        return HTTPException(400, f"The body is not JSON. {found[0]['msg']}.")
+    return InvalidInput([FieldError(_path(entry["loc"]), entry["msg"]) for entry in found])
+
+
+def _path(location: tuple[Any, ...]) -> str:
+    return ".".join(str(part) for part in location) or "body"

@@ -1,0 +1,1 @@
+"""What touches the machine and the cloud: settings, logs, metrics, the database file, object storage."""

@@ -1,0 +1,87 @@
+"""The environment, read once into one frozen object."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from core.errors import SettingsError
+
+SERVICE = "cloud-native-poc"
+
+
+class Settings(BaseModel):
+    """One field for each environment variable; the alias is the variable's name.
+
+    The object store's client reads the usual AWS_* variables by itself (see infra/object_store.py).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database_path: Path = Field(Path("data/app.db"), alias="DATABASE_PATH")
+    backup_url: str = Field("", alias="BACKUP_URL", validate_default=True)
+    backup_interval_seconds: int = Field(3600, alias="BACKUP_INTERVAL_SECONDS", ge=0)
+    backup_keep_hourly_days: int = Field(7, alias="BACKUP_KEEP_HOURLY_DAYS", ge=1)
+    backup_keep_daily_days: int = Field(30, alias="BACKUP_KEEP_DAILY_DAYS", ge=1)
+    busy_timeout_seconds: float = Field(5.0, alias="BUSY_TIMEOUT_SECONDS", ge=0, le=600)
+    max_body_bytes: int = Field(1024 * 1024, alias="MAX_BODY_BYTES", ge=1)
+    host: str = Field("127.0.0.1", alias="HOST", min_length=1)
+    port: int = Field(8000, alias="PORT", ge=0, le=65535)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", alias="LOG_LEVEL")
+    on_lambda: bool = Field(False, alias="AWS_LAMBDA_FUNCTION_NAME", validate_default=True)
+
+    @field_validator("on_lambda", mode="before")
+    @classmethod
+    def _is_function(cls, name: Any) -> bool:
+        return bool(name)
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, level: Any) -> Any:
+        return level.upper() if isinstance(level, str) else level
+
+    @field_validator("database_path", mode="after")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.absolute()
+
+    @field_validator("backup_url")
+    @classmethod
+    def _known_scheme(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise ValueError(f"is not a URL ({error})") from None
+        wrong_file = parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/"))
+        if url and (parts.scheme not in ("s3", "file") or wrong_file or (parts.scheme == "s3" and not parts.netloc)):
+            raise ValueError("should be s3://bucket/prefix or file:///directory")
+        return url
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_backup_url(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("BACKUP_URL"):
+            return values
+        if values.get("AWS_LAMBDA_FUNCTION_NAME"):
+            raise ValueError("BACKUP_URL must be set on Lambda: nothing else outlives the function's /tmp")
+        database = Path(values.get("DATABASE_PATH") or cls.model_fields["database_path"].default)
+        return {**values, "BACKUP_URL": (database.absolute().parent / "backups").as_uri()}
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """Read the variables that are set and not empty. Raises SettingsError naming each wrong one."""
+        names = [str(field.alias) for field in cls.model_fields.values()]
+        try:
+            return cls.model_validate({name: environ[name] for name in names if environ.get(name)})
+        except ValidationError as error:
+            raise SettingsError("; ".join(map(_explain, error.errors()))) from None
+
+
+def _explain(error: Any) -> str:
+    message: str = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return message
+    return f"{error['loc'][0]}={error['input']!r}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,91 @@
+"""A consistent copy of a live SQLite file, and the checks that a copy is sound."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from core.errors import BackupDamaged, DatabaseUnavailable
+from infra.database import translated_errors
+
+# Called with the name of the phase, what is done and the total, in bytes
+Progress = Callable[[str, int, int], None]
+
+_PAGES_PER_STEP = 1024
+_BUSY_TIMEOUT_MS = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    rows: dict[str, int]  # by table
+    schema_version: int
+
+
+def take_snapshot(database: Path, target: Path, progress: Progress) -> None:
+    """Copy the last commit of `database` into `target`, a new file, while others read and write.
+
+    Uses SQLite's backup API inside one read transaction: without it each write by another connection would
+    start the copy again. Raises DatabaseUnavailable, DatabaseLocked or DatabaseFull.
+    """
+    with _open_live(database) as source, closing(apsw.Connection(str(target))) as copy:
+        page_size = source.pragma("page_size")
+        source.execute("BEGIN")
+        source.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        with copy.backup("main", source, "main") as backup:
+            while not backup.done:
+                backup.step(_PAGES_PER_STEP)
+                total = backup.page_count * page_size
+                progress("copy", total - backup.remaining * page_size, total)
+        source.execute("ROLLBACK")
+        # a single file that opens anywhere, also read-only, instead of one that wants a -wal beside it
+        copy.pragma("journal_mode", "delete")
+
+
+def inspect(database: Path) -> Contents:
+    """Check every page of a file that nobody writes and count its rows. Raises BackupDamaged."""
+    # immutable: no -wal or -shm is looked for or left behind
+    uri = database.absolute().as_uri() + "?immutable=1"
+    try:
+        with closing(apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)) as connection:
+            found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(10)")]
+            if found != ["ok"]:
+                raise BackupDamaged("integrity_check: " + "; ".join(found))
+            return Contents(_rows(connection), int(connection.pragma("user_version")))
+    except apsw.Error as error:
+        raise BackupDamaged(f"not a sound SQLite database: {error}") from error
+
+
+def count_rows(database: Path) -> dict[str, int]:
+    """Rows of each table of a live database. Raises DatabaseUnavailable or DatabaseLocked."""
+    with _open_live(database) as connection:
+        return _rows(connection)
+
+
+@contextmanager
+def _open_live(database: Path) -> Iterator[apsw.Connection]:
+    if not database.is_file():
+        raise DatabaseUnavailable(f"There is no database at {database}.")
+    with (
+        translated_errors(database),
+        closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as connection,
+    ):
+        # not opened read-only: such a connection could not remove the -wal and -shm it had to make
+        connection.pragma("query_only", True)
+        connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+        yield connection
+
+
+def _rows(connection: apsw.Connection) -> dict[str, int]:
+    tables = connection.execute(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+    ).fetchall()
+    return {str(name): _count(connection, str(name)) for (name,) in tables}
+
+
+def _count(connection: apsw.Connection, table: str) -> int:
+    quoted = table.replace('"', '""')
+    rows: list[Any] = connection.execute(f'SELECT count(*) FROM "{quoted}"').fetchall()  # noqa: S608 (quoted above)
+    return int(rows[0][0])

@@ -1,0 +1,71 @@
+"""JSON logs on stdout, and what is counted."""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from aws_lambda_powertools.logging.formatter import (
+    LambdaPowertoolsFormatter,
+    remove_context_keys,
+    set_context_keys,
+)
+
+from infra.settings import SERVICE
+
+__all__ = ["Gauges", "Metrics", "configure_logging", "remove_context_keys", "set_context_keys"]
+
+
+def configure_logging(level: str) -> tuple[logging.Handler, LambdaPowertoolsFormatter]:
+    """Send every log line of the process to stdout, one JSON object a line, whoever wrote it."""
+    formatter = LambdaPowertoolsFormatter(
+        service=SERVICE,
+        utc=True,
+        use_rfc3339=True,
+        log_record_order=["timestamp", "level", "message", "service"],
+        serialize_stacktrace=False,
+        location=None,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(formatter)
+    handler.addFilter(_tidy)
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    logging.captureWarnings(True)
+    logging.logAsyncioTasks = False  # type: ignore[attr-defined, unused-ignore]
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    # the service logs each request itself
+    for name in ("uvicorn.access", "mangum.http"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    sys.excepthook = _log_uncaught
+    return handler, formatter
+
+
+def _tidy(record: logging.LogRecord) -> bool:
+    record.logger = record.name
+    record.__dict__.pop("color_message", None)  # uvicorn's message again, with terminal colours
+    return True
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.exit(130)
+    logging.getLogger("infra").critical("uncaught %s", kind.__name__, exc_info=(kind, error, trace))
+
+
+# Read when somebody asks for metrics; a value that cannot be read now is left out
+Gauges = Callable[[], dict[str, float]]
+
+
+class Metrics(Protocol):
+    """What the service counts. Implemented for Prometheus and for CloudWatch."""
+
+    def request_finished(self, method: str, route: str, status: int, seconds: float) -> None: ...
+
+    def database_locked(self) -> None: ...
+
+    def backup_finished(self, succeeded: bool, seconds: float) -> None: ...
+
+    def exposition(self, gauges: Gauges) -> tuple[bytes, str]:
+        """Prometheus text and its media type."""
