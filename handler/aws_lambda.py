@@ -59,7 +59,8 @@ def _open_or_exit() -> Service:
 
 
 _service = _open_or_exit()
-asyncio.set_event_loop(asyncio.new_event_loop())
+_loop = asyncio.new_event_loop()
+asyncio.set_event_loop(_loop)
 # "off": Mangum would otherwise run start-up and shutdown at every invocation
 _http = Mangum(create_app(_service), lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, MEDIA_TYPE])
 

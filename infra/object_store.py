@@ -41,8 +41,7 @@ class ObjectStore:
         self._directory: Path | None = None
         with self._errors():
             if urlsplit(url).scheme == "file":
-                self._directory = Path(unquote(urlsplit(url).path))
-                self._directory.mkdir(parents=True, exist_ok=True)
+                self._directory = _made_directory(url)
                 self._store: Any = LocalStore(self._directory)
             else:
                 self._store = _s3_store(url)
@@ -105,13 +104,22 @@ class ObjectStore:
             return StoreRefused(f"{self.url}: there is no such bucket; create it or correct the URL")
         if isinstance(error, AlreadyExistsError):
             return ObjectExists(message)
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError | NotADirectoryError):
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
             return StoreRefused(f"{self.url}: access denied ({text})")
         if isinstance(error, FileNotFoundError):
             return ObjectMissing(message)
         if "169.254.169.254" in text:
             message = f"{self.url}: no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
         return StoreUnavailable(message)
+
+
+def _made_directory(url: str) -> Path:
+    directory = Path(unquote(urlsplit(url).path))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreRefused(f"{url}: the directory cannot be created: {error.strerror}") from error
+    return directory
 
 
 def _s3_store(url: str) -> S3Store:

@@ -21,7 +21,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    database_path: Path = Field(Path("data/app.db"), alias="DATABASE_PATH")
+    database_path: Path = Field(Path("data/app.db"), alias="DATABASE_PATH", validate_default=True)
     backup_url: str = Field("", alias="BACKUP_URL", validate_default=True)
     backup_interval_seconds: int = Field(3600, alias="BACKUP_INTERVAL_SECONDS", ge=0)
     backup_keep_hourly_days: int = Field(7, alias="BACKUP_KEEP_HOURLY_DAYS", ge=1)

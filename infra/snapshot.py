@@ -46,6 +46,8 @@ def take_snapshot(database: Path, target: Path, progress: Progress) -> None:
 
 def inspect(database: Path) -> Contents:
     """Check every page of a file that nobody writes and count its rows. Raises BackupDamaged."""
+    if database.stat().st_size == 0:
+        raise BackupDamaged("the file is empty")  # which SQLite takes for a database without tables
     # immutable: no -wal or -shm is looked for or left behind
     uri = database.absolute().as_uri() + "?immutable=1"
     try:

@@ -1,0 +1,107 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from moto.server import ThreadedMotoServer
+
+from handler.asgi import create_app
+from handler.service import Service, open_server_service
+from infra.settings import Settings
+
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test depends on, or reaches, what the machine around it has set up."""
+    for field in Settings.model_fields.values():
+        monkeypatch.delenv(str(field.alias), raising=False)
+    for name in ("AWS_CA_BUNDLE", "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> MakeSettings:
+    def make(**environment: Any) -> Settings:
+        defaults = {
+            "DATABASE_PATH": str(tmp_path / "data" / "app.db"),
+            "BACKUP_INTERVAL_SECONDS": "0",
+            "BUSY_TIMEOUT_SECONDS": "0.2",
+        }
+        return Settings.from_environment({**defaults, **{name: str(value) for name, value in environment.items()}})
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings) -> Settings:
+    return make_settings()
+
+
+@contextmanager
+def serving(service: Service) -> Iterator[httpx2.Client]:
+    """A real Uvicorn on a real socket, in this process; it closes the service at the end."""
+    config = uvicorn.Config(create_app(service), port=0, log_config=None, access_log=False, server_header=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            raise RuntimeError("the server did not start")
+        time.sleep(0.005)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def service(settings: Settings) -> Service:
+    return open_server_service(settings)
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[httpx2.Client]:
+    with serving(service) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a prefix in a new bucket; the environment points at the server that has it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", moto_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    httpx2.post(f"{moto_endpoint}/moto-api/reset", trust_env=False).raise_for_status()
+    httpx2.put(f"{moto_endpoint}/bucket", trust_env=False).raise_for_status()
+    return "s3://bucket/backups"
+
+
+def assert_problem(response: httpx2.Response, status: int) -> dict[str, Any]:
+    """Every error has this shape, whatever caused it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert {"type", "title", "status", "detail", "instance", "request_id"} <= body.keys()
+    assert body["status"] == status
+    assert body["request_id"] == response.headers["x-request-id"]
+    return body

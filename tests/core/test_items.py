@@ -1,0 +1,141 @@
+import base64
+import functools
+import json
+import operator
+from collections.abc import Iterator
+
+import pytest
+from peewee import Database
+from playhouse.apsw_ext import APSWDatabase
+
+from core import items
+from core.cursor import Cursor
+from core.errors import InvalidInput, ItemNotFound, SchemaTooNew
+from core.migrations import migrate, schema_version, scripts
+from core.models import Item
+from core.schemas import ItemPatch, ItemQuery, NewItem
+
+
+@pytest.fixture
+def db() -> Iterator[Database]:
+    database = APSWDatabase(":memory:", thread_safe=False)
+    database.connect()
+    migrate(database)
+    yield database
+    database.close()
+
+
+def add(db: Database, *names: str) -> list[int]:
+    return [items.create_item(db, NewItem(name=name)).id for name in names]
+
+
+def pages(db: Database, **query: object) -> list[list[int]]:
+    found, cursor = [], None
+    while True:
+        page = items.list_items(db, ItemQuery.model_validate({**query, "cursor": cursor}))
+        found.append([item.id for item in page.items])
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+
+
+def test_created_item_reads_back_the_same(db: Database) -> None:
+    created = items.create_item(db, NewItem.model_validate_json('{"name": "Lamp", "price": "9.5", "quantity": 2}'))
+    assert items.get_item(db, created.id) == created
+    assert (created.price, created.quantity, created.version, created.description) == ("9.50", 2, 1, None)
+    assert created.created_at == created.updated_at
+    assert created.created_at.endswith("Z")
+
+
+def test_pages_cover_every_item_once_in_order(db: Database) -> None:
+    ids = add(db, *"abcdefg")
+    Item.update(created_at="2026-01-01T00:00:00.000000Z").where(Item.id.in_(ids[2:5])).execute(db)
+    ascending = ids[2:5] + ids[:2] + ids[5:]
+    assert functools.reduce(operator.iadd, pages(db, limit=2), []) == ascending
+    assert functools.reduce(operator.iadd, pages(db, limit=2, order="-created_at"), []) == ascending[::-1]
+    assert pages(db, limit=7) == [ascending]
+
+
+def test_page_is_stable_while_items_are_added_and_removed(db: Database) -> None:
+    ids = add(db, *"abcd")
+    first = items.list_items(db, ItemQuery(limit=2))
+    items.delete_item(db, ids[0])
+    add(db, "e")
+    second = items.list_items(db, ItemQuery(limit=2, cursor=first.next_cursor))
+    assert [item.id for item in second.items] == ids[2:]
+
+
+def test_search_takes_the_text_literally(db: Database) -> None:
+    plain, percent, underscore = add(db, "Blue lamp", "100% wool", "snake_case")
+    assert pages(db, q="LAMP") == [[plain]]
+    assert pages(db, q="%") == [[percent]]
+    assert pages(db, q="_") == [[underscore]]
+    assert pages(db, q="'; DROP TABLE items; --") == [[]]
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["", "x", "é", "====", "AAAA", "A" * 200]
+    + [base64.urlsafe_b64encode(json.dumps(value).encode()).decode() for value in ("x", [1], ["created_at", 1, 1])]
+    + [base64.urlsafe_b64encode(b'["created_at", "2026", true]').decode()]
+    + [base64.urlsafe_b64encode(b'["created_at", "2026", -1]').decode()]
+    + [base64.urlsafe_b64encode(b"[" * 100_000).decode()],
+)
+def test_cursor_that_was_not_ours_is_refused(token: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Cursor.decode(token, "created_at")
+    assert caught.value.errors[0].field == "cursor"
+
+
+def test_cursor_of_another_order_is_refused() -> None:
+    token = Cursor("created_at", "2026", 1).encode()
+    with pytest.raises(InvalidInput, match="was made for order=created_at"):
+        Cursor.decode(token, "-created_at")
+
+
+def test_replace_sets_every_field_and_counts_the_version(db: Database) -> None:
+    created = items.create_item(db, NewItem(name="a", description="d", quantity=3))
+    replaced = items.replace_item(db, created.id, NewItem(name="b"))
+    assert (replaced.name, replaced.description, replaced.quantity, replaced.version) == ("b", None, 0, 2)
+    assert replaced.created_at == created.created_at
+    assert replaced.updated_at > created.updated_at
+
+
+def test_patch_leaves_other_fields_alone(db: Database) -> None:
+    created = items.create_item(db, NewItem(name="a", description="d", quantity=3))
+    patched = items.patch_item(db, created.id, ItemPatch.model_validate_json('{"quantity": 4}'))
+    assert (patched.name, patched.description, patched.quantity, patched.version) == ("a", "d", 4, 2)
+    assert items.patch_item(db, created.id, ItemPatch()) == patched
+
+
+def test_what_is_not_there_is_named(db: Database) -> None:
+    for use_case in (
+        lambda: items.get_item(db, 7),
+        lambda: items.replace_item(db, 7, NewItem(name="x")),
+        lambda: items.patch_item(db, 7, ItemPatch()),
+        lambda: items.delete_item(db, 7),
+    ):
+        with pytest.raises(ItemNotFound, match="no item 7"):
+            use_case()
+
+
+def test_ids_are_never_used_again(db: Database) -> None:
+    last = add(db, "a", "b")[-1]
+    items.delete_item(db, last)
+    assert add(db, "c") == [last + 1]
+
+
+def test_model_and_migrations_agree(db: Database) -> None:
+    columns = {row[1] for row in db.execute_sql("PRAGMA table_info(items)").fetchall()}
+    assert columns == set(Item._meta.columns)
+    assert ("idx_items_created",) in db.execute_sql("SELECT name FROM sqlite_schema WHERE type = 'index'").fetchall()
+
+
+def test_migrating_twice_changes_nothing(db: Database) -> None:
+    assert migrate(db) == schema_version(db) == len(scripts())
+
+
+def test_database_of_a_newer_release_is_refused(db: Database) -> None:
+    db.execute_sql("PRAGMA user_version = 99")
+    with pytest.raises(SchemaTooNew, match="schema version 99"):
+        migrate(db)

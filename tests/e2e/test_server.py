@@ -1,0 +1,183 @@
+"""The server as an operator sees it: a process, its log, its exit codes and its files."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import httpx2
+import pytest
+
+from tests.e2e.conftest import ROOT, Server, StartProcess
+
+pytestmark = pytest.mark.e2e
+
+StartServer = Callable[..., Server]
+
+
+def infra(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "DATABASE_PATH": str(tmp_path / "data" / "app.db"), **environment}
+    command = [sys.executable, "-m", "infra", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_the_server_cleanly(start_server: StartServer, tmp_path: Path, number: signal.Signals) -> None:
+    server = start_server()
+    server.client.post("/api/items", json={"name": "x"}).raise_for_status()
+    assert (tmp_path / "data" / "app.db-wal").stat().st_size > 0
+    assert server.process.end(number) in (0, -number)
+    assert not (tmp_path / "data" / "app.db-wal").exists()
+    assert all({"timestamp", "level", "message"} <= line.keys() for line in server.process.log)
+    assert not [line for line in server.process.log if line["level"] in ("ERROR", "CRITICAL")]
+
+
+def test_open_request_is_answered_before_the_server_ends(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(BUSY_TIMEOUT_SECONDS="20")
+    with closing(apsw.Connection(str(tmp_path / "data" / "app.db"))) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answers: list[httpx2.Response] = []
+        thread = threading.Thread(target=lambda: answers.append(server.client.post("/api/items", json={"name": "x"})))
+        thread.start()
+        while not server_waits_for_the_lock(server):
+            pass
+        server.process.popen.send_signal(signal.SIGTERM)
+        server.process.wait_for("Shutting down")
+        other.execute("ROLLBACK")
+    thread.join(30)
+    assert [answer.status_code for answer in answers] == [201]
+    server.process.end()
+    assert not (tmp_path / "data" / "app.db-wal").exists()
+
+
+def server_waits_for_the_lock(server: Server) -> bool:
+    """The writing thread exists from the first write on."""
+    names = [path.read_text().strip() for path in Path(f"/proc/{server.process.popen.pid}/task").glob("*/comm")]
+    return len(names) > 1
+
+
+def write_until_killed(url: httpx2.URL, prefix: str, acknowledged: dict[int, str], enough: threading.Event) -> None:
+    with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
+        for number in itertools.count():
+            try:
+                answer = client.post("/api/items", json={"name": f"{prefix}-{number}"})
+            except httpx2.HTTPError:
+                return
+            assert answer.status_code == 201
+            acknowledged[answer.json()["id"]] = f"{prefix}-{number}"
+            if number == 100:
+                enough.set()
+
+
+def test_nothing_acknowledged_is_lost_by_kill_9_under_load(start_server: StartServer, tmp_path: Path) -> None:
+    acknowledged: dict[int, str] = {}
+    for life in range(3):
+        server = start_server()
+        enough = threading.Event()
+        threads = [
+            threading.Thread(
+                target=write_until_killed, args=(server.client.base_url, f"{life}-{worker}", acknowledged, enough)
+            )
+            for worker in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        assert enough.wait(60)
+        server.process.end(signal.SIGKILL)
+        for thread in threads:
+            thread.join(30)
+    server = start_server()
+    found: dict[int, str] = {}
+    cursor: str | None = ""
+    while cursor is not None:
+        page = server.client.get("/api/items", params={"limit": 100} | ({"cursor": cursor} if cursor else {})).json()
+        found |= {item["id"]: item["name"] for item in page["items"]}
+        cursor = page["next_cursor"]
+    assert len(acknowledged) >= 300
+    assert acknowledged.items() <= found.items()
+    server.process.end()
+    with closing(apsw.Connection(str(tmp_path / "data" / "app.db"))) as connection:
+        assert connection.pragma("integrity_check") == "ok"
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"PORT": "x"}, "PORT='x'"),
+        ({"BACKUP_URL": "ftp://x"}, "BACKUP_URL='ftp://x'"),
+        ({"DATABASE_PATH": "/proc/nowhere/app.db", "BACKUP_URL": "file:///tmp"}, "Cannot create the directory"),
+        ({"BACKUP_URL": "file:///proc/nowhere"}, "file:///proc/nowhere"),
+    ],
+)
+@pytest.mark.parametrize("command", [["-m", "handler"], ["-m", "uvicorn", "handler.asgi:app"]])
+def test_wrong_setting_is_one_clear_line_and_exit_code_2(
+    start_process: StartProcess, environment: dict[str, str], message: str, command: list[str]
+) -> None:
+    process = start_process(sys.executable, *command, **environment)
+    process.popen.wait(30)
+    assert process.end() == 2
+    (line,) = process.log
+    assert line["level"] == "CRITICAL"
+    assert message in line["message"]
+
+
+def test_missing_bucket_is_refused_at_start(start_process: StartProcess, s3: str) -> None:
+    process = start_process(sys.executable, "-m", "handler", BACKUP_URL="s3://nowhere/x")
+    process.popen.wait(30)
+    assert process.end() == 2
+    (line,) = process.log
+    assert "s3://nowhere/x: there is no such bucket" in line["message"]
+
+
+def test_second_server_of_one_file_is_refused(start_server: StartServer, start_process: StartProcess) -> None:
+    first = start_server()
+    second = start_process(sys.executable, "-m", "handler")
+    second.popen.wait(30)
+    assert second.end() == 2
+    assert f"in use by process {first.process.popen.pid}" in second.log[-1]["message"]
+    assert first.client.get("/ready").status_code == 200
+
+
+def test_plain_uvicorn_logs_json_too(start_process: StartProcess) -> None:
+    process = start_process(sys.executable, "-m", "uvicorn", "handler.asgi:app", "--port", "0")
+    url = process.wait_for(r"Uvicorn running on (http://[0-9.:]+)")[1]
+    assert httpx2.get(f"{url}/health", trust_env=False).status_code == 200
+    process.end(signal.SIGINT)
+    requests = [line for line in process.log if line.get("path") == "/health"]
+    assert len(requests) == 1
+    assert requests[0]["status_code"] == 200
+
+
+def test_lost_file_comes_back_from_a_backup(start_server: StartServer, tmp_path: Path) -> None:
+    backup_url = (tmp_path / "elsewhere").as_uri()
+    server = start_server(BACKUP_URL=backup_url, BACKUP_INTERVAL_SECONDS="0")
+    for n in range(10):
+        server.client.post("/api/items", json={"name": f"item {n}"}).raise_for_status()
+    items = server.client.get("/api/items").json()
+    made = infra(tmp_path, "backup", "--json", BACKUP_URL=backup_url)
+    assert json.loads(made.stdout)["rows"] == {"items": 10}
+    refused = infra(tmp_path, "restore", BACKUP_URL=backup_url)
+    assert refused.returncode == 1
+    assert "Stop that process first" in refused.stderr
+    server.process.end()
+    shutil.rmtree(tmp_path / "data")
+    restored = infra(tmp_path, "restore", BACKUP_URL=backup_url)
+    assert restored.returncode == 0, restored.stderr
+    assert start_server(BACKUP_URL=backup_url).client.get("/api/items").json() == items
+
+
+def test_server_backs_up_by_itself(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(BACKUP_INTERVAL_SECONDS="1")
+    server.process.wait_for("backup made")
+    assert (tmp_path / "data" / "backups" / "app-latest.db.gz").exists()
+    metrics = server.client.get("/metrics").text
+    assert "backup_last_success_timestamp_seconds" in metrics
+    assert server.process.end() in (0, -signal.SIGTERM)

@@ -1,0 +1,169 @@
+import asyncio
+import base64
+import copy
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.backups import open_backups
+from infra.settings import Settings
+
+EVENTS = Path(__file__).parents[1] / "events"
+
+Invoke = Callable[[dict[str, Any]], dict[str, Any]]
+Start = Callable[[], Invoke]
+
+
+class Context:
+    function_name = "items"
+    memory_limit_in_mb = 1024
+    invoked_function_arn = "arn:aws:lambda:eu-central-1:123456789012:function:items"
+    aws_request_id = "6f0b1f3e-3a4c-4a3e-9a68-7a4b8a1d2c33"
+    tenant_id = None
+
+
+def event(name: str) -> dict[str, Any]:
+    return dict(json.loads((EVENTS / f"{name}.json").read_text()))
+
+
+def request(method: str, path: str, body: str | None = None) -> dict[str, Any]:
+    made = copy.deepcopy(event("function_url_create"))
+    made["rawPath"] = made["requestContext"]["http"]["path"] = path
+    made["requestContext"]["http"]["method"] = method
+    made["body"] = body
+    return made
+
+
+@pytest.fixture
+def start(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Start a function's process anew, as a cold start does: the module is imported again."""
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "items")
+    monkeypatch.setenv("BACKUP_URL", s3)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    started = []
+
+    def start() -> Invoke:
+        sys.modules.pop("handler.aws_lambda", None)
+        module = importlib.import_module("handler.aws_lambda")
+        started.append(module)
+        return lambda event: dict(module.handler(event, Context()))
+
+    yield start
+    logging.captureWarnings(False)
+    for module in started:
+        module._service.database.close()
+        module._loop.close()
+    asyncio.set_event_loop(None)
+
+
+def logged(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("name", ["function_url_create", "rest_api_create"])
+def test_create_is_answered_through_every_kind_of_gateway(start: Start, name: str) -> None:
+    answer = start()(event(name))
+    assert answer["statusCode"] == 201
+    assert answer["isBase64Encoded"] is False
+    assert json.loads(answer["body"])["price"] == "12.50"
+    assert answer["headers"]["location"] == "/api/items/1"
+
+
+def test_http_api_list_understands_query_and_cookies(start: Start) -> None:
+    invoke = start()
+    invoke(event("function_url_create"))
+    answer = invoke(event("http_api_list"))
+    assert [item["name"] for item in json.loads(answer["body"])["items"]] == ["Lamp"]
+
+
+def test_problem_through_a_load_balancer_is_plain_json(start: Start) -> None:
+    answer = start()(event("alb_read_missing"))
+    assert (answer["statusCode"], answer["isBase64Encoded"]) == (404, False)
+    assert json.loads(answer["body"])["detail"] == "There is no item 999."
+
+
+def test_swagger_ui_is_served(start: Start) -> None:
+    invoke = start()
+    assert "swagger-ui" in invoke(request("GET", "/docs"))["body"]
+    icon = invoke(request("GET", "/docs/favicon-32x32.png"))
+    assert base64.b64decode(icon["body"]).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["backup", "eventbridge_scheduled"])
+def test_scheduled_event_backs_up_and_a_cold_start_restores(start: Start, name: str) -> None:
+    invoke = start()
+    invoke(event("function_url_create"))
+    made = invoke(event(name))
+    assert made["rows"] == {"items": 1}
+    invoke(request("POST", "/api/items", '{"name": "after the backup"}'))
+    answer = start()(request("GET", "/api/items"))
+    assert [item["name"] for item in json.loads(answer["body"])["items"]] == ["Lamp"]
+
+
+def test_each_process_has_a_directory_of_its_own(start: Start) -> None:
+    paths = set()
+    for _ in range(2):
+        start()
+        paths.add(sys.modules["handler.aws_lambda"]._service.database.path)
+    assert len(paths) == 2
+
+
+def test_log_lines_carry_correlation_id_and_cold_start(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    invoke = start()
+    starting = logged(capsys)
+    assert any("backup-only mode" in line["message"] for line in starting)
+    assert any("starting with an empty database" in line["message"] for line in starting)
+    invoke(event("function_url_create"))
+    line = next(line for line in logged(capsys) if line.get("path") == "/api/items")
+    assert line["correlation_id"] == "5a1c4e7e-9a41-4a5b-8b0e-2f6f6f0f6d11"
+    assert line["request_id"] == Context.aws_request_id
+    assert line["function_name"] == "items"
+    assert isinstance(line["cold_start"], bool)
+    invoke(event("alb_read_missing"))
+    line = next(line for line in logged(capsys) if "status_code" in line)
+    assert line["correlation_id"].startswith("Root=1-")
+    assert line["cold_start"] is False
+
+
+def test_metrics_are_one_embedded_line_per_invocation(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    invoke = start()
+    capsys.readouterr()
+    invoke(event("function_url_create"))
+    line = next(line for line in logged(capsys) if "_aws" in line)
+    assert line["Requests"] == line["ColdStart"] == [1.0]
+    assert invoke(request("GET", "/metrics"))["statusCode"] == 200
+
+
+def test_event_of_another_kind_is_refused(start: Start) -> None:
+    with pytest.raises(ValueError, match="unknown event"):
+        start()({"Records": []})
+
+
+def test_failed_backup_fails_the_invocation(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    invoke = start()
+    sys.modules["handler.aws_lambda"]._service.database.path.unlink()
+    with pytest.raises(Exception, match="There is no database"):
+        invoke(event("backup"))
+
+
+def test_cold_start_refuses_what_would_lose_data(
+    start: Start, s3: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backups = open_backups(Settings.from_environment({"BACKUP_URL": s3}))
+    start()(event("backup"))
+    newest = backups.newest()
+    assert newest is not None
+    backups.store.put(newest.name, b"damaged")
+    for url, message in ((s3, "is damaged"), ("s3://nowhere/x", "no such bucket"), ("", "BACKUP_URL must be set")):
+        monkeypatch.setenv("BACKUP_URL", url)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            start()
+        assert caught.value.code == 2
+        assert message in logged(capsys)[-1]["message"]

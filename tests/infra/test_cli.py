@@ -1,0 +1,95 @@
+import json
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from infra.__main__ import main
+from infra.database import Database
+from infra.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    monkeypatch.setenv("DATABASE_PATH", str(settings.database_path))
+    Database(settings.database_path, busy_timeout=0).close()
+
+
+def test_backup_list_verify_restore_tell_what_they_did(capsys: pytest.CaptureFixture[str], settings: Settings) -> None:
+    assert main(["backup", "--label", "pre-deploy"]) == 0
+    assert "-pre-deploy.db.gz made: 0 items; " in capsys.readouterr().out
+    assert main(["backups"]) == 0
+    assert f"1 backups at {settings.backup_url}" in capsys.readouterr().out
+    assert main(["verify"]) == 0
+    assert "is sound: 0 items" in capsys.readouterr().out
+    assert main(["restore"]) == 0
+    assert f"restored to {settings.database_path}" in capsys.readouterr().out
+
+
+def test_json_output_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["backup"], ["backups"], ["verify"], ["status"], ["restore"]):
+        assert main([*arguments, "--json"]) == 0
+        out, err = capsys.readouterr()
+        json.loads(out)
+        assert err == ""
+
+
+def test_progress_is_plain_lines_when_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["backup"])
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["copy", "compress", "download"]
+
+
+def test_progress_is_a_bar_at_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    main(["backup"])
+    assert "copy: 100%" in capsys.readouterr().err
+
+
+def test_failures_are_one_line_on_stderr_and_exit_code_1(
+    capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    assert main(["restore"]) == 1
+    assert capsys.readouterr().err == f"error: There is no complete backup at {settings.backup_url}.\n"
+    main(["backup"])
+    with closing(Database(settings.database_path, busy_timeout=0)):
+        assert main(["restore"]) == 1
+    assert "is in use by process" in capsys.readouterr().err
+
+
+def test_wrong_settings_are_exit_code_2(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKUP_URL", "ftp://x")
+    assert main(["backup"]) == 2
+    assert capsys.readouterr().err.startswith("error: BACKUP_URL='ftp://x': ")
+
+
+def test_status_names_what_needs_attention(
+    capsys: pytest.CaptureFixture[str], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["status"]) == 1
+    assert "there is no backup yet" in capsys.readouterr().out
+    main(["backup"])
+    with closing(Database(settings.database_path, busy_timeout=0)):
+        capsys.readouterr()
+        assert main(["status"]) == 0
+        assert "owner            process" in capsys.readouterr().out
+    settings.database_path.unlink()
+    assert main(["status", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["problems"] == [f"There is no database at {settings.database_path}."]
+
+
+def test_status_names_an_old_backup_and_a_lost_store(
+    capsys: pytest.CaptureFixture[str], s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKUP_INTERVAL_SECONDS", "1")
+    monkeypatch.setenv("BACKUP_URL", "s3://nowhere/x")
+    assert main(["status"]) == 1
+    assert "there is no such bucket" in capsys.readouterr().out
+
+
+def test_cron_script_is_the_same_command() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "backup.sh"
+    assert "python -m infra backup" in script.read_text()
+    subprocess.run(["sh", "-n", script], check=True)

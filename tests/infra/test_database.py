@@ -1,0 +1,197 @@
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+import peewee
+import pytest
+
+from core import items
+from core.errors import DatabaseFull, DatabaseInUse, DatabaseLocked, DatabaseUnavailable
+from core.schemas import ItemQuery, NewItem
+from infra.database import Database
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "app.db"
+
+
+@pytest.fixture
+def database(path: Path) -> Iterator[Database]:
+    database = Database(path, busy_timeout=0.2)
+    yield database
+    database.close()
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(coroutine)
+
+
+def add(db: peewee.Database) -> int:
+    return items.create_item(db, NewItem(name="n")).id
+
+
+def count(db: peewee.Database) -> int:
+    return len(items.list_items(db, ItemQuery(limit=100)).items)
+
+
+def test_connections_keep_the_promised_settings(database: Database) -> None:
+    def pragmas(db: peewee.Database) -> list[Any]:
+        names = ("journal_mode", "synchronous", "foreign_keys")
+        return [db.execute_sql(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+    assert run(database.write(pragmas)) == ["wal", 2, 1]
+    assert run(database.read(pragmas)) == ["wal", 2, 1]
+
+
+def test_reading_connection_cannot_write(database: Database) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        run(database.read(add))
+
+
+def test_failed_use_case_leaves_nothing_behind(database: Database) -> None:
+    def add_and_fail(db: peewee.Database) -> None:
+        add(db)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(database.write(add_and_fail))
+    assert run(database.read(count)) == 0
+
+
+def test_reads_do_not_wait_for_a_write_under_way(database: Database) -> None:
+    inside, release = threading.Event(), threading.Event()
+
+    def slow(db: peewee.Database) -> None:
+        add(db)
+        inside.set()
+        assert release.wait(10)
+
+    async def scenario() -> tuple[int, int]:
+        writing = asyncio.create_task(database.write(slow))
+        await asyncio.to_thread(inside.wait, 10)
+        before = await database.read(count)
+        release.set()
+        await writing
+        return before, await database.read(count)
+
+    assert run(scenario()) == (0, 1)
+
+
+def test_locked_database_is_reported_and_then_works_again(database: Database, path: Path) -> None:
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(DatabaseLocked):
+        run(database.write(add))
+    assert run(database.read(count)) == 0
+    other.execute("ROLLBACK")
+    other.close()
+    run(database.write(add))
+    assert run(database.read(count)) == 1
+
+
+def test_waiting_behind_others_counts_against_the_timeout(database: Database, path: Path) -> None:
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE")
+
+    async def all_at_once() -> list[Any]:
+        started = asyncio.get_running_loop().time()
+        found = await asyncio.gather(*(database.write(add) for _ in range(20)), return_exceptions=True)
+        # one after another they would need twenty timeouts
+        assert asyncio.get_running_loop().time() - started < 20 * 0.2
+        return found
+
+    assert {type(error) for error in run(all_at_once())} == {DatabaseLocked}
+    other.close()
+
+
+def test_reader_waits_for_a_lock_without_stopping_the_loop(database: Database, path: Path) -> None:
+    # locking_mode=EXCLUSIVE keeps even readers of a WAL database out
+    run(database.write(add))
+    database.close()
+    other = apsw.Connection(str(path))
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("UPDATE items SET quantity = 1")
+    other.execute("COMMIT")
+    try:
+        with pytest.raises(DatabaseLocked):
+            Database(path, busy_timeout=0.1)
+    finally:
+        other.close()
+
+
+def test_second_owner_is_refused_and_told_who_has_it(database: Database, path: Path) -> None:
+    with pytest.raises(DatabaseInUse, match=f"in use by process {os.getpid()}"):
+        Database(path, busy_timeout=0)
+
+
+def test_lock_of_a_killed_owner_is_free(path: Path) -> None:
+    code = f"from pathlib import Path; from infra.database import Database; d = Database(Path({str(path)!r}), 0); "
+    code += "print('open', flush=True); import time; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout
+        assert owner.stdout.readline() == b"open\n"
+        with pytest.raises(DatabaseInUse, match=f"process {owner.pid}"):
+            Database(path, busy_timeout=0)
+        owner.send_signal(signal.SIGKILL)
+    Database(path, busy_timeout=0).close()
+
+
+@pytest.mark.parametrize("act", [Path.unlink, lambda path: path.rename(path.with_suffix(".moved"))])
+def test_write_to_a_file_that_was_taken_away_is_refused(database: Database, path: Path, act: Any) -> None:
+    run(database.write(add))
+    act(path)
+    with pytest.raises(DatabaseUnavailable, match="removed or replaced"):
+        run(database.write(add))
+
+
+def test_damaged_file_is_refused_by_name(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(DatabaseUnavailable, match="is damaged"):
+        Database(path, busy_timeout=0)
+    # nothing stays locked behind the failure
+    path.unlink()
+    Database(path, busy_timeout=0).close()
+
+
+def test_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DatabaseUnavailable, match="Cannot create the directory"):
+        Database(tmp_path / "file" / "app.db", busy_timeout=0)
+
+
+def test_full_disk_is_reported_and_nothing_is_half_written(database: Database) -> None:
+    def limit(db: peewee.Database) -> None:
+        db.execute_sql(f"PRAGMA max_page_count = {db.execute_sql('PRAGMA page_count').fetchone()[0]}").fetchall()
+
+    def fill(db: peewee.Database) -> None:
+        for _ in range(1000):
+            items.create_item(db, NewItem(name="n", description="x" * 2000))
+
+    run(database.write(limit))
+    with pytest.raises(DatabaseFull, match="free disk space"):
+        run(database.write(fill))
+    assert run(database.read(count)) == 0
+
+
+def test_closing_moves_the_wal_into_the_file(path: Path) -> None:
+    database = Database(path, busy_timeout=0)
+    run(database.write(add))
+    assert database.sizes()["database_wal_size_bytes"] > 0
+    database.close()
+    database.close()
+    assert not path.with_name("app.db-wal").exists()
+    with apsw.Connection(str(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM items").fetchall() == [(1,)]
+    connection.close()

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from core.errors import ObjectExists, ObjectMissing, StoreRefused, StoreUnavailable
+from infra.object_store import ObjectStore
+
+
+@pytest.fixture(params=["file", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "s3":
+        return ObjectStore(request.getfixturevalue("s3"))
+    return ObjectStore((tmp_path / "a dir").as_uri())
+
+
+def read(store: ObjectStore, name: str) -> bytes:
+    return b"".join(store.read(name))
+
+
+def test_put_replaces_create_does_not(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "body").write_bytes(b"from a file")
+    store.create("a", b"one")
+    with pytest.raises(ObjectExists):
+        store.create("a", b"two")
+    assert read(store, "a") == b"one"
+    store.put("a", tmp_path / "body")
+    assert read(store, "a") == b"from a file"
+
+
+def test_large_objects_come_back_whole(store: ObjectStore, tmp_path: Path) -> None:
+    body = bytes(range(256)) * 40_000
+    (tmp_path / "body").write_bytes(body)
+    store.create("a", tmp_path / "body")
+    store.put("b", tmp_path / "body")
+    assert read(store, "a") == read(store, "b") == body
+
+
+def test_list_is_by_name_and_delete_is_idempotent(store: ObjectStore) -> None:
+    for name in ("b", "a", "c"):
+        store.put(name, name.encode() * 3)
+    store.delete("b")
+    store.delete("b")
+    assert [(info.name, info.size) for info in store.list()] == [("a", 3), ("c", 3)]
+    assert all(info.modified.utcoffset() is not None for info in store.list())
+
+
+def test_missing_object_is_told_from_an_empty_one(store: ObjectStore) -> None:
+    store.put("empty", b"")
+    assert read(store, "empty") == b""
+    with pytest.raises(ObjectMissing):
+        read(store, "absent")
+
+
+def test_a_healthy_store_passes_its_check(store: ObjectStore) -> None:
+    store.check()
+
+
+def test_missing_bucket_is_refused_by_name(s3: str) -> None:
+    with pytest.raises(StoreRefused, match="s3://nowhere/x: there is no such bucket"):
+        ObjectStore("s3://nowhere/x").check()
+
+
+def test_unreachable_store_may_come_back(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(StoreUnavailable, match="s3://bucket/backups"):
+        ObjectStore(s3).check()
+
+
+def test_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreRefused, match="file"):
+        ObjectStore((tmp_path / "file" / "backups").as_uri())

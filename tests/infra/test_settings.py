@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from core.errors import SettingsError
+from infra.settings import Settings
+
+
+def test_defaults_need_no_environment() -> None:
+    settings = Settings.from_environment({})
+    assert settings.database_path == Path.cwd() / "data" / "app.db"
+    assert settings.backup_url == (Path.cwd() / "data" / "backups").as_uri()
+    assert (settings.port, settings.host, settings.backup_interval_seconds) == (8000, "127.0.0.1", 3600)
+
+
+def test_backups_lie_beside_the_database_unless_told_otherwise() -> None:
+    assert Settings.from_environment({"DATABASE_PATH": "/x/y z.db"}).backup_url == "file:///x/backups"
+    assert Settings.from_environment({"BACKUP_URL": "s3://b/p"}).backup_url == "s3://b/p"
+
+
+def test_empty_variables_count_as_unset() -> None:
+    assert Settings.from_environment({"PORT": "", "BACKUP_URL": ""}) == Settings.from_environment({})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "abc"), ("PORT", "70000"), ("BACKUP_INTERVAL_SECONDS", "-1"), ("LOG_LEVEL", "LOUD")]
+    + [("BUSY_TIMEOUT_SECONDS", "nan"), ("MAX_BODY_BYTES", "0"), ("BACKUP_KEEP_DAILY_DAYS", "1.5")]
+    + [
+        ("BACKUP_URL", url)
+        for url in ("gopher://x", "s3://", "/plain/path", "file://data/backups", "s3:bucket", "http://[")
+    ],
+)
+def test_wrong_value_is_named_in_one_line(name: str, value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({name: value})
+    assert str(caught.value).startswith(f"{name}={value!r}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_lambda_without_a_place_for_backups_is_refused() -> None:
+    with pytest.raises(SettingsError, match="BACKUP_URL must be set on Lambda"):
+        Settings.from_environment({"AWS_LAMBDA_FUNCTION_NAME": "f"})
+
+
+def test_log_level_is_read_in_any_case() -> None:
+    assert Settings.from_environment({"LOG_LEVEL": "debug"}).log_level == "DEBUG"

@@ -1,0 +1,60 @@
+import ast
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+from handler.asgi import ROUTES
+from handler.openapi import build_openapi
+from infra.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+METHODS = ("get", "post", "put", "patch", "delete")
+FORBIDDEN = {
+    "core": {"handler", "infra", "starlette", "mangum", "obstore", "aws_lambda_powertools", "os"},
+    "infra": {"handler", "starlette", "mangum"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_dependencies_point_one_way(package: str) -> None:
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(imports_of(path) & FORBIDDEN[package])
+        for path in (ROOT / package).rglob("*.py")
+        if imports_of(path) & FORBIDDEN[package]
+    }
+    assert wrong == {}
+
+
+def test_every_setting_is_in_the_readme_table() -> None:
+    readme = (ROOT / "README.md").read_text()
+    missing = [field.alias for field in Settings.model_fields.values() if f"| `{field.alias}` |" not in readme]
+    assert missing == []
+
+
+def test_endpoints_are_coroutines() -> None:
+    # a plain function would run on a new thread at each Lambda invocation, with a connection of its own
+    for route in ROUTES:
+        endpoints = [route.endpoint]
+        if isinstance(route.endpoint, type):
+            endpoints = [
+                getattr(route.endpoint, method.lower()) for method in METHODS if hasattr(route.endpoint, method)
+            ]
+            assert endpoints
+        assert all(inspect.iscoroutinefunction(endpoint) for endpoint in endpoints), route.path
+
+
+def test_openapi_document_is_up_to_date() -> None:
+    checked_in = json.loads((ROOT / "openapi.json").read_text())
+    assert checked_in == build_openapi(ROUTES), "the API changed: run `make openapi` and commit openapi.json"
