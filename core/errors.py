@@ -8,13 +8,22 @@ ServiceError
 │   ├── DatabaseLocked          another connection held the write lock too long
 │   ├── DatabaseFull            no space left for the database
 │   ├── DatabaseInUse           another process owns the file
-│   ├── DatabaseUnavailable     missing, replaced, unreadable or damaged file
+│   ├── DatabaseUnavailable     missing, replaced or unreadable file
+│   │   └── DatabaseDamaged
 │   └── SchemaTooNew            written by a newer version of this service
 ├── StoreError                  the object store
 │   ├── ObjectExists            create-if-absent found the name taken
 │   ├── ObjectMissing
 │   ├── StoreRefused            no such bucket, access denied: stays wrong until somebody acts
 │   └── StoreUnavailable        timeouts, 5xx: may work again later
+│       └── StoreUnreachable    no connection: the store has not even seen the request
+├── CommitError                 the commit log
+│   ├── CommitConflict          another instance stored a commit under this number first
+│   ├── CommitNotStored         given up, and certainly not stored
+│   ├── CommitOutcomeUnknown    given up, and it may be stored, or may yet be
+│   ├── TransactionTooLarge
+│   ├── TxidNotReached          the caller has seen a commit that this log does not have
+│   └── LogDamaged              an object is missing, cut short or altered, or the log is not the one it was
 └── BackupError
     ├── BackupMissing
     ├── BackupDamaged
@@ -69,6 +78,10 @@ class DatabaseUnavailable(DatabaseError):
     pass
 
 
+class DatabaseDamaged(DatabaseUnavailable):
+    pass
+
+
 class SchemaTooNew(DatabaseError):
     pass
 
@@ -90,6 +103,38 @@ class StoreRefused(StoreError):
 
 
 class StoreUnavailable(StoreError):
+    pass
+
+
+class StoreUnreachable(StoreUnavailable):
+    pass
+
+
+class CommitError(ServiceError):
+    pass
+
+
+class CommitConflict(CommitError):
+    pass
+
+
+class CommitNotStored(CommitError):
+    pass
+
+
+class CommitOutcomeUnknown(CommitError):
+    pass
+
+
+class TransactionTooLarge(CommitError):
+    pass
+
+
+class TxidNotReached(CommitError):
+    pass
+
+
+class LogDamaged(CommitError):
     pass
 
 

@@ -94,7 +94,7 @@ class Backups:
 
     def list(self) -> list[Backup]:
         """Oldest first."""
-        objects = {info.name: info for info in self.store.list()}
+        objects = {info.name: info for info in self.store.objects()}
         found = [_parse(info, info.name + ".json" in objects) for info in objects.values()]
         return sorted((backup for backup in found if backup), key=_age_order)
 

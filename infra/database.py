@@ -9,19 +9,18 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import apsw
 import peewee
 from playhouse.apsw_ext import APSWDatabase
 
 from core import errors
 from core.migrations import migrate
 from infra.owner_lock import OwnerLock
+from infra.sqlite_errors import translated_errors
 
 logger = logging.getLogger(__name__)
 
@@ -120,32 +119,6 @@ class Database:
             self._writer.connection().setbusytimeout(max(0, int(remaining * 1000)))
             with self._writer.atomic("IMMEDIATE"):
                 return use_case(self._writer)
-
-
-@contextmanager
-def translated_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours. A fault of the code (bad SQL, a broken constraint) stays what it is."""
-    try:
-        yield
-    except (peewee.PeeweeException, apsw.Error) as error:
-        translated = _translate(error, path)
-        if translated is None:
-            raise
-        raise translated from error
-
-
-def _translate(error: Exception, path: Path) -> errors.DatabaseError | None:
-    cause = getattr(error, "orig", error)  # Peewee keeps the driver's error there
-    match cause:
-        case apsw.BusyError() | apsw.LockedError():
-            return errors.DatabaseLocked(f"{path} is locked by another connection.")
-        case apsw.FullError():
-            return errors.DatabaseFull(f"No space left for {path}: free disk space, nothing was written.")
-        case apsw.CantOpenError() | apsw.IOError() | apsw.ReadOnlyError() | apsw.PermissionsError():
-            return errors.DatabaseUnavailable(f"{path} cannot be opened or written: {cause}")
-        case apsw.CorruptError() | apsw.NotADBError():
-            return errors.DatabaseUnavailable(f"{path} is damaged ({cause}): restore a backup (`make restore`).")
-    return None
 
 
 def _make_directory(directory: Path) -> None:

@@ -1,10 +1,12 @@
-"""A directory or an S3 bucket behind five verbs.
+"""A directory or an S3 bucket behind a few verbs.
 
 Credentials, region and endpoint come from the usual AWS variables, which obstore reads itself;
 plain http is allowed only for an endpoint that somebody named (AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL).
 """
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +19,10 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, S3Store
 
-from core.errors import ObjectExists, ObjectMissing, StoreError, StoreRefused, StoreUnavailable
+from core.errors import ObjectExists, ObjectMissing, StoreError, StoreRefused, StoreUnavailable, StoreUnreachable
 
 _CHUNK = 4 * 1024 * 1024
+_WRITTEN_AT = "litestream-timestamp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +39,18 @@ class ObjectStore:
     pass by itself) with one line that names the URL and the cause.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, *, timeout: float = 60, retries: int = 2) -> None:
+        """`timeout`: seconds for one request with its body. `retries`: how often a passing fault is tried again;
+        a caller who must know what became of each create wants none.
+        """
+        self.url = url.rstrip("/")
         self._directory: Path | None = None
         with self._errors():
             if urlsplit(url).scheme == "file":
                 self._directory = _made_directory(url)
                 self._store: Any = LocalStore(self._directory)
             else:
-                self._store = _s3_store(url)
+                self._store = _s3_store(url, timeout, retries)
 
     def check(self) -> None:
         """Prove that the store is there and may be listed and, for a directory, written."""
@@ -57,23 +63,41 @@ class ObjectStore:
         """Write an object, replacing an older one of that name atomically."""
         self._put(name, body, "overwrite")
 
-    def create(self, name: str, body: Path | bytes) -> None:
-        """Write an object if the name is free. Raises ObjectExists."""
-        self._put(name, body, "create")
+    def create(self, name: str, body: Path | bytes | bytearray, written_at: datetime | None = None) -> None:
+        """Write an object if the name is free. Raises ObjectExists.
+
+        `written_at` is kept where Litestream looks for it: in an object's metadata, as a file's modification time.
+        """
+        self._put(name, body, "create", written_at)
 
     def read(self, name: str) -> Iterator[bytes]:
         """The object's bytes in chunks. Raises ObjectMissing."""
         with self._errors():
             yield from map(bytes, obstore.get(self._store, name).stream(min_chunk_size=_CHUNK))
 
-    def list(self) -> list[ObjectInfo]:
-        """Every object, in order of name; directories are not entered."""
+    def read_range(self, name: str, end: int) -> bytes:
+        """The first `end` bytes, or fewer if there are no more. Raises ObjectMissing."""
         with self._errors():
-            found = obstore.list_with_delimiter(self._store)["objects"]
+            return bytes(obstore.get(self._store, name, options={"range": (0, end)}).bytes())
+
+    def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
+        """Every object right in a directory, in order of name, from the first name after `after`."""
+        with self._errors():
+            if after:
+                found: list[Any] = [
+                    meta for chunk in obstore.list(self._store, directory, offset=after) for meta in chunk
+                ]
+            else:
+                found = list(obstore.list_with_delimiter(self._store, directory)["objects"])
             return sorted(
                 (ObjectInfo(meta["path"], meta["size"], meta["last_modified"]) for meta in found),
                 key=lambda info: info.name,
             )
+
+    def directories(self, directory: str = "") -> list[str]:
+        """The directories right in a directory, as paths from the top."""
+        with self._errors():
+            return sorted(obstore.list_with_delimiter(self._store, directory)["common_prefixes"])
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is gone already is no error."""
@@ -83,12 +107,13 @@ class ObjectStore:
         except ObjectMissing:
             pass
 
-    def _put(self, name: str, body: Path | bytes, mode: Any) -> None:
+    def _put(self, name: str, body: Any, mode: Any, written_at: datetime | None = None) -> None:
         with self._errors():
-            obstore.put(self._store, name, body, mode=mode)
             if self._directory is not None:
-                _fsync(self._directory / name)
-                _fsync(self._directory)
+                _write_file(self._directory / name, body, mode, written_at)
+                return
+            attributes = {_WRITTEN_AT: written_at.isoformat().replace("+00:00", "Z")} if written_at else None
+            obstore.put(self._store, name, body, mode=mode, attributes=attributes)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -102,7 +127,7 @@ class ObjectStore:
         message = f"{self.url}: {text}"
         if "<Code>NoSuchBucket</Code>" in text:
             return StoreRefused(f"{self.url}: there is no such bucket; create it or correct the URL")
-        if isinstance(error, AlreadyExistsError):
+        if isinstance(error, AlreadyExistsError | FileExistsError):
             return ObjectExists(message)
         if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
             return StoreRefused(f"{self.url}: access denied ({text})")
@@ -110,33 +135,69 @@ class ObjectStore:
             return ObjectMissing(message)
         if "169.254.169.254" in text:
             message = f"{self.url}: no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
+        if "kind: Connect" in str(error):
+            return StoreUnreachable(message)
         return StoreUnavailable(message)
 
 
 def _made_directory(url: str) -> Path:
     directory = Path(unquote(urlsplit(url).path))
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        _make_directories(directory)
     except OSError as error:
         raise StoreRefused(f"{url}: the directory cannot be created: {error.strerror}") from error
     return directory
 
 
-def _s3_store(url: str) -> S3Store:
+def _s3_store(url: str, timeout: float, retries: int) -> S3Store:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
     return S3Store.from_url(
         url,
         client_options={
             "allow_http": endpoint.startswith("http://"),
             "connect_timeout": timedelta(seconds=3),
-            "timeout": timedelta(seconds=60),
+            "timeout": timedelta(seconds=timeout),
         },
-        retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=30)},
+        retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=30)},
     )
 
 
-def _fsync(path: Path) -> None:
-    """LocalStore links files into place without it, so a power cut could undo what was reported done."""
+def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_at: datetime | None) -> None:
+    """Whole, and safe from a power cut, before the name is there for anybody to see.
+
+    obstore's LocalStore would link the file into place without any fsync.
+    """
+    _make_directories(path.parent)
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if isinstance(body, Path):
+                with body.open("rb") as source:
+                    shutil.copyfileobj(source, file, _CHUNK)
+            else:
+                file.write(body)
+            file.flush()
+            os.fchmod(descriptor, 0o644)
+            if written_at:
+                os.utime(descriptor, (written_at.timestamp(), written_at.timestamp()))
+            os.fsync(descriptor)
+        if mode == "create":
+            os.link(partial, path)
+        else:
+            os.replace(partial, path)
+        _fsync_directory(path.parent)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def _make_directories(path: Path) -> None:
+    if not path.is_dir():
+        _make_directories(path.parent)
+        path.mkdir(exist_ok=True)
+        _fsync_directory(path.parent)
+
+
+def _fsync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

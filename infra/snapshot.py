@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 
 from core.errors import BackupDamaged, DatabaseUnavailable
-from infra.database import translated_errors
+from infra.sqlite_errors import translated_errors
 
 # Called with the name of the phase, what is done and the total, in bytes
 Progress = Callable[[str, int, int], None]

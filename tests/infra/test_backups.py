@@ -250,7 +250,7 @@ def test_damaged_database_is_not_backed_up_as_if_it_were_sound(local: Backups, p
         connection.execute("UPDATE sqlite_schema SET sql = 'CREATE INDEX names ON items (id)' WHERE name = 'names'")
     with pytest.raises(BackupDamaged, match=str(path)):
         local.create(path)
-    assert local.store.list() == []
+    assert local.store.objects() == []
 
 
 def test_upload_that_does_not_read_back_is_not_reported_as_success(
@@ -262,7 +262,7 @@ def test_upload_that_does_not_read_back_is_not_reported_as_success(
     )
     with pytest.raises(BackupDamaged, match="SHA-256"):
         local.create(path)
-    assert local.store.list() == []
+    assert local.store.objects() == []
 
 
 def test_half_made_backup_is_not_taken_for_the_newest(
@@ -299,7 +299,7 @@ def test_foreign_files_beside_the_backups_are_left_alone(local: Backups, path: P
         local.store.put(name, b"x")
     made = local.create(path)
     assert [backup.name for backup in local.list()] == [made.name]
-    assert len(local.store.list()) == 6
+    assert len(local.store.objects()) == 6
 
 
 NOW = datetime(2026, 3, 31, 12, 30, tzinfo=UTC)

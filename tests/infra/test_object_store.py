@@ -40,8 +40,8 @@ def test_list_is_by_name_and_delete_is_idempotent(store: ObjectStore) -> None:
         store.put(name, name.encode() * 3)
     store.delete("b")
     store.delete("b")
-    assert [(info.name, info.size) for info in store.list()] == [("a", 3), ("c", 3)]
-    assert all(info.modified.utcoffset() is not None for info in store.list())
+    assert [(info.name, info.size) for info in store.objects()] == [("a", 3), ("c", 3)]
+    assert all(info.modified.utcoffset() is not None for info in store.objects())
 
 
 def test_missing_object_is_told_from_an_empty_one(store: ObjectStore) -> None:

@@ -1,0 +1,36 @@
+"""SQLite's errors as the service's own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+import peewee
+
+from core import errors
+
+
+@contextmanager
+def translated_errors(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours. A fault of the code (bad SQL, a broken constraint) stays what it is."""
+    try:
+        yield
+    except (peewee.PeeweeException, apsw.Error) as error:
+        translated = _translate(error, path)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def _translate(error: Exception, path: Path) -> errors.DatabaseError | None:
+    cause = getattr(error, "orig", error)  # Peewee keeps the driver's error there
+    match cause:
+        case apsw.BusyError() | apsw.LockedError():
+            return errors.DatabaseLocked(f"{path} is locked by another connection.")
+        case apsw.FullError():
+            return errors.DatabaseFull(f"No space left for {path}: free disk space, nothing was written.")
+        case apsw.CantOpenError() | apsw.IOError() | apsw.ReadOnlyError() | apsw.PermissionsError():
+            return errors.DatabaseUnavailable(f"{path} cannot be opened or written: {cause}")
+        case apsw.CorruptError() | apsw.NotADBError():
+            return errors.DatabaseDamaged(f"{path} is damaged ({cause}): restore a backup (`make restore`).")
+    return None
