@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from core.errors import ServiceError
 from handler import docs, items, ops
 from handler.middleware.body_limit import BodyLimit
+from handler.middleware.commit_txid import CommitTxid
 from handler.middleware.header_limit import HeaderLimit
 from handler.middleware.request_log import RequestLog
 from handler.middleware.unhandled_errors import UnhandledErrors
@@ -31,6 +32,7 @@ def create_app(service: Service) -> Starlette:
         Middleware(RequestLog, metrics=service.metrics),
         Middleware(UnhandledErrors),
         Middleware(HeaderLimit),
+        Middleware(CommitTxid),
         Middleware(BodyLimit, limit=service.settings.max_body_bytes),
     ]
     app = Starlette(routes=ROUTES, middleware=middleware, exception_handlers=EXCEPTION_HANDLERS, lifespan=_lifespan)

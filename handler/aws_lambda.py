@@ -1,8 +1,8 @@
 """The Lambda function: HTTP events through Mangum, scheduled events to the backup job.
 
 Everything is opened at import, which Lambda does once for each execution environment. The database is a
-copy in a new directory under /tmp, filled from the newest backup; what was written after that backup is
-lost with the environment, which is said at every start.
+copy in a new directory under /tmp, built from the commit log at REPLICA_URL. Without one it is filled from
+the newest backup, and what was written after that backup is lost with the environment: every start says so.
 """
 
 import asyncio
@@ -38,17 +38,19 @@ def _open(settings: Settings) -> Service:
     directory = Path(tempfile.mkdtemp(prefix="items-"))
     settings = settings.model_copy(update={"database_path": directory / "app.db"})
     backups = open_backups(settings)
-    backups.store.check()
+    if settings.replica_url:
+        return open_service(settings, backups, _metrics, lasting=False)
     try:
         restored = backups.restore(settings.database_path)
         logger.info("restored %s", restored.name, extra={"backup": restored.name, "rows": restored.rows})
     except BackupMissing:
         logger.warning("no backup at %s: starting with an empty database", settings.backup_url)
     logger.warning(
-        "backup-only mode: writes since the last backup are lost when this instance ends, and instances do not "
-        "see each other; keep the reserved concurrency at 1"
+        "backup-only mode (no REPLICA_URL): writes since the last backup are lost when this instance ends, and "
+        "instances do not see each other; keep the reserved concurrency at 1"
     )
-    return open_service(settings, backups, _metrics)
+    settings = settings.model_copy(update={"replica_url": (directory / "replica").as_uri()})
+    return open_service(settings, backups, _metrics, lasting=False)
 
 
 def _open_or_exit() -> Service:
@@ -76,6 +78,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         if "requestContext" in event:
             return dict(_http(event, context))
         if _is_scheduled(event):
+            _loop.run_until_complete(_service.database.verify())  # the backup is of the newest state
             return asdict(_service.backup_job.run())
         raise ValueError('unknown event: expected an HTTP request or {"action": "backup"}')
     finally:

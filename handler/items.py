@@ -12,7 +12,7 @@ from core import items
 from core.schemas import ItemPage, ItemPatch, ItemQuery, ItemView, NewItem
 from handler.openapi import operation
 from handler.requests import item_id_of, read_json, read_query
-from handler.service import service_of
+from handler.service import read, write
 
 MERGE_PATCH = ("application/json", "application/merge-patch+json")
 
@@ -21,12 +21,12 @@ class ItemList(HTTPEndpoint):
     @operation("List items", query=ItemQuery, answers={200: ItemPage})
     async def get(self, request: Request) -> Response:
         query = read_query(request, ItemQuery)
-        return _json(await service_of(request).database.read(partial(items.list_items, query=query)))
+        return _json(await read(request, partial(items.list_items, query=query)))
 
     @operation("Create an item", body=NewItem, answers={201: ItemView})
     async def post(self, request: Request) -> Response:
         new = await read_json(request, NewItem)
-        item = await service_of(request).database.write(partial(items.create_item, new=new))
+        item = await write(request, partial(items.create_item, new=new))
         return _json(item, 201, {"Location": f"/api/items/{item.id}"})
 
 
@@ -34,22 +34,22 @@ class ItemDetail(HTTPEndpoint):
     @operation("Read an item", answers={200: ItemView, 404: None})
     async def get(self, request: Request) -> Response:
         use_case = partial(items.get_item, item_id=item_id_of(request))
-        return _json(await service_of(request).database.read(use_case))
+        return _json(await read(request, use_case))
 
     @operation("Replace an item", body=NewItem, answers={200: ItemView, 404: None})
     async def put(self, request: Request) -> Response:
         use_case = partial(items.replace_item, item_id=item_id_of(request), new=await read_json(request, NewItem))
-        return _json(await service_of(request).database.write(use_case))
+        return _json(await write(request, use_case))
 
     @operation("Change some fields", body=ItemPatch, body_types=MERGE_PATCH, answers={200: ItemView, 404: None})
     async def patch(self, request: Request) -> Response:
         patch = await read_json(request, ItemPatch, MERGE_PATCH)
         use_case = partial(items.patch_item, item_id=item_id_of(request), patch=patch)
-        return _json(await service_of(request).database.write(use_case))
+        return _json(await write(request, use_case))
 
     @operation("Delete an item", answers={204: None, 404: None})
     async def delete(self, request: Request) -> Response:
-        await service_of(request).database.write(partial(items.delete_item, item_id=item_id_of(request)))
+        await write(request, partial(items.delete_item, item_id=item_id_of(request)))
         return Response(status_code=204)
 
 

@@ -1,13 +1,17 @@
 """What operators and load balancers ask: /health, /ready, /metrics"""
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from core.errors import DatabaseError
+from core.errors import CommitError, DatabaseError, StoreError
 from core.items import probe
 from handler.openapi import operation
 from handler.service import service_of
+
+_STORE_TIMEOUT_SECONDS = 1.5  # a container's health check gives up after 2
 
 
 @operation("Whether the process answers; touches nothing else", answers={200: None})
@@ -20,9 +24,15 @@ async def ready(request: Request) -> Response:
     database = service_of(request).database
     try:
         database.check()
-        await database.read(probe)
+        await database.read_local(probe)
     except DatabaseError as error:
         return JSONResponse({"status": "not ready", "database": str(error)}, 503)
+    try:
+        await asyncio.wait_for(asyncio.shield(database.verify()), _STORE_TIMEOUT_SECONDS)
+    except (StoreError, CommitError, DatabaseError) as error:
+        return JSONResponse({"status": "degraded", "database": "connected", "store": str(error)})
+    except TimeoutError:
+        return JSONResponse({"status": "degraded", "database": "connected", "store": "The store does not answer."})
     return JSONResponse({"status": "ready", "database": "connected"})
 
 

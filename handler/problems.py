@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem details: the one place where an exception becomes an HTTP answer."""
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -9,13 +10,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from core.errors import (
+    CommitError,
+    CommitOutcomeUnknown,
     DatabaseError,
     DatabaseFull,
     DatabaseLocked,
     InvalidInput,
     ItemNotFound,
     ServiceError,
+    StoreError,
+    TransactionTooLarge,
+    TxidNotReached,
 )
+
+logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "1"
@@ -60,13 +68,30 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
             return _try_again(request, "The database is locked by another writer; nothing was stored. Try again.")
         case DatabaseFull():
             return problem(request.scope, 507, "No space is left for the database; nothing was stored.")
+        case TxidNotReached():
+            return problem(request.scope, 412, str(error))
+        case TransactionTooLarge():
+            return problem(request.scope, 413, str(error))
+        case CommitOutcomeUnknown():
+            logger.error("%s", error)
+            return _try_again(
+                request,
+                "The store did not confirm the commit: it may be stored, or not. Read before you try again.",
+                stored="unknown",
+            )
+        case CommitError():
+            logger.error("%s", error)
+            return _try_again(request, "Nothing was stored. Try again.", stored="no")
+        case StoreError():
+            logger.error("%s", error)
+            return _try_again(request, "The store that holds the newest state does not answer. Try again.")
         case DatabaseError():
             return _try_again(request, "The database cannot be used now; GET /ready and the log say why.")
     raise error
 
 
-def _try_again(request: Request, detail: str) -> JSONResponse:
-    return problem(request.scope, 503, detail, {"Retry-After": RETRY_AFTER_SECONDS})
+def _try_again(request: Request, detail: str, **members: str) -> JSONResponse:
+    return problem(request.scope, 503, detail, {"Retry-After": RETRY_AFTER_SECONDS}, **members)
 
 
 _DETAILS = {

@@ -2,17 +2,20 @@
 
 import logging
 from dataclasses import dataclass
+from typing import TypeVar
 
 from starlette.requests import Request
 
 from core.errors import StoreUnavailable
 from infra.backup_job import BackupJob
 from infra.backups import Backups, open_backups
-from infra.database import Database
+from infra.database import Database, Session, UseCase, open_database
 from infra.settings import Settings
 from infra.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +26,15 @@ class Service:
     metrics: Metrics
 
     def gauges(self) -> dict[str, float]:
-        last = self.backup_job.last_success
-        return self.database.sizes() | ({"backup_last_success_timestamp_seconds": last} if last else {})
+        gauges = self.database.sizes() | {"commit_log_txid": self.database.txid}
+        if last := self.backup_job.last_success:
+            gauges["backup_last_success_timestamp_seconds"] = last
+        return gauges
 
 
-def open_service(settings: Settings, backups: Backups, metrics: Metrics) -> Service:
-    """Raises DatabaseError when the database cannot be opened."""
-    database = Database(settings.database_path, settings.busy_timeout_seconds)
+def open_service(settings: Settings, backups: Backups, metrics: Metrics, *, lasting: bool = True) -> Service:
+    """Raises ServiceError when the database cannot be opened. `lasting`: its file outlives this process."""
+    database = open_database(settings, lasting=lasting)
     return Service(settings, database, BackupJob(backups, settings.database_path, metrics), metrics)
 
 
@@ -49,3 +54,16 @@ def open_server_service(settings: Settings) -> Service:
 def service_of(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
+
+
+async def read(request: Request, use_case: UseCase[T]) -> T:
+    return await service_of(request).database.read(use_case, session_of(request))
+
+
+async def write(request: Request, use_case: UseCase[T]) -> T:
+    return await service_of(request).database.write(use_case, session_of(request))
+
+
+def session_of(request: Request) -> Session:
+    session: Session = request.state.session
+    return session

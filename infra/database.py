@@ -1,97 +1,123 @@
-"""The SQLite file behind Peewee: one connection that reads, one that writes, one process that owns both.
+"""The database as the endpoints see it: reads on the event loop, writes one after another on a thread of their own.
 
-Reads run on the event loop: WAL lets them see the last commit while a write is under way, so they do not
-wait. Writes run one after another on a thread of their own, each in a transaction that is on disk
-(synchronous=FULL) before the caller gets its answer.
+WAL lets reads see the last stored commit while a write is under way, so they do not wait for it.
 """
 
 import asyncio
-import logging
-import os
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import peewee
-from playhouse.apsw_ext import APSWDatabase
 
 from core import errors
 from core.migrations import migrate
+from infra.clock import Clock
+from infra.commitlog.log import CommitLog, open_log
+from infra.commitlog.replica import START_SECONDS, Replica
 from infra.owner_lock import OwnerLock
+from infra.settings import Settings
 from infra.sqlite_errors import translated_errors
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 UseCase = Callable[[peewee.Database], T]
 
 _BUSY_POLL_SECONDS = 0.02
-_PRAGMAS = {"journal_mode": "wal", "synchronous": "full", "foreign_keys": 1}
+
+
+@dataclass(slots=True)
+class Session:
+    """What one caller has seen, and what its answer shows; both are TXIDs."""
+
+    at_least: int = 0
+    shown: int = 0
 
 
 class Database:
-    """Raises DatabaseUnavailable, DatabaseInUse or SchemaTooNew when the file cannot be opened.
+    """Raises DatabaseError, StoreError or CommitError when it cannot be opened.
 
-    A file that does not exist is created with the newest schema.
+    A database that does not exist, neither here nor in the log, is created with the newest schema.
     """
 
-    def __init__(self, path: Path, busy_timeout: float) -> None:
-        """`busy_timeout`: seconds a request waits for another connection's lock before DatabaseLocked."""
+    def __init__(
+        self,
+        path: Path,
+        log: CommitLog,
+        clock: Clock,
+        *,
+        lasting: bool = True,
+        busy_timeout: float = 5.0,
+        commit_timeout: float = 10.0,
+        freshness: float = 0.0,
+    ) -> None:
+        """All in seconds: `busy_timeout` for the lock of another connection and for the writes ahead in the queue,
+        `commit_timeout` for storing a commit, `freshness` the age of the state that a read may answer from.
+        """
         self.path = path
+        self.log = log
+        self._clock = clock
         self._busy_timeout = busy_timeout
+        self._commit_timeout = commit_timeout
+        self._freshness = freshness
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-writer")
         self._lock = OwnerLock(path)
         _make_directory(path.parent)
         self._lock.acquire()
-        self._writer = APSWDatabase(str(path), pragmas=_PRAGMAS, timeout=busy_timeout, thread_safe=False)
-        # Its waits happen on the event loop, between tries, so SQLite itself must not wait
-        reader_pragmas = {**_PRAGMAS, "query_only": 1}
-        self._reader = APSWDatabase(str(path), pragmas=reader_pragmas, timeout=0, thread_safe=False)
-        self._writer_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-writer")
+        self._replica = Replica(path, log, clock, lasting=lasting, busy_timeout=busy_timeout, swap=self._swap)
         try:
-            with translated_errors(path):
-                self._writer.connect()
-                migrate(self._writer)
-                self._reader.connect()
+            self._replica.open()
+            self._replica.write(migrate, clock.now() + START_SECONDS, clock.now())
         except BaseException:
             self.close()
             raise
-        self._identity = _identity(path)
 
-    async def read(self, use_case: UseCase[T]) -> T:
-        """Run on the reading connection. Raises DatabaseLocked after the busy timeout."""
-        deadline = time.monotonic() + self._busy_timeout
+    @property
+    def txid(self) -> int:
+        """The newest commit that reads see."""
+        return self._replica.visible.txid
+
+    async def read(self, use_case: UseCase[T], session: Session | None = None) -> T:
+        """Run on the reading connection, on a state that is fresh enough.
+
+        Raises DatabaseLocked after the busy timeout, StoreError when the freshness cannot be had, TxidNotReached
+        when the session has seen a commit that the log does not have.
+        """
+        session = session or Session()
+        await self._refresh(self._clock.now() - self._freshness, session.at_least)
+        return await self.read_local(use_case, session)
+
+    async def read_local(self, use_case: UseCase[T], session: Session | None = None) -> T:
+        """Run on the reading connection, on whatever state is here."""
+        session = session or Session()
+        deadline = self._clock.now() + self._busy_timeout
         while True:
             try:
+                session.shown = self.txid
                 with translated_errors(self.path):
-                    return use_case(self._reader)
+                    return use_case(self._replica.reader)
             except errors.DatabaseLocked:
-                if time.monotonic() >= deadline:
+                if self._clock.now() >= deadline:
                     raise
                 await asyncio.sleep(_BUSY_POLL_SECONDS)
 
-    async def write(self, use_case: UseCase[T]) -> T:
-        """Run in a transaction; when this returns, it is committed and on disk.
+    async def write(self, use_case: UseCase[T], session: Session | None = None) -> T:
+        """Run in a transaction; when this returns, its commit is in the log.
 
-        Raises DatabaseLocked when the write lock was not to be had within the busy timeout, counted from
-        now: waiting behind other requests counts too. Whatever the use case raises rolls it back.
+        Raises DatabaseLocked when the writes ahead took longer than the busy timeout, or another program held the
+        lock that long. Whatever the use case raises rolls it back.
         """
-        deadline = time.monotonic() + self._busy_timeout
-        return await asyncio.get_running_loop().run_in_executor(
-            self._writer_thread, self._run_in_transaction, use_case, deadline
-        )
+        return await self._on_thread(self._write, use_case, session or Session(), self._clock.now())
+
+    async def verify(self) -> None:
+        """Ask the store for the newest state now. Raises StoreError or CommitError when there is no good answer."""
+        await self._refresh(self._clock.now(), 0)
 
     def check(self) -> None:
-        """Raises DatabaseUnavailable when the file is not the one that was opened.
-
-        After `rm` or `mv` SQLite would go on writing to a file that nobody can find any more.
-        """
-        if _identity(self.path) != self._identity:
-            raise errors.DatabaseUnavailable(
-                f"{self.path} was removed or replaced while the service runs; restart the service "
-                "(to restore a backup, stop it first: `make restore` checks that)."
-            )
+        """Raises DatabaseUnavailable when the file was removed or replaced by another program."""
+        self._replica.check()
 
     def sizes(self) -> dict[str, float]:
         """Bytes of the database and of its write-ahead log."""
@@ -100,25 +126,57 @@ class Database:
 
     def close(self) -> None:
         """Finish the queued writes, move the WAL into the file, release it. Safe to call twice."""
-        self._writer_thread.shutdown(wait=True)
-        self._reader.close()
-        if not self._writer.is_closed():
-            try:
-                self._writer.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            except peewee.PeeweeException as error:
-                logger.warning("the WAL was not checkpointed (%s); the next start will do it", error)
-            self._writer.close()
+        self._thread.shutdown(wait=True)
+        self._replica.close()
         self._lock.release()
 
-    def _run_in_transaction(self, use_case: UseCase[T], deadline: float) -> T:
-        remaining = deadline - time.monotonic()
-        if remaining < 0 < self._busy_timeout:
+    def _write(self, use_case: UseCase[T], session: Session, arrived: float) -> T:
+        now = self._clock.now()
+        if now - arrived > self._busy_timeout > 0:
             raise errors.DatabaseLocked("The database was busy with other writes for too long.")
-        self.check()
-        with translated_errors(self.path):
-            self._writer.connection().setbusytimeout(max(0, int(remaining * 1000)))
-            with self._writer.atomic("IMMEDIATE"):
-                return use_case(self._writer)
+        try:
+            return self._replica.write(
+                use_case, now + self._commit_timeout, arrived - self._freshness, session.at_least
+            )
+        finally:
+            session.shown = self.txid
+
+    async def _refresh(self, not_before: float, txid: int) -> None:
+        if not self._replica.is_fresh(not_before, txid):
+            await self._on_thread(self._replica.refresh, not_before, txid)
+
+    async def _on_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        self._loop = asyncio.get_running_loop()
+        return await self._loop.run_in_executor(self._thread, function, *arguments)
+
+    def _swap(self, change: Callable[[], None]) -> None:
+        """Reads run on the event loop, so there no read is ever in the middle of a change of the file."""
+        if self._loop is None or not self._loop.is_running():
+            return change()
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                change()
+                done.set_result(None)
+            except BaseException as error:
+                done.set_exception(error)
+
+        self._loop.call_soon_threadsafe(run)
+        done.result()
+
+
+def open_database(settings: Settings, *, lasting: bool = True) -> Database:
+    clock = Clock()
+    return Database(
+        settings.database_path,
+        open_log(settings.replica_url, clock),
+        clock,
+        lasting=lasting,
+        busy_timeout=settings.busy_timeout_seconds,
+        commit_timeout=settings.commit_timeout_seconds,
+        freshness=settings.read_freshness_seconds,
+    )
 
 
 def _make_directory(directory: Path) -> None:
@@ -128,16 +186,8 @@ def _make_directory(directory: Path) -> None:
         raise errors.DatabaseUnavailable(f"Cannot create the directory {directory}: {error.strerror}") from error
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 def _size(path: Path) -> int:
     try:
-        return os.stat(path).st_size
+        return path.stat().st_size
     except FileNotFoundError:
         return 0

@@ -22,6 +22,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     database_path: Path = Field(Path("data/app.db"), alias="DATABASE_PATH", validate_default=True)
+    replica_url: str = Field("", alias="REPLICA_URL", validate_default=True)
+    read_freshness_seconds: float = Field(1.0, alias="READ_FRESHNESS_SECONDS", ge=0)
+    commit_timeout_seconds: float = Field(10.0, alias="COMMIT_TIMEOUT_SECONDS", gt=0, le=600)
     backup_url: str = Field("", alias="BACKUP_URL", validate_default=True)
     backup_interval_seconds: int = Field(3600, alias="BACKUP_INTERVAL_SECONDS", ge=0)
     backup_keep_hourly_days: int = Field(7, alias="BACKUP_KEEP_HOURLY_DAYS", ge=1)
@@ -48,7 +51,7 @@ class Settings(BaseModel):
     def _absolute(cls, path: Path) -> Path:
         return path.absolute()
 
-    @field_validator("backup_url")
+    @field_validator("backup_url", "replica_url")
     @classmethod
     def _known_scheme(cls, url: str) -> str:
         try:
@@ -60,15 +63,26 @@ class Settings(BaseModel):
             raise ValueError("should be s3://bucket/prefix or file:///directory")
         return url
 
+    @field_validator("replica_url")
+    @classmethod
+    def _has_prefix(cls, url: str) -> str:
+        if url and not urlsplit(url).path.strip("/"):
+            raise ValueError("needs a prefix of its own in the bucket: s3://bucket/prefix")
+        return url
+
     @model_validator(mode="before")
     @classmethod
-    def _default_backup_url(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if values.get("BACKUP_URL"):
-            return values
+    def _defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        database = Path(values.get("DATABASE_PATH") or cls.model_fields["database_path"].default).absolute()
         if values.get("AWS_LAMBDA_FUNCTION_NAME"):
-            raise ValueError("BACKUP_URL must be set on Lambda: nothing else outlives the function's /tmp")
-        database = Path(values.get("DATABASE_PATH") or cls.model_fields["database_path"].default)
-        return {**values, "BACKUP_URL": (database.absolute().parent / "backups").as_uri()}
+            if not values.get("BACKUP_URL"):
+                raise ValueError("BACKUP_URL must be set on Lambda: nothing else outlives the function's /tmp")
+            return {"READ_FRESHNESS_SECONDS": 0, **values}
+        return {
+            "BACKUP_URL": (database.parent / "backups").as_uri(),
+            "REPLICA_URL": (database.parent / "replica").as_uri(),
+            **values,
+        }
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":

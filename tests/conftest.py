@@ -12,6 +12,7 @@ from moto.server import ThreadedMotoServer
 
 from handler.asgi import create_app
 from handler.service import Service, open_server_service
+from infra.database import Database, open_database
 from infra.settings import Settings
 
 MakeSettings = Callable[..., Settings]
@@ -42,6 +43,15 @@ def make_settings(tmp_path: Path) -> MakeSettings:
 @pytest.fixture
 def settings(make_settings: MakeSettings) -> Settings:
     return make_settings()
+
+
+def open_at(path: Path, busy_timeout: float = 0.2, **environment: str) -> Database:
+    """A server's database, with its log beside it."""
+    return open_database(
+        Settings.from_environment(
+            {"DATABASE_PATH": str(path), "BUSY_TIMEOUT_SECONDS": str(busy_timeout), **environment}
+        )
+    )
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import logging
 import re
@@ -44,7 +45,7 @@ def test_full_disk_is_507(client: httpx2.Client, service: Service) -> None:
     def limit(db: peewee.Database) -> None:
         db.execute_sql("PRAGMA max_page_count = 1").fetchall()
 
-    service.database._writer_thread.submit(limit, service.database._writer).result()
+    asyncio.run(service.database.write(limit))
     responses = [client.post("/api/items", json={"name": "x", "description": "y" * 2000}) for _ in range(10)]
     assert_problem(responses[-1], 507)
 

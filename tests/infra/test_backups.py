@@ -23,8 +23,8 @@ from core.errors import (
 )
 from infra import backups as backups_module
 from infra.backups import LATEST, Backup, Backups, Retention, expired
-from infra.database import Database
 from infra.object_store import ObjectStore
+from tests.conftest import open_at
 
 KEEP = Retention(hourly=timedelta(days=7), daily=timedelta(days=30))
 
@@ -189,7 +189,7 @@ def test_damaged_database_is_replaced_and_kept_with_its_wal(local: Backups, path
 
 def test_restore_under_a_running_server_is_refused(local: Backups, path: Path) -> None:
     local.create(path)
-    with closing(Database(path.with_name("served.db"), busy_timeout=0)) as database:
+    with closing(open_at(path.with_name("served.db"))) as database:
         before = database.path.read_bytes()
         with pytest.raises(DatabaseInUse, match="Stop that process first"):
             local.restore(database.path)

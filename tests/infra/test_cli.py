@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from infra.__main__ import main
-from infra.database import Database
 from infra.settings import Settings
+from tests.conftest import open_at
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     monkeypatch.setenv("DATABASE_PATH", str(settings.database_path))
-    Database(settings.database_path, busy_timeout=0).close()
+    open_at(settings.database_path).close()
 
 
 def test_backup_list_verify_restore_tell_what_they_did(capsys: pytest.CaptureFixture[str], settings: Settings) -> None:
@@ -54,7 +54,7 @@ def test_failures_are_one_line_on_stderr_and_exit_code_1(
     assert main(["restore"]) == 1
     assert capsys.readouterr().err == f"error: There is no complete backup at {settings.backup_url}.\n"
     main(["backup"])
-    with closing(Database(settings.database_path, busy_timeout=0)):
+    with closing(open_at(settings.database_path)):
         assert main(["restore"]) == 1
     assert "is in use by process" in capsys.readouterr().err
 
@@ -71,7 +71,7 @@ def test_status_names_what_needs_attention(
     assert main(["status"]) == 1
     assert "there is no backup yet" in capsys.readouterr().out
     main(["backup"])
-    with closing(Database(settings.database_path, busy_timeout=0)):
+    with closing(open_at(settings.database_path)):
         capsys.readouterr()
         assert main(["status"]) == 0
         assert "owner            process" in capsys.readouterr().out

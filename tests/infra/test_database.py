@@ -16,6 +16,7 @@ from core import items
 from core.errors import DatabaseFull, DatabaseInUse, DatabaseLocked, DatabaseUnavailable
 from core.schemas import ItemQuery, NewItem
 from infra.database import Database
+from tests.conftest import open_at
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def database(path: Path) -> Iterator[Database]:
-    database = Database(path, busy_timeout=0.2)
+    database = open_at(path, busy_timeout=0.2)
     yield database
     database.close()
 
@@ -114,7 +115,34 @@ def test_waiting_behind_others_counts_against_the_timeout(database: Database, pa
     other.close()
 
 
-def test_reader_waits_for_a_lock_without_stopping_the_loop(database: Database, path: Path) -> None:
+def test_busy_reader_tries_again_without_stopping_the_loop(database: Database) -> None:
+    attempts = 0
+
+    def busy_at_first(db: peewee.Database) -> str:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 4:
+            raise apsw.BusyError
+        return "read"
+
+    async def scenario() -> tuple[str, bool]:
+        reading = asyncio.create_task(database.read(busy_at_first))
+        await asyncio.sleep(0)
+        turned = not reading.done()
+        return await reading, turned
+
+    assert run(scenario()) == ("read", True)
+
+
+def test_reader_that_stays_busy_is_told_so(database: Database) -> None:
+    def busy(db: peewee.Database) -> None:
+        raise apsw.BusyError
+
+    with pytest.raises(DatabaseLocked):
+        run(database.read(busy))
+
+
+def test_file_locked_by_another_program_cannot_be_opened(database: Database, path: Path) -> None:
     # locking_mode=EXCLUSIVE keeps even readers of a WAL database out
     run(database.write(add))
     database.close()
@@ -125,26 +153,26 @@ def test_reader_waits_for_a_lock_without_stopping_the_loop(database: Database, p
     other.execute("COMMIT")
     try:
         with pytest.raises(DatabaseLocked):
-            Database(path, busy_timeout=0.1)
+            open_at(path, busy_timeout=0.1)
     finally:
         other.close()
 
 
 def test_second_owner_is_refused_and_told_who_has_it(database: Database, path: Path) -> None:
     with pytest.raises(DatabaseInUse, match=f"in use by process {os.getpid()}"):
-        Database(path, busy_timeout=0)
+        open_at(path, busy_timeout=0)
 
 
 def test_lock_of_a_killed_owner_is_free(path: Path) -> None:
-    code = f"from pathlib import Path; from infra.database import Database; d = Database(Path({str(path)!r}), 0); "
+    code = f"from pathlib import Path; from tests.conftest import open_at; d = open_at(Path({str(path)!r})); "
     code += "print('open', flush=True); import time; time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as owner:
         assert owner.stdout
         assert owner.stdout.readline() == b"open\n"
         with pytest.raises(DatabaseInUse, match=f"process {owner.pid}"):
-            Database(path, busy_timeout=0)
+            open_at(path, busy_timeout=0)
         owner.send_signal(signal.SIGKILL)
-    Database(path, busy_timeout=0).close()
+    open_at(path, busy_timeout=0).close()
 
 
 @pytest.mark.parametrize("act", [Path.unlink, lambda path: path.rename(path.with_suffix(".moved"))])
@@ -159,16 +187,16 @@ def test_damaged_file_is_refused_by_name(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"this is no database" * 100)
     with pytest.raises(DatabaseUnavailable, match="is damaged"):
-        Database(path, busy_timeout=0)
+        open_at(path, busy_timeout=0)
     # nothing stays locked behind the failure
     path.unlink()
-    Database(path, busy_timeout=0).close()
+    open_at(path, busy_timeout=0).close()
 
 
 def test_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DatabaseUnavailable, match="Cannot create the directory"):
-        Database(tmp_path / "file" / "app.db", busy_timeout=0)
+        open_at(tmp_path / "file" / "app.db", REPLICA_URL=(tmp_path / "replica").as_uri())
 
 
 def test_full_disk_is_reported_and_nothing_is_half_written(database: Database) -> None:
@@ -186,7 +214,7 @@ def test_full_disk_is_reported_and_nothing_is_half_written(database: Database) -
 
 
 def test_closing_moves_the_wal_into_the_file(path: Path) -> None:
-    database = Database(path, busy_timeout=0)
+    database = open_at(path, busy_timeout=0)
     run(database.write(add))
     assert database.sizes()["database_wal_size_bytes"] > 0
     database.close()

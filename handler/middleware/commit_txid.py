@@ -1,0 +1,36 @@
+import re
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from handler.problems import problem
+from infra.database import Session
+
+HEADER = "X-Commit-Txid"
+_TXID = re.compile(r"[0-9a-f]{16}", re.ASCII)
+
+
+class CommitTxid:
+    """Read-your-writes across instances: every answer names the newest commit it shows, and a caller that
+    sends this back is never shown anything older.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        given = Headers(scope=scope).get(HEADER)
+        if given is not None and not _TXID.fullmatch(given):
+            answer = problem(scope, 400, f"{HEADER} should be 16 hexadecimal digits, as an answer has it.")
+            return await answer(scope, receive, send)
+        session = Session(int(given, 16) if given else 0)
+        scope["state"]["session"] = session
+
+        async def send_with_txid(message: Message) -> None:
+            if message["type"] == "http.response.start" and session.shown:
+                MutableHeaders(scope=message)[HEADER] = f"{session.shown:016x}"
+            await send(message)
+
+        await self.app(scope, receive, send_with_txid)

@@ -1,0 +1,466 @@
+"""The log in the object store: who comes next is decided here, by creating an object only if it is absent.
+
+Names are Litestream's. In a bucket `<prefix>/<level, 4 hex digits>/<first TXID>-<last TXID>.ltx`, in a
+directory `ltx/<level>/...`, TXIDs as 16 hex digits. Level 0 holds one commit each, level 1 merged runs of
+them, level 9 snapshots; Litestream itself also writes the levels between.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import Protocol, TypeVar
+
+from core.errors import (
+    CommitConflict,
+    CommitNotStored,
+    CommitOutcomeUnknown,
+    LogDamaged,
+    ObjectExists,
+    ObjectMissing,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnreachable,
+)
+from infra.clock import Clock
+from infra.commitlog import ltx
+from infra.object_store import ObjectInfo, ObjectStore
+
+T = TypeVar("T")
+
+SURVEY_SECONDS = 300  # how long probing for the next number may replace a listing; see "I4" in docs/commit-log.md
+_PROBE = "create-if-absent"
+_QUICK_TIMEOUT = 5.0
+_SMALL = 1024 * 1024  # bytes that surely pass within the quick timeout
+_IN_MEMORY = 16 * 1024 * 1024
+_PROBES_BEFORE_LISTING = 8
+_READ_ATTEMPTS = 3
+_PARALLEL_READS = 8
+_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx")
+
+
+class Store(Protocol):
+    """What the log asks of an object store; see ObjectStore for the errors."""
+
+    @property
+    def url(self) -> str: ...
+    def create(self, name: str, body: bytes | bytearray, written_at: datetime | None = None) -> None: ...
+    def read(self, name: str) -> Iterator[bytes]: ...
+    def read_range(self, name: str, end: int) -> bytes: ...
+    def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]: ...
+    def directories(self, directory: str = "") -> list[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the log: after commit `txid`."""
+
+    txid: int
+    checksum: int  # of that commit's file, 0 when unknown
+    timestamp: int  # of that commit, milliseconds since 1970
+
+
+START = Position(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LogObject:
+    level: int
+    min_txid: int
+    max_txid: int
+    size: int  # bytes
+    modified: datetime  # by the store's clock
+
+
+class Change:
+    """An object that was read to its end, checked, and may be applied. Whoever gets one closes it."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._body = SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  # lives as long as this object
+        try:
+            reader = ltx.Reader(self._copied(chunks))
+            for _ in reader.pages():
+                pass
+        except BaseException:
+            self._body.close()
+            raise
+        self.header = reader.header
+        self.position = _position_after(reader)
+
+    def pages(self) -> Iterator[tuple[int, bytes]]:
+        self._body.seek(0)
+        return ltx.Reader(iter(lambda: self._body.read(_SMALL), b"")).pages()
+
+    def close(self) -> None:
+        self._body.close()
+
+    def _copied(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._body.write(chunk)
+            yield chunk
+
+
+class CommitLog:
+    """One instance's view of the log. Not thread-safe, except that `verified_at` may be read anywhere.
+
+    Every method raises StoreRefused or StoreUnavailable when the store cannot be read, and LogDamaged, with
+    the object's name, when what it holds is not an unbroken chain.
+    """
+
+    def __init__(self, quick: Store, bulk: Store, clock: Clock, rng: random.Random, parallel: int = _PARALLEL_READS):
+        """`quick` does one attempt with a short time-out, `bulk` one that has time for large objects."""
+        self.url = quick.url
+        self.verified_at = float("-inf")  # by the clock: when the log's head was last known
+        self._quick = quick
+        self._bulk = bulk
+        self._clock = clock
+        self._random = rng
+        self._parallel = parallel
+        self._surveyed_at = float("-inf")
+        self._keeps_create_if_absent = False
+
+    # Reading
+
+    def objects(self, after: int = 0) -> list[LogObject]:
+        """All objects of the levels above 0, and those of level 0 that are needed to go on from TXID `after`."""
+        root = "ltx" if self._in_directory else ""
+        levels = sorted(filter(None, map(self._level_of, self._retrying(lambda: self._bulk.directories(root)))))
+        found = [item for level in levels for item in self._objects_of(level)]
+        reach = max([after, *(item.max_txid for item in chain(found, after))])
+        # From `reach` itself on, not after it: that it is still there shows that this is still the same log
+        return found + self._objects_of(0, reach - 1)
+
+    def head(self) -> int:
+        """The newest TXID, 0 for an empty log."""
+        return max((item.max_txid for item in self._surveyed(START)), default=0)
+
+    def restore(self, path: Path, txid: int | None = None, progress: Callable[[int], None] | None = None) -> Position:
+        """Build the database after commit `txid`, or the newest, in a new file. START if the log is empty.
+
+        `progress` is called with the bytes of each object. What was written so far stays there after an error.
+        """
+        position = START
+        with path.open("xb") as file:
+            for look_again in (True, False):
+                try:
+                    for item, chunks in self._bodies(self._plan(position, txid)):
+                        with self._naming(item):
+                            reader = ltx.Reader(chunks)
+                            check_follows(reader.header, position)
+                            write_pages(file, reader.header, reader.pages())
+                            position = _position_after(reader)
+                        if progress:
+                            progress(item.size)
+                    break
+                except ObjectMissing as error:
+                    _call_it_a_gap_unless(look_again, error)
+        return position
+
+    def changes(self, position: Position) -> Iterator[Change]:
+        """Everything after `position`, in order. When it ends, `verified_at` is when the log ended there."""
+        if self._survey_is_due():
+            yield from self._listed_changes(position)
+            return
+        for _ in range(_PROBES_BEFORE_LISTING):
+            asked = self._clock.now()
+            try:
+                change = self._change(LogObject(0, position.txid + 1, position.txid + 1, 0, _NEVER), position)
+            except ObjectMissing:
+                self.verified_at = asked
+                return
+            yield change
+            position = change.position
+        yield from self._listed_changes(position)
+
+    # Writing
+
+    def append(
+        self, position: Position, page_size: int, size: int, pages: Iterable[tuple[int, bytes]], deadline: float
+    ) -> Position:
+        """Store the next commit, trying until `deadline` (by the clock), and return its position.
+
+        Raises CommitConflict when another instance has taken the number, CommitNotStored when it is certain
+        that nothing was stored or ever will be, CommitOutcomeUnknown otherwise.
+        """
+        txid = position.txid + 1
+        timestamp = max(self._clock.timestamp(), position.timestamp)
+        commit_id = self._random.getrandbits(64) or 1
+        header = ltx.Header(page_size, size, txid, txid, timestamp, position.checksum, commit_id)
+        body, checksum = ltx.encode(header, pages)
+        try:
+            self._prove_create_if_absent()
+            self._check_number_is_next(position)
+        except StoreError as error:
+            raise CommitNotStored(str(error)) from error
+        self._create_next(txid, body, datetime.fromtimestamp(timestamp / 1000, UTC), deadline)
+        return Position(txid, checksum, timestamp)
+
+    def _create_next(self, txid: int, body: bytearray, written_at: datetime, deadline: float) -> None:
+        """An answer of the store alone proves nothing: replies get lost, and 409 and 412 look the same here and
+        may be the echo of our own earlier attempt. So whatever is not a clear success is settled by reading.
+        """
+        name = self._path(0, txid, txid)
+        store = self._quick if len(body) <= _SMALL else self._bulk
+        may_be_stored = False
+        attempt = 0
+        while True:
+            asked = self._clock.now()
+            created = False
+            trouble: Exception | None = None
+            try:
+                store.create(name, body, written_at)
+                created = True
+            except (ObjectExists, StoreUnreachable) as error:
+                trouble = error
+            except StoreUnavailable as error:
+                trouble, may_be_stored = error, True
+            except (StoreRefused, ObjectMissing) as error:
+                raise _given_up(error, may_be_stored) from error
+            try:
+                self._check_not_covered(txid, may_be_stored)
+                if created or self._holder_is_ours(name, body):
+                    self.verified_at = asked
+                    return
+            except (StoreError, LogDamaged) as error:
+                trouble, may_be_stored = error, may_be_stored or created
+            if self._clock.now() >= deadline:
+                raise _given_up(trouble, may_be_stored) from trouble
+            attempt += 1
+            self._clock.sleep(min(0.05 * 2**attempt, 1.0) * self._random.uniform(0.5, 1))
+
+    def _holder_is_ours(self, name: str, body: bytearray) -> bool:
+        """Whether our own bytes are under this name; False if nothing is. Raises CommitConflict for another's."""
+        try:
+            found = self._quick.read_range(name, ltx.HEADER_SIZE)
+        except ObjectMissing:
+            return False
+        if found == body[: ltx.HEADER_SIZE]:
+            return True
+        raise CommitConflict(f"{self.url}/{name} was stored by another instance first")
+
+    def _prove_create_if_absent(self) -> None:
+        """Many S3-compatible stores take If-None-Match and ignore it: on them every writer would overwrite."""
+        for _ in range(0 if self._keeps_create_if_absent else 2):
+            try:
+                self._quick.create(_PROBE, b"Two creates of this object: the second one must fail.\n")
+            except ObjectExists:
+                self._keeps_create_if_absent = True
+                return
+        if not self._keeps_create_if_absent:
+            raise StoreRefused(
+                f"{self.url}: this store overwrites an object that was to be created only if absent (If-None-Match); "
+                "commits of different instances would destroy each other. Use S3 or a store that keeps this promise."
+            )
+
+    def _check_number_is_next(self, position: Position) -> None:
+        """After a long time the next number may be free because its object was merged and deleted long ago."""
+        if self._survey_is_due() and any(item.max_txid > position.txid for item in self._surveyed(position)):
+            raise CommitConflict(f"{self.url} has gone on while this instance was asleep")
+
+    def _check_not_covered(self, txid: int, may_be_stored: bool) -> None:
+        """The same again after an attempt, in case the sleep fell between: the store may have created an object
+        under a number that was taken, merged and deleted long ago. It is a leftover then, not a commit.
+        """
+        if self._survey_is_due() and any(
+            item.level and item.max_txid >= txid for item in self._surveyed(Position(txid - 1, 0, 0))
+        ):
+            message = f"{self.url} has gone on past TXID {txid:016x} while this instance was asleep"
+            raise CommitOutcomeUnknown(message) if may_be_stored else CommitConflict(message)
+
+    # Listing
+
+    def _survey_is_due(self) -> bool:
+        return self._clock.now() - self._surveyed_at > SURVEY_SECONDS
+
+    def _surveyed(self, position: Position) -> list[LogObject]:
+        asked = self._clock.now()
+        found = self.objects(position.txid)
+        head = max((item.max_txid for item in found), default=0)
+        if head < position.txid:
+            raise LogDamaged(
+                f"{self.url} ends at TXID {head:016x}, but this instance has seen {position.txid:016x}: the log was "
+                "emptied or replaced. Nothing is written to it; restore its objects, or use a new prefix"
+            )
+        self._surveyed_at = self.verified_at = asked
+        return found
+
+    def _plan(self, position: Position, txid: int | None = None) -> list[LogObject]:
+        """The objects that lead from a position to a TXID or the head, fewest first."""
+        found = [item for item in self._surveyed(position) if txid is None or item.max_txid <= txid]
+        plan = chain(found, position.txid)
+        end = plan[-1].max_txid if plan else position.txid
+        wanted = max((item.max_txid for item in found), default=position.txid) if txid is None else txid
+        if end < wanted:
+            raise ObjectMissing(f"{self.url}/{self._path(0, end + 1, end + 1)}")
+        return plan
+
+    def _listed_changes(self, position: Position) -> Iterator[Change]:
+        for look_again in (True, False):
+            try:
+                for item in self._plan(position):
+                    change = self._change(item, position)
+                    yield change
+                    position = change.position
+                return
+            except ObjectMissing as error:
+                _call_it_a_gap_unless(look_again, error)
+
+    def _objects_of(self, level: int, after: int = 0) -> list[LogObject]:
+        directory = self._directory(level)
+        start = f"{directory}/{after:016x}-{after:016x}.ltx" if after > 0 else ""
+        found = []
+        for info in self._retrying(lambda: self._bulk.objects(directory, start)):
+            if match := _NAME.fullmatch(info.name.rpartition("/")[2]):
+                low, high = (int(text, 16) for text in match.groups())
+                found.append(LogObject(level, low, high, info.size, info.modified))
+        return found
+
+    # Objects
+
+    def _change(self, item: LogObject, position: Position) -> Change:
+        with self._naming(item):
+            change = self._retrying(lambda: Change(self._chunks(item)))
+            check_follows(change.header, position)
+            return change
+
+    def _bodies(self, plan: list[LogObject]) -> Iterator[tuple[LogObject, Iterable[bytes]]]:
+        """Small objects are fetched side by side, large ones stream."""
+        if self._parallel == 1:
+            yield from ((item, self._chunks(item)) for item in plan)
+            return
+        with ThreadPoolExecutor(self._parallel) as pool:
+
+            def start(item: LogObject) -> Callable[[], Iterable[bytes]]:
+                if item.size > _SMALL:
+                    return lambda: self._chunks(item)
+                return pool.submit(self._retrying, lambda: list(self._chunks(item))).result
+
+            rest = iter(plan)
+            started = [(item, start(item)) for item in islice(rest, 2 * self._parallel)]
+            while started:
+                item, body = started.pop(0)
+                yield item, body()
+                started += [(item, start(item)) for item in islice(rest, 1)]
+
+    def _chunks(self, item: LogObject) -> Iterator[bytes]:
+        store = self._quick if item.size <= _SMALL else self._bulk
+        return store.read(self._path(item.level, item.min_txid, item.max_txid))
+
+    def _retrying(self, ask: Callable[[], T]) -> T:
+        for attempt in range(1, _READ_ATTEMPTS):
+            try:
+                return ask()
+            except StoreUnavailable:
+                self._clock.sleep(0.05 * attempt)
+        return ask()
+
+    # Names
+
+    @property
+    def _in_directory(self) -> bool:
+        return self.url.startswith("file:")
+
+    def _directory(self, level: int) -> str:
+        return f"ltx/{level}" if self._in_directory else f"{level:04x}"
+
+    def _level_of(self, directory: str) -> int | None:
+        text = directory.rpartition("/")[2]
+        try:
+            level = int(text, 10 if self._in_directory else 16)
+        except ValueError:
+            return None
+        return level if directory == self._directory(level) else None
+
+    def _path(self, level: int, low: int, high: int) -> str:
+        return f"{self._directory(level)}/{low:016x}-{high:016x}.ltx"
+
+    def _naming(self, item: LogObject) -> "_Naming":
+        return _Naming(f"{self.url}/{self._path(item.level, item.min_txid, item.max_txid)}")
+
+
+class _Naming:
+    """Puts the object's name before the message of LogDamaged."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, LogDamaged):
+            raise LogDamaged(f"{self._name} {error}") from error
+
+
+def open_log(url: str, clock: Clock) -> CommitLog:
+    """Raises StoreRefused when the place cannot be used."""
+    quick = ObjectStore(url, timeout=_QUICK_TIMEOUT, retries=0)
+    bulk = ObjectStore(url, retries=0)
+    return CommitLog(quick, bulk, clock, random.SystemRandom())
+
+
+def chain(objects: list[LogObject], after: int) -> list[LogObject]:
+    """The fewest objects that lead on from TXID `after` without a gap; of equals, the smallest."""
+    result: list[LogObject] = []
+    waiting = sorted(objects, key=lambda item: item.min_txid, reverse=True)
+    best: LogObject | None = None
+    end = after
+    while True:
+        while waiting and waiting[-1].min_txid <= end + 1:
+            item = waiting.pop()
+            if best is None or (item.max_txid, -item.size) > (best.max_txid, -best.size):
+                best = item
+        if best is None or best.max_txid <= end:
+            return result
+        result.append(best)
+        end = best.max_txid
+
+
+def write_pages(file: "BinaryFile", header: ltx.Header, pages: Iterable[tuple[int, bytes]]) -> None:
+    """Bring a database file from the state before an object's transactions to the one after."""
+    for number, page in pages:
+        file.seek((number - 1) * header.page_size)
+        file.write(page)
+    file.truncate(header.size * header.page_size)
+
+
+def check_follows(header: ltx.Header, position: Position) -> None:
+    if not header.min_txid <= position.txid + 1 <= header.max_txid:
+        raise LogDamaged(f"holds TXID {header.min_txid}-{header.max_txid}, which does not follow {position.txid}")
+    comparable = header.min_txid == position.txid + 1 and header.predecessor and position.checksum
+    if comparable and header.predecessor != position.checksum:
+        raise LogDamaged(
+            f"follows a commit with the checksum {header.predecessor:016x}, but the one before it has "
+            f"{position.checksum:016x}: it belongs to another history"
+        )
+
+
+class BinaryFile(Protocol):
+    def seek(self, offset: int, /) -> int: ...
+    def write(self, data: bytes, /) -> int: ...
+    def truncate(self, size: int, /) -> int: ...
+
+
+def _position_after(reader: ltx.Reader) -> Position:
+    header = reader.header
+    single = header.min_txid == header.max_txid
+    return Position(header.max_txid, reader.checksum if single else header.node_id, header.timestamp)
+
+
+def _call_it_a_gap_unless(look_again: bool, error: ObjectMissing) -> None:
+    """Maintenance may merge and delete between a listing and the reading of what it listed."""
+    if not look_again:
+        raise LogDamaged(f"{error}: this object is missing, and no merged one holds it") from error
+
+
+def _given_up(cause: Exception | None, may_be_stored: bool) -> Exception:
+    return CommitOutcomeUnknown(str(cause)) if may_be_stored else CommitNotStored(str(cause))
+
+
+_NEVER = datetime.fromtimestamp(0, UTC)

@@ -1,0 +1,191 @@
+"""LTX, version 3: the file format of Litestream 0.5, one or more transactions as whole pages.
+
+Source: the README and the Go code of github.com/superfly/ltx. All integers are big-endian.
+
+    header 100 bytes | pages, each: number u32, flags u16, size u32, LZ4 block | six zero bytes
+    | page index: (number, offset, size) as unsigned varints, a zero byte, the index's size u64
+    | post-apply checksum u64 (unused here) | file checksum u64
+
+The file checksum is CRC-64/GO-ISO, with the highest bit set, over all of that with the pages uncompressed.
+
+Three header fields that Litestream leaves to the writer carry what this log needs. The two WAL salts hold the
+file checksum of the commit before `min_txid`. The node id of a single commit (level 0) is its commit id, a
+random number; in a merged file it is the file checksum of the commit `max_txid`. Zero means unknown.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import lz4.block
+from fastcrc.crc64 import go_iso
+
+from core.errors import LogDamaged
+
+HEADER_SIZE = 100
+_MAGIC = b"LTX1"
+_NO_CHECKSUM = 1 << 1  # no rolling checksum of the whole database, as Litestream writes it
+_CHECKSUM_FLAG = 1 << 63
+_SIZE_FOLLOWS = 1 << 0
+_WAL_OFFSET = 32  # must not be zero when the salts are used
+_HEADER = struct.Struct(">4sIIIQQqQqqQQ20x")
+_PAGE = struct.Struct(">IHI")
+_END_OF_PAGES = bytes(6)
+_LOCK_BYTE = 0x40000000
+_LARGEST_PAGE = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    page_size: int  # bytes
+    size: int  # of the database after these transactions, pages
+    min_txid: int
+    max_txid: int
+    timestamp: int  # milliseconds since 1970
+    predecessor: int = 0
+    node_id: int = 0
+
+    @property
+    def is_snapshot(self) -> bool:
+        return self.min_txid == 1
+
+
+def lock_page(page_size: int) -> int:
+    """The number of the page that SQLite keeps for file locks; it never has content."""
+    return _LOCK_BYTE // page_size + 1
+
+
+def encode(header: Header, pages: Iterable[tuple[int, bytes]]) -> tuple[bytearray, int]:
+    """The file and its checksum. `pages` ascend, leave out the lock page, and are all of them in a snapshot."""
+    body = bytearray(_encode_header(header))
+    crc = go_iso(body)
+    index = bytearray()
+    for number, page in pages:
+        block = lz4.block.compress(page, store_size=False)
+        head = _PAGE.pack(number, _SIZE_FOLLOWS, len(block))
+        for value in (number, len(body), len(head) + len(block)):
+            _append_varint(index, value)
+        crc = go_iso(page, go_iso(head, crc))
+        body += head
+        body += block
+    index.append(0)
+    tail = _END_OF_PAGES + index + struct.pack(">QQ", len(index), 0)
+    checksum = go_iso(tail, crc) | _CHECKSUM_FLAG
+    body += tail
+    body += struct.pack(">Q", checksum)
+    return body, checksum
+
+
+def decode_header(data: bytes) -> Header:
+    """Raises LogDamaged when the first 100 bytes are not the header of an LTX file."""
+    if len(data) < HEADER_SIZE:
+        raise LogDamaged(f"is only {len(data)} bytes long")
+    magic, flags, page_size, size, low, high, timestamp, checksum, offset, wal_size, salts, node_id = _HEADER.unpack(
+        data[:HEADER_SIZE]
+    )
+    if magic != _MAGIC:
+        raise LogDamaged(f"does not begin with {_MAGIC!r} but with {magic!r}")
+    if flags & ~_NO_CHECKSUM:
+        raise LogDamaged(f"has unknown flags {flags:#x}")
+    if not 512 <= page_size <= _LARGEST_PAGE or page_size & (page_size - 1):
+        raise LogDamaged(f"has a page size of {page_size}")
+    if not 1 <= low <= high:
+        raise LogDamaged(f"has the TXID range {low}-{high}")
+    tracks_database = flags == 0 and low > 1
+    if offset < 0 or wal_size < 0 or tracks_database is (checksum == 0):
+        raise LogDamaged("has an impossible header")
+    ours = node_id and not wal_size  # Litestream leaves the node id out, and has real salts
+    return Header(page_size, size, low, high, timestamp, salts if ours else 0, node_id)
+
+
+class Reader:
+    """Decodes a file that arrives in chunks.
+
+    Raises LogDamaged, at the latest when `pages` has run to its end: use no page before that unless it can be
+    thrown away. The message is a predicate ("is cut short"), for the caller to put the object's name before.
+    """
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._buffer = bytearray()
+        data = self._take(HEADER_SIZE)
+        self._crc = go_iso(data)
+        self.header = decode_header(data)
+        self.checksum = 0  # known when `pages` has run to its end
+
+    def pages(self) -> Iterator[tuple[int, bytes]]:
+        """(page number, content), ascending; checks the file checksum after the last."""
+        header = self.header
+        lock = lock_page(header.page_size)
+        expected = 1
+        while (head := self._take(len(_END_OF_PAGES))) != _END_OF_PAGES:
+            head += self._take(_PAGE.size - len(head))
+            number, flags, length = _PAGE.unpack(head)
+            if flags != _SIZE_FOLLOWS:
+                raise LogDamaged(f"has page {number} in an encoding this release does not know (flags {flags:#x})")
+            expected += expected == lock
+            if not expected <= number <= header.size or number == lock or (header.is_snapshot and number > expected):
+                raise LogDamaged(f"has page {number} where page {expected} of {header.size} is due")
+            page = self._uncompress(number, length)
+            self._crc = go_iso(page, go_iso(head, self._crc))
+            yield number, page
+            expected = number + 1
+        expected += expected == lock
+        if header.is_snapshot and expected <= header.size:
+            raise LogDamaged(f"ends before page {expected} of {header.size}")
+        self._check_tail()
+
+    def _uncompress(self, number: int, length: int) -> bytes:
+        if length > 2 * _LARGEST_PAGE:
+            raise LogDamaged(f"has {length} bytes for page {number}")
+        try:
+            page: bytes = lz4.block.decompress(self._take(length), uncompressed_size=self.header.page_size)
+        except lz4.block.LZ4BlockError:
+            page = b""
+        if len(page) != self.header.page_size:
+            raise LogDamaged(f"has a page {number} that cannot be uncompressed")
+        return page
+
+    def _check_tail(self) -> None:
+        tail = b"".join([self._buffer, *self._chunks])
+        if len(tail) < 25:
+            raise LogDamaged("is cut short")
+        self.checksum = int.from_bytes(tail[-8:], "big")
+        found = go_iso(tail[:-8], go_iso(_END_OF_PAGES, self._crc)) | _CHECKSUM_FLAG
+        if found != self.checksum:
+            raise LogDamaged(f"has the checksum {found:016x}, its last bytes say {self.checksum:016x}")
+
+    def _take(self, size: int) -> bytes:
+        buffer = self._buffer
+        while len(buffer) < size:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                raise LogDamaged("is cut short")
+            buffer += chunk
+        taken = bytes(memoryview(buffer)[:size])
+        del buffer[:size]
+        return taken
+
+
+def _encode_header(header: Header) -> bytes:
+    return _HEADER.pack(
+        _MAGIC,
+        _NO_CHECKSUM,
+        header.page_size,
+        header.size,
+        header.min_txid,
+        header.max_txid,
+        header.timestamp,
+        0,
+        _WAL_OFFSET if header.predecessor else 0,
+        0,
+        header.predecessor,
+        header.node_id,
+    )
+
+
+def _append_varint(out: bytearray, value: int) -> None:
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)

@@ -1,0 +1,98 @@
+"""What a lasting database file should be: a small file beside it, written after every commit.
+
+Two slots of 256 bytes, written in turn, so that a torn write leaves the older one.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+from infra.commitlog.log import Position
+from infra.owner_lock import give_to_owner_of
+
+_SLOT = 256  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """Enough to see that nobody touched a file since."""
+
+    inode: int
+    size: int
+    modified_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    position: Position
+    applying: bool = False  # the file is being changed to another position: torn, if nobody is at it
+    closed: FileState | None = None  # the file as it was left, all of it; None while it is in use
+
+
+class NoteFile:
+    def __init__(self, database: Path) -> None:
+        self.path = database.with_name(database.name + ".position")
+        self._database = database
+        self._sequence = 0
+        self._descriptor: int | None = None
+
+    def read(self) -> Note | None:
+        """The newest note, or None when there is none that can be read."""
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        found = [_decode(content[start : start + _SLOT]) for start in (0, _SLOT)]
+        newest = max((slot for slot in found if slot), key=lambda slot: slot[0], default=None)
+        if newest is None:
+            return None
+        self._sequence = newest[0]
+        return newest[1]
+
+    def write(self, note: Note) -> None:
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            give_to_owner_of(self._database.parent, self.path)
+        self._sequence += 1
+        os.pwrite(self._descriptor, _encode(self._sequence, note), self._sequence % 2 * _SLOT)
+
+    def sync(self) -> None:
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def state_of(path: Path) -> FileState | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return FileState(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _encode(sequence: int, note: Note) -> bytes:
+    position, closed = note.position, note.closed
+    fields = {
+        "sequence": sequence,
+        "position": [position.txid, position.checksum, position.timestamp],
+        "applying": note.applying,
+        "closed": closed and [closed.inode, closed.size, closed.modified_ns],
+    }
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    return f"{crc32(text):08x} ".encode() + text.ljust(_SLOT - 10) + b"\n"
+
+
+def _decode(slot: bytes) -> tuple[int, Note] | None:
+    checksum, _, text = slot.partition(b" ")
+    text = text.rstrip()
+    if checksum != f"{crc32(text):08x}".encode():
+        return None
+    fields = json.loads(text)
+    closed = FileState(*fields["closed"]) if fields["closed"] else None
+    return fields["sequence"], Note(Position(*fields["position"]), fields["applying"], closed)

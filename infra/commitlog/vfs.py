@@ -1,0 +1,145 @@
+"""SQLite's write-ahead log, watched: a transaction becomes visible only after it was shipped.
+
+In WAL mode with synchronous=FULL SQLite writes a transaction's frames, calls xSync, and only then lets
+readers see them. So the header of the commit frame, the last one, is held back: on disk it has no salt and no
+checksum, and WAL recovery would not accept it. xSync ships the transaction and then puts the real header down.
+When shipping raises, SQLite rolls back, and nothing of the transaction can come back by any way.
+
+Source of the format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
+"""
+
+from collections.abc import Callable, Iterable
+
+import apsw
+
+from core.errors import DatabaseUnavailable, TransactionTooLarge
+from infra.commitlog.ltx import lock_page
+
+_FILE_HEADER = 32
+_FRAME_HEADER = 24
+_SALTS = slice(16, 24)
+
+# (page size in bytes, size of the database in pages, the changed pages in order)
+Ship = Callable[[int, int, Iterable[tuple[int, bytes]]], None]
+
+
+class WalReset(DatabaseUnavailable):
+    """Another program has emptied and restarted the write-ahead log: what it held is not known here."""
+
+
+class ShippingVFS(apsw.VFS):
+    """`Connection(path, vfs=this.name)` ships each of its transactions. Close it when no connection is left."""
+
+    def __init__(self, name: str, ship: Ship, max_bytes: int, sync_locally: bool) -> None:
+        """`max_bytes`: the pages of one transaction. `sync_locally`: whether the files must outlive a power cut."""
+        super().__init__(name, base="")
+        self.name = name
+        self._ship = ship
+        self._max_bytes = max_bytes
+        self._sync_locally = sync_locally
+        self._wal: WalFile | None = None
+
+    def xOpen(self, name: "str | apsw.URIFilename | None", flags: list[int]) -> apsw.VFSFile:
+        if flags[0] & apsw.SQLITE_OPEN_WAL:
+            self._wal = WalFile(name, flags, self._ship, self._max_bytes, self._sync_locally)
+            return self._wal
+        if flags[0] & apsw.SQLITE_OPEN_MAIN_JOURNAL:
+            raise DatabaseUnavailable("The database must stay in WAL mode: PRAGMA journal_mode is refused.")
+        return super().xOpen(name, flags)
+
+    def has_unshipped_commit(self) -> bool:
+        """Whether SQLite took a transaction for committed without calling xSync (PRAGMA synchronous)."""
+        return self._wal is not None and self._wal.commit is not None
+
+    def close(self) -> None:
+        self._wal = None
+        self.unregister()
+
+
+class WalFile(apsw.VFSFile):
+    def __init__(
+        self,
+        name: "str | apsw.URIFilename | None",
+        flags: list[int],
+        ship: Ship,
+        max_bytes: int,
+        sync_locally: bool,
+    ) -> None:
+        super().__init__("", name, flags)
+        self.commit: _Commit | None = None
+        self._ship = ship
+        self._max_bytes = max_bytes
+        self._sync_locally = sync_locally
+        self._salts = bytes(8)
+        self._page_size = 0
+        self._shipped = 0  # frames from the start of the file
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        if offset == 0:
+            super().xWrite(data, offset)
+            self.commit = None
+            self._salts = bytes(data[_SALTS])
+            self._page_size = int.from_bytes(data[8:12], "big")
+            self._shipped = 0
+        elif len(data) == _FRAME_HEADER:
+            self._write_frame_header(bytes(data), offset)
+        else:
+            super().xWrite(data, offset)
+            if self.commit and offset == self.commit.offset + _FRAME_HEADER:
+                self.commit.complete = True
+
+    def xSync(self, flags: int) -> None:
+        commit, self.commit = self.commit, None
+        if self._sync_locally:
+            super().xSync(flags)
+        if commit and commit.complete:
+            self._ship_frames(commit)
+            super().xWrite(commit.header, commit.offset)
+            self._shipped = self._frame_at(commit.offset)
+
+    def _write_frame_header(self, header: bytes, offset: int) -> None:
+        size = int.from_bytes(header[4:8], "big")
+        if not size:  # not the last frame of its transaction
+            if self.commit and offset <= self.commit.offset:
+                self.commit = None  # a transaction that was rolled back
+            super().xWrite(header, offset)
+            return
+        # SQLite writes headers anew when a page was rewritten in place; the page itself is there by then
+        rewritten = self.commit is not None and self.commit.offset == offset and self.commit.complete
+        self.commit = None
+        super().xWrite(header[:8] + bytes(_FRAME_HEADER - 8), offset)
+        self.commit = _Commit(offset, header, size, rewritten)
+
+    def _ship_frames(self, commit: "_Commit") -> None:
+        if super().xRead(_FILE_HEADER, 0)[_SALTS] != self._salts:
+            raise WalReset("Another program has restarted the database's write-ahead log.")
+        offsets: dict[int, int] = {}
+        step = _FRAME_HEADER + self._page_size
+        for offset in range(_FILE_HEADER + self._shipped * step, commit.offset + 1, step):
+            number = int.from_bytes(super().xRead(4, offset), "big")
+            if number <= commit.size:
+                offsets[number] = offset + _FRAME_HEADER  # the last image of a page is the one that counts
+        offsets.pop(lock_page(self._page_size), None)
+        if len(offsets) * self._page_size > self._max_bytes:
+            raise TransactionTooLarge(
+                f"The transaction changes {len(offsets) * self._page_size} bytes of pages; at most "
+                f"{self._max_bytes} fit into one commit. Nothing was stored; do it in several transactions."
+            )
+        read = super().xRead
+        pages = ((number, read(self._page_size, offset)) for number, offset in sorted(offsets.items()))
+        self._ship(self._page_size, commit.size, pages)
+
+    def _frame_at(self, offset: int) -> int:
+        return (offset - _FILE_HEADER) // (_FRAME_HEADER + self._page_size) + 1
+
+
+class _Commit:
+    """A commit frame whose header is held back."""
+
+    __slots__ = ("complete", "header", "offset", "size")
+
+    def __init__(self, offset: int, header: bytes, size: int, complete: bool) -> None:
+        self.offset = offset
+        self.header = header
+        self.size = size  # of the database, pages
+        self.complete = complete  # whether its page is written
