@@ -1,4 +1,4 @@
-"""The operators' commands: python -m infra backup | backups | restore | verify | status
+"""The operators' commands: python -m infra backup | backups | restore | verify | log | status
 
 Exit codes: 0 done, 1 failed (the message on stderr says what and why), 2 wrong settings or arguments.
 """
@@ -6,13 +6,22 @@ Exit codes: 0 done, 1 failed (the message on stderr says what and why), 2 wrong 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from core.errors import ServiceError, SettingsError
+from core.errors import LogDamaged, ServiceError, SettingsError
 from infra.backups import Manifest, open_backups
+from infra.clock import Clock
+from infra.commitlog.log import START, CommitLog, LogObject, open_log
+from infra.commitlog.verify import verify
 from infra.progress import progress_display
 from infra.settings import Settings
+from infra.snapshot import Progress
 from infra.status import read_status
 
 
@@ -50,6 +59,8 @@ def _backups(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _restore(settings: Settings, options: argparse.Namespace) -> int:
+    if options.output:
+        return _restore_log(settings, options)
     backups = open_backups(settings)
     with progress_display(not options.json) as progress:
         manifest = backups.restore(settings.database_path, options.name, progress)
@@ -57,7 +68,84 @@ def _restore(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
+def _restore_log(settings: Settings, options: argparse.Namespace) -> int:
+    if options.name:
+        raise SettingsError("-o writes the commit log's newest state; a backup's name does not go with it")
+    log = _open_log(settings)
+    try:
+        with progress_display(not options.json) as progress:
+            advance = _counting(progress, "restore", log.objects())
+            position = log.restore(options.output, progress=advance)
+    except FileExistsError:
+        raise SettingsError(f"{options.output} exists; name a file that does not") from None
+    except OSError as error:
+        raise SettingsError(f"{options.output} cannot be written: {error.strerror}") from error
+    if position == START:
+        options.output.unlink()
+        raise LogDamaged(f"{log.url} is empty: there is nothing to restore")
+    moment = datetime.fromtimestamp(position.timestamp / 1000, UTC).isoformat()
+    if options.json:
+        print(json.dumps({"file": str(options.output), "txid": f"{position.txid:016x}", "committed_at": moment}))
+    else:
+        print(f"{options.output} is the database after commit {position.txid:016x} of {moment}")
+    return 0
+
+
+def _log(settings: Settings, options: argparse.Namespace) -> int:
+    log = _open_log(settings)
+    found = log.everything()
+    if options.json:
+        print(json.dumps([asdict(item) for item in found], default=str))
+        return 0
+    for level, items in groupby(found, lambda item: item.level):
+        members = list(items)
+        first, last = members[0], members[-1]
+        print(
+            f"level {level}  TXID {first.min_txid:016x}-{last.max_txid:016x}  {len(members):>7,} objects  "
+            f"{sum(item.size for item in members):>14,} bytes  {first.modified:%Y-%m-%d %H:%M:%S} - "
+            f"{last.modified:%Y-%m-%d %H:%M:%S} UTC"
+        )
+    print(f"{len(found):,} objects at {log.url}")
+    return 0
+
+
+def _verify_log(settings: Settings, options: argparse.Namespace) -> int:
+    log = _open_log(settings)
+    with TemporaryDirectory(prefix="verify-") as scratch, progress_display(not options.json) as progress:
+        advance = _counting(progress, "verify", log.everything())
+        verdict = verify(log, Path(scratch) / "app.db", advance)
+    if options.json:
+        print(json.dumps(asdict(verdict)))
+    else:
+        for problem in verdict.problems:
+            print(f"problem  {problem}")
+        for leftover in verdict.leftovers:
+            print(f"leftover {leftover}")
+        state = "has problems" if verdict.problems else "is sound"
+        print(f"{log.url} {state}: {verdict.objects:,} objects, {verdict.bytes:,} bytes, TXID {verdict.head:016x}")
+    return 1 if verdict.problems else 0
+
+
+def _counting(progress: Progress, phase: str, objects: list[LogObject]) -> Callable[[int], None]:
+    total, done = sum(item.size for item in objects), 0
+
+    def advance(size: int) -> None:
+        nonlocal done
+        done += size
+        progress(phase, done, total)
+
+    return advance
+
+
+def _open_log(settings: Settings) -> CommitLog:
+    if not settings.replica_url:
+        raise SettingsError("REPLICA_URL is not set: there is no commit log")
+    return open_log(settings.replica_url, Clock())
+
+
 def _verify(settings: Settings, options: argparse.Namespace) -> int:
+    if options.name is None:
+        return _verify_log(settings, options)
     backups = open_backups(settings)
     with progress_display(not options.json) as progress:
         manifest = backups.verify(options.name, progress)
@@ -106,8 +194,12 @@ def _parser() -> argparse.ArgumentParser:
     command("backups", _backups, "list the backups, oldest first")
     restore = command("restore", _restore, "put a backup in the place of the database (the service must be stopped)")
     restore.add_argument("name", nargs="?", help="a name from `backups`; default: the newest")
-    verify = command("verify", _verify, "download a backup and check digest, integrity and row counts")
-    verify.add_argument("name", nargs="?", help="a name from `backups`; default: the newest")
+    restore.add_argument(
+        "-o", "--output", type=Path, help="write the commit log's newest state to this new file instead"
+    )
+    verify = command("verify", _verify, "read the whole commit log and check it; or one backup, by name")
+    verify.add_argument("name", nargs="?", help="a name from `backups`, or `latest`: check that backup instead")
+    command("log", _log, "what the commit log holds: ranges, sizes, times")
     command("status", _status, "database, owner and newest backup; exit code 1 if something needs attention")
     return parser
 

@@ -129,16 +129,25 @@ class CommitLog:
 
     def objects(self, after: int = 0) -> list[LogObject]:
         """All objects of the levels above 0, and those of level 0 that are needed to go on from TXID `after`."""
-        root = "ltx" if self._in_directory else ""
-        levels = sorted(filter(None, map(self._level_of, self._retrying(lambda: self._bulk.directories(root)))))
-        found = [item for level in levels for item in self._objects_of(level)]
+        found = [item for level in self._levels() if level for item in self._objects_of(level)]
         reach = max([after, *(item.max_txid for item in chain(found, after))])
         # From `reach` itself on, not after it: that it is still there shows that this is still the same log
         return found + self._objects_of(0, reach - 1)
 
-    def head(self) -> int:
-        """The newest TXID, 0 for an empty log."""
-        return max((item.max_txid for item in self._surveyed(START)), default=0)
+    def everything(self) -> list[LogObject]:
+        """All objects of all levels, level by level in order of TXID."""
+        return [item for level in self._levels() for item in self._objects_of(level)]
+
+    def read(self, item: LogObject) -> Change:
+        with self._naming(item):
+            change = self._retrying(lambda: Change(self._chunks(item)))
+            if (item.min_txid, item.max_txid) != (change.header.min_txid, change.header.max_txid):
+                change.close()
+                raise LogDamaged(f"holds TXID {change.header.min_txid}-{change.header.max_txid}")
+            return change
+
+    def name_of(self, item: LogObject) -> str:
+        return f"{self.url}/{self._path(item.level, item.min_txid, item.max_txid)}"
 
     def restore(self, path: Path, txid: int | None = None, progress: Callable[[int], None] | None = None) -> Position:
         """Build the database after commit `txid`, or the newest, in a new file. START if the log is empty.
@@ -149,6 +158,7 @@ class CommitLog:
         with path.open("xb") as file:
             for look_again in (True, False):
                 try:
+                    asked = self._clock.now()
                     for item, chunks in self._bodies(self._plan(position, txid)):
                         with self._naming(item):
                             reader = ltx.Reader(chunks)
@@ -157,6 +167,8 @@ class CommitLog:
                             position = _position_after(reader)
                         if progress:
                             progress(item.size)
+                    if txid is None:
+                        self._is_head(asked)
                     break
                 except ObjectMissing as error:
                     _call_it_a_gap_unless(look_again, error)
@@ -267,11 +279,13 @@ class CommitLog:
         """The same again after an attempt, in case the sleep fell between: the store may have created an object
         under a number that was taken, merged and deleted long ago. It is a leftover then, not a commit.
         """
-        if self._survey_is_due() and any(
-            item.level and item.max_txid >= txid for item in self._surveyed(Position(txid - 1, 0, 0))
-        ):
+        if not self._survey_is_due():
+            return
+        asked = self._clock.now()
+        if any(item.level and item.max_txid >= txid for item in self._surveyed(Position(txid - 1, 0, 0))):
             message = f"{self.url} has gone on past TXID {txid:016x} while this instance was asleep"
             raise CommitOutcomeUnknown(message) if may_be_stored else CommitConflict(message)
+        self._is_head(asked)
 
     # Listing
 
@@ -287,8 +301,13 @@ class CommitLog:
                 f"{self.url} ends at TXID {head:016x}, but this instance has seen {position.txid:016x}: the log was "
                 "emptied or replaced. Nothing is written to it; restore its objects, or use a new prefix"
             )
-        self._surveyed_at = self.verified_at = asked
+        if head == position.txid:
+            self._is_head(asked)
         return found
+
+    def _is_head(self, asked: float) -> None:
+        """Whoever has all of the listing made at `asked` may probe for the next number for a while."""
+        self._surveyed_at = self.verified_at = asked
 
     def _plan(self, position: Position, txid: int | None = None) -> list[LogObject]:
         """The objects that lead from a position to a TXID or the head, fewest first."""
@@ -303,13 +322,19 @@ class CommitLog:
     def _listed_changes(self, position: Position) -> Iterator[Change]:
         for look_again in (True, False):
             try:
+                asked = self._clock.now()
                 for item in self._plan(position):
                     change = self._change(item, position)
                     yield change
                     position = change.position
+                self._is_head(asked)
                 return
             except ObjectMissing as error:
                 _call_it_a_gap_unless(look_again, error)
+
+    def _levels(self) -> list[int]:
+        found = self._retrying(lambda: self._bulk.directories("ltx" if self._in_directory else ""))
+        return sorted(level for level in map(self._level_of, found) if level is not None)
 
     def _objects_of(self, level: int, after: int = 0) -> list[LogObject]:
         directory = self._directory(level)
@@ -324,10 +349,14 @@ class CommitLog:
     # Objects
 
     def _change(self, item: LogObject, position: Position) -> Change:
-        with self._naming(item):
-            change = self._retrying(lambda: Change(self._chunks(item)))
-            check_follows(change.header, position)
-            return change
+        change = self.read(item)
+        try:
+            with self._naming(item):
+                check_follows(change.header, position)
+        except LogDamaged:
+            change.close()
+            raise
+        return change
 
     def _bodies(self, plan: list[LogObject]) -> Iterator[tuple[LogObject, Iterable[bytes]]]:
         """Small objects are fetched side by side, large ones stream."""
@@ -381,7 +410,7 @@ class CommitLog:
         return f"{self._directory(level)}/{low:016x}-{high:016x}.ltx"
 
     def _naming(self, item: LogObject) -> "_Naming":
-        return _Naming(f"{self.url}/{self._path(item.level, item.min_txid, item.max_txid)}")
+        return _Naming(self.name_of(item))
 
 
 class _Naming:

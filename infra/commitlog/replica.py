@@ -4,6 +4,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count, islice, zip_longest
@@ -31,6 +32,7 @@ MAX_TRANSACTION_BYTES = 256 * 1024 * 1024
 START_SECONDS = 60.0  # how long a start tries to store what it must store
 _CLOCK_TOLERANCE_MS = 15 * 60 * 1000
 _BATCH = 256
+_CHECKPOINT_FRAMES = 1000  # SQLite's own default
 _COMPARE_BYTES = 1024 * 1024
 _PRAGMAS = {"journal_mode": "wal", "synchronous": "full", "foreign_keys": 1}
 _vfs_numbers = count(1)
@@ -69,6 +71,7 @@ class Replica:
         self._note = NoteFile(path) if lasting else None
         self._deadline = 0.0
         self._inode = 0
+        self._unshipped = False
         self._whole = False  # whether file and connections are what `_position` says
         self._vfs = ShippingVFS(f"commitlog-{next(_vfs_numbers)}", self._ship, MAX_TRANSACTION_BYTES, lasting)
         self.writer = APSWDatabase(
@@ -179,9 +182,11 @@ class Replica:
             self._swap(self._settle)
         self.check()
         self._deadline = deadline
+        self._vfs.forget()
+        self._unshipped = False
         with translated_errors(self.path), self.writer.atomic("IMMEDIATE"):
             result = use_case(self.writer)
-        if self._vfs.has_unshipped_commit():
+        if self._unshipped:
             self._whole = False
             raise errors.DatabaseUnavailable(
                 "A transaction was committed without being stored (was PRAGMA synchronous changed?)."
@@ -193,6 +198,14 @@ class Replica:
         self._position = self.log.append(self._position, page_size, size, pages, self._deadline)
         self._write_note(Note(self._position))
 
+    def _on_commit(self, connection: apsw.Connection, name: str, frames: int) -> int:
+        """SQLite calls this after each commit; the other half of the proof that nothing goes by unshipped."""
+        self._unshipped |= frames != self._vfs.shipped_frames
+        if frames >= _CHECKPOINT_FRAMES:
+            with suppress(apsw.BusyError):
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        return apsw.SQLITE_OK
+
     def _apply(self, changes: list[Change]) -> None:
         self._disconnect()
         self._check_unused()
@@ -202,11 +215,11 @@ class Replica:
         """Changes put into the closed file, which is at `position`; returns its new position."""
         with self.path.open("r+b") as file:
             for change in changes:
-                self._write_note(Note(position, applying=True), sync=True)
-                check_follows(change.header, position)
-                write_pages(file, change.header, change.pages())
-                position = change.position
-                change.close()
+                with closing(change):
+                    self._write_note(Note(position, applying=True), sync=True)
+                    check_follows(change.header, position)
+                    write_pages(file, change.header, change.pages())
+                    position = change.position
             self._flush(file)
         return position
 
@@ -333,14 +346,14 @@ class Replica:
             image.unlink(missing_ok=True)
         with self.path.open("rb") as mine:
             for change in self.log.changes(position):
-                if image_size == size and not differing:
-                    return True
-                for number, page in change.pages():
-                    mine.seek((number - 1) * page_size)
-                    (differing.discard if mine.read(page_size) == page else differing.add)(number)
-                image_size = change.header.size
-                differing = {number for number in differing if number <= size}
-                change.close()
+                with closing(change):
+                    if image_size == size and not differing:
+                        return True
+                    for number, page in change.pages():
+                        mine.seek((number - 1) * page_size)
+                        (differing.discard if mine.read(page_size) == page else differing.add)(number)
+                    image_size = change.header.size
+                    differing = {number for number in differing if number <= size}
         return image_size == size and not differing
 
     def _keep_beside(self, reason: str) -> None:
@@ -357,6 +370,7 @@ class Replica:
         with translated_errors(self.path):
             self.writer.connect()
             self.reader.connect()
+            self.writer.connection().set_wal_hook(self._on_commit)
             if self.writer.connection().pragma("synchronous") != 2:
                 raise errors.DatabaseUnavailable(
                     "SQLite must run with synchronous=FULL; a commit is stored by its sync."

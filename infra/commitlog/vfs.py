@@ -47,9 +47,15 @@ class ShippingVFS(apsw.VFS):
             raise DatabaseUnavailable("The database must stay in WAL mode: PRAGMA journal_mode is refused.")
         return super().xOpen(name, flags)
 
-    def has_unshipped_commit(self) -> bool:
-        """Whether SQLite took a transaction for committed without calling xSync (PRAGMA synchronous)."""
-        return self._wal is not None and self._wal.commit is not None
+    @property
+    def shipped_frames(self) -> int:
+        """Of the WAL as it is now, from its start."""
+        return self._wal.shipped if self._wal else 0
+
+    def forget(self) -> None:
+        """Called where no transaction is open: whatever is held back belongs to one that failed."""
+        if self._wal:
+            self._wal.commit = None
 
     def close(self) -> None:
         self._wal = None
@@ -72,7 +78,7 @@ class WalFile(apsw.VFSFile):
         self._sync_locally = sync_locally
         self._salts = bytes(8)
         self._page_size = 0
-        self._shipped = 0  # frames from the start of the file
+        self.shipped = 0  # frames from the start of the file
 
     def xWrite(self, data: bytes, offset: int) -> None:
         if offset == 0:
@@ -80,13 +86,15 @@ class WalFile(apsw.VFSFile):
             self.commit = None
             self._salts = bytes(data[_SALTS])
             self._page_size = int.from_bytes(data[8:12], "big")
-            self._shipped = 0
+            self.shipped = 0
         elif len(data) == _FRAME_HEADER:
             self._write_frame_header(bytes(data), offset)
         else:
             super().xWrite(data, offset)
             if self.commit and offset == self.commit.offset + _FRAME_HEADER:
                 self.commit.complete = True
+            else:
+                self.commit = None  # a page after the last one: that was a transaction that failed
 
     def xSync(self, flags: int) -> None:
         commit, self.commit = self.commit, None
@@ -95,13 +103,11 @@ class WalFile(apsw.VFSFile):
         if commit and commit.complete:
             self._ship_frames(commit)
             super().xWrite(commit.header, commit.offset)
-            self._shipped = self._frame_at(commit.offset)
+            self.shipped = self._frame_at(commit.offset)
 
     def _write_frame_header(self, header: bytes, offset: int) -> None:
         size = int.from_bytes(header[4:8], "big")
         if not size:  # not the last frame of its transaction
-            if self.commit and offset <= self.commit.offset:
-                self.commit = None  # a transaction that was rolled back
             super().xWrite(header, offset)
             return
         # SQLite writes headers anew when a page was rewritten in place; the page itself is there by then
@@ -115,7 +121,7 @@ class WalFile(apsw.VFSFile):
             raise WalReset("Another program has restarted the database's write-ahead log.")
         offsets: dict[int, int] = {}
         step = _FRAME_HEADER + self._page_size
-        for offset in range(_FILE_HEADER + self._shipped * step, commit.offset + 1, step):
+        for offset in range(_FILE_HEADER + self.shipped * step, commit.offset + 1, step):
             number = int.from_bytes(super().xRead(4, offset), "big")
             if number <= commit.size:
                 offsets[number] = offset + _FRAME_HEADER  # the last image of a page is the one that counts

@@ -1,0 +1,161 @@
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import peewee
+import pytest
+
+from infra.clock import Clock
+from infra.commitlog.log import CommitLog, Store
+from infra.commitlog.replica import Replica
+from infra.object_store import ObjectInfo, ObjectStore
+
+Step = Callable[[str, str], None]
+
+
+class ManualClock(Clock):
+    """Stands still until somebody sleeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self.skew_ms = 0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def timestamp(self) -> int:
+        return super().timestamp() + int(self.seconds * 1000) + self.skew_ms
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+class WatchedStore:
+    """A real store, with something to do before and after each request; what that raises, the caller gets."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+        self.before: Step = lambda verb, name: None
+        self.after: Step = lambda verb, name: None
+        self.requests: list[tuple[str, str]] = []
+
+    @property
+    def url(self) -> str:
+        return self.store.url
+
+    def create(self, name: str, body: bytes | bytearray, written_at: datetime | None = None) -> None:
+        self._around("create", name, lambda: self.store.create(name, body, written_at))
+
+    def read(self, name: str) -> Iterator[bytes]:
+        found: list[bytes] = self._around("read", name, lambda: list(self.store.read(name)))
+        return iter(found)
+
+    def read_range(self, name: str, end: int) -> bytes:
+        return bytes(self._around("read_range", name, lambda: self.store.read_range(name, end)))
+
+    def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
+        return list(self._around("objects", directory, lambda: self.store.objects(directory, after)))
+
+    def directories(self, directory: str = "") -> list[str]:
+        return list(self._around("directories", directory, lambda: self.store.directories(directory)))
+
+    def _around(self, verb: str, name: str, act: Callable[[], Any]) -> Any:
+        self.requests.append((verb, name))
+        self.before(verb, name)
+        found = act()
+        self.after(verb, name)
+        return found
+
+
+@pytest.fixture(params=["file", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "s3":
+        return str(request.getfixturevalue("s3")).replace("backups", "log")
+    return (tmp_path / "replica").as_uri()
+
+
+@pytest.fixture
+def file_url(tmp_path: Path) -> str:
+    return (tmp_path / "replica").as_uri()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def log_over(store: Store, clock: Clock) -> CommitLog:
+    return CommitLog(store, store, clock, random.Random())
+
+
+class Instance:
+    """One replica with the means to look at it and to trouble it."""
+
+    def __init__(self, path: Path, url: str, clock: ManualClock, lasting: bool) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.clock = clock
+        self.store = WatchedStore(ObjectStore(url, retries=0))
+        self.log = log_over(self.store, clock)
+        self.replica = Replica(path, self.log, clock, lasting=lasting, busy_timeout=0.2)
+
+    def write(self, use_case: Callable[[peewee.Database], Any], seconds: float = 10) -> Any:
+        return self.replica.write(use_case, self.clock.now() + seconds, self.clock.now())
+
+    def sql(self, *statements: str) -> Any:
+        def run(db: peewee.Database) -> Any:
+            return [db.execute_sql(statement).fetchall() for statement in statements][-1]
+
+        return self.write(run)
+
+    def rows(self, statement: str = "SELECT v FROM t ORDER BY 1") -> list[Any]:
+        """What readers see, without asking the store."""
+        found = self.replica.reader.execute_sql(statement).fetchall()
+        return [row[0] if len(row) == 1 else row for row in found]
+
+    def fresh_rows(self) -> list[Any]:
+        self.clock.seconds += 0.001
+        self.replica.refresh(self.clock.now())
+        return self.rows()
+
+
+StartInstance = Callable[..., Instance]
+
+
+@pytest.fixture
+def start(tmp_path: Path, clock: ManualClock) -> Iterator[StartInstance]:
+    started: list[Instance] = []
+
+    def start(name: str, url: str, lasting: bool = False, open: bool = True) -> Instance:
+        instance = Instance(tmp_path / name / "app.db", url, clock, lasting)
+        started.append(instance)
+        if open:
+            instance.replica.open()
+        return instance
+
+    yield start
+    for instance in started:
+        instance.replica.close()
+
+
+def litestream_restore(url: str, path: Path, *options: str) -> Path:
+    """What the stock reader makes of the log; it fails the test when it finds anything wrong."""
+    binary = Path(sys.executable).with_name("litestream")
+    environment = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
+    endpoint = environment.pop("AWS_ENDPOINT_URL_S3", None)
+    if endpoint and url.startswith("s3:"):
+        url += f"?endpoint={endpoint}&region=us-east-1&forcePathStyle=true"
+    done = subprocess.run(
+        [str(binary), "restore", "-integrity-check", "full", *options, "-o", str(path), url],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return path

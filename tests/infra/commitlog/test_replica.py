@@ -1,0 +1,486 @@
+"""One SQLite file on the log: what becomes a commit, what never does, who sees what."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import apsw
+import peewee
+import pytest
+
+from core.errors import (
+    CommitConflict,
+    CommitNotStored,
+    CommitOutcomeUnknown,
+    DatabaseUnavailable,
+    ItemNotFound,
+    LogDamaged,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnreachable,
+    TransactionTooLarge,
+    TxidNotReached,
+)
+from infra.clock import Clock
+from infra.commitlog import ltx
+from infra.commitlog import replica as replica_module
+from infra.commitlog.log import SURVEY_SECONDS, open_log
+from infra.commitlog.verify import verify
+from infra.object_store import ObjectStore
+from tests.infra.commitlog.conftest import Instance, StartInstance
+
+
+@pytest.fixture
+def a(start: StartInstance, file_url: str) -> Instance:
+    instance = start("a", file_url)
+    instance.sql("CREATE TABLE t (v)")
+    return instance
+
+
+@pytest.fixture
+def b(start: StartInstance, file_url: str, a: Instance) -> Instance:
+    return start("b", file_url)
+
+
+def head(url: str) -> int:
+    return max(item.max_txid for item in open_log(url, Clock()).everything())
+
+
+def stored_rows(url: str, tmp_path: Path) -> list[Any]:
+    path = tmp_path / "stored.db"
+    path.unlink(missing_ok=True)
+    open_log(url, Clock()).restore(path)
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        return [v for (v,) in connection.execute("SELECT v FROM t ORDER BY 1")]
+    finally:
+        connection.close()
+
+
+# I1, I3: stored before it is seen
+
+
+def test_no_reader_sees_a_commit_before_it_is_stored(a: Instance) -> None:
+    seen = []
+
+    def look(verb: str, name: str) -> None:
+        other = apsw.Connection(str(a.path))
+        seen.append((verb, a.rows(), other.execute("SELECT count(*) FROM t").fetchall()))
+        other.close()
+
+    a.store.before = a.store.after = look
+    a.sql("INSERT INTO t VALUES (1)")
+    assert seen == [("create", [], [(0,)])] * 2
+    assert a.rows() == [1]
+
+
+def test_a_write_costs_one_request(a: Instance) -> None:
+    a.sql("INSERT INTO t VALUES (1)")
+    a.store.requests.clear()
+    a.sql("INSERT INTO t VALUES (2)")
+    assert [verb for verb, _ in a.store.requests] == ["create"]
+
+
+# I6: what failed never comes back
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (StoreUnreachable("away"), CommitNotStored),
+        (StoreRefused("denied"), CommitNotStored),
+        (StoreUnavailable("no reply"), CommitOutcomeUnknown),
+    ],
+)
+def test_failed_commit_leaves_nothing(
+    a: Instance, file_url: str, tmp_path: Path, failure: Exception, expected: type[Exception]
+) -> None:
+    def fail(verb: str, name: str) -> None:
+        if verb == "create":
+            raise failure
+
+    a.store.before = fail
+    with pytest.raises(expected):
+        a.sql("INSERT INTO t VALUES ('lost')")
+    a.store.before = lambda verb, name: None
+    assert a.rows() == []
+    a.sql("INSERT INTO t VALUES ('kept')")
+    assert a.rows() == stored_rows(file_url, tmp_path) == ["kept"]
+
+
+def test_file_of_a_crash_in_the_middle_of_a_put_has_no_trace_of_it(a: Instance, tmp_path: Path) -> None:
+    a.sql("INSERT INTO t VALUES ('stored')")
+
+    def copy_and_fail(verb: str, name: str) -> None:
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{a.path}{suffix}", tmp_path / f"crashed.db{suffix}")
+        raise StoreUnreachable("away")
+
+    a.store.before = copy_and_fail
+    with pytest.raises(CommitNotStored):
+        a.sql("INSERT INTO t VALUES ('in flight')")
+    connection = apsw.Connection(str(tmp_path / "crashed.db"))
+    assert connection.execute("SELECT v FROM t").fetchall() == [("stored",)]
+    connection.close()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_rollbacks_spills_and_savepoints_ship_what_was_committed(
+    a: Instance, file_url: str, tmp_path: Path, times: int
+) -> None:
+    def fail(db: peewee.Database) -> None:
+        work(db)
+        raise ZeroDivisionError
+
+    def work(db: peewee.Database) -> None:
+        db.execute_sql("PRAGMA cache_size = 3").fetchall()
+        fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 300) INSERT INTO t "
+        db.execute_sql(fill + "SELECT 'a' || i || hex(zeroblob(500)) FROM n")
+        with db.atomic() as savepoint:
+            db.execute_sql(fill + "SELECT 'b' || i || hex(zeroblob(500)) FROM n")
+            savepoint.rollback()
+        db.execute_sql("UPDATE t SET v = v || 'c'")
+
+    for _ in range(times):
+        with pytest.raises(ZeroDivisionError):
+            a.write(fail)
+        a.write(work)
+        assert a.rows() == stored_rows(file_url, tmp_path)
+    assert len(a.rows()) == 300 * times
+
+
+def test_checkpoints_and_restarts_of_the_wal_lose_nothing(a: Instance, file_url: str, tmp_path: Path) -> None:
+    for n in range(20):
+        a.sql(f"INSERT INTO t VALUES ('{n:03}' || hex(zeroblob(9000)))")
+        if n % 5 == 4:
+            a.replica.writer.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    assert a.rows() == stored_rows(file_url, tmp_path)
+
+
+def test_transaction_that_is_too_large_is_refused_and_nothing_is_stored(
+    start: StartInstance, file_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_module, "MAX_TRANSACTION_BYTES", 100_000)
+    a = start("a", file_url)
+    a.sql("CREATE TABLE t (v)")
+    before = head(file_url)
+    with pytest.raises(TransactionTooLarge, match="at most 100000"):
+        a.sql("INSERT INTO t VALUES (zeroblob(200000))")
+    assert (a.rows(), head(file_url)) == ([], before)
+    a.sql("INSERT INTO t VALUES (1)")
+
+
+def test_leaving_wal_mode_is_refused(a: Instance) -> None:
+    a.replica.reader.close()
+    with pytest.raises(peewee.DatabaseError, match="must stay in WAL mode"):
+        a.replica.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
+
+
+def test_commit_that_skipped_its_sync_is_not_acknowledged(a: Instance) -> None:
+    a.replica.writer.execute_sql("PRAGMA synchronous = off").fetchall()
+    with pytest.raises(DatabaseUnavailable, match="without being stored"):
+        a.sql("INSERT INTO t VALUES (1)")
+
+
+def test_killed_in_the_middle_of_a_put(file_url: str, tmp_path: Path, start: StartInstance) -> None:
+    code = f"""
+        import os, signal
+        from pathlib import Path
+        from tests.infra.commitlog.conftest import Instance, ManualClock
+        a = Instance(Path({str(tmp_path / "killed" / "app.db")!r}), {file_url!r}, ManualClock(), True)
+        a.replica.open()
+        a.sql("CREATE TABLE t (v)")
+        a.sql("INSERT INTO t VALUES ('stored')")
+        a.store.MOMENT = lambda verb, name: os.kill(os.getpid(), signal.SIGKILL)
+        a.sql("INSERT INTO t VALUES ('in flight')")
+    """
+    for moment, rows in (("before", ["stored"]), ("after", ["in flight", "stored"])):
+        for directory in ("killed", "replica"):
+            shutil.rmtree(tmp_path / directory, ignore_errors=True)
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(code).replace("MOMENT", moment)])
+        assert done.returncode == -signal.SIGKILL
+        again = start("killed", file_url, lasting=True)
+        assert again.rows() == stored_rows(file_url, tmp_path) == rows
+        again.replica.close()
+
+
+# I2, I5: who has the number
+
+
+def test_conflicting_commit_is_run_again_on_fresh_state(a: Instance, b: Instance) -> None:
+    a.sql("INSERT INTO t VALUES (1)")
+    runs = []
+
+    def double(db: peewee.Database) -> None:
+        runs.append(1)
+        db.execute_sql("INSERT INTO t SELECT max(v) * 2 FROM t")
+
+    b.write(double)
+    assert len(runs) == 2
+    assert b.rows() == a.fresh_rows() == [1, 2]
+
+
+def test_writers_in_turn_lose_nothing(a: Instance, b: Instance, start: StartInstance, file_url: str) -> None:
+    for n in range(20):
+        (a, b)[n % 2].sql(f"INSERT INTO t VALUES ({n})")
+    assert a.fresh_rows() == b.fresh_rows() == start("c", file_url).rows() == list(range(20))
+    names = [item.min_txid for item in open_log(file_url, Clock()).everything()]
+    assert names == list(range(1, 23))
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("the reply was lost")])
+def test_lost_reply_is_settled_by_reading(a: Instance, url: str, error: Exception) -> None:
+    lose_replies = iter([True, False])
+
+    def lose(verb: str, name: str) -> None:
+        if verb == "create" and next(lose_replies):
+            raise error
+
+    a.store.after = lose
+    before = a.replica.visible.txid
+    a.sql("INSERT INTO t VALUES (1)")
+    assert a.rows() == [1]
+    assert a.replica.visible.txid == before + 1
+
+
+def test_echo_of_our_own_attempt_is_no_conflict(a: Instance, file_url: str, tmp_path: Path) -> None:
+    """The client library's second try finds the first one's object: 412, and it is ours."""
+
+    def create_first(verb: str, name: str) -> None:
+        if verb == "create":
+            a.store.before = lambda verb, name: None
+            raise StoreUnavailable("sent, but no reply")
+
+    store, create = a.store.store, a.store.store.create
+
+    def create_twice(name: str, body: Any, written_at: Any = None) -> None:
+        create(name, body, written_at)
+        create(name, body, written_at)
+
+    store.create = create_twice  # type: ignore[method-assign]
+    a.sql("INSERT INTO t VALUES (1)")
+    assert a.rows() == stored_rows(file_url, tmp_path) == [1]
+    assert len([verb for verb, _ in a.store.requests if verb == "read_range"]) == 1
+
+
+def test_put_that_lands_late_is_found(a: Instance, file_url: str, tmp_path: Path) -> None:
+    """The client gave up, the answer was "unknown", and then the object appears."""
+    held: list[Any] = []
+    store, create = a.store.store, a.store.store.create
+
+    def hold(name: str, body: Any, written_at: Any = None) -> None:
+        held.append((name, bytes(body), written_at))
+        raise StoreUnavailable("time-out")
+
+    store.create = hold  # type: ignore[method-assign]
+    with pytest.raises(CommitOutcomeUnknown):
+        a.sql("INSERT INTO t VALUES ('late')")
+    assert len({body for _, body, _ in held}) == 1  # the same bytes at every attempt
+    assert len(held) > 1
+    store.create = create  # type: ignore[method-assign]
+    create(*held[0])
+    a.sql("INSERT INTO t VALUES ('next')")
+    assert a.rows() == stored_rows(file_url, tmp_path) == ["late", "next"]
+
+
+def test_conflict_without_end_is_given_up_as_not_stored(a: Instance, b: Instance) -> None:
+    def overtake(verb: str, name: str) -> None:
+        if verb == "create":
+            b.sql("INSERT INTO t VALUES ('b')")
+            a.clock.seconds += 1
+
+    a.store.before = overtake
+    with pytest.raises(CommitNotStored):
+        a.sql("INSERT INTO t VALUES ('a')")
+    a.store.before = lambda verb, name: None
+    assert set(a.fresh_rows()) == {"b"}
+
+
+# I4: asleep for long
+
+
+def merged_away(url: str, high: int) -> None:
+    """What maintenance leaves after a day: a snapshot, and level 0 only from there on."""
+    log, store = open_log(url, Clock()), ObjectStore(url)
+    pages: dict[int, bytes] = {}
+    for item in log.everything():
+        if item.max_txid <= high:
+            with closing(log.read(item)) as last:
+                pages.update(last.pages())
+    header = replace(last.header, min_txid=1, predecessor=0, node_id=last.position.checksum)
+    body, _ = ltx.encode(header, sorted((number, page) for number, page in pages.items() if number <= header.size))
+    store.create(f"ltx/9/{1:016x}-{high:016x}.ltx", body)
+    for number in range(1, high + 1):
+        store.delete(f"ltx/0/{number:016x}-{number:016x}.ltx")
+
+
+def test_sleeper_does_not_take_a_number_that_is_free_again(
+    a: Instance, b: Instance, file_url: str, tmp_path: Path
+) -> None:
+    for n in range(4):
+        b.sql(f"INSERT INTO t VALUES ({n})")
+    merged_away(file_url, 5)
+    a.clock.seconds += SURVEY_SECONDS + 1
+    a.sql("INSERT INTO t VALUES ('a')")
+    assert a.rows() == stored_rows(file_url, tmp_path) == [0, 1, 2, 3, "a"]
+    assert not (tmp_path / "replica/ltx/0/0000000000000003-0000000000000003.ltx").exists()
+
+
+def test_sleep_in_the_middle_of_a_put_is_noticed(a: Instance, b: Instance, file_url: str, tmp_path: Path) -> None:
+    def sleep(verb: str, name: str) -> None:
+        if verb == "create":
+            a.store.before = lambda verb, name: None
+            for n in range(4):
+                b.sql(f"INSERT INTO t VALUES ({n})")
+            merged_away(file_url, 5)
+            a.clock.seconds += 48 * 3600
+
+    a.store.before = sleep
+    with pytest.raises(CommitNotStored):
+        a.sql("INSERT INTO t VALUES ('a')")
+    a.sql("INSERT INTO t VALUES ('again')")
+    assert a.rows() == stored_rows(file_url, tmp_path) == [0, 1, 2, 3, "again"]
+    verdict = verify(open_log(file_url, Clock()), tmp_path / "scratch.db")
+    assert verdict.problems == []
+    assert [name.split()[0].rpartition("/")[2] for name in verdict.leftovers] == [
+        "0000000000000003-0000000000000003.ltx"
+    ]
+
+
+def test_reader_that_slept_asks_with_a_listing(a: Instance, b: Instance, file_url: str) -> None:
+    for n in range(4):
+        b.sql(f"INSERT INTO t VALUES ({n})")
+    merged_away(file_url, 5)
+    a.clock.seconds += SURVEY_SECONDS + 1
+    assert a.fresh_rows() == [0, 1, 2, 3]
+
+
+# Reading
+
+
+def test_current_read_costs_one_request_and_a_fresh_one_none(a: Instance) -> None:
+    a.fresh_rows()
+    a.store.requests.clear()
+    a.fresh_rows()
+    assert a.store.requests == [("read", "ltx/0/0000000000000003-0000000000000003.ltx")]
+    a.store.requests.clear()
+    a.replica.refresh(a.clock.now() - 1)
+    assert a.store.requests == []
+
+
+def test_failed_precondition_is_answered_from_fresh_state(a: Instance, b: Instance) -> None:
+    def require(db: peewee.Database) -> str:
+        if not db.execute_sql("SELECT count(*) FROM t").fetchone()[0]:
+            raise ItemNotFound(1)
+        return "found"
+
+    with pytest.raises(ItemNotFound):
+        b.write(require)
+    a.sql("INSERT INTO t VALUES (1)")
+    b.clock.seconds += 1
+    assert b.write(require) == "found"
+
+
+def test_caller_is_never_shown_less_than_it_has_seen(a: Instance, b: Instance) -> None:
+    a.sql("INSERT INTO t VALUES (1)")
+    long_ago = a.clock.now() - 100
+    assert not b.replica.refresh(long_ago)
+    assert b.rows() == []
+    assert b.replica.refresh(long_ago, a.replica.visible.txid)
+    assert b.rows() == [1]
+    with pytest.raises(TxidNotReached, match="ends at TXID 0000000000000003"):
+        b.replica.refresh(long_ago, 99)
+
+
+def test_far_behind_is_caught_up_by_a_listing(a: Instance, b: Instance) -> None:
+    for n in range(600):
+        a.sql(f"INSERT INTO t VALUES ({n})")
+    assert b.fresh_rows() == list(range(600))
+
+
+# I8, I9: damage is an error with a name
+
+
+def test_emptied_log_is_never_current(a: Instance, tmp_path: Path) -> None:
+    a.sql("INSERT INTO t VALUES (1)")
+    shutil.rmtree(tmp_path / "replica" / "ltx")
+    a.clock.seconds += SURVEY_SECONDS + 1
+    for use in (a.fresh_rows, lambda: a.sql("INSERT INTO t VALUES (2)")):
+        with pytest.raises(LogDamaged, match="emptied or replaced"):
+            use()
+    assert not (tmp_path / "replica" / "ltx").exists()
+
+
+def test_gap_is_named(a: Instance, file_url: str, tmp_path: Path, start: StartInstance) -> None:
+    for n in range(5):
+        a.sql(f"INSERT INTO t VALUES ({n})")
+    (tmp_path / "replica/ltx/0/0000000000000004-0000000000000004.ltx").unlink()
+    with pytest.raises(LogDamaged, match=r"/0000000000000004-0000000000000004\.ltx.*missing"):
+        start("c", file_url)
+
+
+@pytest.mark.parametrize("damage", [lambda body: body[:-9], lambda body: body[:60] + b"\xff" + body[61:]])
+def test_damaged_object_is_named(
+    a: Instance, b: Instance, file_url: str, tmp_path: Path, start: StartInstance, damage: Any
+) -> None:
+    a.sql("INSERT INTO t VALUES (1)")
+    path = tmp_path / "replica/ltx/0/0000000000000003-0000000000000003.ltx"
+    path.write_bytes(damage(path.read_bytes()))
+    for use in (b.fresh_rows, lambda: start("c", file_url)):
+        with pytest.raises(LogDamaged, match="0000000000000003"):
+            use()
+    assert b.rows() == []
+
+
+def test_commit_of_another_history_is_refused(a: Instance, b: Instance, file_url: str, tmp_path: Path) -> None:
+    a.sql("INSERT INTO t VALUES (1)")
+    path = tmp_path / "replica/ltx/0/0000000000000003-0000000000000003.ltx"
+    path.unlink()
+    b.sql("INSERT INTO t VALUES (2)")
+    b.sql("INSERT INTO t VALUES (3)")
+    with pytest.raises(LogDamaged, match="another history"):
+        a.fresh_rows()
+    assert a.rows() == [1]
+
+
+def test_store_that_overwrites_is_refused_before_the_first_write(start: StartInstance, file_url: str) -> None:
+    a = start("a", file_url, open=False)
+    put = a.store.store.put
+    a.store.store.create = lambda name, body, written_at=None: put(name, bytes(body))  # type: ignore[method-assign]
+    with pytest.raises(CommitNotStored, match="overwrites"):
+        a.replica.open()
+    assert open_log(file_url, Clock()).everything() == []
+
+
+def test_missing_bucket_is_no_empty_log(start: StartInstance, s3: str) -> None:
+    with pytest.raises(StoreRefused, match="there is no such bucket"):
+        start("a", "s3://nowhere/log")
+
+
+def test_timestamps_never_go_back(a: Instance, b: Instance) -> None:
+    a.clock.skew_ms = 86_400_000
+    a.sql("INSERT INTO t VALUES (1)")
+    ahead = a.replica.visible.timestamp
+    a.clock.skew_ms = 0
+    b.sql("INSERT INTO t VALUES (2)")
+    assert b.replica.visible.timestamp == ahead
+
+
+def test_clock_that_is_wrong_by_a_day_is_reported(
+    a: Instance, start: StartInstance, file_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    a.clock.skew_ms = 86_400_000
+    a.sql("INSERT INTO t VALUES (1)")
+    a.clock.skew_ms = 0
+    start("c", file_url)
+    assert "ahead of this machine's clock" in caplog.text
+
+
+def test_conflict_error_is_not_seen_by_callers() -> None:
+    assert not issubclass(CommitConflict, CommitNotStored)
