@@ -32,7 +32,8 @@ def create_app(service: Service) -> Starlette:
         Middleware(RequestLog, metrics=service.metrics),
         Middleware(UnhandledErrors),
         Middleware(HeaderLimit),
-        Middleware(CommitTxid),
+        # a log that only this instance has gives its commits numbers that mean nothing elsewhere
+        *([Middleware(CommitTxid)] if service.settings.replica_url else []),
         Middleware(BodyLimit, limit=service.settings.max_body_bytes),
     ]
     app = Starlette(routes=ROUTES, middleware=middleware, exception_handlers=EXCEPTION_HANDLERS, lifespan=_lifespan)

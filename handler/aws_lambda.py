@@ -8,7 +8,7 @@ the newest backup, and what was written after that backup is lost with the envir
 import asyncio
 import logging
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ def _open(settings: Settings) -> Service:
         "backup-only mode (no REPLICA_URL): writes since the last backup are lost when this instance ends, and "
         "instances do not see each other; keep the reserved concurrency at 1"
     )
-    settings = settings.model_copy(update={"replica_url": (directory / "replica").as_uri()})
-    return open_service(settings, backups, _metrics, lasting=False)
+    private = settings.model_copy(update={"replica_url": (directory / "replica").as_uri()})
+    return replace(open_service(private, backups, _metrics, lasting=False), settings=settings)
 
 
 def _open_or_exit() -> Service:

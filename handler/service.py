@@ -65,5 +65,4 @@ async def write(request: Request, use_case: UseCase[T]) -> T:
 
 
 def session_of(request: Request) -> Session:
-    session: Session = request.state.session
-    return session
+    return getattr(request.state, "session", None) or Session()

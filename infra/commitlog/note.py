@@ -1,6 +1,6 @@
 """What a lasting database file should be: a small file beside it, written after every commit.
 
-Two slots of 256 bytes, written in turn, so that a torn write leaves the older one.
+Two slots of 512 bytes, written in turn, so that a torn write leaves the older one.
 """
 
 import json
@@ -12,7 +12,7 @@ from zlib import crc32
 from infra.commitlog.log import Position
 from infra.owner_lock import give_to_owner_of
 
-_SLOT = 256  # bytes
+_SLOT = 512  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class FileState:
 @dataclass(frozen=True, slots=True)
 class Note:
     position: Position
+    checkpointed: int  # TXID up to which the file has everything without its WAL
     applying: bool = False  # the file is being changed to another position: torn, if nobody is at it
     closed: FileState | None = None  # the file as it was left, all of it; None while it is in use
 
@@ -81,6 +82,7 @@ def _encode(sequence: int, note: Note) -> bytes:
     fields = {
         "sequence": sequence,
         "position": [position.txid, position.checksum, position.timestamp],
+        "checkpointed": note.checkpointed,
         "applying": note.applying,
         "closed": closed and [closed.inode, closed.size, closed.modified_ns],
     }
@@ -95,4 +97,4 @@ def _decode(slot: bytes) -> tuple[int, Note] | None:
         return None
     fields = json.loads(text)
     closed = FileState(*fields["closed"]) if fields["closed"] else None
-    return fields["sequence"], Note(Position(*fields["position"]), fields["applying"], closed)
+    return fields["sequence"], Note(Position(*fields["position"]), fields["checkpointed"], fields["applying"], closed)

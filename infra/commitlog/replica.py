@@ -4,7 +4,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count, islice, zip_longest
@@ -71,6 +71,7 @@ class Replica:
         self._note = NoteFile(path) if lasting else None
         self._deadline = 0.0
         self._inode = 0
+        self._checkpointed = 0  # TXID up to which the file has everything without its WAL
         self._unshipped = False
         self._whole = False  # whether file and connections are what `_position` says
         self._vfs = ShippingVFS(f"commitlog-{next(_vfs_numbers)}", self._ship, MAX_TRANSACTION_BYTES, lasting)
@@ -98,7 +99,7 @@ class Replica:
         self._vfs.close()
         if self._note:
             if whole and not _wal_of(self.path).exists():
-                self._note.write(Note(self._position, closed=state_of(self.path)))
+                self._note.write(Note(self._position, self._position.txid, closed=state_of(self.path)))
             self._note.close()
 
     def write(self, use_case: UseCase[T], deadline: float, not_before: float, txid: int = 0) -> T:
@@ -171,7 +172,10 @@ class Replica:
         changes = self.log.changes(self._position)
         moved = False
         while batch := list(islice(changes, _BATCH)):
-            self._swap(partial(self._apply, batch))
+            with ExitStack() as stack:
+                for change in batch:
+                    stack.callback(change.close)
+                self._swap(partial(self._apply, batch))
             moved = True
         return moved
 
@@ -196,19 +200,23 @@ class Replica:
 
     def _ship(self, page_size: int, size: int, pages: Iterable[tuple[int, bytes]]) -> None:
         self._position = self.log.append(self._position, page_size, size, pages, self._deadline)
-        self._write_note(Note(self._position))
+        self._write_note(self._position)
 
     def _on_commit(self, connection: apsw.Connection, name: str, frames: int) -> int:
         """SQLite calls this after each commit; the other half of the proof that nothing goes by unshipped."""
         self._unshipped |= frames != self._vfs.shipped_frames
         if frames >= _CHECKPOINT_FRAMES:
             with suppress(apsw.BusyError):
-                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                in_wal, in_file = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                if in_wal == in_file:
+                    self._checkpointed = self._position.txid
         return apsw.SQLITE_OK
 
     def _apply(self, changes: list[Change]) -> None:
         self._disconnect()
-        self._check_unused()
+        if _wal_of(self.path).exists():
+            self._connect(self._position)  # reads go on
+            self._check_unused()
         self._connect(self._written(changes, self._position))
 
     def _written(self, changes: Iterable[Change], position: Position) -> Position:
@@ -216,7 +224,7 @@ class Replica:
         with self.path.open("r+b") as file:
             for change in changes:
                 with closing(change):
-                    self._write_note(Note(position, applying=True), sync=True)
+                    self._write_note(position, applying=True)
                     check_follows(change.header, position)
                     write_pages(file, change.header, change.pages())
                     position = change.position
@@ -247,7 +255,7 @@ class Replica:
                 return self._adopted(note, page_size)
             if not (changed := _differing_pages(self.path, head_file, page_size)):
                 return head
-            if note and not note.closed and self._is_ancestor(note.position, page_size):
+            if note and not note.closed and self._is_of_the_log(note.checkpointed, page_size):
                 return self._replaced_by(head_file, head)
             if note and note.position.txid == head.txid:
                 return self._committed(head, changed, page_size, _page_size_of(head_file))
@@ -329,32 +337,29 @@ class Replica:
     def _append(self, position: Position, page_size: int, size: int, pages: Iterable[tuple[int, bytes]]) -> Position:
         return self.log.append(position, page_size, size, pages, self._clock.now() + START_SECONDS)
 
-    def _is_ancestor(self, noted: Position, page_size: int) -> bool:
-        """Whether the file is what the log held at the noted commit, the one before it, or any later one.
+    def _is_of_the_log(self, since: int, page_size: int) -> bool:
+        """Whether each page of the file is as the log had it at some commit from `since` on.
 
-        The note is written after the commit is stored, and before SQLite's file has it.
+        A crash leaves pages of different commits, when the WAL was lost or only in part copied into the file.
         """
         image = self._beside("comparing")
-        size = self.path.stat().st_size // page_size
         try:
-            position = self.log.restore(image, max(noted.txid - 1, 1))
-            differing = {number for number in _differing_pages(self.path, image, page_size) if number <= size}
-            image_size = image.stat().st_size // page_size
+            position = self.log.restore(image, since)
+            unknown = set(_differing_pages(self.path, image, page_size))
         except errors.LogDamaged:
             return False  # the log no longer goes back to that commit alone
         finally:
             image.unlink(missing_ok=True)
+        size = self.path.stat().st_size // page_size
+        unknown = {number for number in unknown if number <= size}
         with self.path.open("rb") as mine:
             for change in self.log.changes(position):
                 with closing(change):
-                    if image_size == size and not differing:
-                        return True
                     for number, page in change.pages():
                         mine.seek((number - 1) * page_size)
-                        (differing.discard if mine.read(page_size) == page else differing.add)(number)
-                    image_size = change.header.size
-                    differing = {number for number in differing if number <= size}
-        return image_size == size and not differing
+                        if number in unknown and mine.read(page_size) == page:
+                            unknown.discard(number)
+        return not unknown
 
     def _keep_beside(self, reason: str) -> None:
         kept = self._beside(f"diverged-{datetime.now(UTC):%Y%m%d-%H%M%S}")
@@ -378,7 +383,8 @@ class Replica:
         found = state_of(self.path)
         self._inode = found.inode if found else 0
         self._position = self.visible = position
-        self._write_note(Note(position))
+        self._checkpointed = position.txid
+        self._write_note(position)
         self._whole = True
 
     def _disconnect(self) -> None:
@@ -386,10 +392,10 @@ class Replica:
         self.reader.close()
         self.writer.close()
 
-    def _write_note(self, note: Note, sync: bool = False) -> None:
+    def _write_note(self, position: Position, applying: bool = False) -> None:
         if self._note:
-            self._note.write(note)
-            if sync:
+            self._note.write(Note(position, self._checkpointed, applying))
+            if applying:
                 self._note.sync()
 
     def _flush(self, file: BinaryIO) -> None:

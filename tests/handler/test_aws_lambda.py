@@ -167,3 +167,28 @@ def test_cold_start_refuses_what_would_lose_data(
             start()
         assert caught.value.code == 2
         assert message in logged(capsys)[-1]["message"]
+
+
+def test_with_a_log_every_acknowledged_write_outlives_the_instance(
+    start: Start, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPLICA_URL", s3.replace("backups", "log"))
+    first, second = start(), start()
+    for n in range(3):
+        for invoke in (first, second):
+            assert invoke(request("POST", "/api/items", json.dumps({"name": f"item {n}"})))["statusCode"] == 201
+    for invoke in (first, second, start()):
+        answer = invoke(request("GET", "/api/items"))
+        assert [item["id"] for item in json.loads(answer["body"])["items"]] == [1, 2, 3, 4, 5, 6]
+        assert answer["headers"]["x-commit-txid"] == f"{8:016x}"
+
+
+def test_backup_by_one_instance_has_the_writes_of_all(start: Start, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLICA_URL", s3.replace("backups", "log"))
+    first, second = start(), start()
+    first(event("function_url_create"))
+    assert second(event("backup"))["rows"] == {"items": 1}
+
+
+def test_private_log_of_backup_only_mode_is_not_shown(start: Start) -> None:
+    assert "x-commit-txid" not in start()(event("function_url_create"))["headers"]

@@ -22,7 +22,7 @@ def test_backup_list_verify_restore_tell_what_they_did(capsys: pytest.CaptureFix
     assert "-pre-deploy.db.gz made: 0 items; " in capsys.readouterr().out
     assert main(["backups"]) == 0
     assert f"1 backups at {settings.backup_url}" in capsys.readouterr().out
-    assert main(["verify"]) == 0
+    assert main(["verify", "latest"]) == 0
     assert "is sound: 0 items" in capsys.readouterr().out
     assert main(["restore"]) == 0
     assert f"restored to {settings.database_path}" in capsys.readouterr().out
@@ -93,3 +93,45 @@ def test_cron_script_is_the_same_command() -> None:
     script = Path(__file__).parents[2] / "scripts" / "backup.sh"
     assert "python -m infra backup" in script.read_text()
     subprocess.run(["sh", "-n", script], check=True)
+
+
+def test_log_is_listed_verified_and_restored(
+    capsys: pytest.CaptureFixture[str], settings: Settings, tmp_path: Path
+) -> None:
+    assert main(["log"]) == 0
+    out = capsys.readouterr().out
+    assert "level 0  TXID 0000000000000001-0000000000000002        2 objects" in out
+    assert main(["verify"]) == 0
+    assert "is sound: 2 objects" in capsys.readouterr().out
+    assert main(["restore", "-o", str(tmp_path / "out.db")]) == 0
+    assert "is the database after commit 0000000000000002" in capsys.readouterr().out
+    assert (tmp_path / "out.db").read_bytes() == settings.database_path.read_bytes()
+    assert main(["restore", "-o", str(tmp_path / "out.db")]) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_log_commands_speak_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["log", "--json"]) == 0
+    assert [item["min_txid"] for item in json.loads(capsys.readouterr().out)] == [1, 2]
+    assert main(["verify", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["head"] == 2
+    assert main(["restore", "--json", "-o", str(tmp_path / "out.db")]) == 0
+    assert json.loads(capsys.readouterr().out)["txid"] == f"{2:016x}"
+
+
+def test_damaged_log_fails_verification_by_name(capsys: pytest.CaptureFixture[str], settings: Settings) -> None:
+    path = settings.database_path.parent / "replica/ltx/0/0000000000000002-0000000000000002.ltx"
+    body = bytearray(path.read_bytes())
+    body[-1] ^= 1
+    path.write_bytes(body)
+    assert main(["verify"]) == 1
+    assert f"problem  file://{path} has the checksum" in capsys.readouterr().out
+
+
+def test_empty_log_restores_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REPLICA_URL", (tmp_path / "empty").as_uri())
+    assert main(["restore", "-o", str(tmp_path / "out.db")]) == 1
+    assert "is empty" in capsys.readouterr().err
+    assert not (tmp_path / "out.db").exists()

@@ -1,0 +1,117 @@
+"""The commit log as callers see it: which commit an answer shows, and what a failed write says."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from core.errors import StoreRefused, StoreUnavailable, StoreUnreachable
+from handler.service import Service, open_server_service
+from infra.object_store import ObjectStore
+from tests.conftest import MakeSettings, assert_problem, serving
+
+HEADER = "x-commit-txid"
+Start = Callable[[str], httpx2.Client]
+
+
+@pytest.fixture
+def two(make_settings: MakeSettings, tmp_path: Path) -> Iterator[tuple[httpx2.Client, httpx2.Client]]:
+    """Two servers on one log, far from fresh by themselves."""
+
+    def open_one(name: str) -> Service:
+        return open_server_service(
+            make_settings(
+                DATABASE_PATH=tmp_path / name / "app.db",
+                REPLICA_URL=(tmp_path / "log").as_uri(),
+                READ_FRESHNESS_SECONDS=3600,
+            )
+        )
+
+    with serving(open_one("a")) as a, serving(open_one("b")) as b:
+        yield a, b
+
+
+def test_answers_name_the_commit_they_show(client: httpx2.Client) -> None:
+    created = client.post("/api/items", json={"name": "x"})
+    txid = created.headers[HEADER]
+    assert len(txid) == 16
+    assert client.get(created.headers["location"]).headers[HEADER] == txid
+    assert assert_problem(client.get("/api/items/99"), 404)
+    assert client.get("/api/items/99").headers[HEADER] == txid
+    assert client.delete(created.headers["location"]).headers[HEADER] == f"{int(txid, 16) + 1:016x}"
+    assert HEADER not in client.get("/health").headers
+
+
+def test_caller_reads_its_own_write_from_another_instance(two: tuple[httpx2.Client, httpx2.Client]) -> None:
+    a, b = two
+    assert b.get("/api/items").json()["items"] == []
+    created = a.post("/api/items", json={"name": "x"})
+    assert b.get("/api/items").json()["items"] == []  # within the freshness it was given
+    seen = {HEADER: created.headers[HEADER]}
+    assert b.get(created.headers["location"], headers=seen).json() == created.json()
+    assert b.put(created.headers["location"], json={"name": "y"}, headers=seen).status_code == 200
+
+
+def test_write_on_an_old_state_is_no_404(two: tuple[httpx2.Client, httpx2.Client]) -> None:
+    a, b = two
+    created = a.post("/api/items", json={"name": "x"})
+    b.post("/api/items", json={"name": "z"})  # its conflict shows it what is new
+    assert b.patch(created.headers["location"], json={"name": "y"}).json()["name"] == "y"
+
+
+def test_commit_that_nobody_made_is_412(client: httpx2.Client) -> None:
+    assert_problem(client.get("/api/items", headers={HEADER: "f" * 16}), 412)
+
+
+@pytest.mark.parametrize("value", ["1", "x" * 16, "F" * 16, "-000000000000001", "0" * 17, ""])
+def test_malformed_commit_is_400(client: httpx2.Client, value: str) -> None:
+    assert HEADER.title() in assert_problem(client.get("/api/items", headers={HEADER: value}), 400)["detail"].title()
+
+
+@pytest.mark.parametrize(
+    ("failure", "stored"),
+    [(StoreUnreachable("away"), "no"), (StoreRefused("denied"), "no"), (StoreUnavailable("no reply"), "unknown")],
+)
+def test_failed_write_says_whether_it_was_stored(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, failure: Exception, stored: str
+) -> None:
+    with serving(open_server_service(make_settings(COMMIT_TIMEOUT_SECONDS=0.1, READ_FRESHNESS_SECONDS=3600))) as client:
+
+        def fail(*arguments: Any) -> None:
+            raise failure
+
+        monkeypatch.setattr(ObjectStore, "create", fail)
+        response = client.post("/api/items", json={"name": "x"})
+        problem = assert_problem(response, 503)
+        assert response.headers["retry-after"] == "1"
+        assert problem["stored"] == stored
+        assert client.get("/api/items").json()["items"] == []
+        monkeypatch.undo()
+        assert client.post("/api/items", json={"name": "x"}).status_code == 201
+
+
+def test_reads_go_on_while_the_store_is_away(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(open_server_service(make_settings(READ_FRESHNESS_SECONDS=3600))) as client:
+        client.post("/api/items", json={"name": "x"})
+        monkeypatch.setattr(ObjectStore, "read", _away)
+        assert len(client.get("/api/items").json()["items"]) == 1
+        answer = client.get("/ready")
+        assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+        assert answer.json()["database"] == "connected"
+        assert "away" in answer.json()["store"]
+
+
+def test_read_that_must_be_fresh_fails_while_the_store_is_away(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(open_server_service(make_settings(READ_FRESHNESS_SECONDS=0))) as client:
+        monkeypatch.setattr(ObjectStore, "read", _away)
+        response = client.get("/api/items")
+        assert_problem(response, 503)
+        assert response.headers["retry-after"] == "1"
+
+
+def _away(*arguments: Any) -> None:
+    raise StoreUnavailable("the store is away")

@@ -1,0 +1,245 @@
+"""A server's file that outlives it, and what others do to it meanwhile."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+import pytest
+
+from core.errors import DatabaseDamaged, DatabaseLocked, DatabaseUnavailable, LogDamaged
+from infra.clock import Clock
+from infra.commitlog.log import Position, open_log
+from infra.commitlog.note import Note, NoteFile, state_of
+from tests.infra.commitlog.conftest import Instance, StartInstance
+
+Server = Callable[[], Instance]
+
+
+@pytest.fixture
+def server(start: StartInstance, file_url: str) -> Server:
+    return lambda: start("server", file_url, lasting=True)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "server" / "app.db"
+
+
+@pytest.fixture
+def stopped(server: Server) -> Instance:
+    """Two rows, cleanly stopped."""
+    instance = server()
+    instance.sql("CREATE TABLE t (v)")
+    instance.sql("INSERT INTO t VALUES (1)")
+    instance.sql("INSERT INTO t VALUES (2)")
+    instance.replica.close()
+    return instance
+
+
+def edit(path: Path, *statements: str) -> None:
+    connection = apsw.Connection(str(path))
+    for statement in statements:
+        connection.execute(statement).fetchall()
+    connection.close()
+
+
+def crash(instance: Instance, directory: Path) -> None:
+    """The files as a kill -9 leaves them."""
+    saved = directory / "saved"
+    shutil.copytree(instance.path.parent, saved)
+    instance.replica.close()
+    shutil.rmtree(instance.path.parent)
+    saved.rename(instance.path.parent)
+
+
+def test_clean_stop_is_trusted_without_a_look_at_the_content(server: Server, stopped: Instance) -> None:
+    again = server()
+    assert again.rows() == [1, 2]
+    assert [verb for verb, _ in again.store.requests if verb == "read"] == []
+
+
+def test_file_behind_the_log_catches_up(server: Server, stopped: Instance, start: StartInstance, file_url: str) -> None:
+    start("other", file_url).sql("INSERT INTO t VALUES (3)")
+    assert server().rows() == [1, 2, 3]
+
+
+def test_crash_is_no_edit(
+    server: Server, tmp_path: Path, start: StartInstance, file_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    instance = server()
+    instance.sql("CREATE TABLE t (v)")
+    instance.sql("INSERT INTO t VALUES (1)")
+    crash(instance, tmp_path)
+    start("other", file_url).sql("INSERT INTO t VALUES (2)")
+    head = start("reader", file_url).replica.visible
+    caplog.set_level(logging.WARNING)
+    again = server()
+    assert again.rows() == [1, 2]
+    assert again.replica.visible == head
+    assert caplog.text == ""
+
+
+def test_lost_wal_costs_nothing(server: Server, tmp_path: Path, path: Path) -> None:
+    instance = server()
+    instance.sql("CREATE TABLE t (v)")
+    for n in range(3):
+        instance.sql(f"INSERT INTO t VALUES ({n})")
+    crash(instance, tmp_path)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(f"app.db{suffix}").unlink()
+    assert server().rows() == [0, 1, 2]
+
+
+def test_lost_file_is_built_from_the_log(server: Server, stopped: Instance, path: Path) -> None:
+    path.unlink()
+    assert server().rows() == [1, 2]
+
+
+def test_edit_while_stopped_becomes_a_commit(
+    server: Server, stopped: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    before = stopped.replica.visible
+    edit(path, "DELETE FROM t WHERE v = 1", "INSERT INTO t VALUES (9)", "VACUUM")
+    assert server().rows() == [2, 9]
+    assert start("other", file_url).rows() == [2, 9]
+    old = tmp_path / "old.db"
+    open_log(file_url, Clock()).restore(old, before.txid)  # history keeps both
+    connection = apsw.Connection(str(old))
+    assert connection.execute("SELECT v FROM t ORDER BY 1").fetchall() == [(1,), (2,)]
+    connection.close()
+
+
+def test_old_copy_put_in_place_becomes_a_commit(server: Server, stopped: Instance, path: Path, tmp_path: Path) -> None:
+    shutil.copy(path, tmp_path / "old.db")
+    again = server()
+    again.sql("INSERT INTO t VALUES (3)")
+    again.replica.close()
+    shutil.copy(tmp_path / "old.db", path)
+    third = server()
+    assert third.rows() == [1, 2]
+    assert third.replica.visible.txid == again.replica.visible.txid + 1
+
+
+def test_both_changed_the_log_wins_and_the_file_is_kept(
+    server: Server,
+    stopped: Instance,
+    path: Path,
+    start: StartInstance,
+    file_url: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    edit(path, "INSERT INTO t VALUES ('mine')")
+    start("other", file_url).sql("INSERT INTO t VALUES ('theirs')")
+    assert server().rows() == [1, 2, "theirs"]
+    (kept,) = path.parent.glob("app.db.diverged-*")
+    connection = apsw.Connection(str(kept))
+    assert connection.execute("SELECT v FROM t").fetchall() == [(1,), (2,), ("mine",)]
+    connection.close()
+    assert "both changed" in caplog.text
+
+
+def test_file_without_a_log_is_its_first_commit(
+    server: Server, path: Path, start: StartInstance, file_url: str
+) -> None:
+    path.parent.mkdir()
+    edit(path, "PRAGMA page_size = 8192", "CREATE TABLE t (v)", "INSERT INTO t VALUES ('old')")
+    instance = server()
+    assert instance.rows() == ["old"]
+    assert instance.replica.visible.txid == 1
+    assert start("other", file_url).rows() == ["old"]
+
+
+def test_emptied_log_is_not_begun_anew_by_itself(server: Server, stopped: Instance, path: Path, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "replica" / "ltx")
+    with pytest.raises(LogDamaged, match="emptied"):
+        server()
+    assert path.exists()
+
+
+def test_emptied_log_is_begun_anew_when_somebody_says_so(
+    server: Server, stopped: Instance, path: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "replica" / "ltx")
+    path.with_name("app.db.position").unlink()
+    assert server().rows() == [1, 2]
+
+
+def test_another_page_size_is_refused_with_the_way_out(server: Server, stopped: Instance, path: Path) -> None:
+    edit(path, "PRAGMA journal_mode = delete", "PRAGMA page_size = 8192", "VACUUM")
+    with pytest.raises(DatabaseUnavailable, match=r"pages of 8192 bytes, the log has 4096.*VACUUM"):
+        server()
+
+
+def test_damaged_file_never_becomes_history(
+    server: Server, stopped: Instance, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xff" * 4096)
+    again = server()
+    assert again.rows() == [1, 2]
+    assert again.replica.visible == stopped.replica.visible
+    assert list(path.parent.glob("app.db.diverged-*"))
+    assert "damaged" in caplog.text
+
+
+def test_damaged_file_without_a_log_is_an_error(server: Server, path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(DatabaseDamaged):
+        server()
+    assert path.exists()
+
+
+def test_file_torn_by_a_crash_while_catching_up_is_built_anew(server: Server, stopped: Instance, path: Path) -> None:
+    note = NoteFile(path)
+    known = note.read()
+    assert known
+    note.write(Note(known.position, 1, applying=True))
+    note.close()
+    path.write_bytes(path.read_bytes()[:5000])
+    assert server().rows() == [1, 2]
+    assert not list(path.parent.glob("app.db.diverged-*"))
+
+
+def test_changes_of_another_program_are_in_the_log_after_its_checkpoint(
+    server: Server, path: Path, start: StartInstance, file_url: str
+) -> None:
+    instance = server()
+    instance.sql("CREATE TABLE t (v)")
+    edit(path, "INSERT INTO t VALUES ('appended')")
+    instance.sql("INSERT INTO t VALUES (1)")
+    assert start("b", file_url).rows() == [1, "appended"]
+    edit(path, "INSERT INTO t VALUES ('moved')", "PRAGMA wal_checkpoint(TRUNCATE)", "INSERT INTO t VALUES ('after')")
+    instance.sql("INSERT INTO t VALUES (2)")
+    assert instance.rows() == start("c", file_url).rows() == [1, 2, "after", "appended", "moved"]
+
+
+def test_file_in_use_is_not_patched(server: Server, path: Path, start: StartInstance, file_url: str) -> None:
+    instance = server()
+    instance.sql("CREATE TABLE t (v)")
+    shell = apsw.Connection(str(path))
+    shell.execute("SELECT * FROM t").fetchall()
+    start("other", file_url).sql("INSERT INTO t VALUES (1)")
+    with pytest.raises(DatabaseLocked, match="open in another program"):
+        instance.fresh_rows()
+    shell.close()
+    assert instance.fresh_rows() == [1]
+
+
+def test_torn_note_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    path.write_bytes(b"x")
+    notes = NoteFile(path)
+    assert notes.read() is None
+    notes.write(Note(Position(1, 2, 3), 1, closed=state_of(path)))
+    notes.write(Note(Position(2, 2**64 - 1, 3), 1, applying=True))
+    notes.close()
+    assert NoteFile(path).read() == Note(Position(2, 2**64 - 1, 3), 1, applying=True)
+    content = bytearray(notes.path.read_bytes())
+    content[40] ^= 1
+    notes.path.write_bytes(content)
+    assert NoteFile(path).read() == Note(Position(1, 2, 3), 1, closed=state_of(path))
+    notes.path.write_bytes(b"garbage")
+    assert NoteFile(path).read() is None
