@@ -62,7 +62,11 @@ class Database:
         self._commit_timeout = commit_timeout
         self._freshness = freshness
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._catching_up: asyncio.Future[None] | None = None
+        self._writes = 0  # under way or waiting
+        self._asked_at = 0.0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-writer")
+        self._probing_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-probe")
         self._lock = OwnerLock(path)
         _make_directory(path.parent)
         self._lock.acquire()
@@ -109,7 +113,11 @@ class Database:
         Raises DatabaseLocked when the writes ahead took longer than the busy timeout, or another program held the
         lock that long. Whatever the use case raises rolls it back.
         """
-        return await self._on_thread(self._write, use_case, session or Session(), self._clock.now())
+        self._writes += 1
+        try:
+            return await self._on_thread(self._write, use_case, session or Session(), self._clock.now())
+        finally:
+            self._writes -= 1
 
     async def verify(self) -> None:
         """Ask the store for the newest state now. Raises StoreError or CommitError when there is no good answer."""
@@ -127,6 +135,7 @@ class Database:
     def close(self) -> None:
         """Finish the queued writes, move the WAL into the file, release it. Safe to call twice."""
         self._thread.shutdown(wait=True)
+        self._probing_thread.shutdown(wait=True)
         self._replica.close()
         self._lock.release()
 
@@ -142,8 +151,33 @@ class Database:
             session.shown = self.txid
 
     async def _refresh(self, not_before: float, txid: int) -> None:
-        if not self._replica.is_fresh(not_before, txid):
-            await self._on_thread(self._replica.refresh, not_before, txid)
+        """One question to the store answers all reads that were waiting when it was asked."""
+        arrived = self._clock.now()
+        while not self._replica.is_fresh(not_before, txid):
+            if self._catching_up is None:
+                self._asked_at = self._clock.now()
+                self._catching_up = asyncio.ensure_future(self._catch_up())
+                self._catching_up.add_done_callback(self._caught_up)
+            covers_this = self._asked_at >= arrived
+            done, _ = await asyncio.wait([self._catching_up])
+            if covers_this:
+                done.pop().result()
+                if self.txid < txid:
+                    raise errors.TxidNotReached(
+                        f"The log ends at TXID {self.txid:016x}; {txid:016x} was never acknowledged by it."
+                    )
+                return
+
+    async def _catch_up(self) -> None:
+        """A write that is being stored keeps its thread: beside it one can ask, and need not wait if nothing is new."""
+        loop = asyncio.get_running_loop()
+        if not (self._writes and await loop.run_in_executor(self._probing_thread, self._replica.is_current)):
+            await self._on_thread(self._replica.catch_up)
+
+    def _caught_up(self, done: "asyncio.Future[None]") -> None:
+        self._catching_up = None
+        if not done.cancelled():
+            done.exception()  # whoever waited has it; nobody need have
 
     async def _on_thread(self, function: Callable[..., T], *arguments: object) -> T:
         self._loop = asyncio.get_running_loop()

@@ -40,7 +40,7 @@ _QUICK_TIMEOUT = 5.0
 _SMALL = 1024 * 1024  # bytes that surely pass within the quick timeout
 _IN_MEMORY = 16 * 1024 * 1024
 _PROBES_BEFORE_LISTING = 8
-_READ_ATTEMPTS = 3
+_READ_ATTEMPTS = 2
 _PARALLEL_READS = 8
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx")
 
@@ -107,7 +107,7 @@ class Change:
 
 
 class CommitLog:
-    """One instance's view of the log. Not thread-safe, except that `verified_at` may be read anywhere.
+    """One instance's view of the log. One thread's, but for `verified_at` and `is_head`.
 
     Every method raises StoreRefused or StoreUnavailable when the store cannot be read, and LogDamaged, with
     the object's name, when what it holds is not an unbroken chain.
@@ -189,6 +189,19 @@ class CommitLog:
             yield change
             position = change.position
         yield from self._listed_changes(position)
+
+    def is_head(self, position: Position) -> bool:
+        """Whether nothing follows `position`; False also when only a listing could tell."""
+        if self._survey_is_due():
+            return False
+        asked = self._clock.now()
+        name = self._path(0, position.txid + 1, position.txid + 1)
+        try:
+            self._retrying(lambda: self._quick.read_range(name, ltx.HEADER_SIZE))
+        except ObjectMissing:
+            self.verified_at = max(self.verified_at, asked)
+            return True
+        return False
 
     # Writing
 

@@ -152,6 +152,10 @@ class Replica:
     def is_fresh(self, not_before: float, txid: int = 0) -> bool:
         return self._whole and self.log.verified_at >= not_before and self.visible.txid >= txid
 
+    def is_current(self) -> bool:
+        """Ask the store whether what readers see is the newest; any thread may, while another one writes."""
+        return self._whole and self.log.is_head(self.visible)
+
     def check(self) -> None:
         """Raises DatabaseUnavailable when the file is not the one that was opened.
 

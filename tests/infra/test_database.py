@@ -13,9 +13,10 @@ import peewee
 import pytest
 
 from core import items
-from core.errors import DatabaseFull, DatabaseInUse, DatabaseLocked, DatabaseUnavailable
+from core.errors import DatabaseFull, DatabaseInUse, DatabaseLocked, DatabaseUnavailable, StoreUnavailable
 from core.schemas import ItemQuery, NewItem
 from infra.database import Database
+from infra.object_store import ObjectStore
 from tests.conftest import open_at
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def database(path: Path) -> Iterator[Database]:
-    database = open_at(path, busy_timeout=0.2)
+    database = open_at(path, READ_FRESHNESS_SECONDS="0")
     yield database
     database.close()
 
@@ -223,3 +224,38 @@ def test_closing_moves_the_wal_into_the_file(path: Path) -> None:
     with apsw.Connection(str(path)) as connection:
         assert connection.execute("SELECT count(*) FROM items").fetchall() == [(1,)]
     connection.close()
+
+
+def test_one_question_to_the_store_answers_all_reads_that_wait(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    read = ObjectStore.read
+
+    def count_reads(store: ObjectStore, name: str) -> Iterator[bytes]:
+        asked.append(name)
+        return read(store, name)
+
+    monkeypatch.setattr(ObjectStore, "read", count_reads)
+
+    async def scenario() -> list[int]:
+        return await asyncio.gather(*(database.read(count) for _ in range(50)))
+
+    assert run(scenario()) == [0] * 50
+    assert 1 <= len(asked) <= 3
+
+
+def test_failed_question_fails_the_reads_that_wait_and_no_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = open_at(path, READ_FRESHNESS_SECONDS="0")
+
+    def fail(store: ObjectStore, name: str) -> None:
+        raise StoreUnavailable("away")
+
+    async def scenario() -> list[Any]:
+        return await asyncio.gather(*(database.read(count) for _ in range(5)), return_exceptions=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "read", fail)
+        assert {type(error) for error in run(scenario())} == {StoreUnavailable}
+    assert run(scenario()) == [0] * 5
+    database.close()

@@ -1,3 +1,5 @@
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,56 @@ def test_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreRefused, match="file"):
         ObjectStore((tmp_path / "file" / "backups").as_uri())
+
+
+def test_ranges_end_with_the_object(store: ObjectStore) -> None:
+    store.put("a", b"0123456789")
+    assert store.read_range("a", 4) == b"0123"
+    assert store.read_range("a", 100) == b"0123456789"
+    with pytest.raises(ObjectMissing):
+        store.read_range("absent", 4)
+
+
+def test_directories_are_listed_apart_and_from_a_name_on(store: ObjectStore) -> None:
+    for name in ("top", "x/1", "x/2", "x/3", "y/1"):
+        store.create(name, b"")
+    assert store.directories() == ["x", "y"]
+    assert [info.name for info in store.objects()] == ["top"]
+    assert [info.name for info in store.objects("x")] == ["x/1", "x/2", "x/3"]
+    assert [info.name for info in store.objects("x", after="x/1")] == ["x/2", "x/3"]
+    assert store.objects("absent") == store.objects("absent", after="absent/1") == []
+
+
+@pytest.mark.parametrize("verb", ["create", "put"])
+def test_name_appears_only_after_the_content_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    store = ObjectStore(tmp_path.as_uri())
+    events: list[tuple[str, str]] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        visible = "visible" if (tmp_path / "new/a").exists() else "hidden"
+        events.append(("file" if path.suffix == ".partial" else str(path.relative_to(tmp_path)), visible))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    getattr(store, verb)("new/a", b"x")
+    assert events == [(".", "hidden"), ("file", "hidden"), ("new", "visible")]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
+
+
+def test_failed_write_leaves_no_part_behind(tmp_path: Path) -> None:
+    store = ObjectStore(tmp_path.as_uri())
+    store.create("a", b"x")
+    with pytest.raises(ObjectExists):
+        store.create("a", b"y")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_time_of_writing_is_a_files_modification_time(tmp_path: Path) -> None:
+    store = ObjectStore(tmp_path.as_uri())
+    moment = datetime(2030, 1, 2, 3, 4, 5, 678000, UTC)
+    store.create("a", b"x", moment)
+    assert (tmp_path / "a").stat().st_mtime == moment.timestamp()

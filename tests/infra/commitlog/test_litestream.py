@@ -104,6 +104,7 @@ def test_what_litestream_wrote_is_restored_and_continued(start: StartInstance, f
         "      sync-interval: 50ms\nlevels:\n  - interval: 1s\nsnapshot:\n  interval: 24h\n"
     )
     connection = apsw.Connection(str(source))
+    connection.set_busy_timeout(10_000)
     connection.execute("PRAGMA journal_mode = wal").fetchall()
     connection.execute("CREATE TABLE t (v)")
     environment = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
