@@ -19,6 +19,7 @@ from infra.backups import Manifest, open_backups
 from infra.clock import Clock
 from infra.commitlog.log import START, CommitLog, LogObject, open_log
 from infra.commitlog.verify import verify
+from infra.database import open_database
 from infra.progress import progress_display
 from infra.settings import Settings
 from infra.snapshot import Progress
@@ -62,8 +63,10 @@ def _restore(settings: Settings, options: argparse.Namespace) -> int:
     if options.output:
         return _restore_log(settings, options)
     backups = open_backups(settings)
+    open_database(settings).close()  # the file as the log has it, so that what changes now is the next commit
     with progress_display(not options.json) as progress:
         manifest = backups.restore(settings.database_path, options.name, progress)
+    open_database(settings).close()
     _print_manifest(f"restored to {settings.database_path}", manifest, options)
     return 0
 

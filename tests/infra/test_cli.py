@@ -1,11 +1,15 @@
+import asyncio
 import json
 import subprocess
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from core import items
+from core.schemas import ItemQuery, NewItem
 from infra.__main__ import main
 from infra.settings import Settings
 from tests.conftest import open_at
@@ -135,3 +139,19 @@ def test_empty_log_restores_nothing(
     assert main(["restore", "-o", str(tmp_path / "out.db")]) == 1
     assert "is empty" in capsys.readouterr().err
     assert not (tmp_path / "out.db").exists()
+
+
+def test_restored_backup_is_the_next_commit_of_the_log(
+    capsys: pytest.CaptureFixture[str], settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    main(["backup"])
+    with closing(open_at(settings.database_path)) as database:
+        asyncio.run(database.write(partial(items.create_item, new=NewItem(name="after"))))
+    # from another place, as for a function's log: nothing here but the two URLs
+    monkeypatch.setenv("REPLICA_URL", settings.replica_url)
+    monkeypatch.setenv("BACKUP_URL", settings.backup_url)
+    monkeypatch.setenv("DATABASE_PATH", str(tmp_path / "elsewhere" / "app.db"))
+    assert main(["restore"]) == 0
+    with closing(open_at(settings.database_path)) as database:
+        assert database.txid == 4
+        assert asyncio.run(database.read(partial(items.list_items, query=ItemQuery()))).items == []
