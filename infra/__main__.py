@@ -17,7 +17,8 @@ from typing import Any
 from core.errors import LogDamaged, ServiceError, SettingsError
 from infra.backups import Manifest, open_backups
 from infra.clock import Clock
-from infra.commitlog.log import START, CommitLog, LogObject, open_log
+from infra.commitlog.chain import START, LogObject
+from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.verify import verify
 from infra.database import open_database
 from infra.progress import progress_display

@@ -15,8 +15,9 @@ import peewee
 from core import errors
 from core.migrations import migrate
 from infra.clock import Clock
+from infra.commitlog.local_file import START_SECONDS
 from infra.commitlog.log import CommitLog, open_log
-from infra.commitlog.replica import START_SECONDS, Replica
+from infra.commitlog.replica import Replica
 from infra.owner_lock import OwnerLock
 from infra.settings import Settings
 from infra.sqlite_errors import translated_errors
@@ -162,10 +163,7 @@ class Database:
             done, _ = await asyncio.wait([self._catching_up])
             if covers_this:
                 done.pop().result()
-                if self.txid < txid:
-                    raise errors.TxidNotReached(
-                        f"The log ends at TXID {self.txid:016x}; {txid:016x} was never acknowledged by it."
-                    )
+                self._replica.check_reached(txid)
                 return
 
     async def _catch_up(self) -> None:

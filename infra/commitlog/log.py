@@ -9,11 +9,9 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
 from typing import Protocol, TypeVar
 
 from core.errors import (
@@ -30,15 +28,15 @@ from core.errors import (
 )
 from infra.clock import Clock
 from infra.commitlog import ltx
+from infra.commitlog.chain import START, Change, LogObject, Position, chain, check_follows, position_after, write_pages
 from infra.object_store import ObjectInfo, ObjectStore
 
 T = TypeVar("T")
 
 SURVEY_SECONDS = 300  # how long probing for the next number may replace a listing; see "I4" in docs/commit-log.md
 _PROBE = "create-if-absent"
-_QUICK_TIMEOUT = 5.0
+_QUICK_TIMEOUT = 3.0
 _SMALL = 1024 * 1024  # bytes that surely pass within the quick timeout
-_IN_MEMORY = 16 * 1024 * 1024
 _PROBES_BEFORE_LISTING = 8
 _READ_ATTEMPTS = 2
 _PARALLEL_READS = 8
@@ -55,55 +53,6 @@ class Store(Protocol):
     def read_range(self, name: str, end: int) -> bytes: ...
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]: ...
     def directories(self, directory: str = "") -> list[str]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place in the log: after commit `txid`."""
-
-    txid: int
-    checksum: int  # of that commit's file, 0 when unknown
-    timestamp: int  # of that commit, milliseconds since 1970
-
-
-START = Position(0, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class LogObject:
-    level: int
-    min_txid: int
-    max_txid: int
-    size: int  # bytes
-    modified: datetime  # by the store's clock
-
-
-class Change:
-    """An object that was read to its end, checked, and may be applied. Whoever gets one closes it."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._body = SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  # lives as long as this object
-        try:
-            reader = ltx.Reader(self._copied(chunks))
-            for _ in reader.pages():
-                pass
-        except BaseException:
-            self._body.close()
-            raise
-        self.header = reader.header
-        self.position = _position_after(reader)
-
-    def pages(self) -> Iterator[tuple[int, bytes]]:
-        self._body.seek(0)
-        return ltx.Reader(iter(lambda: self._body.read(_SMALL), b"")).pages()
-
-    def close(self) -> None:
-        self._body.close()
-
-    def _copied(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        for chunk in chunks:
-            self._body.write(chunk)
-            yield chunk
 
 
 class CommitLog:
@@ -127,12 +76,11 @@ class CommitLog:
 
     # Reading
 
-    def objects(self, after: int = 0) -> list[LogObject]:
-        """All objects of the levels above 0, and those of level 0 that are needed to go on from TXID `after`."""
+    def objects(self) -> list[LogObject]:
+        """All objects of the levels above 0, and those of level 0 that they do not cover."""
         found = [item for level in self._levels() if level for item in self._objects_of(level)]
-        reach = max([after, *(item.max_txid for item in chain(found, after))])
-        # From `reach` itself on, not after it: that it is still there shows that this is still the same log
-        return found + self._objects_of(0, reach - 1)
+        covered = max((item.max_txid for item in chain(found, 0)), default=0)
+        return found + self._objects_of(0, covered)
 
     def everything(self) -> list[LogObject]:
         """All objects of all levels, level by level in order of TXID."""
@@ -164,7 +112,7 @@ class CommitLog:
                             reader = ltx.Reader(chunks)
                             check_follows(reader.header, position)
                             write_pages(file, reader.header, reader.pages())
-                            position = _position_after(reader)
+                            position = position_after(reader)
                         if progress:
                             progress(item.size)
                     if txid is None:
@@ -186,6 +134,8 @@ class CommitLog:
             except ObjectMissing:
                 self.verified_at = asked
                 return
+            except StoreUnavailable:
+                break  # perhaps it is too large for a quick read: the listing knows
             yield change
             position = change.position
         yield from self._listed_changes(position)
@@ -285,7 +235,7 @@ class CommitLog:
 
     def _check_number_is_next(self, position: Position) -> None:
         """After a long time the next number may be free because its object was merged and deleted long ago."""
-        if self._survey_is_due() and any(item.max_txid > position.txid for item in self._surveyed(position)):
+        if self._survey_is_due() and _head(self._surveyed(position)) > position.txid:
             raise CommitConflict(f"{self.url} has gone on while this instance was asleep")
 
     def _check_not_covered(self, txid: int, may_be_stored: bool) -> None:
@@ -306,9 +256,14 @@ class CommitLog:
         return self._clock.now() - self._surveyed_at > SURVEY_SECONDS
 
     def _surveyed(self, position: Position) -> list[LogObject]:
-        asked = self._clock.now()
-        found = self.objects(position.txid)
-        head = max((item.max_txid for item in found), default=0)
+        """What there is, after making sure that it leads from the first commit to the last one, past `position`."""
+        for look_again in (True, False):
+            asked = self._clock.now()
+            found = self.objects()
+            head, end = _head(found), _end(chain(found, 0), 0)
+            if end == head:
+                break
+            _call_it_a_gap_unless(look_again, ObjectMissing(f"{self.url}/{self._path(0, end + 1, end + 1)}"))
         if head < position.txid:
             raise LogDamaged(
                 f"{self.url} ends at TXID {head:016x}, but this instance has seen {position.txid:016x}: the log was "
@@ -326,10 +281,8 @@ class CommitLog:
         """The objects that lead from a position to a TXID or the head, fewest first."""
         found = [item for item in self._surveyed(position) if txid is None or item.max_txid <= txid]
         plan = chain(found, position.txid)
-        end = plan[-1].max_txid if plan else position.txid
-        wanted = max((item.max_txid for item in found), default=position.txid) if txid is None else txid
-        if end < wanted:
-            raise ObjectMissing(f"{self.url}/{self._path(0, end + 1, end + 1)}")
+        if txid is not None and _end(plan, position.txid) < txid:
+            raise LogDamaged(f"{self.url} no longer holds TXID {txid:016x} alone")
         return plan
 
     def _listed_changes(self, position: Position) -> Iterator[Change]:
@@ -346,14 +299,14 @@ class CommitLog:
                 _call_it_a_gap_unless(look_again, error)
 
     def _levels(self) -> list[int]:
-        found = self._retrying(lambda: self._bulk.directories("ltx" if self._in_directory else ""))
+        found = self._retrying(lambda: self._quick.directories("ltx" if self._in_directory else ""))
         return sorted(level for level in map(self._level_of, found) if level is not None)
 
     def _objects_of(self, level: int, after: int = 0) -> list[LogObject]:
         directory = self._directory(level)
         start = f"{directory}/{after:016x}-{after:016x}.ltx" if after > 0 else ""
         found = []
-        for info in self._retrying(lambda: self._bulk.objects(directory, start)):
+        for info in self._retrying(lambda: self._quick.objects(directory, start)):
             if match := _NAME.fullmatch(info.name.rpartition("/")[2]):
                 low, high = (int(text, 16) for text in match.groups())
                 found.append(LogObject(level, low, high, info.size, info.modified))
@@ -447,54 +400,6 @@ def open_log(url: str, clock: Clock) -> CommitLog:
     return CommitLog(quick, bulk, clock, random.SystemRandom())
 
 
-def chain(objects: list[LogObject], after: int) -> list[LogObject]:
-    """The fewest objects that lead on from TXID `after` without a gap; of equals, the smallest."""
-    result: list[LogObject] = []
-    waiting = sorted(objects, key=lambda item: item.min_txid, reverse=True)
-    best: LogObject | None = None
-    end = after
-    while True:
-        while waiting and waiting[-1].min_txid <= end + 1:
-            item = waiting.pop()
-            if best is None or (item.max_txid, -item.size) > (best.max_txid, -best.size):
-                best = item
-        if best is None or best.max_txid <= end:
-            return result
-        result.append(best)
-        end = best.max_txid
-
-
-def write_pages(file: "BinaryFile", header: ltx.Header, pages: Iterable[tuple[int, bytes]]) -> None:
-    """Bring a database file from the state before an object's transactions to the one after."""
-    for number, page in pages:
-        file.seek((number - 1) * header.page_size)
-        file.write(page)
-    file.truncate(header.size * header.page_size)
-
-
-def check_follows(header: ltx.Header, position: Position) -> None:
-    if not header.min_txid <= position.txid + 1 <= header.max_txid:
-        raise LogDamaged(f"holds TXID {header.min_txid}-{header.max_txid}, which does not follow {position.txid}")
-    comparable = header.min_txid == position.txid + 1 and header.predecessor and position.checksum
-    if comparable and header.predecessor != position.checksum:
-        raise LogDamaged(
-            f"follows a commit with the checksum {header.predecessor:016x}, but the one before it has "
-            f"{position.checksum:016x}: it belongs to another history"
-        )
-
-
-class BinaryFile(Protocol):
-    def seek(self, offset: int, /) -> int: ...
-    def write(self, data: bytes, /) -> int: ...
-    def truncate(self, size: int, /) -> int: ...
-
-
-def _position_after(reader: ltx.Reader) -> Position:
-    header = reader.header
-    single = header.min_txid == header.max_txid
-    return Position(header.max_txid, reader.checksum if single else header.node_id, header.timestamp)
-
-
 def _call_it_a_gap_unless(look_again: bool, error: ObjectMissing) -> None:
     """Maintenance may merge and delete between a listing and the reading of what it listed."""
     if not look_again:
@@ -503,6 +408,14 @@ def _call_it_a_gap_unless(look_again: bool, error: ObjectMissing) -> None:
 
 def _given_up(cause: Exception | None, may_be_stored: bool) -> Exception:
     return CommitOutcomeUnknown(str(cause)) if may_be_stored else CommitNotStored(str(cause))
+
+
+def _head(objects: list[LogObject]) -> int:
+    return max((item.max_txid for item in objects), default=0)
+
+
+def _end(plan: list[LogObject], start: int) -> int:
+    return plan[-1].max_txid if plan else start
 
 
 _NEVER = datetime.fromtimestamp(0, UTC)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
-from infra.commitlog.log import Position
+from infra.commitlog.chain import Position
 from infra.owner_lock import give_to_owner_of
 
 _SLOT = 512  # bytes

@@ -1,15 +1,14 @@
 """The SQLite file of one instance: a copy of the log that takes part in writing it."""
 
 import logging
-import os
 import random
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
-from itertools import count, islice, zip_longest
+from itertools import count, islice
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import apsw
 import peewee
@@ -17,9 +16,10 @@ from playhouse.apsw_ext import APSWDatabase
 
 from core import errors
 from infra.clock import Clock
-from infra.commitlog.log import START, Change, CommitLog, Position, check_follows, write_pages
-from infra.commitlog.ltx import lock_page
-from infra.commitlog.note import Note, NoteFile, state_of
+from infra.commitlog.chain import START, Change, Position
+from infra.commitlog.local_file import LocalFile
+from infra.commitlog.log import CommitLog
+from infra.commitlog.note import state_of
 from infra.commitlog.vfs import ShippingVFS, WalReset
 from infra.sqlite_errors import translated_errors
 
@@ -29,11 +29,9 @@ T = TypeVar("T")
 UseCase = Callable[[peewee.Database], T]
 
 MAX_TRANSACTION_BYTES = 256 * 1024 * 1024
-START_SECONDS = 60.0  # how long a start tries to store what it must store
 _CLOCK_TOLERANCE_MS = 15 * 60 * 1000
 _BATCH = 256
 _CHECKPOINT_FRAMES = 1000  # SQLite's own default
-_COMPARE_BYTES = 1024 * 1024
 _PRAGMAS = {"journal_mode": "wal", "synchronous": "full", "foreign_keys": 1}
 _vfs_numbers = count(1)
 
@@ -64,14 +62,11 @@ class Replica:
         self.visible = START  # the newest commit that readers see
         self._position = START  # of the log, as far as this instance has it
         self._clock = clock
-        self._busy_timeout = busy_timeout
-        self._lasting = lasting
         self._random = rng or random.SystemRandom()
         self._swap = swap
-        self._note = NoteFile(path) if lasting else None
+        self._file = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout)
         self._deadline = 0.0
         self._inode = 0
-        self._checkpointed = 0  # TXID up to which the file has everything without its WAL
         self._unshipped = False
         self._whole = False  # whether file and connections are what `_position` says
         self._vfs = ShippingVFS(f"commitlog-{next(_vfs_numbers)}", self._ship, MAX_TRANSACTION_BYTES, lasting)
@@ -97,10 +92,7 @@ class Replica:
         whole = self._whole
         self._disconnect()
         self._vfs.close()
-        if self._note:
-            if whole and not _wal_of(self.path).exists():
-                self._note.write(Note(self._position, self._position.txid, closed=state_of(self.path)))
-            self._note.close()
+        self._file.close(self._position if whole else None)
 
     def write(self, use_case: UseCase[T], deadline: float, not_before: float, txid: int = 0) -> T:
         """Run in a transaction; when this returns, its commit is in the log.
@@ -120,9 +112,11 @@ class Replica:
                 # Whoever has waited longest comes first
                 self._clock.sleep(self._random.uniform(0, 0.1) / (1 + conflicts) ** 2)
                 continue
-            except WalReset:
+            except WalReset as error:
                 logger.warning("%s was changed by another program; comparing it with the log", self.path)
                 self._swap(self._settle)
+                if self._clock.now() >= deadline:
+                    raise errors.DatabaseLocked("Another program kept changing the database.") from error
                 continue
             except (errors.DatabaseError, errors.StoreError, errors.CommitError):
                 raise
@@ -143,11 +137,14 @@ class Replica:
         if self.is_fresh(not_before, txid):
             return False
         moved = self.catch_up()
+        self.check_reached(txid)
+        return moved
+
+    def check_reached(self, txid: int) -> None:
         if self.visible.txid < txid:
             raise errors.TxidNotReached(
                 f"The log ends at TXID {self.visible.txid:016x}; {txid:016x} was never acknowledged by it."
             )
-        return moved
 
     def is_fresh(self, not_before: float, txid: int = 0) -> bool:
         return self._whole and self.log.verified_at >= not_before and self.visible.txid >= txid
@@ -204,7 +201,7 @@ class Replica:
 
     def _ship(self, page_size: int, size: int, pages: Iterable[tuple[int, bytes]]) -> None:
         self._position = self.log.append(self._position, page_size, size, pages, self._deadline)
-        self._write_note(self._position)
+        self._file.write_note(self._position)
 
     def _on_commit(self, connection: apsw.Connection, name: str, frames: int) -> int:
         """SQLite calls this after each commit; the other half of the proof that nothing goes by unshipped."""
@@ -213,167 +210,19 @@ class Replica:
             with suppress(apsw.BusyError):
                 in_wal, in_file = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
                 if in_wal == in_file:
-                    self._checkpointed = self._position.txid
+                    self._file.checkpointed = self._position.txid
         return apsw.SQLITE_OK
 
     def _apply(self, changes: list[Change]) -> None:
         self._disconnect()
-        if _wal_of(self.path).exists():
+        if self._file.in_use():
             self._connect(self._position)  # reads go on
-            self._check_unused()
-        self._connect(self._written(changes, self._position))
-
-    def _written(self, changes: Iterable[Change], position: Position) -> Position:
-        """Changes put into the closed file, which is at `position`; returns its new position."""
-        with self.path.open("r+b") as file:
-            for change in changes:
-                with closing(change):
-                    self._write_note(position, applying=True)
-                    check_follows(change.header, position)
-                    write_pages(file, change.header, change.pages())
-                    position = change.position
-            self._flush(file)
-        return position
-
-    # The file
+            self._file.check_unused()
+        self._connect(self._file.apply(changes, self._position))
 
     def _settle(self) -> None:
-        """Make the file what the log's head says, whatever it is now; nothing that was in it is lost."""
         self._disconnect()
-        note = self._note.read() if self._note else None
-        for suffix in ("restoring", "comparing"):
-            self._beside(suffix).unlink(missing_ok=True)
-        if note and note.applying:
-            logger.warning("%s was left in the middle of a change; building it anew from the log", self.path)
-            self._discard()
-        self._connect(self._settled_position(note) if self.path.exists() else self._rebuilt())
-
-    def _settled_position(self, note: Note | None) -> Position:
-        if note and note.closed and note.closed == state_of(self.path) and not _wal_of(self.path).exists():
-            return self._written(self.log.changes(note.position), note.position)
-        head_file = self._beside("restoring")
-        head = self.log.restore(head_file)
-        try:
-            page_size = self._consolidated()
-            if head == START:
-                return self._adopted(note, page_size)
-            if not (changed := _differing_pages(self.path, head_file, page_size)):
-                return head
-            if note and not note.closed and self._is_of_the_log(note.checkpointed, page_size):
-                return self._replaced_by(head_file, head)
-            if note and note.position.txid == head.txid:
-                return self._committed(head, changed, page_size, _page_size_of(head_file))
-            self._keep_beside(f"it and the log at {self.log.url} have both changed")
-            return self._replaced_by(head_file, head)
-        except errors.DatabaseDamaged as error:
-            if head == START:
-                raise
-            self._keep_beside(str(error))
-            return self._replaced_by(head_file, head)
-        finally:
-            head_file.unlink(missing_ok=True)
-
-    def _rebuilt(self) -> Position:
-        restoring = self._beside("restoring")
-        position = self.log.restore(restoring)
-        if position == START:
-            restoring.unlink()
-            _create_empty(restoring)
-        self._replaced_by(restoring, position)
-        return position if position != START else self._adopted(None, _page_size_of(self.path))
-
-    def _replaced_by(self, image: Path, position: Position) -> Position:
-        self._check_unused()
-        with image.open("r+b") as file:
-            self._flush(file)
-        os.replace(image, self.path)
-        return position
-
-    def _consolidated(self) -> int:
-        """Everything that was committed to the file in the file itself; returns its page size in bytes.
-
-        Raises DatabaseDamaged: what is broken must not become history.
-        """
-        with translated_errors(self.path):
-            connection = apsw.Connection(str(self.path))
-            try:
-                connection.set_busy_timeout(int(self._busy_timeout * 1000))
-                for statement in ("PRAGMA journal_mode=wal", "PRAGMA wal_checkpoint(TRUNCATE)"):
-                    connection.execute(statement).fetchall()
-                [(found,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
-                if found != "ok":
-                    raise errors.DatabaseDamaged(f"{self.path} is damaged: {found}")
-                return int(connection.pragma("page_size"))
-            finally:
-                connection.close()
-
-    def _check_unused(self) -> None:
-        if _wal_of(self.path).exists():
-            raise errors.DatabaseLocked(f"{self.path} is open in another program; close it, the file must be replaced.")
-
-    def _adopted(self, note: Note | None, page_size: int) -> Position:
-        """The file as the log's first commit."""
-        if note and note.position != START:
-            raise errors.LogDamaged(
-                f"{self.log.url} is empty, but {self.path} is a copy of it at TXID {note.position.txid:016x}: the log "
-                f"was emptied or REPLICA_URL is wrong. To begin a log with this file, remove {self._beside('position')}"
-            )
-        size = self.path.stat().st_size // page_size
-        try:
-            return self._append(START, page_size, size, _pages(self.path, page_size))
-        except errors.CommitConflict:
-            self._discard()
-            return self._rebuilt()  # another instance has begun the log meanwhile
-
-    def _committed(self, head: Position, changed: list[int], page_size: int, log_page_size: int) -> Position:
-        """What somebody did to the file while the service was down, as the next commit."""
-        if page_size != log_page_size:
-            raise errors.DatabaseUnavailable(
-                f"{self.path} has pages of {page_size} bytes, the log has {log_page_size}, and that cannot change: "
-                f"`sqlite3 {self.path} 'PRAGMA journal_mode=delete; PRAGMA page_size={log_page_size}; VACUUM'`"
-            )
-        size = self.path.stat().st_size // page_size
-        logger.warning("%s was changed while the service was down: %d pages go into the log", self.path, len(changed))
-        wanted = set(changed) or {1}
-        pages = ((number, page) for number, page in _pages(self.path, page_size) if number in wanted)
-        return self._append(head, page_size, size, pages)
-
-    def _append(self, position: Position, page_size: int, size: int, pages: Iterable[tuple[int, bytes]]) -> Position:
-        return self.log.append(position, page_size, size, pages, self._clock.now() + START_SECONDS)
-
-    def _is_of_the_log(self, since: int, page_size: int) -> bool:
-        """Whether each page of the file is as the log had it at some commit from `since` on.
-
-        A crash leaves pages of different commits, when the WAL was lost or only in part copied into the file.
-        """
-        image = self._beside("comparing")
-        try:
-            position = self.log.restore(image, since)
-            unknown = set(_differing_pages(self.path, image, page_size))
-        except errors.LogDamaged:
-            return False  # the log no longer goes back to that commit alone
-        finally:
-            image.unlink(missing_ok=True)
-        size = self.path.stat().st_size // page_size
-        unknown = {number for number in unknown if number <= size}
-        with self.path.open("rb") as mine:
-            for change in self.log.changes(position):
-                with closing(change):
-                    for number, page in change.pages():
-                        mine.seek((number - 1) * page_size)
-                        if number in unknown and mine.read(page_size) == page:
-                            unknown.discard(number)
-        return not unknown
-
-    def _keep_beside(self, reason: str) -> None:
-        kept = self._beside(f"diverged-{datetime.now(UTC):%Y%m%d-%H%M%S}")
-        self._check_unused()
-        os.replace(self.path, kept)
-        logger.error("%s is kept as %s, and the log's state is served: %s", self.path, kept.name, reason)
-
-    def _discard(self) -> None:
-        for suffix in ("", "-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        self._connect(self._file.settle())
 
     def _connect(self, position: Position) -> None:
         with translated_errors(self.path):
@@ -387,59 +236,11 @@ class Replica:
         found = state_of(self.path)
         self._inode = found.inode if found else 0
         self._position = self.visible = position
-        self._checkpointed = position.txid
-        self._write_note(position)
+        self._file.checkpointed = position.txid
+        self._file.write_note(position)
         self._whole = True
 
     def _disconnect(self) -> None:
         self._whole = False
         self.reader.close()
         self.writer.close()
-
-    def _write_note(self, position: Position, applying: bool = False) -> None:
-        if self._note:
-            self._note.write(Note(position, self._checkpointed, applying))
-            if applying:
-                self._note.sync()
-
-    def _flush(self, file: BinaryIO) -> None:
-        file.flush()
-        if self._lasting:
-            os.fsync(file.fileno())
-
-    def _beside(self, suffix: str) -> Path:
-        return self.path.with_name(f"{self.path.name}.{suffix}")
-
-
-def _wal_of(path: Path) -> Path:
-    return path.with_name(path.name + "-wal")
-
-
-def _create_empty(path: Path) -> None:
-    connection = apsw.Connection(str(path))
-    connection.execute("PRAGMA journal_mode=wal").fetchall()
-    connection.close()
-
-
-def _page_size_of(path: Path) -> int:
-    """Bytes; https://www.sqlite.org/fileformat2.html#page_size"""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(18)[16:], "big")
-    return 65536 if size == 1 else size
-
-
-def _pages(path: Path, page_size: int) -> Iterator[tuple[int, bytes]]:
-    """Every page but the lock page."""
-    with path.open("rb") as file:
-        for number in count(1):
-            page = file.read(page_size)
-            if not page:
-                return
-            if number != lock_page(page_size):
-                yield number, page
-
-
-def _differing_pages(mine: Path, other: Path, page_size: int) -> list[int]:
-    """The numbers of the pages that are not the same in both, or are in one only."""
-    pairs = zip_longest(_pages(mine, page_size), _pages(other, page_size))
-    return [(one or two or (0, b""))[0] for one, two in pairs if one != two]

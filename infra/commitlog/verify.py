@@ -8,7 +8,8 @@ from pathlib import Path
 import apsw
 
 from core.errors import LogDamaged
-from infra.commitlog.log import CommitLog, LogObject
+from infra.commitlog.chain import LogObject
+from infra.commitlog.log import CommitLog
 
 
 @dataclass(slots=True)

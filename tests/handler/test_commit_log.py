@@ -95,7 +95,8 @@ def test_failed_write_says_whether_it_was_stored(
 def test_reads_go_on_while_the_store_is_away(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(open_server_service(make_settings(READ_FRESHNESS_SECONDS=3600))) as client:
         client.post("/api/items", json={"name": "x"})
-        monkeypatch.setattr(ObjectStore, "read", _away)
+        for verb in ("read", "directories"):
+            monkeypatch.setattr(ObjectStore, verb, _away)
         assert len(client.get("/api/items").json()["items"]) == 1
         answer = client.get("/ready")
         assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
@@ -107,7 +108,8 @@ def test_read_that_must_be_fresh_fails_while_the_store_is_away(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(open_server_service(make_settings(READ_FRESHNESS_SECONDS=0))) as client:
-        monkeypatch.setattr(ObjectStore, "read", _away)
+        for verb in ("read", "directories"):
+            monkeypatch.setattr(ObjectStore, verb, _away)
         response = client.get("/api/items")
         assert_problem(response, 503)
         assert response.headers["retry-after"] == "1"

@@ -248,14 +248,15 @@ def test_one_question_to_the_store_answers_all_reads_that_wait(
 def test_failed_question_fails_the_reads_that_wait_and_no_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = open_at(path, READ_FRESHNESS_SECONDS="0")
 
-    def fail(store: ObjectStore, name: str) -> None:
+    def fail(*arguments: object) -> None:
         raise StoreUnavailable("away")
 
     async def scenario() -> list[Any]:
         return await asyncio.gather(*(database.read(count) for _ in range(5)), return_exceptions=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectStore, "read", fail)
+        for verb in ("read", "directories"):
+            patch.setattr(ObjectStore, verb, fail)
         assert {type(error) for error in run(scenario())} == {StoreUnavailable}
     assert run(scenario()) == [0] * 5
     database.close()

@@ -10,7 +10,8 @@ import pytest
 
 from core.errors import DatabaseDamaged, DatabaseLocked, DatabaseUnavailable, LogDamaged
 from infra.clock import Clock
-from infra.commitlog.log import Position, open_log
+from infra.commitlog.chain import Position
+from infra.commitlog.log import open_log
 from infra.commitlog.note import Note, NoteFile, state_of
 from tests.infra.commitlog.conftest import Instance, StartInstance
 

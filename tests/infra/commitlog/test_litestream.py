@@ -11,7 +11,8 @@ import apsw
 import pytest
 
 from infra.clock import Clock
-from infra.commitlog.log import Position, open_log
+from infra.commitlog.chain import Position
+from infra.commitlog.log import open_log
 from tests.infra.commitlog.conftest import ManualClock, StartInstance, litestream_restore
 
 
