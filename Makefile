@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PORT ?= 8000
 IMAGE := cloud-native-poc
+SEEDS ?= 1000
+START ?= 0
 VENV := .venv/bin
 SAM := .venv-sam/bin/sam
 
@@ -34,6 +36,9 @@ test: .venv/installed ## run the fast tests, with coverage
 
 test-coverage: .venv/installed ## the same, with an HTML report in htmlcov/
 	@$(VENV)/python -m pytest -m "not e2e" --cov --cov-report=term --cov-report=html
+
+sim: .venv/installed ## simulate the commit log under every kind of trouble (SEEDS=1000 START=0; SEED=42 shows one)
+	@$(VENV)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --start $(START))
 
 e2e: .venv/installed .venv-sam/installed ## run the end-to-end tests: real server, real Lambda runtime
 	@$(VENV)/python -m pytest -m e2e
@@ -84,4 +89,4 @@ test-docker: ## run the fast tests inside the image
 clean: ## remove what the tools made; data/ stays
 	rm -rf .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve test test-coverage e2e lint type fmt openapi validate backup restore build run stop logs test-docker clean
+.PHONY: help install serve test test-coverage sim e2e lint type fmt openapi validate backup restore build run stop logs test-docker clean

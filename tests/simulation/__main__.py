@@ -1,0 +1,77 @@
+"""Run many simulations, or one with its trace: `make sim`."""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+
+from tests.simulation.world import Result, simulate
+
+_SHOWN = (
+    "commits",
+    "run again",
+    "unknown",
+    "refused",
+    "reads",
+    "looks",
+    "crashes",
+    "freezes",
+    "merges",
+    "snapshots",
+    "deletions",
+    "leftovers",
+    "diverged",
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=200, help="how many")
+    parser.add_argument("--start", type=int, default=0, help="the first one")
+    parser.add_argument("--seed", type=int, help="only this one, with its trace")
+    arguments = parser.parse_args()
+    logging.disable()
+    if arguments.seed is not None:
+        return _one(arguments.seed)
+    return _many(range(arguments.start, arguments.start + arguments.seeds))
+
+
+def _one(seed: int) -> int:
+    result = simulate(seed, print)
+    print(f"seed {seed}: {_summary(result.counts)}, trace {result.digest[:16]}")
+    if result.failure:
+        print(f"FAILED {result.failure}")
+    return bool(result.failure)
+
+
+def _many(seeds: range) -> int:
+    started = time.monotonic()
+    counts: Counter[str] = Counter()
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for done, result in enumerate(pool.map(simulate, seeds, chunksize=4), 1):
+            counts += result.counts
+            if result.failure:
+                _report(result, done)
+                pool.shutdown(cancel_futures=True)
+                return 1
+            if done % 200 == 0:
+                print(f"seeds {seeds[0]}-{seeds[done - 1]}: {_summary(counts)}", flush=True)
+    print(f"{len(seeds)} seeds in {time.monotonic() - started:.0f} s: {_summary(counts)}")
+    return 0
+
+
+def _report(result: Result, done: int) -> None:
+    print("\n".join(result.trace))
+    print(f"FAILED {result.failure}")
+    print(f"seed {result.seed}, after {done} seeds; `make sim SEED={result.seed}` shows all of it")
+
+
+def _summary(counts: Counter[str]) -> str:
+    return ", ".join(f"{counts[name]} {name}" for name in _SHOWN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

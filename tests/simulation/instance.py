@@ -1,0 +1,348 @@
+"""One instance of the service: a real Replica over real files, a process that dies, sleeps and starts again."""
+
+import random
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import (
+    CommitError,
+    CommitOutcomeUnknown,
+    ItemNotFound,
+    LogDamaged,
+    ServiceError,
+    StoreError,
+    TxidNotReached,
+)
+from infra.commitlog.log import CommitLog
+from infra.commitlog.note import Note
+from infra.commitlog.replica import Replica
+from tests.simulation.model import Model
+from tests.simulation.scheduler import Crash, Scheduler, SimulatedClock, Task, Violation
+from tests.simulation.store import Bucket, Connection, Faults, FaultyStore
+from tests.simulation.workload import Read, Write, create_schema, state_in
+
+_COMMIT_SECONDS = 10.0
+_START_SECONDS = 60.0
+_QUICK_TIMEOUT, _BULK_TIMEOUT = 5.0, 60.0
+_PEEKS = 0.2  # of all pauses
+_SLEEPS = (20.0, 400.0, 5 * 3600.0, 30 * 3600.0, 80 * 3600.0)
+
+
+class Stop:
+    """A request to end in an orderly way; the next process starts a little later."""
+
+
+Request = Read | Write | Stop
+
+
+@dataclass
+class Surroundings:
+    """What all actors share."""
+
+    scheduler: Scheduler
+    bucket: Bucket
+    model: Model
+    faults: Faults
+    counts: Counter[str]
+    root: Path
+    tokens: list[int]  # the TXIDs that clients got, and hand on to others
+
+
+class Instance:
+    def __init__(self, around: Surroundings, number: int, lasting: bool) -> None:
+        """`lasting`: a server, whose file outlives its process; otherwise a Lambda function's instance."""
+        self.name = f"{'server' if lasting else 'lambda'}{number}"
+        self._around = around
+        self._scheduler = around.scheduler
+        self._model = around.model
+        self._rng = around.scheduler.rng
+        self._lasting = lasting
+        self._queue: deque[Request] = deque()
+        self._process = 0
+        self._directory = self._new_directory()
+        self._task: Task | None = None
+        self._clock: SimulatedClock | None = None
+        self._connection: Connection | None = None
+        self._replica: Replica | None = None
+        self._idle = False
+        self._swapping = False
+        self._frozen = False
+        self._naps = 0  # in the present request
+        self._begun = 0.0  # the present request
+
+    def start(self) -> None:
+        self._task = self._scheduler.start(self._live)
+
+    def submit(self, request: Request) -> None:
+        """A client's request arrives."""
+        if isinstance(request, Read) and self._lasting and self._is_fresh_for(request):
+            self._answer_read(request)  # while a write may be under way
+            return
+        self._queue.append(request)
+        if self._idle:
+            self._idle = False
+            assert self._task
+            self._scheduler.at(0, self._task.resume)
+
+    def pause(self, seconds: float) -> None:
+        """Where other actors take their turns; this process may never come back from here, or much later."""
+        assert self._task
+        self._look()
+        self._task.pause(seconds)
+        roll = self._rng.random()
+        if roll < self._around.faults.crash:
+            self._crash()
+        elif roll < self._around.faults.crash + self._around.faults.freeze:
+            self._sleep()
+        self._look()
+
+    # A process
+
+    def _live(self, task: Task) -> None:
+        self._process += 1
+        self._swapping = self._frozen = self._idle = False
+        self._scheduler.say(self.name, f"starts, process {self._process}")
+        self._around.counts["starts"] += 1
+        self._clock = SimulatedClock(self._scheduler, self._drawn_skew(), self.pause)
+        self._connection = Connection(self._scheduler, self._around.bucket, self._around.faults, self)
+        self._connection.has_seen_log = (self._directory / "app.db.position").exists() and self._process > 1
+        log = CommitLog(
+            FaultyStore(self._connection, _QUICK_TIMEOUT),
+            FaultyStore(self._connection, _BULK_TIMEOUT),
+            self._clock,
+            random.Random(self._rng.getrandbits(64)),
+            parallel=1,
+        )
+        self._replica = Replica(
+            self._directory / "app.db",
+            log,
+            self._clock,
+            lasting=self._lasting,
+            busy_timeout=0,
+            rng=random.Random(self._rng.getrandbits(64)),
+            swap=self._swap,
+        )
+        _after(self._replica, "_write_note", self._noted)
+        old = self._directory
+        try:
+            if self._open(self._replica):
+                self._serve()
+            if not self._lasting:
+                self._directory = self._new_directory()
+        finally:
+            replica, self._replica = self._replica, None
+            replica.close()
+            self._around.counts["diverged"] += len(list(old.glob("*.diverged-*")))
+            if self._directory != old:
+                shutil.rmtree(old)
+            self._scheduler.at(self._rng.uniform(0.1, 30), self.start)
+
+    def _open(self, replica: Replica) -> bool:
+        self._begin()
+        assert self._clock
+        assert self._connection
+        try:
+            replica.open()
+            self._connection.has_seen_log = True
+            replica.write(create_schema, self._clock.now() + _START_SECONDS, self._clock.now())
+        except (StoreError, CommitError) as error:
+            self._check_excused(error)
+            self._scheduler.say(self.name, f"cannot start: {_named(error)}")
+            self._around.counts["failed starts"] += 1
+            return False
+        return True
+
+    def _serve(self) -> None:
+        assert self._task
+        while True:
+            while not self._queue:
+                self._idle = True
+                self._task.wait()
+            request = self._queue.popleft()
+            self._begin()
+            if isinstance(request, Stop):
+                self._scheduler.say(self.name, "stops")
+                return
+            try:
+                self.pause(0.0)
+                self._read(request) if isinstance(request, Read) else self._write(request)
+            except Crash:
+                self._around.counts["cut off by a crash"] += 1
+                raise
+
+    def _swap(self, change: Callable[[], None]) -> None:
+        self._swapping = True
+        try:
+            change()
+        finally:
+            self._swapping = False
+
+    def _noted(self, note: Note, sync: bool = False) -> None:
+        """Between a commit's arrival in the store and SQLite's own file, among other moments."""
+        self.pause(0.0)
+
+    def _crash(self) -> None:
+        """kill -9, or for a server also a power cut: what is on disk at this moment is what the next process gets."""
+        self._scheduler.say(self.name, "crashes")
+        self._around.counts["crashes"] += 1
+        old, self._directory = self._directory, self._new_directory()
+        if self._lasting:
+            for path in sorted(old.iterdir()):
+                shutil.copy2(path, self._directory)
+            if self._rng.random() < 0.4:
+                _tear(self._directory / "app.db-wal", self._rng)
+        assert self._task
+        self._task.die()
+
+    def _sleep(self) -> None:
+        assert self._task
+        seconds = self._rng.choice(_SLEEPS) * self._rng.uniform(0.5, 1.5)
+        self._scheduler.say(self.name, f"freezes for {seconds:.0f} s")
+        self._around.counts["freezes"] += 1
+        self._naps += 1
+        self._frozen = True
+        self._task.pause(seconds)
+        self._frozen = False
+
+    # Requests
+
+    def _begin(self) -> None:
+        self._naps = 0
+        self._begun = self._scheduler.now()
+
+    def _read(self, request: Read) -> None:
+        assert self._replica
+        assert self._clock
+        not_before = self._clock.at(request.arrived - request.freshness)
+        try:
+            if not self._replica.is_fresh(not_before, request.at_least):
+                self._replica.refresh(not_before, request.at_least)
+        except (StoreError, CommitError) as error:
+            self._refused(error)
+            return
+        self._answer_read(request)
+
+    def _answer_read(self, request: Read) -> None:
+        assert self._replica
+        shown = self._replica.visible.txid
+        state = state_in(self._replica.reader)
+        self._model.read(
+            state, shown, request.at_least, request.arrived - request.freshness, self._answered(f"read at TXID {shown}")
+        )
+        self._around.counts["reads"] += 1
+
+    def _write(self, write: Write) -> None:
+        assert self._replica
+        assert self._clock
+        self._model.begun(write)
+        deadline = self._clock.now() + _COMMIT_SECONDS
+        try:
+            self._replica.write(write, deadline, self._clock.at(write.arrived - write.freshness), write.at_least)
+        except ItemNotFound:
+            self._answer_from(write)
+        except CommitOutcomeUnknown as error:
+            self._scheduler.say(self.name, f"write {write.number}: {_named(error)}")
+            self._around.counts["unknown"] += 1
+        except (StoreError, CommitError) as error:
+            self._model.failed(write)
+            self._refused(error)
+        else:
+            if write.ends != "commit":
+                self._answer_from(write)
+                return
+            txid = self._model.acknowledged(write, self._answered(f"write {write.number} done"))
+            if txid != self._replica.visible.txid:
+                raise Violation(f"what an answer names: TXID {self._replica.visible.txid} for a commit that is {txid}")
+            self._around.tokens.append(txid)
+            self._around.counts["commits"] += 1
+        finally:
+            self._around.counts["run again"] += max(write.runs - 1, 0)
+
+    def _answer_from(self, write: Write) -> None:
+        """One that committed nothing was a read."""
+        assert self._replica
+        shown = self._replica.visible.txid
+        now = self._answered(f"write {write.number} without a commit at TXID {shown}")
+        self._model.read(write.seen, shown, write.at_least, write.arrived - write.freshness, now)
+        self._model.failed(write)
+        self._around.counts["reads"] += 1
+
+    def _answered(self, event: str) -> float:
+        self._scheduler.say(self.name, event)
+        assert self._connection
+        if self._connection.emptied_at > self._begun:
+            raise Violation(f"I9: {self.name} answered although its last listing was empty: {event}")
+        self._around.counts["answered"] += 1
+        return self._scheduler.now()
+
+    def _refused(self, error: ServiceError) -> None:
+        self._check_excused(error)
+        self._scheduler.say(self.name, f"refuses: {_named(error)}")
+        self._around.counts["refused"] += 1
+
+    def _check_excused(self, error: ServiceError) -> None:
+        """Errors that nothing in the surroundings explains."""
+        assert self._connection
+        if isinstance(error, TxidNotReached):
+            raise Violation(f"read your writes: {error}") from error
+        excused = self._naps > 1 or self._connection.last_emptied > self._begun
+        if isinstance(error, LogDamaged) and not excused:
+            raise Violation(f"false alarm: {error}") from error
+
+    def _is_fresh_for(self, request: Read) -> bool:
+        if not self._replica or not self._clock or not self._can_be_read():
+            return False
+        return self._replica.is_fresh(self._clock.at(request.arrived - request.freshness), request.at_least)
+
+    def _can_be_read(self) -> bool:
+        return bool(self._replica and not self._swapping and not self._frozen and self._replica.is_fresh(float("-inf")))
+
+    def _look(self) -> None:
+        """Read over the other connection, in the middle of whatever is going on."""
+        if self._rng.random() < _PEEKS and self._can_be_read():
+            assert self._replica
+            self._around.counts["looks"] += 1
+            try:
+                self._model.looked(state_in(self._replica.reader), self._replica.visible.txid)
+            except Violation as error:
+                self._scheduler.fail(error)  # raised here it would go through the code under test
+
+    def _drawn_skew(self) -> float:
+        return self._rng.choice((0.0, 1.0, 100.0, 36_000.0)) * self._rng.uniform(-1, 1)
+
+    def _new_directory(self) -> Path:
+        directory = self._around.root / f"{self.name}-{self._process}"
+        directory.mkdir()
+        return directory
+
+
+def _after(replica: Replica, name: str, then: Callable[..., None]) -> None:
+    """Call something after each call of a method."""
+    method = getattr(replica, name)
+
+    def both(*arguments: object, **named: object) -> None:
+        method(*arguments, **named)
+        then(*arguments, **named)
+
+    setattr(replica, name, both)
+
+
+def _tear(wal: Path, rng: random.Random) -> None:
+    """The last frame reached the disk in part only."""
+    size = wal.stat().st_size if wal.exists() else 0
+    if size <= 32:
+        return
+    torn = rng.randrange(1, min(size - 32, 4096 + 24) + 1)
+    with wal.open("r+b") as file:
+        if rng.random() < 0.5:
+            file.truncate(size - torn)
+        else:
+            file.seek(size - torn)
+            file.write(rng.randbytes(min(torn, 512)))
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

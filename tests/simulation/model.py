@@ -1,0 +1,138 @@
+"""What must be true, seen from outside: the objects that the store took, and the answers that clients got."""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import apsw
+
+from infra.commitlog import ltx
+from tests.simulation.scheduler import Violation
+from tests.simulation.workload import SCHEMA_ONLY, State, Write, state_of
+
+
+@dataclass
+class Chain:
+    """The true history: the first object under each number."""
+
+    states: list[State] = field(default_factory=list)  # after TXID 1, 2, 3 ...
+    pages: dict[int, bytes] = field(default_factory=dict)
+    checksum: int = 0
+    timestamp: int = 0
+
+    @property
+    def head(self) -> int:
+        return len(self.states)
+
+
+class Model:
+    def __init__(self) -> None:
+        self.chain = Chain()
+        self.leftovers: set[str] = set()  # objects created under a number whose object had been deleted
+        self.acknowledged_writes: set[int] = set()
+        self.newest_acknowledged = 0  # TXID
+        self._txid_of: dict[int, int] = {}  # by write
+        self._failed: set[int] = set()
+        self._writes: dict[int, Write] = {}
+        self._reach: dict[State, int] = {}  # the newest TXID with this state
+        self._seen: list[tuple[float, int]] = []  # (moment, newest TXID that any client knew of), both ascending
+
+    # The store
+
+    def stored(self, name: str, body: bytes) -> None:
+        """The store took an object. Raises Violation."""
+        level, _, file = name.partition("/")
+        if level != "0000":
+            return
+        txid = int(file[:16], 16)
+        if txid <= self.chain.head:
+            self.leftovers.add(name)
+            return
+        reader = ltx.Reader([body])
+        pages = dict(reader.pages())
+        header = reader.header
+        chain = self.chain
+        _check("I4 no gap", header.min_txid == header.max_txid == txid == chain.head + 1, lambda: f"{name} {header}")
+        _check("I8 predecessor", header.predecessor == chain.checksum, lambda: f"of {name}")
+        _check("I8 time never goes back", header.timestamp >= chain.timestamp, lambda: f"{name} {header.timestamp}")
+        chain.pages = {number: page for number, page in (chain.pages | pages).items() if number <= header.size}
+        chain.checksum, chain.timestamp = reader.checksum, header.timestamp
+        self._extend(txid, _state_in(chain.pages, header.page_size))
+
+    def _extend(self, txid: int, state: State) -> None:
+        before = self.chain.states[-1] if self.chain.states else State()
+        new = state.writes[len(before.writes) :]
+        if state.writes[: len(before.writes)] != before.writes or len(new) > 1:
+            raise Violation(f"I4 history: TXID {txid} turns {before} into {state}")
+        if not new:
+            _check("a commit that nobody made", state == before and txid <= SCHEMA_ONLY, lambda: f"TXID {txid}")
+        for number in new:  # at most one
+            _check("a write is whole", state == self._writes[number].applied_to(before), lambda: f"TXID {txid} {state}")
+            _check("none is applied twice", number not in self._txid_of, lambda: f"write {new[0]} again as TXID {txid}")
+            _check("I5 what failed is not there", number not in self._failed, lambda: f"write {new[0]} is TXID {txid}")
+            self._txid_of[number] = txid
+        self.chain.states.append(state)
+        self._reach[state] = txid
+
+    # The clients
+
+    def begun(self, write: Write) -> None:
+        self._writes[write.number] = write
+
+    def acknowledged(self, write: Write, now: float) -> int:
+        txid = self._txid_of.get(write.number)
+        if txid is None:
+            raise Violation(f"I1: write {write.number} was acknowledged and is not in the log")
+        _check(
+            "serializable",
+            self.chain.states[txid - 2] == write.seen,
+            lambda: f"write {write.number}, TXID {txid}, was made on the state {write.seen}",
+        )
+        self._saw(txid, now)
+        self.acknowledged_writes.add(write.number)
+        self.newest_acknowledged = max(txid, self.newest_acknowledged)
+        return txid
+
+    def failed(self, write: Write) -> None:
+        """Answered with an error that says that nothing was stored."""
+        _check("I5 what failed is not there", write.number not in self._txid_of, lambda: f"write {write.number}")
+        self._failed.add(write.number)
+
+    def read(self, state: State, shown: int, at_least: int, not_before: float, now: float) -> None:
+        """A client read a state. `shown`: the TXID that its answer named; `not_before`: how fresh it had to be."""
+        reach = self.looked(state, shown)
+        known = self._known(not_before)
+        _check("freshness", reach >= known, lambda: f"a read saw TXID {reach}, but {known} was known at {not_before}")
+        _check("read your writes", reach >= at_least, lambda: f"a read saw TXID {reach}, its session {at_least}")
+        self._saw(reach, now)
+
+    def looked(self, state: State, shown: int) -> int:
+        """Any connection saw a state; returns the newest TXID that it may be."""
+        reach = self._reach.get(state)
+        if reach is None:
+            raise Violation(f"I3: a reader saw a state that was never stored: {state}")
+        _check("what an answer names", reach >= shown, lambda: f"a read saw TXID {reach}, its answer says {shown}")
+        return reach
+
+    def _known(self, moment: float) -> int:
+        index = bisect_right(self._seen, (moment, 1 << 63))
+        return self._seen[index - 1][1] if index else 0
+
+    def _saw(self, txid: int, now: float) -> None:
+        self._seen.append((now, max(txid, self._seen[-1][1] if self._seen else 0)))
+
+
+def _check(invariant: str, holds: bool, details: Callable[[], str]) -> None:
+    if not holds:
+        raise Violation(f"{invariant}: {details()}")
+
+
+def _state_in(pages: dict[int, bytes], page_size: int) -> State:
+    image = bytearray(b"".join(pages.get(number, bytes(page_size)) for number in range(1, max(pages) + 1)))
+    image[18:20] = b"\1\1"  # not WAL: a database in memory has none
+    connection = apsw.Connection(":memory:")
+    try:
+        connection.deserialize("main", bytes(image))
+        return state_of(lambda sql: connection.execute(sql).fetchall())
+    finally:
+        connection.close()

@@ -1,0 +1,247 @@
+"""A bucket in memory, and clients of it whose requests and replies go astray."""
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import NoReturn, Protocol, TypeVar
+
+from core.errors import ObjectExists, ObjectMissing, StoreRefused, StoreUnavailable, StoreUnreachable
+from infra.object_store import ObjectInfo
+from tests.simulation.scheduler import EPOCH, Crash, Scheduler
+
+T = TypeVar("T")
+
+_LEADING_ZEROS = re.compile(r"\b0+(?=[0-9a-f])|\.ltx\b")
+URL = "s3://simulated/log"
+
+
+class Bucket:
+    """Objects, in the order in which the store took them; `created` is called with each new one."""
+
+    def __init__(self, scheduler: Scheduler, created: Callable[[str, bytes], None]) -> None:
+        self.url = URL
+        self.keeps_create_if_absent = True
+        self._scheduler = scheduler
+        self._created = created
+        self._objects: dict[str, tuple[bytes, datetime]] = {}
+
+    def create(self, name: str, body: bytes | bytearray, written_at: datetime | None = None) -> None:
+        if name in self._objects and self.keeps_create_if_absent:
+            raise ObjectExists(name)
+        self._objects[name] = (bytes(body), datetime.fromtimestamp(EPOCH + self._scheduler.now(), UTC))
+        self._created(name, bytes(body))
+
+    def read(self, name: str) -> Iterator[bytes]:
+        yield self.content(name)
+
+    def read_range(self, name: str, end: int) -> bytes:
+        return self.content(name)[:end]
+
+    def content(self, name: str) -> bytes:
+        if name not in self._objects:
+            raise ObjectMissing(name)
+        return self._objects[name][0]
+
+    def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
+        return [
+            ObjectInfo(name, len(body), modified)
+            for name, (body, modified) in sorted(self._objects.items())
+            if name.rpartition("/")[0] == directory and name > after
+        ]
+
+    def directories(self, directory: str = "") -> list[str]:
+        return sorted({name.partition("/")[0] for name in self._objects if "/" in name})
+
+    def delete(self, name: str) -> None:
+        self._objects.pop(name, None)
+
+
+@dataclass
+class Faults:
+    """How often each kind of trouble comes, as a share of all requests."""
+
+    unreachable: float = 0.0  # the request was never sent
+    lost: float = 0.0  # it never arrived
+    late: float = 0.0  # it arrives seconds or minutes after the client has given up
+    dropped: float = 0.0  # it was done, the reply is lost
+    error: float = 0.0  # 500 or 503, nothing done
+    error_done: float = 0.0  # 500 or 503, and yet it was done
+    spurious_exists: float = 0.0  # 409, nothing stored
+    echoed_exists: float = 0.0  # 412 for an object that this very request has stored
+    refused: float = 0.0  # 403
+    cut: float = 0.0  # the body of a reply ends in an error
+    emptied: float = 0.0  # one listing finds nothing: the bucket is lost
+    slow: float = 0.0
+    crash: float = 0.0  # of the process, at a pause
+    freeze: float = 0.0  # of the process, for hours or days
+
+    @classmethod
+    def drawn(cls, rng: random.Random) -> "Faults":
+        """Few kinds, but often: what only several of one kind together bring about shows itself, too."""
+        kinds = sorted(cls.__dataclass_fields__)
+        drawn = {kind: rng.uniform(0.01, 0.15) if rng.random() < 0.4 else 0.0 for kind in kinds}
+        return cls(**drawn | {kind: drawn[kind] / 6 for kind in ("crash", "freeze")})
+
+    def stop(self) -> None:
+        for kind in self.__dataclass_fields__:
+            setattr(self, kind, 0.0)
+
+
+class Process(Protocol):
+    """Whoever makes the requests. `pause` is where it may be killed or put to sleep."""
+
+    name: str
+
+    def pause(self, seconds: float) -> None: ...
+
+
+@dataclass
+class Connection:
+    """What all clients of one process share."""
+
+    scheduler: Scheduler
+    bucket: Bucket
+    faults: Faults
+    process: Process
+    has_seen_log: bool = False  # only then can it know that an empty listing is wrong
+    emptied_at: float = field(default=float("-inf"))  # the last listing found nothing, at this time; or -inf
+    last_emptied: float = field(default=float("-inf"))  # when any listing last found nothing
+
+
+class FaultyStore:
+    """One client. Each request: a pause on the way there, what the store does, a pause on the way back."""
+
+    def __init__(self, connection: Connection, timeout: float) -> None:
+        self.url = URL
+        self._timeout = timeout
+        self._connection = connection
+        self._scheduler = connection.scheduler
+        self._bucket = connection.bucket
+        self._rng = connection.scheduler.rng
+
+    def create(self, name: str, body: bytes | bytearray, written_at: datetime | None = None) -> None:
+        content = bytes(body)
+        fault = self._drawn(
+            "unreachable",
+            "lost",
+            "late",
+            "dropped",
+            "error",
+            "error_done",
+            "spurious_exists",
+            "echoed_exists",
+            "refused",
+        )
+        self._say(f"create {name} {fault}".rstrip())
+        if fault == "late":
+            self._land_later(name, content)
+        try:
+            self._travel()
+        except Crash:
+            if not fault and self._rng.random() < 0.5:
+                self._land_later(name, content)
+            raise
+        if fault in ("unreachable", "lost", "late", "error", "refused"):
+            self._fail(fault)
+        if fault == "spurious_exists" and name in (info.name for info in self._bucket.objects(name.rpartition("/")[0])):
+            fault = ""
+        if fault == "spurious_exists":
+            self._travel()
+            raise ObjectExists(f"{name}: 409")
+        exists = False
+        try:
+            self._bucket.create(name, content)
+        except ObjectExists:
+            exists = True
+        self._say(f"{'exists' if exists else 'stored'} {name}")
+        if fault in ("dropped", "error_done"):
+            self._fail(fault)
+        self._travel(reply=True)
+        if exists or fault == "echoed_exists":
+            raise ObjectExists(f"{name}: 412")
+
+    def read(self, name: str) -> Iterator[bytes]:
+        body = self._answer(f"read {name}", lambda: self._bucket.content(name))
+        if self._drawn("cut"):
+            yield body[: self._rng.randrange(len(body))]
+            self._fail("cut")
+        middle = len(body) // 2
+        yield body[:middle]
+        yield body[middle:]
+
+    def read_range(self, name: str, end: int) -> bytes:
+        return self._answer(f"read the head of {name}", lambda: self._bucket.read_range(name, end))
+
+    def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
+        found = self._answer(f"list {directory} {after}".rstrip(), lambda: self._bucket.objects(directory, after))
+        return [] if self._connection.emptied_at >= 0 else found
+
+    def directories(self, directory: str = "") -> list[str]:
+        found = self._answer("list the levels", self._bucket.directories)
+        emptied = self._connection.has_seen_log and self._drawn("emptied")
+        self._connection.emptied_at = self._scheduler.now() if emptied else float("-inf")
+        if emptied:
+            self._connection.last_emptied = self._connection.emptied_at
+            self._say("emptied")
+        return [] if emptied else found
+
+    def delete(self, name: str) -> None:
+        self._answer(f"delete {name}", lambda: self._bucket.delete(name))
+
+    def _answer(self, request: str, work: Callable[[], T]) -> T:
+        fault = self._drawn("unreachable", "lost", "error", "refused")
+        self._say(f"{request} {fault}".rstrip())
+        self._travel()
+        if fault:
+            self._fail(fault)
+        try:
+            return work()
+        finally:
+            self._travel(reply=True)
+
+    def _fail(self, fault: str) -> NoReturn:
+        match fault:
+            case "unreachable":
+                raise StoreUnreachable(f"{URL}: {fault}")
+            case "lost" | "late" | "dropped":
+                self._connection.process.pause(self._timeout)
+            case "refused":
+                self._travel()
+                raise StoreRefused(f"{URL}: {fault}")
+            case _:
+                self._travel()
+        raise StoreUnavailable(f"{URL}: {fault}")
+
+    def _travel(self, reply: bool = False) -> None:
+        slow = self._drawn("slow")
+        if slow and reply and self._rng.random() < 0.3:
+            self._fail("dropped")
+        self._connection.process.pause(self._rng.uniform(0.2, 0.9) * self._timeout if slow else self._latency())
+
+    def _land_later(self, name: str, content: bytes) -> None:
+        def land() -> None:
+            try:
+                self._bucket.create(name, content)
+            except ObjectExists:
+                self._say(f"late and exists {name}")
+            else:
+                self._say(f"late and stored {name}")
+
+        self._scheduler.at(self._rng.choice((0.1, 2.0, 20.0, 300.0)) * self._rng.random(), land)
+
+    def _latency(self) -> float:
+        return self._rng.choice((0.001, 0.01, 0.05)) * self._rng.uniform(0.5, 2)
+
+    def _drawn(self, *kinds: str) -> str:
+        """One of these kinds of trouble, or mostly none."""
+        roll = self._rng.random()
+        for kind in kinds:
+            roll -= getattr(self._connection.faults, kind)
+            if roll < 0:
+                return kind
+        return ""
+
+    def _say(self, event: str) -> None:
+        self._scheduler.say(self._connection.process.name, _LEADING_ZEROS.sub("", event))

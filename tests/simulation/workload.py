@@ -1,0 +1,104 @@
+"""What the simulated clients do: use cases as the service has them, made so that every error shows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import peewee
+
+from core.errors import ItemNotFound
+
+_SCHEMA = (
+    # No unique write: applying one twice must show, not fail
+    "CREATE TABLE IF NOT EXISTS writes (position INTEGER PRIMARY KEY, number INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS counter (value INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS rows (number INTEGER NOT NULL, payload BLOB NOT NULL)",
+)
+SCHEMA_ONLY = 2  # the newest TXID that may be there without any client's write
+
+
+class State(NamedTuple):
+    """Everything in the database, small enough to compare."""
+
+    writes: tuple[int, ...] = ()
+    counter: int = 0
+    rows: tuple[tuple[int, int, int], ...] = ()  # (write, rows, bytes)
+
+
+@dataclass
+class Read:
+    arrived: float
+    at_least: int  # TXID
+    freshness: float  # seconds
+
+
+@dataclass
+class Write:
+    arrived: float
+    at_least: int
+    freshness: float
+    number: int
+    increments: bool = False
+    rows: int = 0
+    row_bytes: int = 0
+    changes_mind: bool = False  # rolls a savepoint back
+    ends: str = "commit"  # or "error", or "nothing": then it is a read
+    seen: State = field(default_factory=State)  # by the last run
+    runs: int = 0
+
+    def __call__(self, database: peewee.Database) -> None:
+        self.runs += 1
+        self.seen = state_in(database)
+        if self.ends == "error":
+            raise ItemNotFound(self.number)
+        if self.ends == "nothing":
+            return
+        database.execute_sql("INSERT INTO writes (number) VALUES (?)", (self.number,))
+        if self.increments:
+            database.execute_sql("UPDATE counter SET value = ?", (self.seen.counter + 1,))
+        if self.changes_mind:
+            with database.atomic() as savepoint:
+                self._insert_rows(database)
+                savepoint.rollback()
+        self._insert_rows(database)
+
+    def _insert_rows(self, database: peewee.Database) -> None:
+        for _ in range(self.rows):
+            payload = self.number.to_bytes(4, "big") * (self.row_bytes // 4)
+            database.execute_sql("INSERT INTO rows (number, payload) VALUES (?, ?)", (self.number, payload))
+
+    def applied_to(self, before: State) -> State:
+        """What this write must make of a state."""
+        rows = (self.number, self.rows, self.rows * (self.row_bytes // 4) * 4)
+        return State(
+            (*before.writes, self.number),
+            before.counter + self.increments,
+            tuple(sorted((*before.rows, *([rows] if self.rows else [])))),
+        )
+
+
+def create_schema(database: peewee.Database) -> None:
+    if "counter" in database.get_tables():
+        return
+    for statement in _SCHEMA:
+        database.execute_sql(statement)
+    database.execute_sql("INSERT INTO counter (value) VALUES (0)")
+
+
+def state_in(database: peewee.Database) -> State:
+    return state_of(lambda sql: database.execute_sql(sql).fetchall())
+
+
+def state_of(query: Callable[[str], list[Any]]) -> State:
+    if not query("SELECT 1 FROM sqlite_schema WHERE name = 'counter'"):
+        return State()
+    return State(
+        tuple(number for (number,) in query("SELECT number FROM writes ORDER BY position")),
+        query("SELECT value FROM counter")[0][0],
+        tuple(
+            (number, rows, size)
+            for number, rows, size in query(
+                "SELECT number, count(*), sum(length(payload)) FROM rows GROUP BY number ORDER BY number"
+            )
+        ),
+    )

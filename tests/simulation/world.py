@@ -1,0 +1,208 @@
+"""One simulation from its seed: who takes part, what happens when, what must hold at the end."""
+
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from core.errors import CommitNotStored
+from infra.commitlog.log import CommitLog, chain
+from infra.commitlog.replica import Replica
+from tests.simulation.instance import Instance, Stop, Surroundings
+from tests.simulation.maintenance import Maintenance
+from tests.simulation.model import Model
+from tests.simulation.scheduler import Scheduler, SimulatedClock, Violation
+from tests.simulation.store import Bucket, Faults
+from tests.simulation.workload import Read, Write, state_of
+
+_MEMORY = Path("/dev/shm")
+_GAPS = (5.0, 400.0, 3 * 3600.0, 26 * 3600.0, 50 * 3600.0)
+_SPANS = (1.0, 10.0, 120.0)
+
+
+@dataclass(frozen=True)
+class Result:
+    seed: int
+    counts: Counter[str]
+    digest: str  # of the trace
+    failure: str = ""
+    trace: tuple[str, ...] = ()  # its end, when it failed
+
+
+def simulate(seed: int, tell: Callable[[str], None] | None = None) -> Result:
+    """Never raises what the simulation finds; `tell` gets every line of the trace."""
+    root = Path(tempfile.mkdtemp(prefix="simulation-", dir=_MEMORY if _MEMORY.is_dir() else None))
+    scheduler = Scheduler(seed, tell)
+    world = World(scheduler, root)
+    failure = ""
+    try:
+        world.run()
+    except Exception as error:
+        failure = f"{type(error).__name__}: {error}"
+        if not isinstance(error, Violation):
+            failure += _place_of(error)
+    finally:
+        scheduler.stop()
+        shutil.rmtree(root, ignore_errors=True)
+    return Result(seed, world.counts, scheduler.digest(), failure, tuple(scheduler.trace) if failure else ())
+
+
+class World:
+    def __init__(self, scheduler: Scheduler, root: Path) -> None:
+        self.counts: Counter[str] = Counter()
+        self._scheduler = scheduler
+        self._rng = rng = scheduler.rng
+        self._model = Model()
+        self._bucket = Bucket(scheduler, self._stored)
+        self._around = Surroundings(scheduler, self._bucket, self._model, Faults.drawn(rng), self.counts, root, [])
+        servers = rng.choice((0.0, 0.3, 1.0))
+        self._instances = [
+            Instance(self._around, number, rng.random() < servers) for number in range(1, rng.randint(1, 5) + 1)
+        ]
+        self._writes = 0
+        self._maintenances = 0
+
+    def run(self) -> None:
+        """Raises Violation."""
+        for instance in self._instances:
+            self._scheduler.at(self._rng.random(), instance.start)
+        self._plan()
+        self._scheduler.run()
+        self._recover()
+        self._check_restores()
+        if self._rng.random() < 0.05:
+            self._check_careless_store_is_refused()
+
+    def _plan(self) -> None:
+        """Bursts of requests, between them silence for seconds or days, with maintenance at any time."""
+        moment = 0.0
+        for _ in range(self._rng.randint(2, 6)):
+            span = self._rng.choice(_SPANS)
+            for _ in range(self._rng.randint(4, 25)):
+                self._scheduler.at(moment + self._rng.random() * span, self._request)
+            if self._rng.random() < 0.5:
+                self._scheduler.at(moment + self._rng.random() * span, self._maintain)
+            gap = self._rng.choice(_GAPS)
+            for _ in range(self._rng.randint(0, 2)):
+                self._scheduler.at(moment + span + self._rng.random() * gap, self._maintain)
+            if self._rng.random() < 0.3:
+                self._scheduler.at(moment + span + self._rng.random() * gap, self._recycle)
+            moment += span + gap
+
+    def _request(self) -> None:
+        instance = self._rng.choice(self._instances)
+        instance.submit(self._drawn_request(self._rng.random() < 0.4))
+
+    def _drawn_request(self, read: bool) -> Read | Write:
+        rng = self._rng
+        now = self._scheduler.now()
+        freshness = rng.choice((0.0, 0.0, 0.0, 2.0, 60.0))
+        at_least = self._around.tokens[-1] if self._around.tokens and rng.random() < 0.3 else 0
+        if read:
+            return Read(now, at_least, freshness)
+        self._writes += 1
+        write = Write(now, at_least, freshness, self._writes)
+        match rng.randrange(6):
+            case 0 | 1:
+                write.increments = True
+            case 2:
+                write.rows, write.row_bytes = rng.randint(2, 5), rng.choice((20, 5000))
+                write.changes_mind = rng.random() < 0.5
+            case 3:
+                write.ends = rng.choice(("error", "nothing"))
+            case _:
+                write.rows, write.row_bytes = 1, 100
+        return write
+
+    def _maintain(self) -> None:
+        self._maintenances += 1
+        Maintenance(self._around, self._maintenances).start()
+
+    def _recycle(self) -> None:
+        self._rng.choice(self._instances).submit(Stop())
+
+    def _stored(self, name: str, body: bytes) -> None:
+        try:
+            self._model.stored(name, body)
+        except Violation as error:
+            self._scheduler.fail(error)  # raised here it would go through the code under test
+
+    # The end
+
+    def _recover(self) -> None:
+        """Without any more trouble every instance reads and writes again."""
+        self._around.faults.stop()
+        self._scheduler.say("world", "no more trouble")
+        for instance in self._instances:
+            for read in (True, False, True):
+                before = self.counts["answered"]
+                request = self._drawn_request(read)
+                request.at_least = self._model.newest_acknowledged
+                request.freshness = 0.0
+                instance.submit(request)
+                self._scheduler.run()
+                if self.counts["answered"] == before:
+                    raise Violation(f"liveness: {instance.name} does not answer although nothing is wrong any more")
+
+    def _check_restores(self) -> None:
+        log = self._plain_log(self._bucket)
+        objects = log.objects()
+        head = self._model.chain.head
+        # A leftover may stand for the commit whose object was deleted, so only the newest state is sure then
+        numbers = [] if self._model.leftovers else self._rng.sample(range(1, head + 1), min(2, head))
+        for txid in (head, *numbers):
+            plan = chain([item for item in objects if item.max_txid <= txid], 0)
+            if txid != head and (not plan or plan[-1].max_txid != txid):
+                continue  # merged with later ones
+            path = self._around.root / f"restored-{txid}.db"
+            log.restore(path, None if txid == head else txid)
+            self._check_restored(path, txid)
+            path.unlink()
+
+    def _check_restored(self, path: Path, txid: int) -> None:
+        image = bytearray(path.read_bytes())
+        image[18:20] = b"\1\1"
+        connection = apsw.Connection(":memory:")
+        connection.deserialize("main", bytes(image))
+        state = state_of(lambda sql: connection.execute(sql).fetchall())
+        [(found,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
+        connection.close()
+        if state != self._model.chain.states[txid - 1] or found != "ok":
+            raise Violation(f"I8: the log restores at TXID {txid} as {state} ({found})")
+        if txid == self._model.chain.head and (missing := self._model.acknowledged_writes - set(state.writes)):
+            raise Violation(f"I1: acknowledged, and not in the restored database: {sorted(missing)}")
+
+    def _check_careless_store_is_refused(self) -> None:
+        bucket = Bucket(self._scheduler, lambda name, body: None)
+        bucket.keeps_create_if_absent = False
+        clock = SimulatedClock(self._scheduler, 0.0, lambda seconds: None)
+        directory = self._around.root / "careless"
+        directory.mkdir()
+        replica = Replica(directory / "app.db", self._plain_log(bucket), clock, lasting=False)
+        try:
+            replica.open()
+        except CommitNotStored:
+            return
+        finally:
+            replica.close()
+        raise Violation("I9: a store that overwrites was used")
+
+    def _plain_log(self, bucket: Bucket) -> CommitLog:
+        clock = SimulatedClock(self._scheduler, 0.0, lambda seconds: None)
+        return CommitLog(bucket, bucket, clock, random.Random(0), parallel=1)
+
+
+def _place_of(error: BaseException) -> str:
+    """The last lines of the traceback: where the code under test, or this one, went wrong."""
+    places = []
+    traceback = error.__traceback__
+    while traceback:
+        code = traceback.tb_frame.f_code
+        places.append(f"{Path(code.co_filename).name}:{traceback.tb_lineno} {code.co_name}")
+        traceback = traceback.tb_next
+    return " at " + " > ".join(places[-4:])
