@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import apsw
+
 from core.errors import (
     CommitError,
     CommitOutcomeUnknown,
@@ -17,7 +19,6 @@ from core.errors import (
     TxidNotReached,
 )
 from infra.commitlog.log import CommitLog
-from infra.commitlog.note import Note
 from infra.commitlog.replica import Replica
 from tests.simulation.model import Model
 from tests.simulation.scheduler import Crash, Scheduler, SimulatedClock, Task, Violation
@@ -62,6 +63,7 @@ class Instance:
         self._lasting = lasting
         self._queue: deque[Request] = deque()
         self._process = 0
+        self._failed_starts = 0  # in a row
         self._directory = self._new_directory()
         self._task: Task | None = None
         self._clock: SimulatedClock | None = None
@@ -70,6 +72,7 @@ class Instance:
         self._idle = False
         self._swapping = False
         self._frozen = False
+        self._thaws_at = 0.0
         self._naps = 0  # in the present request
         self._begun = 0.0  # the present request
 
@@ -78,9 +81,38 @@ class Instance:
 
     def submit(self, request: Request) -> None:
         """A client's request arrives."""
-        if isinstance(request, Read) and self._lasting and self._is_fresh_for(request):
-            self._answer_read(request)  # while a write may be under way
+        if isinstance(request, Read) and self._lasting and self._can_be_read():
+            self._answer_at_once_or_ask(request)
+        else:
+            self._enqueue(request)
+
+    def _answer_at_once_or_ask(self, request: Read) -> None:
+        """Beside a write that may be under way."""
+        if self._is_fresh_for(request):
+            self._answer_read(request)
+        elif self._idle:
+            self._enqueue(request)
+        else:
+            replica, process = self._replica, self._process
+            assert replica
+            self._scheduler.start(lambda task: self._ask(request, replica, process))
+
+    def _ask(self, request: Read, replica: Replica, process: int) -> None:
+        """On a second thread of the process: one question to the store, which may spare the read its wait."""
+        try:
+            current = replica.is_current()
+        except (StoreError, CommitError) as error:
+            self._refused(error)
             return
+        if process != self._process or self._replica is not replica:
+            return  # dead meanwhile
+        if current and self._can_be_read():
+            self._around.counts["probes"] += 1
+            self._answer_read(request)
+        else:
+            self._enqueue(request)
+
+    def _enqueue(self, request: Request) -> None:
         self._queue.append(request)
         if self._idle:
             self._idle = False
@@ -89,9 +121,17 @@ class Instance:
 
     def pause(self, seconds: float) -> None:
         """Where other actors take their turns; this process may never come back from here, or much later."""
-        assert self._task
+        task, process = self._scheduler.running, self._process
+        assert task
+        if task is not self._task:
+            task.pause(seconds)
+            if self._frozen:
+                task.pause(self._thaws_at - self._scheduler.now())
+            if process != self._process or not self._replica:
+                task.die()
+            return
         self._look()
-        self._task.pause(seconds)
+        task.pause(seconds)
         roll = self._rng.random()
         if roll < self._around.faults.crash:
             self._crash()
@@ -138,7 +178,7 @@ class Instance:
             self._around.counts["diverged"] += len(list(old.glob("*.diverged-*")))
             if self._directory != old:
                 shutil.rmtree(old)
-            self._scheduler.at(self._rng.uniform(0.1, 30), self.start)
+            self._scheduler.at(min(2.0**self._failed_starts, 40_000) * self._rng.random(), self.start)
 
     def _open(self, replica: Replica) -> bool:
         self._begin()
@@ -152,7 +192,9 @@ class Instance:
             self._check_excused(error)
             self._scheduler.say(self.name, f"cannot start: {_named(error)}")
             self._around.counts["failed starts"] += 1
+            self._failed_starts += 1
             return False
+        self._failed_starts = 0
         return True
 
     def _serve(self) -> None:
@@ -168,10 +210,16 @@ class Instance:
                 return
             try:
                 self.pause(0.0)
+                self._checkpoint_by_chance()
                 self._read(request) if isinstance(request, Read) else self._write(request)
             except Crash:
                 self._around.counts["cut off by a crash"] += 1
                 raise
+
+    def _checkpoint_by_chance(self) -> None:
+        """Without waiting for so many frames that SQLite does it, so that logs are begun anew often."""
+        if self._replica and self._can_be_read() and self._rng.random() < 0.2:
+            self._replica.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _swap(self, change: Callable[[], None]) -> None:
         self._swapping = True
@@ -180,7 +228,7 @@ class Instance:
         finally:
             self._swapping = False
 
-    def _noted(self, note: Note, sync: bool = False) -> None:
+    def _noted(self, *_: object, **__: object) -> None:
         """Between a commit's arrival in the store and SQLite's own file, among other moments."""
         self.pause(0.0)
 
@@ -204,6 +252,7 @@ class Instance:
         self._around.counts["freezes"] += 1
         self._naps += 1
         self._frozen = True
+        self._thaws_at = self._scheduler.now() + seconds
         self._task.pause(seconds)
         self._frozen = False
 
@@ -273,7 +322,7 @@ class Instance:
     def _answered(self, event: str) -> float:
         self._scheduler.say(self.name, event)
         assert self._connection
-        if self._connection.emptied_at > self._begun:
+        if self._scheduler.running is self._task and self._connection.emptied_at > self._begun:
             raise Violation(f"I9: {self.name} answered although its last listing was empty: {event}")
         self._around.counts["answered"] += 1
         return self._scheduler.now()

@@ -1,6 +1,7 @@
 """Maintenance as the design of the log allows it: merge, snapshot, delete; safe to kill, and when two run at once."""
 
 import random
+from contextlib import suppress
 from pathlib import Path
 
 from core.errors import CommitError, ObjectExists, StoreError
@@ -124,9 +125,10 @@ class Maintenance:
 
     def _store_time(self) -> float:
         self._store.delete(_MARKER)
-        self._store.create(_MARKER, b"")
-        [marker] = [info for info in self._store.objects() if info.name == _MARKER]
-        return marker.modified.timestamp()
+        with suppress(ObjectExists):
+            self._store.create(_MARKER, b"")
+        found = [info for info in self._store.objects() if info.name == _MARKER]
+        return found[0].modified.timestamp() if found else 0.0  # another one is at work: delete nothing
 
     def _objects(self, level: int) -> list[LogObject]:
         found = []

@@ -33,6 +33,7 @@ class Scheduler:
         self.rng = random.Random(seed)
         self.trace: deque[str] = deque(maxlen=_TRACE_KEPT)
         self.failure: BaseException | None = None
+        self.running: Task | None = None
         self.back = threading.Lock()
         self.back.acquire()
         self._tell = tell
@@ -106,8 +107,10 @@ class Task:
     def resume(self) -> None:
         """On the scheduler's thread: hand over the baton and get it back."""
         if not self.ended:
+            self._scheduler.running = self
             self._go.release()
             self._scheduler.back.acquire()
+            self._scheduler.running = None
 
     def pause(self, seconds: float) -> None:
         """On the task's thread. Raises Crash when the process was killed."""

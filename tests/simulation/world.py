@@ -93,6 +93,7 @@ class World:
             if self._rng.random() < 0.3:
                 self._scheduler.at(moment + span + self._rng.random() * gap, self._recycle)
             moment += span + gap
+        self._scheduler.at(moment, self._around.faults.stop)
 
     def _request(self) -> None:
         instance = self._rng.choice(self._instances)
@@ -136,8 +137,7 @@ class World:
 
     def _recover(self) -> None:
         """Without any more trouble every instance reads and writes again."""
-        self._around.faults.stop()
-        self._scheduler.say("world", "no more trouble")
+        self._scheduler.say("world", "everybody is idle")
         for instance in self._instances:
             for read in (True, False, True):
                 before = self.counts["answered"]
