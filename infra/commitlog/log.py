@@ -132,6 +132,8 @@ class CommitLog:
             try:
                 change = self._change(LogObject(0, position.txid + 1, position.txid + 1, 0, _NEVER), position)
             except ObjectMissing:
+                if self._survey_is_due():
+                    break  # after a sleep since the loop began: merged and deleted, perhaps
                 self.verified_at = asked
                 return
             except StoreUnavailable:
@@ -149,8 +151,9 @@ class CommitLog:
         try:
             self._retrying(lambda: self._quick.read_range(name, ltx.HEADER_SIZE))
         except ObjectMissing:
-            self.verified_at = max(self.verified_at, asked)
-            return True
+            if not self._survey_is_due():  # it may have become so by a sleep on the way
+                self.verified_at = max(self.verified_at, asked)
+                return True
         return False
 
     # Writing
