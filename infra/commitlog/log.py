@@ -245,13 +245,11 @@ class CommitLog:
         """The same again after an attempt, in case the sleep fell between: the store may have created an object
         under a number that was taken, merged and deleted long ago. It is a leftover then, not a commit.
         """
-        if not self._survey_is_due():
-            return
-        asked = self._clock.now()
-        if any(item.level and item.max_txid >= txid for item in self._surveyed(Position(txid - 1, 0, 0))):
+        if self._survey_is_due() and any(
+            item.level and item.max_txid >= txid for item in self._surveyed(Position(txid - 1, 0, 0))
+        ):
             message = f"{self.url} has gone on past TXID {txid:016x} while this instance was asleep"
             raise CommitOutcomeUnknown(message) if may_be_stored else CommitConflict(message)
-        self._is_head(asked)
 
     # Listing
 
