@@ -189,12 +189,14 @@ class CommitLog:
         attempt = 0
         while True:
             asked = self._clock.now()
-            created = False
+            created = exists = False
             trouble: Exception | None = None
             try:
                 store.create(name, body, written_at)
                 created = True
-            except (ObjectExists, StoreUnreachable) as error:
+            except ObjectExists as error:
+                trouble, exists = error, True
+            except StoreUnreachable as error:
                 trouble = error
             except StoreUnavailable as error:
                 trouble, may_be_stored = error, True
@@ -206,7 +208,7 @@ class CommitLog:
                     self.verified_at = asked
                     return
             except (StoreError, LogDamaged) as error:
-                trouble, may_be_stored = error, may_be_stored or created
+                trouble, may_be_stored = error, may_be_stored or created or exists
             if self._clock.now() >= deadline:
                 raise _given_up(trouble, may_be_stored) from trouble
             attempt += 1
