@@ -18,6 +18,7 @@ from core.errors import (
     StoreError,
     TxidNotReached,
 )
+from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import CommitLog
 from infra.commitlog.replica import Replica
 from tests.simulation.model import Model
@@ -165,7 +166,7 @@ class Instance:
             rng=random.Random(self._rng.getrandbits(64)),
             swap=self._swap,
         )
-        _after(self._replica, "_write_note", self._noted)
+        _after(self._replica._file, "write_note", self._noted)
         old = self._directory
         try:
             if self._open(self._replica):
@@ -368,15 +369,15 @@ class Instance:
         return directory
 
 
-def _after(replica: Replica, name: str, then: Callable[..., None]) -> None:
+def _after(file: LocalFile, name: str, then: Callable[..., None]) -> None:
     """Call something after each call of a method."""
-    method = getattr(replica, name)
+    method = getattr(file, name)
 
     def both(*arguments: object, **named: object) -> None:
         method(*arguments, **named)
         then(*arguments, **named)
 
-    setattr(replica, name, both)
+    setattr(file, name, both)
 
 
 def _tear(wal: Path, rng: random.Random) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from core.errors import CommitError, ObjectExists, StoreError
 from infra.commitlog import ltx
-from infra.commitlog.log import CommitLog, LogObject, Position, chain, check_follows
+from infra.commitlog.chain import LogObject, Position, chain, check_follows
+from infra.commitlog.log import CommitLog
 from tests.simulation.instance import Surroundings
 from tests.simulation.scheduler import SimulatedClock, Task
 from tests.simulation.store import Connection, FaultyStore

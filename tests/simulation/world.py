@@ -11,7 +11,8 @@ from pathlib import Path
 import apsw
 
 from core.errors import CommitNotStored
-from infra.commitlog.log import CommitLog, chain
+from infra.commitlog.chain import chain
+from infra.commitlog.log import CommitLog
 from infra.commitlog.replica import Replica
 from tests.simulation.instance import Instance, Stop, Surroundings
 from tests.simulation.maintenance import Maintenance
