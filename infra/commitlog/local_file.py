@@ -100,12 +100,15 @@ class LocalFile:
             changed = _differing_pages(self.path, head_file, page_size)
             if not changed:
                 return head
-            if note and not note.closed and self._is_of_the_log(note.checkpointed, page_size):
+            edited = bool(note and (note.closed or self._has_unknown_pages(note.checkpointed, head, page_size)))
+            if note and not edited:
                 return self._replaced_by(head_file, head)
             if note and note.position.txid == head.txid:
                 return self._committed(head, changed, page_size, _page_size_of(head_file))
+            raise _Diverged(f"it and the log at {self._log.url} have both changed")
+        except _Diverged as error:
             self.check_unused()
-            self._keep_beside(f"it and the log at {self._log.url} have both changed")
+            self._keep_beside(str(error))
             return self._replaced_by(head_file, head)
         except errors.DatabaseDamaged as error:
             if head == START:
@@ -182,28 +185,29 @@ class LocalFile:
     def _append(self, position: Position, page_size: int, size: int, pages: Iterable[tuple[int, bytes]]) -> Position:
         return self._log.append(position, page_size, size, pages, self._clock.now() + START_SECONDS)
 
-    def _is_of_the_log(self, since: int, page_size: int) -> bool:
-        """Whether each page of the file is as the log had it at some commit from `since` on.
+    def _has_unknown_pages(self, since: int, head: Position, page_size: int) -> bool:
+        """Whether a page of the file is as the log had it at no commit from `since` on.
 
         A crash leaves pages of different commits, when the WAL was lost or only in part copied into the file.
+        Raises _Diverged when the log no longer has all of these commits to compare with.
         """
         image = self._beside("comparing")
         size = self.path.stat().st_size // page_size
         try:
             position = self._log.restore(image, since)
             unknown = {number for number in _differing_pages(self.path, image, page_size) if number <= size}
-        except errors.LogDamaged:
-            return False  # the log no longer goes back to that commit alone
+            with self.path.open("rb") as mine:
+                for change in self._log.commits(position, head.txid):
+                    with closing(change):
+                        for number, page in change.pages():
+                            mine.seek((number - 1) * page_size)
+                            if number in unknown and mine.read(page_size) == page:
+                                unknown.discard(number)
+        except (errors.LogDamaged, errors.ObjectMissing) as error:
+            raise _Diverged(f"after a crash, and the log does not tell what was in it ({error})") from error
         finally:
             image.unlink(missing_ok=True)
-        with self.path.open("rb") as mine:
-            for change in self._log.changes(position):
-                with closing(change):
-                    for number, page in change.pages():
-                        mine.seek((number - 1) * page_size)
-                        if number in unknown and mine.read(page_size) == page:
-                            unknown.discard(number)
-        return not unknown
+        return bool(unknown)
 
     def _keep_beside(self, reason: str) -> None:
         kept = self._beside(f"diverged-{datetime.now(UTC):%Y%m%d-%H%M%S}")
@@ -227,6 +231,10 @@ class LocalFile:
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{suffix}")
+
+
+class _Diverged(Exception):
+    """The file holds something that the log does not, and it cannot be the next commit."""
 
 
 def _create_empty(path: Path) -> None:

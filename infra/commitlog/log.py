@@ -142,6 +142,14 @@ class CommitLog:
             position = change.position
         yield from self._listed_changes(position)
 
+    def commits(self, position: Position, end: int) -> Iterator[Change]:
+        """The commits after `position` up to TXID `end`, one by one. Raises ObjectMissing for one that was merged."""
+        while position.txid < end:
+            txid = position.txid + 1
+            change = self._change(LogObject(0, txid, txid, 0, _NEVER), position)
+            yield change
+            position = change.position
+
     def is_head(self, position: Position) -> bool:
         """Whether nothing follows `position`; False also when only a listing could tell."""
         if self._survey_is_due():
@@ -203,7 +211,7 @@ class CommitLog:
             except (StoreRefused, ObjectMissing) as error:
                 raise _given_up(error, may_be_stored) from error
             try:
-                self._check_not_covered(txid, may_be_stored)
+                self._check_not_covered(txid, may_be_stored or created or exists)
                 if created or self._holder_is_ours(name, body):
                     self.verified_at = asked
                     return
@@ -244,8 +252,9 @@ class CommitLog:
             raise CommitConflict(f"{self.url} has gone on while this instance was asleep")
 
     def _check_not_covered(self, txid: int, may_be_stored: bool) -> None:
-        """The same again after an attempt, in case the sleep fell between: the store may have created an object
-        under a number that was taken, merged and deleted long ago. It is a leftover then, not a commit.
+        """The same again after an attempt, in case the sleep fell between. The store may have created an object under
+        a number that was taken, merged and deleted long ago: a leftover, not a commit. Or it created the object in
+        time, and that was merged while we slept.
         """
         if self._survey_is_due() and any(
             item.level and item.max_txid >= txid for item in self._surveyed(Position(txid - 1, 0, 0))

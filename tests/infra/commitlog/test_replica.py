@@ -342,7 +342,7 @@ def test_sleep_in_the_middle_of_a_put_is_noticed(a: Instance, b: Instance, file_
             a.clock.seconds += 48 * 3600
 
     a.store.before = sleep
-    with pytest.raises(CommitNotStored):
+    with pytest.raises(CommitOutcomeUnknown, match="asleep"):
         a.sql("INSERT INTO t VALUES ('a')")
     a.sql("INSERT INTO t VALUES ('again')")
     assert a.rows() == stored_rows(file_url, tmp_path) == [0, 1, 2, 3, "again"]
