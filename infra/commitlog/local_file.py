@@ -121,6 +121,7 @@ class LocalFile:
     def _rebuilt(self) -> Position:
         self._discard()  # a WAL without its database says nothing
         restoring = self._beside("restoring")
+        restoring.unlink(missing_ok=True)
         position = self._log.restore(restoring)
         if position != START:
             return self._replaced_by(restoring, position)
