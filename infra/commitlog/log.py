@@ -65,13 +65,13 @@ class CommitLog:
     def __init__(self, quick: Store, bulk: Store, clock: Clock, rng: random.Random, parallel: int = _PARALLEL_READS):
         """`quick` does one attempt with a short time-out, `bulk` one that has time for large objects."""
         self.url = quick.url
-        self.verified_at = float("-inf")  # by the clock: when the log's head was last known
         self._quick = quick
         self._bulk = bulk
         self._clock = clock
         self._random = rng
         self._parallel = parallel
         self._surveyed_at = float("-inf")
+        self._verified = float("-inf"), 0  # by the clock: when the log was last known to end, and at which TXID
         self._keeps_create_if_absent = False
 
     # Reading
@@ -116,7 +116,7 @@ class CommitLog:
                         if progress:
                             progress(item.size)
                     if txid is None:
-                        self._is_head(asked)
+                        self._is_head(asked, position.txid)
                     break
                 except ObjectMissing as error:
                     _call_it_a_gap_unless(look_again, error)
@@ -124,7 +124,7 @@ class CommitLog:
 
     def changes(self, position: Position) -> Iterator[Change]:
         """Everything after `position`, in order. When it ends, `verified_at` is when the log ended there."""
-        if self._survey_is_due():
+        if self._survey_is_due(position.txid):
             yield from self._listed_changes(position)
             return
         for _ in range(_PROBES_BEFORE_LISTING):
@@ -132,9 +132,9 @@ class CommitLog:
             try:
                 change = self._change(LogObject(0, position.txid + 1, position.txid + 1, 0, _NEVER), position)
             except ObjectMissing:
-                if self._survey_is_due():
+                if self._survey_is_due(position.txid):
                     break  # after a sleep since the loop began: merged and deleted, perhaps
-                self.verified_at = asked
+                self._verified = asked, position.txid
                 return
             except StoreUnavailable:
                 break  # perhaps it is too large for a quick read: the listing knows
@@ -150,17 +150,22 @@ class CommitLog:
             yield change
             position = change.position
 
+    def verified_at(self, txid: int) -> float:
+        """When the log was last known to end at this TXID, by the clock; -inf when it is known to be longer."""
+        moment, end = self._verified
+        return moment if txid >= end else float("-inf")
+
     def is_head(self, position: Position) -> bool:
         """Whether nothing follows `position`; False also when only a listing could tell."""
-        if self._survey_is_due():
+        if self._survey_is_due(position.txid):
             return False
         asked = self._clock.now()
         name = self._path(0, position.txid + 1, position.txid + 1)
         try:
             self._retrying(lambda: self._quick.read_range(name, ltx.HEADER_SIZE))
         except ObjectMissing:
-            if not self._survey_is_due():  # it may have become so by a sleep on the way
-                self.verified_at = max(self.verified_at, asked)
+            if not self._survey_is_due(position.txid):  # it may have become so by a sleep on the way
+                self._verified = max(self._verified, (asked, position.txid))
                 return True
         return False
 
@@ -213,7 +218,7 @@ class CommitLog:
             try:
                 self._check_not_covered(txid, may_be_stored or created or exists)
                 if created or self._holder_is_ours(name, body):
-                    self.verified_at = asked
+                    self._verified = asked, txid - 1
                     return
             except (StoreError, LogDamaged) as error:
                 trouble, may_be_stored = error, may_be_stored or created or exists
@@ -248,7 +253,7 @@ class CommitLog:
 
     def _check_number_is_next(self, position: Position) -> None:
         """After a long time the next number may be free because its object was merged and deleted long ago."""
-        if self._survey_is_due() and _head(self._surveyed(position)) > position.txid:
+        if self._survey_is_due(position.txid) and _head(self._surveyed(position)) > position.txid:
             raise CommitConflict(f"{self.url} has gone on while this instance was asleep")
 
     def _check_not_covered(self, txid: int, may_be_stored: bool) -> None:
@@ -256,7 +261,7 @@ class CommitLog:
         a number that was taken, merged and deleted long ago: a leftover, not a commit. Or it created the object in
         time, and that was merged while we slept.
         """
-        if self._survey_is_due() and any(
+        if self._survey_is_due(txid - 1) and any(
             item.level and item.max_txid >= txid for item in self._surveyed(Position(txid - 1, 0, 0))
         ):
             message = f"{self.url} has gone on past TXID {txid:016x} while this instance was asleep"
@@ -264,8 +269,9 @@ class CommitLog:
 
     # Listing
 
-    def _survey_is_due(self) -> bool:
-        return self._clock.now() - self._surveyed_at > SURVEY_SECONDS
+    def _survey_is_due(self, txid: int) -> bool:
+        """Whether only a listing can tell what follows a TXID, as it always is when the log is known to be longer."""
+        return self._clock.now() - self._surveyed_at > SURVEY_SECONDS or txid < self._verified[1]
 
     def _surveyed(self, position: Position) -> list[LogObject]:
         """What there is, after making sure that it leads from the first commit to the last one, past `position`."""
@@ -282,12 +288,13 @@ class CommitLog:
                 "emptied or replaced. Nothing is written to it; restore its objects, or use a new prefix"
             )
         if head == position.txid:
-            self._is_head(asked)
+            self._is_head(asked, head)
         return found
 
-    def _is_head(self, asked: float) -> None:
-        """Whoever has all of the listing made at `asked` may probe for the next number for a while."""
-        self._surveyed_at = self.verified_at = asked
+    def _is_head(self, asked: float, txid: int) -> None:
+        """Whoever has all of the listing made at `asked`, to this TXID, may probe for the next one for a while."""
+        self._surveyed_at = asked
+        self._verified = asked, txid
 
     def _plan(self, position: Position, txid: int | None = None) -> list[LogObject]:
         """The objects that lead from a position to a TXID or the head, fewest first."""
@@ -305,7 +312,7 @@ class CommitLog:
                     change = self._change(item, position)
                     yield change
                     position = change.position
-                self._is_head(asked)
+                self._is_head(asked, position.txid)
                 return
             except ObjectMissing as error:
                 _call_it_a_gap_unless(look_again, error)

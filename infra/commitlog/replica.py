@@ -147,7 +147,8 @@ class Replica:
             )
 
     def is_fresh(self, not_before: float, txid: int = 0) -> bool:
-        return self._whole and self.log.verified_at >= not_before and self.visible.txid >= txid
+        shown = self.visible.txid
+        return self._whole and self.log.verified_at(shown) >= not_before and shown >= txid
 
     def is_current(self) -> bool:
         """Ask the store whether what readers see is the newest; any thread may, while another one writes."""

@@ -12,13 +12,13 @@ import apsw
 from core.errors import (
     CommitError,
     CommitOutcomeUnknown,
+    DatabaseDamaged,
     ItemNotFound,
     LogDamaged,
     ServiceError,
     StoreError,
     TxidNotReached,
 )
-from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import CommitLog
 from infra.commitlog.replica import Replica
 from tests.simulation.model import Model
@@ -28,7 +28,7 @@ from tests.simulation.workload import Read, Write, create_schema, state_in
 
 _COMMIT_SECONDS = 10.0
 _START_SECONDS = 60.0
-_QUICK_TIMEOUT, _BULK_TIMEOUT = 5.0, 60.0
+_QUICK_TIMEOUT, _BULK_TIMEOUT = 3.0, 60.0
 _PEEKS = 0.2  # of all pauses
 _SLEEPS = (20.0, 400.0, 5 * 3600.0, 30 * 3600.0, 80 * 3600.0)
 
@@ -176,7 +176,9 @@ class Instance:
         finally:
             replica, self._replica = self._replica, None
             replica.close()
-            self._around.counts["diverged"] += len(list(old.glob("*.diverged-*")))
+            for kept in old.glob("*.diverged-*"):
+                self._around.counts["diverged"] += 1
+                kept.unlink()
             if self._directory != old:
                 shutil.rmtree(old)
             self._scheduler.at(min(2.0**self._failed_starts, 40_000) * self._rng.random(), self.start)
@@ -189,9 +191,10 @@ class Instance:
             replica.open()
             self._connection.has_seen_log = True
             replica.write(create_schema, self._clock.now() + _START_SECONDS, self._clock.now())
-        except (StoreError, CommitError) as error:
+        except (StoreError, CommitError, DatabaseDamaged) as error:
             self._check_excused(error)
-            self._scheduler.say(self.name, f"cannot start: {_named(error)}")
+            message = "damaged" if isinstance(error, DatabaseDamaged) else _named(error)
+            self._scheduler.say(self.name, f"cannot start: {message}")
             self._around.counts["failed starts"] += 1
             self._failed_starts += 1
             return False
@@ -339,7 +342,7 @@ class Instance:
         if isinstance(error, TxidNotReached):
             raise Violation(f"read your writes: {error}") from error
         excused = self._naps > 1 or self._connection.last_emptied > self._begun
-        if isinstance(error, LogDamaged) and not excused:
+        if isinstance(error, LogDamaged | DatabaseDamaged) and not excused:
             raise Violation(f"false alarm: {error}") from error
 
     def _is_fresh_for(self, request: Read) -> bool:
@@ -369,15 +372,15 @@ class Instance:
         return directory
 
 
-def _after(file: LocalFile, name: str, then: Callable[..., None]) -> None:
+def _after(actor: object, name: str, then: Callable[..., None]) -> None:
     """Call something after each call of a method."""
-    method = getattr(file, name)
+    method = getattr(actor, name)
 
     def both(*arguments: object, **named: object) -> None:
         method(*arguments, **named)
         then(*arguments, **named)
 
-    setattr(file, name, both)
+    setattr(actor, name, both)
 
 
 def _tear(wal: Path, rng: random.Random) -> None:
