@@ -126,7 +126,8 @@ class LocalFile:
         if position != START:
             return self._replaced_by(restoring, position)
         restoring.unlink()
-        _create_empty(self.path)
+        _create_empty(restoring)
+        self._replaced_by(restoring, START)
         try:
             return self._first_commit(_page_size_of(self.path))
         except errors.CommitConflict:
