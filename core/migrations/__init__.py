@@ -21,6 +21,16 @@ def schema_version(db: Database) -> int:
     return int(db.execute_sql("PRAGMA user_version").fetchone()[0])
 
 
+def check_known(version: int) -> None:
+    """Raises SchemaTooNew for a schema that only a newer version of the code can serve."""
+    known = len(scripts())
+    if version > known:
+        raise SchemaTooNew(
+            f"The database has schema version {version}, this release knows {known}: "
+            "deploy the release that wrote it, or restore an older backup."
+        )
+
+
 def migrate(db: Database) -> int:
     """Bring the database to the newest schema, all or nothing, and return its version.
 
@@ -29,11 +39,7 @@ def migrate(db: Database) -> int:
     wanted = scripts()
     with db.atomic("IMMEDIATE"):
         found = schema_version(db)
-        if found > len(wanted):
-            raise SchemaTooNew(
-                f"The database has schema version {found}, this release knows {len(wanted)}: "
-                "deploy the release that wrote it, or restore an older backup."
-            )
+        check_known(found)
         for script in wanted[found:]:
             for statement in script.split(";"):
                 if statement.strip():

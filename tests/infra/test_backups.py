@@ -1,13 +1,16 @@
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -17,13 +20,17 @@ from core.errors import (
     BackupError,
     BackupMissing,
     DatabaseInUse,
+    DatabaseLocked,
     DatabaseUnavailable,
     InvalidInput,
+    SchemaTooNew,
     StoreUnavailable,
 )
 from infra import backups as backups_module
-from infra.backups import LATEST, Backup, Backups, Retention, expired
+from infra.backups import LATEST, Backups
 from infra.object_store import ObjectStore
+from infra.retention import Retention
+from infra.snapshot import Contents
 from tests.conftest import open_at
 
 KEEP = Retention(hourly=timedelta(days=7), daily=timedelta(days=30))
@@ -187,6 +194,115 @@ def test_damaged_database_is_replaced_and_kept_with_its_wal(local: Backups, path
     assert path.with_name("app.db.before-restore-wal").read_bytes() == b"more garbage"
 
 
+def test_restore_rolls_a_hot_journal_back_and_leaves_none(local: Backups, path: Path, tmp_path: Path) -> None:
+    local.create(path)
+    set_rows(path, 5000)
+    crashed = tmp_path / "crashed" / "app.db"
+    crashed.parent.mkdir()
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute("PRAGMA journal_mode = delete")
+        committed = path.read_bytes()
+        connection.execute("PRAGMA cache_size = 2")
+        connection.execute("BEGIN; UPDATE items SET name = 'not yet'")
+        for suffix in ("", "-journal"):  # a crash in the middle of writing the file
+            shutil.copy(f"{path}{suffix}", f"{crashed}{suffix}")
+    assert crashed.read_bytes() != committed
+    local.restore(crashed)
+    assert count(crashed) == 3
+    assert crashed.with_name("app.db.before-restore").read_bytes() == committed
+    assert [file.name for file in crashed.parent.glob("*-journal")] == []
+
+
+@pytest.mark.parametrize("journal_mode", ["wal", "delete"])
+def test_restore_is_refused_while_somebody_is_at_work_and_changes_nothing(
+    local: Backups, path: Path, journal_mode: str
+) -> None:
+    local.create(path)
+    kept = path.with_name("app.db.before-restore")
+    kept.write_bytes(b"the only copy of something")
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute(f"PRAGMA journal_mode = {journal_mode}")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO items (name) VALUES ('x')")
+        with pytest.raises(DatabaseLocked, match="close the program that has it open"):
+            local.restore(path)
+        connection.execute("COMMIT")
+        assert count(path) == 4
+    assert kept.read_bytes() == b"the only copy of something"
+
+
+def test_database_that_sqlite_cannot_open_is_kept_with_its_journal(
+    local: Backups, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unopenable(apsw.Connection):
+        def execute(self, *arguments: Any, **options: Any) -> Any:
+            raise apsw.IOError("disk I/O error")
+
+    local.create(path)
+    path.with_name("app.db-journal").write_bytes(b"more garbage")
+    monkeypatch.setattr(apsw, "Connection", Unopenable)
+    monkeypatch.setattr(backups_module, "inspect", lambda database: Contents({"items": 3}, 0))
+    local.restore(path)
+    monkeypatch.undo()
+    assert count(path) == 3
+    assert path.with_name("app.db.before-restore-journal").read_bytes() == b"more garbage"
+
+
+def test_nothing_of_an_earlier_restore_lies_beside_what_this_one_keeps(local: Backups, path: Path) -> None:
+    local.create(path)
+    kept = path.with_name("app.db.before-restore")
+    stale = [kept.with_name(kept.name + suffix) for suffix in ("-wal", "-shm", "-journal")]
+    for file in stale:
+        file.write_bytes(b"of another file")
+    local.restore(path)
+    assert not any(file.exists() for file in stale)
+    assert count(kept) == 3
+
+
+def test_restored_file_is_as_private_as_the_one_it_replaces(local: Backups, path: Path) -> None:
+    local.create(path)
+    path.chmod(0o600)
+    local.restore(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_restore_is_on_the_disk_before_and_after_the_swap(
+    local: Backups, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.create(path)
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def record_fsync(descriptor: int) -> None:
+        steps.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    def record_replace(source: Path, target: Path) -> None:
+        steps.append(f"{source.name} -> {target.name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", record_replace)
+    local.restore(path)
+    assert steps == ["app.db.restoring", "app.db.restoring -> app.db", "data"]
+
+
+def test_backup_of_a_newer_schema_is_refused(local: Backups, path: Path) -> None:
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    local.create(path)
+    set_rows(path, 7)
+    with pytest.raises(SchemaTooNew, match="schema version 99"):
+        local.restore(path)
+    assert count(path) == 7
+
+
+@pytest.mark.parametrize("name", ["latest", "app-latest", LATEST])
+def test_latest_is_a_name_for_the_newest(local: Backups, path: Path, name: str) -> None:
+    made = local.create(path)
+    assert local.restore(path, name).name == made.name
+
+
 def test_restore_under_a_running_server_is_refused(local: Backups, path: Path) -> None:
     local.create(path)
     with closing(open_at(path.with_name("served.db"))) as database:
@@ -228,6 +344,13 @@ def test_manifest_that_does_not_fit_is_refused(local: Backups, path: Path) -> No
         local.verify()
 
 
+def test_rows_that_the_manifest_does_not_have_are_damage(local: Backups, path: Path) -> None:
+    made = local.create(path)
+    local.store.put(made.name + ".json", json.dumps({**asdict(made), "rows": {"items": 4}}).encode())
+    with pytest.raises(BackupDamaged, match=r"rows \{'items': 3\}"):
+        local.verify()
+
+
 def test_missing_backup_is_named(backups: Backups, path: Path) -> None:
     with pytest.raises(BackupMissing, match="no complete backup"):
         backups.restore(path)
@@ -256,10 +379,8 @@ def test_damaged_database_is_not_backed_up_as_if_it_were_sound(local: Backups, p
 def test_upload_that_does_not_read_back_is_not_reported_as_success(
     local: Backups, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = ObjectStore.create
-    monkeypatch.setattr(
-        ObjectStore, "create", lambda store, name, body: create(store, name, flip_a_byte(body.read_bytes()))
-    )
+    put = ObjectStore.put
+    monkeypatch.setattr(ObjectStore, "put", lambda store, name, body: put(store, name, flip_a_byte(body.read_bytes())))
     with pytest.raises(BackupDamaged, match="SHA-256"):
         local.create(path)
     assert local.store.objects() == []
@@ -282,6 +403,41 @@ def test_half_made_backup_is_not_taken_for_the_newest(
     assert local.restore(path).name == good.name
 
 
+def test_backup_is_good_although_old_ones_cannot_be_removed(
+    local: Backups, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(backups_module, "prune", fail)
+    made = local.create(path)
+    assert "old backups could not be removed: gone" in caplog.text
+    newest = local.newest()
+    assert newest is not None
+    assert newest.name == made.name
+
+
+def test_old_backups_are_removed_after_a_good_one(local: Backups, path: Path) -> None:
+    for name in ("app-20200101-0000.db.gz", "app-20200101-0000.db.gz.json"):
+        local.store.put(name, b"old")
+    names = [local.create(path, label).name for label in ("one", "two")]
+    assert [backup.name for backup in local.list()] == names
+
+
+def test_the_file_itself_goes_and_comes_through_the_patient_store(store: ObjectStore, path: Path) -> None:
+    class Small(ObjectStore):
+        def _put(self, name: str, body: object, mode: object, written_at: object = None) -> None:
+            assert isinstance(body, bytes)
+            super()._put(name, body, mode)
+
+        def read(self, name: str) -> Iterator[bytes]:
+            assert name.endswith(".json")
+            return super().read(name)
+
+    backups = Backups(Small(store.url), KEEP, bulk=store)
+    assert backups.verify(backups.create(path).name).rows == {"items": 3}
+
+
 @pytest.mark.parametrize("label", ["", "UPPER", "a b", "../x", "1st", "x" * 41, "é"])
 def test_label_that_would_break_the_name_is_refused(local: Backups, path: Path, label: str) -> None:
     with pytest.raises(InvalidInput):
@@ -300,52 +456,3 @@ def test_foreign_files_beside_the_backups_are_left_alone(local: Backups, path: P
     made = local.create(path)
     assert [backup.name for backup in local.list()] == [made.name]
     assert len(local.store.objects()) == 6
-
-
-NOW = datetime(2026, 3, 31, 12, 30, tzinfo=UTC)
-
-
-def made(age: timedelta, label: str | None = None, complete: bool = True) -> Backup:
-    time = NOW - age
-    return Backup(f"app-{time:%Y%m%d-%H%M}", time, label, 1, time, complete)
-
-
-def test_hourly_backups_are_kept_a_week_and_daily_ones_a_month() -> None:
-    hourly = [made(timedelta(hours=hours)) for hours in reversed(range(24 * 40))]
-    gone = {backup.name for backup in expired(hourly, NOW, KEEP)}
-    kept = [backup for backup in hourly if backup.name not in gone]
-    young = [backup for backup in kept if NOW - backup.time <= timedelta(days=7)]
-    assert len(young) == 7 * 24 + 1
-    old = [backup for backup in kept if backup not in young]
-    assert {(backup.time.hour, backup.time.minute) for backup in old} == {(23, 30)}
-    # one a day for days 7 to 30
-    assert len({backup.time.date() for backup in old}) == len(old) == 23
-
-
-def test_the_newest_good_backup_and_labelled_ones_are_never_pruned() -> None:
-    year = timedelta(days=365)
-    labelled, older = made(2 * year, "pre-deploy"), made(year + timedelta(days=1))
-    newest_good, half_made = made(year), made(year - timedelta(days=1), complete=False)
-    assert expired([labelled, older, newest_good, half_made], NOW, KEEP) == [older, half_made]
-
-
-def test_pruning_happens_after_a_good_backup_and_by_the_stores_clock(local: Backups, path: Path) -> None:
-    for name in ("app-20200101-0000.db.gz", "app-20200101-0000.db.gz.json", "app-20200102-0000-keep.db.gz"):
-        local.store.put(name, b"old")
-    made = local.create(path)
-    assert [backup.name for backup in local.list()] == ["app-20200102-0000-keep.db.gz", made.name]
-
-
-def test_wrong_clock_on_this_machine_does_not_prune(
-    local: Backups, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = local.create(path)
-
-    class Tomorrow(datetime):
-        @classmethod
-        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
-            return datetime(2099, 1, 1, tzinfo=UTC)
-
-    monkeypatch.setattr(backups_module, "datetime", Tomorrow)
-    local.create(path)
-    assert first.name in [backup.name for backup in local.list()]
