@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 from starlette.applications import Starlette
@@ -47,16 +47,15 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     """A server's life: backups on a timer; at the end the WAL is moved into the file and the lock released."""
     service: Service = app.state.service
     interval = service.settings.backup_interval_seconds
-    timer = asyncio.create_task(service.backup_job.run_every(interval)) if interval else None
+    if interval:
+        service.backup_job.start(interval)
     try:
         yield
     finally:
-        service.backup_job.stop()
-        if timer:
-            timer.cancel()
-            with suppress(asyncio.CancelledError):
-                await timer
-        await asyncio.to_thread(service.database.close)
+        try:
+            await asyncio.to_thread(service.backup_job.stop)
+        finally:
+            await asyncio.to_thread(service.database.close)
 
 
 def read_settings() -> Settings:

@@ -1,10 +1,15 @@
-import asyncio
 import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn
 
 import apsw
 import pytest
 
 from core.errors import BackupCancelled, StoreUnavailable
+from infra import backup_job
 from infra.backup_job import BackupJob
 from infra.backups import Backups, open_backups
 from infra.prometheus import PrometheusMetrics
@@ -29,22 +34,70 @@ def counted(job: BackupJob) -> str:
     return job._metrics.exposition(dict)[0].decode()
 
 
-async def until(condition: object) -> None:
-    assert callable(condition)
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def waits_of(job: BackupJob, monkeypatch: pytest.MonkeyPatch, steps: int) -> list[float]:
+    """What the timer waits, before each of its first steps."""
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return len(waits) > steps
+
+    monkeypatch.setattr(job._stopping, "wait", wait)
+    job._run_every(3600)
+    return waits[1:]
 
 
 def test_timer_backs_up_at_once_and_again_after_the_interval(job: BackupJob, backups: Backups) -> None:
-    async def scenario() -> None:
-        timer = asyncio.create_task(job.run_every(0.05))
-        await until(lambda: len(backups.list()) >= 2)
-        job.stop()
-        timer.cancel()
-
-    asyncio.run(scenario())
+    job.start(0.05)
+    until(lambda: len(backups.list()) >= 2)
+    job.stop()
     assert 'backups_total{result="succeeded"}' in counted(job)
+
+
+def test_backup_with_a_time_to_come_does_not_start_one_after_another(
+    job: BackupJob, backups: Backups, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backups.create(settings.database_path)
+    for name in ("app-20990101-0000.db.gz", "app-20990101-0000.db.gz.json"):
+        backups.store.put(name, b"x")
+        past = time.time() - 7200
+        os.utime(settings.database_path.parent / "backups" / name, (past, past))
+    first, second = waits_of(job, monkeypatch, 2)
+    assert 3590 < first <= 3600, "the age is that of the backup that was stored last"
+    assert second == 3600
+
+
+def test_after_a_backup_the_timer_waits_whatever_the_store_says(
+    job: BackupJob, backups: Backups, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backups, "list", lambda backups: [])
+    assert waits_of(job, monkeypatch, 3) == [0, 3600, 3600]
+
+
+def test_timer_outlives_a_store_that_cannot_be_listed(
+    job: BackupJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(backups: Backups) -> NoReturn:
+        raise (StoreUnavailable("the store is away") if not caplog.records else RuntimeError("a bug"))
+
+    monkeypatch.setattr(Backups, "list", fail)
+    assert waits_of(job, monkeypatch, 2) == [300, 300]
+    assert [bool(record.exc_info) for record in caplog.records] == [False, True]
+
+
+def test_failed_backup_is_tried_again_after_five_minutes(job: BackupJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> NoReturn:
+        raise StoreUnavailable("the store is away")
+
+    monkeypatch.setattr(Backups, "create", fail)
+    assert waits_of(job, monkeypatch, 2) == [0, 300]
 
 
 def test_timer_waits_while_the_newest_backup_is_young(job: BackupJob, backups: Backups, settings: Settings) -> None:
@@ -67,13 +120,9 @@ def test_failed_backup_is_logged_counted_and_tried_again(
 
     monkeypatch.setattr(Backups, "create", fail_twice)
 
-    async def scenario() -> None:
-        timer = asyncio.create_task(job.run_every(0.01))
-        await until(lambda: backups.list())
-        job.stop()
-        timer.cancel()
-
-    asyncio.run(scenario())
+    job.start(0.01)
+    until(backups.list)
+    job.stop()
     assert 'backups_total{result="failed"} 2.0' in counted(job)
     assert [record.levelno for record in caplog.records if "backup failed" in record.message] == [logging.ERROR] * 2
 
@@ -84,6 +133,30 @@ def test_stopping_ends_a_backup_under_way(job: BackupJob, backups: Backups) -> N
         job.run()
     assert backups.list() == []
     assert "backups_total{" not in counted(job)
+
+
+def test_stop_waits_for_the_backup_to_clean_up_but_not_for_ever(
+    job: BackupJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def hang(*arguments: object, **options: object) -> NoReturn:
+        entered.set()
+        assert release.wait(20)
+        raise BackupCancelled("stopping")
+
+    monkeypatch.setattr(Backups, "create", hang)
+    monkeypatch.setattr(backup_job, "_STOP_SECONDS", 0.1)
+    job.start(3600)
+    assert entered.wait(20)
+    job.stop()
+    assert job._timer is not None
+    assert job._timer.is_alive()
+    assert job._timer.daemon, "a thread that hangs must not keep the process"
+    release.set()
+    monkeypatch.setattr(backup_job, "_STOP_SECONDS", 20)
+    job.stop()
+    assert not job._timer.is_alive()
 
 
 def test_success_is_one_log_line_with_the_figures(job: BackupJob, caplog: pytest.LogCaptureFixture) -> None:
