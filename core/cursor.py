@@ -3,9 +3,10 @@
 import base64
 import json
 from dataclasses import dataclass
+from typing import get_args
 
 from core.errors import FieldError, InvalidInput
-from core.schemas import MAX_INTEGER
+from core.schemas import MAX_INTEGER, Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,9 @@ class Cursor:
             found, created_at, item_id = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
         except (ValueError, TypeError, RecursionError):
             raise _invalid("is not a next_cursor of this API") from None
-        if not isinstance(created_at, str) or type(item_id) is not int or not 0 <= item_id <= MAX_INTEGER:
+        is_time = isinstance(created_at, str) and created_at.isascii()
+        is_id = type(item_id) is int and 0 <= item_id <= MAX_INTEGER
+        if found not in get_args(Order) or not is_time or not is_id:
             raise _invalid("is not a next_cursor of this API")
         if found != order:
             raise _invalid(f"was made for order={found}, not order={order}")

@@ -59,6 +59,7 @@ Cents = Annotated[
     ),
 ]
 Quantity = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Order = Literal["created_at", "-created_at"]
 
 
 class _Input(BaseModel):
@@ -74,8 +75,16 @@ class NewItem(_Input):
     quantity: Quantity = 0
 
 
+def _without_defaults(schema: dict[str, Any]) -> None:
+    for field in schema["properties"].values():
+        field.pop("default", None)
+
+
 class ItemPatch(_Input):
     """The fields to change (RFC 7396 merge patch). A null description clears it; no other field may be null."""
+
+    # a field that is left out stays as it is: the defaults below are never stored
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     name: Name = ""
     description: Description | None = None
@@ -93,7 +102,7 @@ class ItemQuery(BaseModel):
     q: Annotated[str, Field(max_length=200), AfterValidator(_no_nul)] = Field(
         default="", description="Part of the name, upper and lower case (ASCII) alike"
     )
-    order: Literal["created_at", "-created_at"] = "created_at"
+    order: Order = "created_at"
 
 
 class ItemView(BaseModel):
@@ -110,7 +119,7 @@ class ItemView(BaseModel):
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "ItemView":
-        # What the database holds was checked on its way in; an operator's hand-made row is shown as it is
+        # What the database holds was checked on its way in, an operator's hand-made row by the table's constraints
         return cls.model_construct(
             id=row["id"],
             name=row["name"],

@@ -64,9 +64,11 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
             members = [{"field": error.field, "message": error.message} for error in errors]
             return problem(request.scope, 422, "The input is not valid; see errors.", errors=members)
         case DatabaseLocked():
+            logger.error("%s", error)
             request.app.state.service.metrics.database_locked()
             return _try_again(request, "The database is locked by another writer; nothing was stored. Try again.")
         case DatabaseFull():
+            logger.error("%s", error)
             return problem(request.scope, 507, "No space is left for the database; nothing was stored.")
         case TxidNotReached():
             return problem(request.scope, 412, str(error))
@@ -86,6 +88,7 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
             logger.error("%s", error)
             return _try_again(request, "The store that holds the newest state does not answer. Try again.")
         case DatabaseError():
+            logger.error("%s", error)
             return _try_again(request, "The database cannot be used now; GET /ready and the log say why.")
     raise error
 

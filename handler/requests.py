@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from core.errors import FieldError, InvalidInput, ItemNotFound
 
@@ -42,7 +42,7 @@ def read_query(request: Request, model: type[M]) -> M:
 
 
 async def read_json(request: Request, model: type[M], media_types: tuple[str, ...] = ("application/json",)) -> M:
-    """Raises HTTPException 415 or 400 for another type or broken JSON, InvalidInput for wrong fields."""
+    """Raises HTTPException 415 or 400 for another type or broken or cut-off JSON, InvalidInput for wrong fields."""
     content_type, _, parameters = request.headers.get("content-type", "").partition(";")
     if content_type.strip().lower() not in media_types:
         raise HTTPException(415, f"Send the body as {' or '.join(media_types)} (Content-Type header).")
@@ -52,6 +52,8 @@ async def read_json(request: Request, model: type[M], media_types: tuple[str, ..
         raise HTTPException(415, "Send the body without Content-Encoding.")
     try:
         return model.model_validate_json(await request.body())
+    except ClientDisconnect:
+        raise HTTPException(400, "The connection was closed before the whole body was there.") from None
     except ValidationError as error:
         raise _invalid(error) from None
 

@@ -24,6 +24,8 @@ class RequestLog:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         started = time.perf_counter()
+        # an event of Lambda may hold half a surrogate pair, which no answer can repeat; there is nothing of that name
+        scope["path"] = scope["path"].encode("utf-8", "replace").decode()
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         set_context_keys(request_id=request_id)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import operator
 from collections.abc import Iterator
 
 import pytest
-from peewee import Database
+from peewee import Database, IntegrityError
 from playhouse.apsw_ext import APSWDatabase
 
 from core import items
@@ -139,3 +139,23 @@ def test_database_of_a_newer_release_is_refused(db: Database) -> None:
     db.execute_sql("PRAGMA user_version = 99")
     with pytest.raises(SchemaTooNew, match="schema version 99"):
         migrate(db)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("price_cents", "abc"),
+        ("price_cents", 1.5),
+        ("quantity", "many"),
+        ("quantity", -1),
+        ("name", b"x"),
+        ("description", b"x"),
+        ("created_at", b"x"),
+        ("updated_at", b"x"),
+        ("version", "x"),
+    ],
+)
+def test_hand_made_row_of_the_wrong_kind_is_refused(db: Database, column: str, value: object) -> None:
+    row = {"name": "n", "created_at": "t", "updated_at": "t", column: value}
+    with pytest.raises(IntegrityError):
+        db.execute_sql(f"INSERT INTO items ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", [*row.values()])

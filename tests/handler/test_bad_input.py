@@ -1,14 +1,21 @@
 """Whatever comes in is answered with a 4xx problem, and the service goes on."""
 
+import asyncio
+import base64
 import json
+import logging
 import socket
+import time
 from collections.abc import Iterator
 
 import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.types import Message
 
+from handler.asgi import create_app
+from handler.service import Service
 from tests.conftest import assert_problem
 
 JSON = {"content-type": "application/json"}
@@ -19,6 +26,11 @@ def client(client: httpx2.Client) -> Iterator[httpx2.Client]:
     yield client
     assert client.get("/health").json() == {"status": "healthy"}
     assert client.post("/api/items", json={"name": "still here"}).status_code == 201
+
+
+def connected(client: httpx2.Client) -> socket.socket:
+    assert client.base_url.port is not None
+    return socket.create_connection((client.base_url.host, client.base_url.port), timeout=10)
 
 
 @pytest.mark.parametrize(
@@ -153,9 +165,7 @@ def test_odd_paths_are_404(client: httpx2.Client, path: str) -> None:
     ],
 )
 def test_what_is_hardly_http_is_refused_without_a_5xx(client: httpx2.Client, raw: bytes) -> None:
-    host, port = client.base_url.host, client.base_url.port
-    assert port is not None
-    with socket.create_connection((host, port), timeout=10) as connection:
+    with connected(client) as connection:
         connection.sendall(raw)
         connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -199,3 +209,60 @@ def test_no_query_gives_a_5xx(client: httpx2.Client, query: dict[str, str]) -> N
     if response.status_code != 200:
         assert response.status_code < 500
         assert_problem(response, response.status_code)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["created_at", "\ud800", 1],
+        ["\ud800", "x", 1],
+        ["created_at", "2026-01-01T00:00:00.000000Z\u00e9", 1],
+        ["name", "x", 1],
+        [["created_at"], "x", 1],
+        [{"secret": "echo"}, "x", 1],
+    ],
+)
+def test_cursor_that_is_none_is_422_and_not_repeated(client: httpx2.Client, values: list[object]) -> None:
+    cursor = base64.urlsafe_b64encode(json.dumps(values).encode()).decode().rstrip("=")
+    (error,) = assert_problem(client.get("/api/items", params={"cursor": cursor}), 422)["errors"]
+    assert error == {"field": "cursor", "message": "is not a next_cursor of this API"}
+
+
+def test_announced_length_over_the_limit_is_413_at_once(client: httpx2.Client) -> None:
+    head = b"POST /api/items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1048577\r\n\r\n"
+    with connected(client) as connection:
+        connection.sendall(head)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413")
+
+
+def test_upload_that_breaks_off_is_no_error_of_the_service(
+    client: httpx2.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    head = b"POST /api/items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    with connected(client) as connection:
+        connection.sendall(head + b'{"name": ')
+    deadline = time.monotonic() + 10
+    while not (requests := [record for record in caplog.records if record.name == "handler.request"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert requests[0].__dict__["status_code"] == 400
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("path", ["/\ud800", "/api/items/\udfff", "/api/items\ud800"])
+def test_half_a_surrogate_pair_in_a_path_is_404(service: Service, path: str) -> None:
+    # a server cannot send one, an event of Lambda can
+    sent: list[Message] = []
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(create_app(service)(scope, receive, send))
+    service.database.close()
+    assert sent[0]["status"] == 404
+    assert json.loads(sent[1]["body"])["instance"] == path.encode("utf-8", "replace").decode()

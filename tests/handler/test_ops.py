@@ -8,9 +8,11 @@ import httpx2
 import peewee
 import pytest
 
+from handler.asgi import create_app
 from handler.service import Service, open_server_service
+from infra.backup_job import BackupJob
 from infra.database import Database
-from tests.conftest import MakeSettings, assert_problem, serving
+from tests.conftest import MakeSettings, assert_problem, open_at, serving
 
 
 def test_health_and_ready_answer_exactly(client: httpx2.Client) -> None:
@@ -18,7 +20,9 @@ def test_health_and_ready_answer_exactly(client: httpx2.Client) -> None:
     assert client.get("/ready").json() == {"status": "ready", "database": "connected"}
 
 
-def test_ready_tells_why_not_and_health_does_not_care(client: httpx2.Client, service: Service) -> None:
+def test_ready_tells_why_not_and_health_does_not_care(
+    client: httpx2.Client, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
     service.settings.database_path.rename(service.settings.database_path.with_name("moved.db"))
     response = client.get("/ready")
     assert response.status_code == 503
@@ -26,14 +30,18 @@ def test_ready_tells_why_not_and_health_does_not_care(client: httpx2.Client, ser
     assert "was removed or replaced" in response.json()["database"]
     assert client.get("/health").status_code == 200
     assert_problem(client.post("/api/items", json={"name": "x"}), 503)
+    assert "was removed or replaced" in caplog.text
 
 
-def test_locked_database_is_503_with_retry_after_and_counted(client: httpx2.Client, service: Service) -> None:
+def test_locked_database_is_503_with_retry_after_and_counted(
+    client: httpx2.Client, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
     other = apsw.Connection(str(service.settings.database_path))
     other.execute("BEGIN IMMEDIATE")
     response = client.post("/api/items", json={"name": "x"})
     assert_problem(response, 503)
     assert response.headers["retry-after"] == "1"
+    assert "is locked by another connection" in caplog.text
     assert client.get("/api/items").status_code == 200
     other.execute("ROLLBACK")
     other.close()
@@ -41,13 +49,14 @@ def test_locked_database_is_503_with_retry_after_and_counted(client: httpx2.Clie
     assert "database_locked_total 1.0" in client.get("/metrics").text
 
 
-def test_full_disk_is_507(client: httpx2.Client, service: Service) -> None:
+def test_full_disk_is_507(client: httpx2.Client, service: Service, caplog: pytest.LogCaptureFixture) -> None:
     def limit(db: peewee.Database) -> None:
         db.execute_sql("PRAGMA max_page_count = 1").fetchall()
 
     asyncio.run(service.database.write(limit))
     responses = [client.post("/api/items", json={"name": "x", "description": "y" * 2000}) for _ in range(10)]
     assert_problem(responses[-1], 507)
+    assert "No space left for" in caplog.text
 
 
 def test_what_nobody_expected_is_a_500_that_tells_nothing(
@@ -96,6 +105,12 @@ def test_docs_come_whole_from_our_own_origin(client: httpx2.Client) -> None:
     assert_problem(client.get("/docs/swagger-editor.js"), 404)
 
 
+def test_openapi_promises_no_defaults_for_what_a_patch_leaves_out(client: httpx2.Client) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert [name for name, field in schemas["ItemPatch"]["properties"].items() if "default" in field] == []
+    assert schemas["NewItem"]["properties"]["quantity"]["default"] == 0
+
+
 def test_openapi_names_every_route_of_the_api(client: httpx2.Client) -> None:
     document = client.get("/openapi.json").json()
     assert document["openapi"].startswith("3.1")
@@ -113,3 +128,20 @@ def test_server_starts_while_the_store_is_away_and_backs_up_when_it_is_due(
     with serving(service) as client:
         assert client.post("/api/items", json={"name": "x"}).status_code == 201
     assert "backups cannot be made now" in caplog.text
+
+
+def test_database_is_closed_although_the_backup_job_cannot_be_stopped(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(job: BackupJob) -> None:
+        raise RuntimeError("a bug")
+
+    async def live() -> None:
+        app = create_app(service)
+        async with app.router.lifespan_context(app):
+            pass
+
+    monkeypatch.setattr(BackupJob, "stop", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        asyncio.run(live())
+    open_at(service.settings.database_path).close()
