@@ -1,5 +1,6 @@
 """JSON logs on stdout, and what is counted."""
 
+import io
 import logging
 import sys
 from collections.abc import Callable
@@ -26,6 +27,9 @@ def configure_logging(level: str) -> tuple[logging.Handler, LambdaPowertoolsForm
         serialize_stacktrace=False,
         location=None,
     )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # whatever the locale, and for text that no encoding has
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(formatter)
     handler.addFilter(_tidy)

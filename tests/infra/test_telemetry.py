@@ -48,9 +48,23 @@ def test_exceptions_are_one_line_with_their_traceback(stdout: io.StringIO) -> No
     except ValueError:
         logging.getLogger("x").exception("failed")
         sys.excepthook(*sys.exc_info())
-    for line in lines(stdout):
+    found = lines(stdout)
+    assert [line["message"] for line in found] == ["failed", "uncaught ValueError"]
+    for line in found:
         assert "Traceback" in str(line["exception"])
         assert line["exception_name"] == "ValueError"
+
+
+def test_text_that_no_encoding_has_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    configure_logging("INFO")
+    logging.captureWarnings(False)
+    logging.getLogger("x").info("caf\u00e9 \ud800")
+    sys.stdout.flush()
+    assert "caf\u00e9 \\ud800" in written.getvalue().decode()
 
 
 def test_own_request_lines_replace_those_of_the_servers(stdout: io.StringIO) -> None:
