@@ -43,6 +43,16 @@ def test_every_setting_is_in_the_readme_table() -> None:
     assert missing == []
 
 
+def test_every_setting_reaches_the_container() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    # the image, the volume and the published port decide these
+    fixed = {"DATABASE_PATH", "HOST", "PORT"}
+    names = {str(field.alias) for field in Settings.model_fields.values()} - fixed
+    missing = [name for name in sorted(names) if f"      - {name}\n" not in compose]
+    assert missing == []
+    assert "      - AWS_ENDPOINT_URL\n" in compose
+
+
 def test_endpoints_are_coroutines() -> None:
     # a plain function would run on a new thread at each Lambda invocation, with a connection of its own
     for route in ROUTES:
