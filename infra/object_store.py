@@ -19,9 +19,19 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, S3Store
 
-from core.errors import ObjectExists, ObjectMissing, StoreError, StoreRefused, StoreUnavailable, StoreUnreachable
+from core.errors import (
+    ObjectExists,
+    ObjectMissing,
+    SettingsError,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnreachable,
+)
+from infra.store_url import check_endpoint, redacted
 
 _CHUNK = 4 * 1024 * 1024
+_CHECK_SECONDS = 5
 _WRITTEN_AT = "litestream-timestamp"
 
 
@@ -40,7 +50,9 @@ class ObjectStore:
     """
 
     def __init__(self, url: str, *, timeout: float = 60, retries: int = 2) -> None:
-        """`timeout`: seconds for one request with its body. `retries`: how often a passing fault is tried again;
+        """Raises SettingsError for an endpoint that is no URL.
+
+        `timeout`: seconds for one request with its body. `retries`: how often a passing fault is tried again;
         a caller who must know what became of each create wants none.
         """
         self.url = url.rstrip("/")
@@ -53,11 +65,16 @@ class ObjectStore:
                 self._store = _s3_store(url, timeout, retries)
 
     def check(self) -> None:
-        """Prove that the store is there and may be listed and, for a directory, written."""
-        with self._errors():
-            next(iter(obstore.list(self._store, chunk_size=1)), None)
-        if self._directory is not None and not os.access(self._directory, os.W_OK | os.X_OK):
-            raise StoreRefused(f"{self.url}: the directory is not writable by user {os.getuid()}")
+        """Prove that the store is there and may be listed and, for a directory, written.
+
+        A start waits for this: a store that does not answer within a few seconds is unavailable.
+        """
+        if self._directory is None:
+            with self._errors():
+                impatient = _s3_store(self.url, _CHECK_SECONDS, 0)
+                next(iter(obstore.list(impatient, chunk_size=1)), None)
+        elif not os.access(self._directory, os.R_OK | os.W_OK | os.X_OK):
+            raise StoreRefused(f"{self.url}: the directory is not writable or not readable by user {os.getuid()}")
 
     def put(self, name: str, body: Path | bytes) -> None:
         """Write an object, replacing an older one of that name atomically."""
@@ -121,11 +138,15 @@ class ObjectStore:
             yield
         except (BaseError, OSError) as error:
             raise self._translate(error) from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # obstore exports no name for it
+                raise
+            raise StoreRefused(f"{self.url}: an AWS_* variable has a value that cannot be used ({error})") from error
 
     def _translate(self, error: Exception) -> StoreError:
         text = " ".join(str(error).split("\n\nDebug source")[0].split())
         message = f"{self.url}: {text}"
-        if "<Code>NoSuchBucket</Code>" in text:
+        if "<Code>NoSuchBucket</Code>" in text or "<Code>InvalidBucketName</Code>" in text:
             return StoreRefused(f"{self.url}: there is no such bucket; create it or correct the URL")
         if isinstance(error, AlreadyExistsError | FileExistsError):
             return ObjectExists(message)
@@ -150,7 +171,7 @@ def _made_directory(url: str) -> Path:
 
 
 def _s3_store(url: str, timeout: float, retries: int) -> S3Store:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    endpoint = _endpoint()
     return S3Store.from_url(
         url,
         client_options={
@@ -160,6 +181,21 @@ def _s3_store(url: str, timeout: float, retries: int) -> S3Store:
         },
         retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=30)},
     )
+
+
+def _endpoint() -> str:
+    """Raises SettingsError."""
+    found = ""
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if value := os.environ.get(name):
+            found = found or value
+            try:
+                check_endpoint(value)
+            except ValueError as error:
+                raise SettingsError(f"{name}={redacted(value)!r}: {error}") from None
+        else:
+            os.environ.pop(name, None)  # obstore would take an empty one for an address
+    return found
 
 
 def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_at: datetime | None) -> None:

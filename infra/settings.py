@@ -9,8 +9,12 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from core.errors import SettingsError
+from infra.store_url import check_store_url, redacted
 
 SERVICE = "cloud-native-poc"
+
+_MOST_DAYS = 36500
+_FUNCTION_NAME = "AWS_LAMBDA_FUNCTION_NAME"  # set by Lambda; only whether it is there matters
 
 
 class Settings(BaseModel):
@@ -27,19 +31,13 @@ class Settings(BaseModel):
     commit_timeout_seconds: float = Field(10.0, alias="COMMIT_TIMEOUT_SECONDS", gt=0, le=600)
     backup_url: str = Field("", alias="BACKUP_URL", validate_default=True)
     backup_interval_seconds: int = Field(3600, alias="BACKUP_INTERVAL_SECONDS", ge=0)
-    backup_keep_hourly_days: int = Field(7, alias="BACKUP_KEEP_HOURLY_DAYS", ge=1)
-    backup_keep_daily_days: int = Field(30, alias="BACKUP_KEEP_DAILY_DAYS", ge=1)
+    backup_keep_hourly_days: int = Field(7, alias="BACKUP_KEEP_HOURLY_DAYS", ge=1, le=_MOST_DAYS)
+    backup_keep_daily_days: int = Field(30, alias="BACKUP_KEEP_DAILY_DAYS", ge=1, le=_MOST_DAYS)
     busy_timeout_seconds: float = Field(5.0, alias="BUSY_TIMEOUT_SECONDS", ge=0, le=600)
     max_body_bytes: int = Field(1024 * 1024, alias="MAX_BODY_BYTES", ge=1)
     host: str = Field("127.0.0.1", alias="HOST", min_length=1)
     port: int = Field(8000, alias="PORT", ge=0, le=65535)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", alias="LOG_LEVEL")
-    on_lambda: bool = Field(False, alias="AWS_LAMBDA_FUNCTION_NAME", validate_default=True)
-
-    @field_validator("on_lambda", mode="before")
-    @classmethod
-    def _is_function(cls, name: Any) -> bool:
-        return bool(name)
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -48,19 +46,15 @@ class Settings(BaseModel):
 
     @field_validator("database_path", mode="after")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        return path.absolute()
+    def _real(cls, path: Path) -> Path:
+        # two names of one file must be one owner's
+        return Path(os.path.realpath(path))
 
     @field_validator("backup_url", "replica_url")
     @classmethod
-    def _known_scheme(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-        except ValueError as error:
-            raise ValueError(f"is not a URL ({error})") from None
-        wrong_file = parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/"))
-        if url and (parts.scheme not in ("s3", "file") or wrong_file or (parts.scheme == "s3" and not parts.netloc)):
-            raise ValueError("should be s3://bucket/prefix or file:///directory")
+    def _is_store(cls, url: str) -> str:
+        if url:
+            check_store_url(url)
         return url
 
     @field_validator("replica_url")
@@ -73,8 +67,8 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
-        database = Path(values.get("DATABASE_PATH") or cls.model_fields["database_path"].default).absolute()
-        if values.get("AWS_LAMBDA_FUNCTION_NAME"):
+        database = Path(os.path.realpath(values.get("DATABASE_PATH") or cls.model_fields["database_path"].default))
+        if values.pop(_FUNCTION_NAME, None):
             if not values.get("BACKUP_URL"):
                 raise ValueError("BACKUP_URL must be set on Lambda: nothing else outlives the function's /tmp")
             return {"READ_FRESHNESS_SECONDS": 0, **values}
@@ -87,7 +81,7 @@ class Settings(BaseModel):
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
         """Read the variables that are set and not empty. Raises SettingsError naming each wrong one."""
-        names = [str(field.alias) for field in cls.model_fields.values()]
+        names = [_FUNCTION_NAME, *(str(field.alias) for field in cls.model_fields.values())]
         try:
             return cls.model_validate({name: environ[name] for name in names if environ.get(name)})
         except ValidationError as error:
@@ -98,4 +92,6 @@ def _explain(error: Any) -> str:
     message: str = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
         return message
-    return f"{error['loc'][0]}={error['input']!r}: {message[0].lower()}{message[1:]}"
+    name, value = str(error["loc"][0]), error["input"]
+    shown = redacted(value) if name.endswith("_URL") else value
+    return f"{name}={shown!r}: {message[0].lower()}{message[1:]}"

@@ -1,10 +1,13 @@
 import os
+import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from core.errors import ObjectExists, ObjectMissing, StoreRefused, StoreUnavailable
+from core.errors import ObjectExists, ObjectMissing, SettingsError, StoreRefused, StoreUnavailable
+from infra import object_store
 from infra.object_store import ObjectStore
 
 
@@ -125,3 +128,40 @@ def test_time_of_writing_is_a_files_modification_time(tmp_path: Path) -> None:
     moment = datetime(2030, 1, 2, 3, 4, 5, 678000, UTC)
     store.create("a", b"x", moment)
     assert (tmp_path / "a").stat().st_mtime == moment.timestamp()
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+def test_wrong_endpoint_is_a_wrong_setting(s3: str, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "http://KEY:SECRET@host")
+    with pytest.raises(SettingsError) as caught:
+        ObjectStore(s3)
+    assert str(caught.value) == f"{name}='http://***': should be http://host:port or https://host"
+
+
+def test_empty_endpoint_counts_as_unset(s3: str, moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_endpoint)
+    ObjectStore(s3).check()
+
+
+def test_value_that_the_client_panics_over_is_refused(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "a\n")
+    with pytest.raises(StoreRefused, match="an AWS_\\* variable"):
+        ObjectStore(s3).check()
+
+
+def test_check_of_a_store_that_does_not_answer_is_short(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_store, "_CHECK_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            ObjectStore(s3).check()
+    assert time.monotonic() - started < 2
+
+
+def test_directory_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ObjectStore(tmp_path.as_uri())
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(StoreRefused, match="not writable"):
+        store.check()

@@ -26,9 +26,11 @@ def test_empty_variables_count_as_unset() -> None:
     ("name", "value"),
     [("PORT", "abc"), ("PORT", "70000"), ("BACKUP_INTERVAL_SECONDS", "-1"), ("LOG_LEVEL", "LOUD")]
     + [("BUSY_TIMEOUT_SECONDS", "nan"), ("MAX_BODY_BYTES", "0"), ("BACKUP_KEEP_DAILY_DAYS", "1.5")]
+    + [("BACKUP_KEEP_DAILY_DAYS", "36501"), ("BACKUP_KEEP_HOURLY_DAYS", "99999999999")]
     + [
-        ("BACKUP_URL", url)
-        for url in ("gopher://x", "s3://", "/plain/path", "file://data/backups", "s3:bucket", "http://[")
+        (name, url)
+        for name in ("BACKUP_URL", "REPLICA_URL")
+        for url in ("gopher://x", "s3://", "/plain/path", "s3:bucket", "http://[", "s3://bucket name/x", "s3://b/%00")
     ],
 )
 def test_wrong_value_is_named_in_one_line(name: str, value: str) -> None:
@@ -36,6 +38,20 @@ def test_wrong_value_is_named_in_one_line(name: str, value: str) -> None:
         Settings.from_environment({name: value})
     assert str(caught.value).startswith(f"{name}={value!r}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_secret_in_a_wrong_url_is_not_repeated() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({"BACKUP_URL": "s3://KEY:SECRET@bucket/x"})
+    assert str(caught.value).startswith("BACKUP_URL='s3://***': ")
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_link_is_another_name_of_the_same_database(tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "real" / "app.db")
+    settings = Settings.from_environment({"DATABASE_PATH": str(tmp_path / "link.db")})
+    assert settings.database_path == tmp_path / "real" / "app.db"
+    assert settings.backup_url == (tmp_path / "real" / "backups").as_uri()
 
 
 def test_lambda_without_a_place_for_backups_is_refused() -> None:
