@@ -20,19 +20,22 @@ class OwnerLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Raises DatabaseInUse naming the owner, DatabaseUnavailable when the directory cannot be written."""
+        """Raises DatabaseInUse naming the owner, DatabaseUnavailable when the file cannot be written or locked."""
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise DatabaseUnavailable(f"Cannot write {self._path}: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(descriptor)
             raise DatabaseInUse(
                 f"{self._database} is in use by {self.owner()}. Stop that process first "
                 "(Ctrl-C under `make serve`, `make stop` for the container), then try again."
             ) from None
+        except OSError as error:
+            os.close(descriptor)
+            raise DatabaseUnavailable(f"Cannot lock {self._path}: {error.strerror}") from error
         give_to_owner_of(self._database.parent, self._path)
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
@@ -45,15 +48,19 @@ class OwnerLock:
             self._descriptor = None
 
     def held(self) -> bool:
-        """Whether any process holds the lock now."""
+        """Whether any process holds the lock now. Raises DatabaseUnavailable when that cannot be found out."""
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise DatabaseUnavailable(f"Cannot read {self._path}: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError as error:
+            raise DatabaseUnavailable(f"Cannot lock {self._path}: {error.strerror}") from error
         finally:
             os.close(descriptor)
         return False

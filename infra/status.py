@@ -30,23 +30,29 @@ def read_status(settings: Settings, backups: Backups) -> Status:
         rows = count_rows(path)
     except ServiceError as error:
         problems.append(str(error))
-    lock = OwnerLock(path)
-    newest = None
+    owner = "unknown"
     try:
-        newest = backups.newest()
+        lock = OwnerLock(path)
+        owner = lock.owner() if lock.held() else "nobody: the service is stopped"
     except ServiceError as error:
         problems.append(str(error))
-    age = datetime.now(UTC) - newest.modified if newest else None
-    interval = settings.backup_interval_seconds
-    if newest is None:
-        problems.append("there is no backup yet (`make backup`)")
-    elif age and interval and age.total_seconds() > 2 * interval:
-        problems.append(f"the newest backup is older than two intervals of {interval} s")
+    newest, age = None, None
+    try:
+        newest = backups.newest()
+        if newest is None:
+            problems.append("there is no backup yet (`make backup`)")
+    except ServiceError as error:
+        problems.append(str(error))
+    if newest:
+        age = datetime.now(UTC) - newest.modified
+        interval = settings.backup_interval_seconds
+        if interval and age.total_seconds() > 2 * interval:
+            problems.append(f"the newest backup is older than two intervals of {interval} s")
     return Status(
         database=str(path),
         size_bytes=path.stat().st_size if path.is_file() else None,
         rows=rows,
-        owner=lock.owner() if lock.held() else "nobody: the service is stopped",
+        owner=owner,
         backup_url=settings.backup_url,
         newest_backup=newest.name if newest else None,
         backup_age=str(age).split(".")[0] if age is not None else None,

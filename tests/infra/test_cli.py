@@ -67,6 +67,10 @@ def test_wrong_settings_are_exit_code_2(capsys: pytest.CaptureFixture[str], monk
     monkeypatch.setenv("BACKUP_URL", "ftp://x")
     assert main(["backup"]) == 2
     assert capsys.readouterr().err.startswith("error: BACKUP_URL='ftp://x': ")
+    monkeypatch.setenv("BACKUP_URL", "s3://bucket/x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "garbage")
+    assert main(["backup"]) == 2
+    assert capsys.readouterr().err.startswith("error: AWS_ENDPOINT_URL='garbage': ")
 
 
 def test_status_names_what_needs_attention(
@@ -90,7 +94,20 @@ def test_status_names_an_old_backup_and_a_lost_store(
     monkeypatch.setenv("BACKUP_INTERVAL_SECONDS", "1")
     monkeypatch.setenv("BACKUP_URL", "s3://nowhere/x")
     assert main(["status"]) == 1
-    assert "there is no such bucket" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "there is no such bucket" in out
+    assert "there is no backup yet" not in out
+
+
+def test_status_says_that_the_lock_cannot_be_read(capsys: pytest.CaptureFixture[str], settings: Settings) -> None:
+    main(["backup"])
+    lock = settings.database_path.with_name("app.db.lock")
+    lock.unlink()
+    lock.symlink_to(lock)
+    assert main(["status"]) == 1
+    out = capsys.readouterr().out
+    assert f"problem          Cannot read {lock}: Too many levels of symbolic links" in out
+    assert "owner            unknown" in out
 
 
 def test_cron_script_is_the_same_command() -> None:
