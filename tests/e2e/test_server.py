@@ -5,9 +5,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -127,6 +129,69 @@ def test_wrong_setting_is_one_clear_line_and_exit_code_2(
     (line,) = process.log
     assert line["level"] == "CRITICAL"
     assert message in line["message"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"HOST": "256.1.1.1"}, "HOST='256.1.1.1' is no address to listen on"),
+        ({"HOST": "192.0.2.1"}, "HOST='192.0.2.1', PORT=0: cannot listen there"),
+        ({"BACKUP_URL": "s3://bucket/x", "AWS_ENDPOINT_URL": "garbage"}, "AWS_ENDPOINT_URL='garbage'"),
+    ],
+)
+def test_wrong_address_is_one_clear_line_and_exit_code_2(
+    start_process: StartProcess, environment: dict[str, str], message: str
+) -> None:
+    process = start_process(sys.executable, "-m", "handler", **environment)
+    process.popen.wait(30)
+    assert process.end() == 2
+    (line,) = process.log
+    assert message in line["message"]
+
+
+def test_taken_port_is_refused_before_anything_is_opened(start_process: StartProcess, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        process = start_process(sys.executable, "-m", "handler", PORT=str(other.getsockname()[1]))
+        process.popen.wait(30)
+    assert process.end() == 2
+    (line,) = process.log
+    assert "cannot listen there: Address already in use" in line["message"]
+    assert not (tmp_path / "data").exists()
+
+
+def test_store_that_does_not_answer_delays_neither_start_nor_stop(
+    start_server: StartServer, s3: str, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        server = start_server(
+            BACKUP_URL=s3,
+            AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{silent.getsockname()[1]}",
+            BACKUP_INTERVAL_SECONDS="1",
+            TMPDIR=str(temporary),
+        )
+        assert server.client.get("/ready").status_code == 200
+        assert time.monotonic() - started < 15
+        started = time.monotonic()
+        # the interpreter ends in its own way after this signal, as it does as a container's first process
+        assert server.process.end(signal.SIGINT) in (0, -signal.SIGINT)
+        assert time.monotonic() - started < 12
+    assert not (tmp_path / "data" / "app.db-wal").exists()
+
+
+def test_stop_during_a_backup_leaves_no_copy_behind(start_server: StartServer, tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    (tmp_path / "data").mkdir()
+    with closing(apsw.Connection(str(tmp_path / "data" / "app.db"))) as database:
+        database.execute("CREATE TABLE big AS SELECT randomblob(60000000) AS filler")
+    server = start_server(BACKUP_INTERVAL_SECONDS="1", TMPDIR=str(temporary))
+    while not any(file.name == "app.db.gz" for file in temporary.rglob("*")):
+        time.sleep(0.01)
+    assert server.process.end() in (0, -signal.SIGTERM)
+    assert list(temporary.iterdir()) == []
 
 
 def test_missing_bucket_is_refused_at_start(start_process: StartProcess, s3: str) -> None:
