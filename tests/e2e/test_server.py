@@ -173,11 +173,11 @@ def test_store_that_does_not_answer_delays_neither_start_nor_stop(
             TMPDIR=str(temporary),
         )
         assert server.client.get("/ready").status_code == 200
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 30
         started = time.monotonic()
         # the interpreter ends in its own way after this signal, as it does as a container's first process
         assert server.process.end(signal.SIGINT) in (0, -signal.SIGINT)
-        assert time.monotonic() - started < 12
+        assert time.monotonic() - started < 30
     assert not (tmp_path / "data" / "app.db-wal").exists()
 
 
