@@ -6,6 +6,7 @@ the newest backup, and what was written after that backup is lost with the envir
 """
 
 import asyncio
+import json
 import logging
 import tempfile
 from dataclasses import asdict, replace
@@ -76,13 +77,30 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     _powertools.set_correlation_id(_correlation_id(event) or context.aws_request_id)
     try:
         if "requestContext" in event:
-            return dict(_http(event, context))
+            return _answer(event, context)
         if _is_scheduled(event):
             _loop.run_until_complete(_service.database.verify())  # the backup is of the newest state
             return asdict(_service.backup_job.run())
         raise ValueError('unknown event: expected an HTTP request or {"action": "backup"}')
     finally:
         _metrics.flush()
+
+
+def _answer(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    try:
+        return dict(_http(event, context))
+    except ValueError as error:  # from Mangum: text that is no UTF-8, a body that is no base64
+        logger.warning("the event cannot be read as a request: %s", error)
+        body = {
+            "type": "about:blank",
+            "title": "Bad Request",
+            "status": 400,
+            "detail": "The request holds text that is not UTF-8, or a body that is not base64.",
+            "instance": "",
+            "request_id": context.aws_request_id,
+        }
+        headers = {"content-type": MEDIA_TYPE, "x-request-id": context.aws_request_id}
+        return {"statusCode": 400, "headers": headers, "body": json.dumps(body), "isBase64Encoded": False}
 
 
 def _is_scheduled(event: dict[str, Any]) -> bool:

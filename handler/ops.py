@@ -10,6 +10,7 @@ from core.errors import CommitError, DatabaseError, StoreError
 from core.items import probe
 from handler.openapi import operation
 from handler.service import service_of
+from infra.database import Database
 
 _STORE_TIMEOUT_SECONDS = 1.5  # a container's health check gives up after 2
 
@@ -27,13 +28,21 @@ async def ready(request: Request) -> Response:
         await database.read_local(probe)
     except DatabaseError as error:
         return JSONResponse({"status": "not ready", "database": str(error)}, 503)
-    try:
-        await asyncio.wait_for(asyncio.shield(database.verify()), _STORE_TIMEOUT_SECONDS)
-    except (StoreError, CommitError, DatabaseError) as error:
-        return JSONResponse({"status": "degraded", "database": "connected", "store": str(error)})
-    except TimeoutError:
-        return JSONResponse({"status": "degraded", "database": "connected", "store": "The store does not answer."})
+    if trouble := await _store_trouble(database):
+        return JSONResponse({"status": "degraded", "database": "connected", "store": trouble})
     return JSONResponse({"status": "ready", "database": "connected"})
+
+
+async def _store_trouble(database: Database) -> str | None:
+    asking = asyncio.ensure_future(database.verify())
+    done, _ = await asyncio.wait([asking], timeout=_STORE_TIMEOUT_SECONDS)
+    if not done:
+        asking.cancel()  # the question itself goes on, for whoever else waits for it
+        return "The store does not answer."
+    error = asking.exception()
+    if error is None or isinstance(error, StoreError | CommitError | DatabaseError):
+        return str(error) if error else None
+    raise error
 
 
 @operation("Prometheus metrics", answers={200: None})

@@ -66,7 +66,7 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
         case DatabaseLocked():
             logger.error("%s", error)
             request.app.state.service.metrics.database_locked()
-            return _try_again(request, "The database is locked by another writer; nothing was stored. Try again.")
+            return _try_again(request, "The database is busy, or locked; nothing was stored. Try again.", stored="no")
         case DatabaseFull():
             logger.error("%s", error)
             return problem(request.scope, 507, "No space is left for the database; nothing was stored.")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,7 @@ from infra.clock import Clock
 from infra.commitlog.chain import START, LogObject
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.verify import verify
-from infra.database import open_database
+from infra.database import publish_file
 from infra.progress import progress_display
 from infra.settings import Settings
 from infra.snapshot import Progress
@@ -64,10 +65,8 @@ def _restore(settings: Settings, options: argparse.Namespace) -> int:
     if options.output:
         return _restore_log(settings, options)
     backups = open_backups(settings)
-    open_database(settings).close()  # the file as the log has it, so that what changes now is the next commit
     with progress_display(not options.json) as progress:
-        manifest = backups.restore(settings.database_path, options.name, progress)
-    open_database(settings).close()
+        manifest = backups.restore(settings.database_path, options.name, progress, partial(publish_file, settings))
     _print_manifest(f"restored to {settings.database_path}", manifest, options)
     return 0
 

@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -110,11 +111,18 @@ class Backups:
         with workspace() as directory:
             return self._fetch(self._find(name), directory / "app.db", progress)
 
-    def restore(self, database: Path, name: str | None = None, progress: Progress = no_progress) -> Manifest:
+    def restore(
+        self,
+        database: Path,
+        name: str | None = None,
+        progress: Progress = no_progress,
+        then: Callable[[], object] = lambda: None,
+    ) -> Manifest:
         """Put a backup (default: the newest) in the place of `database`, atomically, after checking it.
 
-        What was there is kept as `<database>.before-restore`. Raises DatabaseInUse while a server owns the file,
-        SchemaTooNew for a backup that this release could not serve.
+        `then` runs while the file is still this process's own. What was there is kept as
+        `<database>.before-restore`. Raises DatabaseInUse while a server owns the file, SchemaTooNew for a backup
+        that this release could not serve.
         """
         lock = OwnerLock(database)
         restored = database.with_name(database.name + ".restoring")
@@ -125,6 +133,7 @@ class Backups:
                 manifest = self._fetch(self._find(name), restored, progress)
                 check_known(manifest.schema_version)
                 replace_database(database, restored)
+                then()
             finally:
                 restored.unlink(missing_ok=True)
                 lock.release()

@@ -15,7 +15,7 @@ import peewee
 from core import errors
 from core.migrations import migrate
 from infra.clock import Clock
-from infra.commitlog.local_file import START_SECONDS
+from infra.commitlog.local_file import START_SECONDS, LocalFile
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.replica import Replica
 from infra.owner_lock import OwnerLock
@@ -143,7 +143,7 @@ class Database:
     def _write(self, use_case: UseCase[T], session: Session, arrived: float) -> T:
         now = self._clock.now()
         if now - arrived > self._busy_timeout > 0:
-            raise errors.DatabaseLocked("The database was busy with other writes for too long.")
+            raise errors.DatabaseLocked("The writes ahead took too long: a lock, or a slow store.")
         try:
             return self._replica.write(
                 use_case, now + self._commit_timeout, arrived - self._freshness, session.at_least
@@ -209,6 +209,14 @@ def open_database(settings: Settings, *, lasting: bool = True) -> Database:
         commit_timeout=settings.commit_timeout_seconds,
         freshness=settings.read_freshness_seconds,
     )
+
+
+def publish_file(settings: Settings) -> int:
+    """Make the database file, which nobody may have open, the next commit of the log; returns its TXID."""
+    clock = Clock()
+    log = open_log(settings.replica_url, clock)
+    busy_timeout = settings.busy_timeout_seconds
+    return LocalFile(settings.database_path, log, clock, lasting=True, busy_timeout=busy_timeout).publish().txid
 
 
 def _make_directory(directory: Path) -> None:

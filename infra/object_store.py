@@ -57,10 +57,12 @@ class ObjectStore:
         """
         self.url = url.rstrip("/")
         self._directory: Path | None = None
+        self._inode: tuple[int, int] | None = None
         with self._errors():
             if urlsplit(url).scheme == "file":
-                self._directory = _made_directory(url)
-                self._store: Any = LocalStore(self._directory)
+                directory = _made_directory(url)
+                self._store: Any = LocalStore(directory)
+                self._directory, self._inode = directory, _inode(directory)
             else:
                 self._store = _s3_store(url, timeout, retries)
 
@@ -135,6 +137,10 @@ class ObjectStore:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
+            if self._directory is not None and self._inode != _inode(self._directory):
+                raise StoreRefused(
+                    f"{self.url}: the directory was moved, removed or unmounted while in use; put it back, or restart"
+                )
             yield
         except (BaseError, OSError) as error:
             raise self._translate(error) from error
@@ -231,6 +237,14 @@ def _make_directories(path: Path) -> None:
         _make_directories(path.parent)
         path.mkdir(exist_ok=True)
         _fsync_directory(path.parent)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _fsync_directory(path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import hypothesis
 import pytest
 import uvicorn
 from moto.server import ThreadedMotoServer
@@ -14,6 +15,9 @@ from handler.asgi import create_app
 from handler.service import Service, open_server_service
 from infra.database import Database, open_database
 from infra.settings import Settings
+
+hypothesis.settings.register_profile("plain", deadline=None)  # the time an example takes is no property
+hypothesis.settings.load_profile("plain")
 
 MakeSettings = Callable[..., Settings]
 

@@ -22,19 +22,22 @@ def schema_version(db: Database) -> int:
 
 
 def check_known(version: int) -> None:
-    """Raises SchemaTooNew for a schema that only a newer version of the code can serve."""
+    """Raises SchemaTooNew for a schema that only a newer version of the code can serve.
+
+    The next version's is served as well, so that a release can be rolled back after it has migrated.
+    """
     known = len(scripts())
-    if version > known:
+    if version > known + 1:
         raise SchemaTooNew(
-            f"The database has schema version {version}, this release knows {known}: "
+            f"The database has schema version {version}, this release serves up to {known + 1}: "
             "deploy the release that wrote it, or restore an older backup."
         )
 
 
 def migrate(db: Database) -> int:
-    """Bring the database to the newest schema, all or nothing, and return its version.
+    """Bring the database to the newest schema, all or nothing, and return the version it has.
 
-    Raises SchemaTooNew when the file was written by a newer version of the code.
+    Raises SchemaTooNew when the file was written by a version of the code that is newer than the next one.
     """
     wanted = scripts()
     with db.atomic("IMMEDIATE"):
@@ -46,4 +49,4 @@ def migrate(db: Database) -> int:
                     db.execute_sql(statement)
         if found < len(wanted):
             db.execute_sql(f"PRAGMA user_version = {len(wanted)}")
-    return len(wanted)
+    return max(found, len(wanted))

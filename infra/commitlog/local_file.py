@@ -55,6 +55,27 @@ class LocalFile:
         self._settled = True
         return position
 
+    def publish(self) -> Position:
+        """Make the file's content the log's next commit, whatever the log has: somebody has decided so."""
+        page_size = self._consolidated()
+        head_file = self._beside("comparing")
+        while True:
+            head_file.unlink(missing_ok=True)
+            head = self._log.restore(head_file)
+            try:
+                if head == START:
+                    position = self._first_commit(page_size)
+                elif changed := _differing_pages(self.path, head_file, page_size):
+                    position = self._committed(head, changed, page_size, _page_size_of(head_file))
+                else:
+                    position = head
+                self.close(position)
+                return position
+            except errors.CommitConflict:
+                continue
+            finally:
+                head_file.unlink(missing_ok=True)
+
     def apply(self, changes: Iterable[Change], position: Position) -> Position:
         """Put changes into the file, which is at `position`; returns its new position."""
         with self.path.open("r+b") as file:
@@ -104,6 +125,7 @@ class LocalFile:
             if note and not edited:
                 return self._replaced_by(head_file, head)
             if note and note.position.txid == head.txid:
+                logger.warning("%s was changed by another program; the changes are the next commit", self.path)
                 return self._committed(head, changed, page_size, _page_size_of(head_file))
             raise _Diverged(f"it and the log at {self._log.url} have both changed")
         except _Diverged as error:
@@ -172,14 +194,13 @@ class LocalFile:
         return self._append(START, page_size, size, _pages(self.path, page_size))
 
     def _committed(self, head: Position, changed: list[int], page_size: int, log_page_size: int) -> Position:
-        """What somebody did to the file while the service was down, as the next commit."""
+        """What another program, or a restore, has made of the file, as the next commit."""
         if page_size != log_page_size:
             raise errors.DatabaseUnavailable(
                 f"{self.path} has pages of {page_size} bytes, the log has {log_page_size}, and that cannot change: "
                 f"`sqlite3 {self.path} 'PRAGMA journal_mode=delete; PRAGMA page_size={log_page_size}; VACUUM'`"
             )
         size = self.path.stat().st_size // page_size
-        logger.warning("%s was changed by another program: %d pages go into the log", self.path, len(changed))
         wanted = set(changed)
         pages = ((number, page) for number, page in _pages(self.path, page_size) if number in wanted)
         return self._append(head, page_size, size, pages)

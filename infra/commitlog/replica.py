@@ -173,13 +173,16 @@ class Replica:
             return True
         changes = self.log.changes(self._position)
         moved = False
-        while batch := list(islice(changes, _BATCH)):
+        while True:
             with ExitStack() as stack:
-                for change in batch:
+                batch = []
+                for change in islice(changes, _BATCH):
                     stack.callback(change.close)
+                    batch.append(change)
+                if not batch:
+                    return moved
                 self._swap(partial(self._apply, batch))
-            moved = True
-        return moved
+                moved = True
 
     # Transactions
 

@@ -192,3 +192,13 @@ def test_backup_by_one_instance_has_the_writes_of_all(start: Start, s3: str, mon
 
 def test_private_log_of_backup_only_mode_is_not_shown(start: Start) -> None:
     assert "x-commit-txid" not in start()(event("function_url_create"))["headers"]
+
+
+@pytest.mark.parametrize(("field", "value"), [("rawQueryString", "q=\ud800"), ("body", "\ud800"), ("body", "é")])
+def test_event_that_is_no_request_is_400(start: Start, field: str, value: str) -> None:
+    made = request("POST", "/api/items", "{}")
+    made[field] = value
+    made["isBase64Encoded"] = value == "é"
+    answer = start()(made)
+    assert answer["statusCode"] == 400
+    assert json.loads(answer["body"])["request_id"] == answer["headers"]["x-request-id"]

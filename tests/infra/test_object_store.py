@@ -165,3 +165,16 @@ def test_directory_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(StoreRefused, match="not writable"):
         store.check()
+
+
+def test_directory_that_was_taken_away_is_not_made_anew(tmp_path: Path) -> None:
+    """An unmounted disk must not become an empty log."""
+    store = ObjectStore((tmp_path / "log").as_uri())
+    store.create("a", b"x")
+    (tmp_path / "log").rename(tmp_path / "moved")
+    for use in (lambda: store.create("b", b"y"), lambda: read(store, "a"), store.objects):
+        with pytest.raises(StoreRefused, match="moved, removed or unmounted"):
+            use()
+    assert not (tmp_path / "log").exists()
+    (tmp_path / "moved").rename(tmp_path / "log")
+    assert read(store, "a") == b"x"

@@ -11,9 +11,11 @@ import pytest
 from core.errors import DatabaseDamaged, DatabaseLocked, DatabaseUnavailable, LogDamaged
 from infra.clock import Clock
 from infra.commitlog.chain import Position
+from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import open_log
 from infra.commitlog.note import Note, NoteFile, state_of
-from tests.infra.commitlog.conftest import Instance, StartInstance
+from infra.object_store import ObjectStore
+from tests.infra.commitlog.conftest import Instance, ManualClock, StartInstance, WatchedStore, log_over
 
 Server = Callable[[], Instance]
 
@@ -244,3 +246,27 @@ def test_torn_note_leaves_the_one_before(tmp_path: Path) -> None:
     assert NoteFile(path).read() == Note(Position(1, 2, 3), 1, closed=state_of(path))
     notes.path.write_bytes(b"garbage")
     assert NoteFile(path).read() is None
+
+
+def test_published_file_is_the_next_commit_whatever_others_write(
+    stopped: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    old = tmp_path / "old.db"
+    shutil.copy(path, old)
+    other = start("other", file_url)
+    other.sql("INSERT INTO t VALUES ('later')")
+    shutil.copy(old, path)
+    clock = ManualClock()
+    store = WatchedStore(ObjectStore(file_url))
+    others = iter(["once"])
+
+    def interfere(verb: str, name: str) -> None:
+        if verb == "create" and name.startswith("ltx") and next(others, None):
+            other.sql("INSERT INTO t VALUES ('in between')")
+
+    store.before = interfere
+    file = LocalFile(path, log_over(store, clock), clock, lasting=True, busy_timeout=0)
+    position = file.publish()
+    assert position.txid == other.replica.visible.txid + 1
+    assert other.fresh_rows() == [1, 2]
+    assert start("server", file_url, lasting=True).replica.visible == position
