@@ -200,8 +200,8 @@ class CommitLog:
         store = self._quick if len(body) <= _SMALL else self._bulk
         may_be_stored = False
         attempt = 0
+        asked = self._clock.now()  # before the first attempt: the one that stored it, whichever it was
         while True:
-            asked = self._clock.now()
             created = exists = False
             trouble: Exception | None = None
             try:
