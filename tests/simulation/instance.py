@@ -30,7 +30,7 @@ _COMMIT_SECONDS = 10.0
 _START_SECONDS = 60.0
 _QUICK_TIMEOUT, _BULK_TIMEOUT = 3.0, 60.0
 _PEEKS = 0.2  # of all pauses
-_SLEEPS = (20.0, 400.0, 5 * 3600.0, 30 * 3600.0, 80 * 3600.0)
+_SLEEPS = (20.0, 400.0, 5 * 3600.0, 40 * 3600.0, 80 * 3600.0, 80 * 3600.0)
 
 
 class Stop:
@@ -51,6 +51,7 @@ class Surroundings:
     counts: Counter[str]
     root: Path
     tokens: list[int]  # the TXIDs that clients got, and hand on to others
+    somebody_sleeps: "Callable[[Instance, float], None]"
 
 
 class Instance:
@@ -145,7 +146,7 @@ class Instance:
     def _live(self, task: Task) -> None:
         self._process += 1
         self._swapping = self._frozen = self._idle = False
-        self._scheduler.say(self.name, f"starts, process {self._process}")
+        self._say(f"starts, process {self._process}")
         self._around.counts["starts"] += 1
         self._clock = SimulatedClock(self._scheduler, self._drawn_skew(), self.pause)
         self._connection = Connection(self._scheduler, self._around.bucket, self._around.faults, self)
@@ -188,13 +189,14 @@ class Instance:
         assert self._clock
         assert self._connection
         try:
+            self._connection.opening = True
             replica.open()
+            self._connection.opening = False
             self._connection.has_seen_log = True
             replica.write(create_schema, self._clock.now() + _START_SECONDS, self._clock.now())
         except (StoreError, CommitError, DatabaseDamaged) as error:
             self._check_excused(error)
-            message = "damaged" if isinstance(error, DatabaseDamaged) else _named(error)
-            self._scheduler.say(self.name, f"cannot start: {message}")
+            self._say(f"cannot start: {_named(error)}")
             self._around.counts["failed starts"] += 1
             self._failed_starts += 1
             return False
@@ -210,7 +212,7 @@ class Instance:
             request = self._queue.popleft()
             self._begin()
             if isinstance(request, Stop):
-                self._scheduler.say(self.name, "stops")
+                self._say("stops")
                 return
             try:
                 self.pause(0.0)
@@ -238,7 +240,7 @@ class Instance:
 
     def _crash(self) -> None:
         """kill -9, or for a server also a power cut: what is on disk at this moment is what the next process gets."""
-        self._scheduler.say(self.name, "crashes")
+        self._say("crashes")
         self._around.counts["crashes"] += 1
         old, self._directory = self._directory, self._new_directory()
         if self._lasting:
@@ -252,9 +254,10 @@ class Instance:
     def _sleep(self) -> None:
         assert self._task
         seconds = self._rng.choice(_SLEEPS) * self._rng.uniform(0.5, 1.5)
-        self._scheduler.say(self.name, f"freezes for {seconds:.0f} s")
+        self._say(f"freezes for {seconds:.0f} s")
         self._around.counts["freezes"] += 1
         self._naps += 1
+        self._around.somebody_sleeps(self, seconds)
         self._frozen = True
         self._thaws_at = self._scheduler.now() + seconds
         self._task.pause(seconds)
@@ -297,7 +300,7 @@ class Instance:
         except ItemNotFound:
             self._answer_from(write)
         except CommitOutcomeUnknown as error:
-            self._scheduler.say(self.name, f"write {write.number}: {_named(error)}")
+            self._say(f"write {write.number}: {_named(error)}")
             self._around.counts["unknown"] += 1
         except (StoreError, CommitError) as error:
             self._model.failed(write)
@@ -324,7 +327,7 @@ class Instance:
         self._around.counts["reads"] += 1
 
     def _answered(self, event: str) -> float:
-        self._scheduler.say(self.name, event)
+        self._say(event)
         assert self._connection
         if self._scheduler.running is self._task and self._connection.emptied_at > self._begun:
             raise Violation(f"I9: {self.name} answered although its last listing was empty: {event}")
@@ -333,7 +336,7 @@ class Instance:
 
     def _refused(self, error: ServiceError) -> None:
         self._check_excused(error)
-        self._scheduler.say(self.name, f"refuses: {_named(error)}")
+        self._say(f"refuses: {_named(error)}")
         self._around.counts["refused"] += 1
 
     def _check_excused(self, error: ServiceError) -> None:
@@ -362,6 +365,10 @@ class Instance:
                 self._model.looked(state_in(self._replica.reader), self._replica.visible.txid)
             except Violation as error:
                 self._scheduler.fail(error)  # raised here it would go through the code under test
+
+    def _say(self, event: str) -> None:
+        # Whatever differs from run to run must not be in the trace
+        self._scheduler.say(self.name, event.replace(str(self._around.root), ""))
 
     def _drawn_skew(self) -> float:
         return self._rng.choice((0.0, 1.0, 100.0, 36_000.0)) * self._rng.uniform(-1, 1)

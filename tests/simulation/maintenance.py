@@ -13,7 +13,7 @@ from tests.simulation.scheduler import SimulatedClock, Task
 from tests.simulation.store import Connection, FaultyStore
 
 MERGED = 4  # commits
-_SNAPSHOT_AFTER = 6  # commits
+_SNAPSHOT_AFTER = 3  # commits
 _KEPT_SECONDS = 24 * 3600
 _MERGED_KEPT_SECONDS = 7 * 24 * 3600
 _MARKER = "maintenance"

@@ -9,11 +9,12 @@ from typing import NoReturn, Protocol, TypeVar
 
 from core.errors import ObjectExists, ObjectMissing, StoreRefused, StoreUnavailable, StoreUnreachable
 from infra.object_store import ObjectInfo
-from tests.simulation.scheduler import EPOCH, Crash, Scheduler
+from tests.simulation.scheduler import EPOCH, Crash, Scheduler, Violation
 
 T = TypeVar("T")
 
 _LEADING_ZEROS = re.compile(r"\b0+(?=[0-9a-f])|\.ltx\b")
+_FIRST = f"0000/{1:016x}-{1:016x}.ltx"
 URL = "s3://simulated/log"
 
 
@@ -30,8 +31,11 @@ class Bucket:
     def create(self, name: str, body: bytes | bytearray, written_at: datetime | None = None) -> None:
         if name in self._objects and self.keeps_create_if_absent:
             raise ObjectExists(name)
-        self._objects[name] = (bytes(body), datetime.fromtimestamp(EPOCH + self._scheduler.now(), UTC))
+        self.put(name, bytes(body))
         self._created(name, bytes(body))
+
+    def put(self, name: str, body: bytes) -> None:
+        self._objects[name] = (body, datetime.fromtimestamp(EPOCH + self._scheduler.now(), UTC))
 
     def read(self, name: str) -> Iterator[bytes]:
         yield self.content(name)
@@ -82,7 +86,7 @@ class Faults:
         """Few kinds, but often: what only several of one kind together bring about shows itself, too."""
         kinds = sorted(cls.__dataclass_fields__)
         drawn = {kind: rng.uniform(0.01, 0.15) if rng.random() < 0.4 else 0.0 for kind in kinds}
-        return cls(**drawn | {kind: drawn[kind] / 6 for kind in ("crash", "freeze")})
+        return cls(**drawn | {"crash": drawn["crash"] / 6, "freeze": drawn["freeze"] / 4})
 
     def stop(self) -> None:
         for kind in self.__dataclass_fields__:
@@ -105,6 +109,7 @@ class Connection:
     bucket: Bucket
     faults: Faults
     process: Process
+    opening: bool = False
     has_seen_log: bool = False  # only then can it know that an empty listing is wrong
     emptied_at: float = field(default=float("-inf"))  # the last listing found nothing, at this time; or -inf
     last_emptied: float = field(default=float("-inf"))  # when any listing last found nothing
@@ -156,6 +161,8 @@ class FaultyStore:
         except ObjectExists:
             exists = True
         self._say(f"{'exists' if exists else 'stored'} {name}")
+        if self._connection.opening and not exists and name.startswith("0000/") and name != _FIRST:
+            self._scheduler.fail(Violation(f"I6: {name} was made by a start; nobody touched the file meanwhile"))
         if fault in ("dropped", "error_done"):
             self._fail(fault)
         self._travel(reply=True)

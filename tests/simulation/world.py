@@ -6,11 +6,13 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import apsw
 
-from core.errors import CommitNotStored
+from core.errors import CommitNotStored, LogDamaged
+from infra.commitlog import ltx
 from infra.commitlog.chain import chain
 from infra.commitlog.log import CommitLog
 from infra.commitlog.replica import Replica
@@ -24,6 +26,7 @@ from tests.simulation.workload import Read, Write, state_of
 _MEMORY = Path("/dev/shm")
 _GAPS = (5.0, 400.0, 3 * 3600.0, 26 * 3600.0, 50 * 3600.0)
 _SPANS = (1.0, 10.0, 120.0)
+_A_DAY = 24.5 * 3600
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,9 @@ class World:
         self._rng = rng = scheduler.rng
         self._model = Model()
         self._bucket = Bucket(scheduler, self._stored)
-        self._around = Surroundings(scheduler, self._bucket, self._model, Faults.drawn(rng), self.counts, root, [])
+        self._around = Surroundings(
+            scheduler, self._bucket, self._model, Faults.drawn(rng), self.counts, root, [], self._go_on_without
+        )
         servers = rng.choice((0.0, 0.3, 1.0))
         self._instances = [
             Instance(self._around, number, rng.random() < servers) for number in range(1, rng.randint(1, 5) + 1)
@@ -76,6 +81,8 @@ class World:
         self._scheduler.run()
         self._recover()
         self._check_restores()
+        if self._rng.random() < 0.2:
+            self._check_other_history_is_refused()
         if self._rng.random() < 0.05:
             self._check_careless_store_is_refused()
 
@@ -120,6 +127,23 @@ class World:
             case _:
                 write.rows, write.row_bytes = 1, 100
         return write
+
+    def _go_on_without(self, sleeper: Instance, seconds: float) -> None:
+        """What a sleeper had seen last is merged and deleted when it wakes."""
+        others = [instance for instance in self._instances if instance is not sleeper]
+        if not others or seconds < _A_DAY:
+            return
+        for _ in range(self._rng.randint(0, 6)):
+            other = self._rng.choice(others)
+            self._scheduler.at(
+                self._rng.choice((0.1, 600.0)) * self._rng.random(),
+                partial(self._submit, other),
+            )
+        for _ in range(2):
+            self._scheduler.at(self._rng.uniform(_A_DAY, seconds), self._maintain)
+
+    def _submit(self, instance: Instance) -> None:
+        instance.submit(self._drawn_request(False))
 
     def _maintain(self) -> None:
         self._maintenances += 1
@@ -177,6 +201,22 @@ class World:
             raise Violation(f"I8: the log restores at TXID {txid} as {state} ({found})")
         if txid == self._model.chain.head and (missing := self._model.acknowledged_writes - set(state.writes)):
             raise Violation(f"I1: acknowledged, and not in the restored database: {sorted(missing)}")
+
+    def _check_other_history_is_refused(self) -> None:
+        """An object under the next number that follows some other commit, or none that is there."""
+        chain, missing = self._model.chain, self._rng.randrange(2)
+        txid = chain.head + 1 + missing
+        predecessor = chain.checksum if missing else chain.checksum ^ 1
+        page = chain.pages[1]
+        header = ltx.Header(len(page), max(chain.pages), txid, txid, chain.timestamp, predecessor, 1)
+        body, _ = ltx.encode(header, [(1, page)])
+        self._bucket.put(f"0000/{txid:016x}-{txid:016x}.ltx", bytes(body))
+        path = self._around.root / "other.db"
+        try:
+            self._plain_log(self._bucket).restore(path)
+        except LogDamaged:
+            return
+        raise Violation("I8: a commit of another history, or after a gap, was restored")
 
     def _check_careless_store_is_refused(self) -> None:
         bucket = Bucket(self._scheduler, lambda name, body: None)
