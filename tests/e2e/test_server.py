@@ -18,7 +18,8 @@ import apsw
 import httpx2
 import pytest
 
-from tests.e2e.conftest import ROOT, Server, StartProcess
+from tests.e2e.conftest import Server
+from tests.e2e.processes import ROOT, StartProcess
 
 pytestmark = pytest.mark.e2e
 

@@ -1,0 +1,93 @@
+"""Child processes, and what is known of them."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+class Process:
+    """A child process whose JSON log lines are collected while it runs."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+        self.popen = subprocess.Popen(
+            arguments,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stdout
+        for line in self.popen.stdout:
+            with self._news:
+                self.lines.append(line.decode().rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    def wait_for(self, pattern: str, seconds: float = 30) -> re.Match[str]:
+        with self._news:
+            found = self._news.wait_for(
+                lambda: (
+                    next((match for line in self.lines if (match := re.search(pattern, line))), None)
+                    or (self.popen.poll() is not None and not self._reader.is_alive())
+                ),
+                seconds,
+            )
+        assert isinstance(found, re.Match), f"no {pattern!r} in:\n" + "\n".join(self.lines)
+        return found
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signal the process and wait; its exit code."""
+        if self.popen.poll() is None:
+            os.killpg(self.popen.pid, number)
+        code = self.popen.wait(60)
+        self._reader.join(10)
+        assert self.popen.stdout
+        self.popen.stdout.close()
+        return code
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines]
+
+
+StartProcess = Callable[..., Process]
+
+
+@contextmanager
+def starting_processes(**defaults: str) -> Iterator[StartProcess]:
+    started: list[Process] = []
+
+    def start(*arguments: str, **environment: str) -> Process:
+        process = Process(list(arguments), {**os.environ, "PYTHONUNBUFFERED": "1", **defaults, **environment})
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.end(signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
