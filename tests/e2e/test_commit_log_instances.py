@@ -1,10 +1,12 @@
 """Many instances of the function write one log, and are killed while they do."""
 
+import itertools
 import json
 import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -15,21 +17,16 @@ import pytest
 from tests.e2e.emulator import Emulator, emulating
 from tests.e2e.evidence import Claims, restored_and_checked, run_together
 from tests.e2e.processes import StartProcess
+from tests.e2e.proxy import Gate, pass_on, proxy_before
 from tests.e2e.stores import S3, bucket_at
 
 pytestmark = pytest.mark.e2e
 
 INSTANCES = 8
-WRITES = int(os.environ.get("COMMIT_LOG_WRITES", "800"))  # for each store
-KILLS = max(WRITES // 50, 5)
+WRITES = int(os.environ.get("COMMIT_LOG_WRITES", "1000"))
+SHARES = {"ministack_endpoint": 0.7, "locked_moto_endpoint": 0.3}  # moto is much slower
 
 StartEmulator = Callable[..., Emulator]
-
-
-@pytest.fixture(params=["ministack_endpoint", "locked_moto_endpoint"])
-def store(request: pytest.FixtureRequest) -> Iterator[S3]:
-    with bucket_at(request.getfixturevalue(request.param)) as bucket:
-        yield bucket
 
 
 @pytest.fixture
@@ -60,26 +57,65 @@ class Instance:
             self.write(f"{prefix}-{n}")
 
 
-def kill_now_and_then(instances: list[Instance], claims: Claims, rng: random.Random) -> None:
+def kill_now_and_then(instances: list[Instance], claims: Claims, rng: random.Random, writes: int) -> None:
     """In the middle of requests, spread over the whole run."""
-    for kill in range(KILLS):
-        claims.wait_for(WRITES * (kill + 1) // (KILLS + 2))
+    kills = max(writes // 50, 5)
+    for kill in range(kills):
+        claims.wait_for(writes * (kill + 1) // (kills + 2))
         instance = rng.choice(instances)
         while not (instance.busy.wait(5) and instance.emulator.signal_runtime(signal.SIGKILL)):
             instance = rng.choice(instances)
 
 
+@pytest.mark.parametrize("store", SHARES)
 def test_acknowledged_writes_of_killed_instances_are_there_exactly_once(
-    store: S3, start_emulator: StartEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: str,
+    request: pytest.FixtureRequest,
+    start_emulator: StartEmulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seed = int(os.environ.get("SEED", random.randrange(10**6)))
     print("SEED", seed)
+    writes = int(WRITES * SHARES[store])
     claims = Claims()
-    instances = [Instance(start_emulator(**store.environment()), claims) for _ in range(INSTANCES)]
-    writers = [
-        partial(instance.write_all, str(number), WRITES // INSTANCES) for number, instance in enumerate(instances)
-    ]
-    run_together([*writers, partial(kill_now_and_then, instances, claims, random.Random(seed))])
-    print(len(claims.acknowledged), "acknowledged,", len(claims.unknown), "unknown,", len(claims.refused), "refused")
-    assert len(claims.acknowledged) > WRITES * 0.8
-    claims.check(restored_and_checked(store, tmp_path, monkeypatch))
+    with bucket_at(request.getfixturevalue(store)) as bucket:
+        instances = [Instance(start_emulator(**bucket.environment()), claims) for _ in range(INSTANCES)]
+        writers = [
+            partial(instance.write_all, str(number), writes // INSTANCES) for number, instance in enumerate(instances)
+        ]
+        run_together([*writers, partial(kill_now_and_then, instances, claims, random.Random(seed), writes)])
+        print(
+            len(claims.acknowledged), "acknowledged,", len(claims.unknown), "unknown,", len(claims.refused), "refused"
+        )
+        assert len(claims.acknowledged) > writes * 0.8
+        claims.check(restored_and_checked(bucket, tmp_path, monkeypatch))
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["before the store has it", "before the reply arrives"])
+def test_instance_frozen_in_the_middle_of_a_commit_neither_loses_nor_repeats_it(
+    applied: bool, bucket: S3, start_emulator: StartEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = Claims()
+    with proxy_before(bucket.endpoint) as proxy:
+        frozen = Instance(start_emulator(**bucket.environment(proxy.endpoint)), claims)
+        other = Instance(start_emulator(**bucket.environment()), claims)
+        frozen.write("first")
+        for pause in (0.0, 6.0):  # the longer one outlasts the time-out of a PUT
+            proxy.rule = gate = Gate(after=applied)
+            thread = threading.Thread(target=frozen.write, args=(f"held back {pause}",))
+            thread.start()
+            assert gate.reached.wait(30)
+            frozen.emulator.signal_runtime(signal.SIGSTOP)
+            started = time.monotonic()
+            for number in itertools.count():
+                if number >= 20 and time.monotonic() - started >= pause:
+                    break
+                other.write(f"{pause} {number}")
+            gate.open()
+            proxy.rule = pass_on
+            frozen.emulator.signal_runtime(signal.SIGCONT)
+            thread.join(60)
+            frozen.write(f"afterwards {pause}")
+    assert (claims.unknown, claims.refused) == (set(), set())
+    claims.check(restored_and_checked(bucket, tmp_path, monkeypatch))
