@@ -156,11 +156,13 @@ class ObjectStore:
             return StoreRefused(f"{self.url}: there is no such bucket; create it or correct the URL")
         if isinstance(error, AlreadyExistsError | FileExistsError):
             return ObjectExists(message)
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+        without_credentials = "169.254.169.254" in text
+        denied = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
+        if denied or ("403 Forbidden" in text and not without_credentials):  # a denied listing is a plain BaseError
             return StoreRefused(f"{self.url}: access denied ({text})")
         if isinstance(error, FileNotFoundError):
             return ObjectMissing(message)
-        if "169.254.169.254" in text:
+        if without_credentials:
             message = f"{self.url}: no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
         if "kind: Connect" in str(error):
             return StoreUnreachable(message)
