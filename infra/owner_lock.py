@@ -36,9 +36,13 @@ class OwnerLock:
         except OSError as error:
             os.close(descriptor)
             raise DatabaseUnavailable(f"Cannot lock {self._path}: {error.strerror}") from error
-        give_to_owner_of(self._database.parent, self._path)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        try:
+            give_to_owner_of(self._database.parent, self._path)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        except OSError as error:
+            os.close(descriptor)
+            raise DatabaseUnavailable(f"Cannot write {self._path}: {error.strerror}") from error
         self._descriptor = descriptor
 
     def release(self) -> None:

@@ -1,5 +1,6 @@
-"""SQLite's errors as the service's own."""
+"""Errors of SQLite, and of the system below it, as the service's own."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,10 @@ from core import errors
 
 @contextmanager
 def translated_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours. A fault of the code (bad SQL, a broken constraint) stays what it is."""
+    """What happens to the file as our errors. A fault of the code (bad SQL, a broken constraint) stays what it is."""
     try:
         yield
-    except (peewee.PeeweeException, apsw.Error) as error:
+    except (peewee.PeeweeException, apsw.Error, OSError) as error:
         translated = _translate(error, path)
         if translated is None:
             raise
@@ -27,9 +28,9 @@ def _translate(error: Exception, path: Path) -> errors.DatabaseError | None:
     match cause:
         case apsw.BusyError() | apsw.LockedError():
             return errors.DatabaseLocked(f"{path} is locked by another connection.")
-        case apsw.FullError():
+        case apsw.FullError() | OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return errors.DatabaseFull(f"No space left for {path}: free disk space, nothing was written.")
-        case apsw.CantOpenError() | apsw.IOError() | apsw.ReadOnlyError() | apsw.PermissionsError():
+        case apsw.CantOpenError() | apsw.IOError() | apsw.ReadOnlyError() | apsw.PermissionsError() | OSError():
             return errors.DatabaseUnavailable(f"{path} cannot be opened or written: {cause}")
         case apsw.CorruptError() | apsw.NotADBError():
             return errors.DatabaseDamaged(f"{path} is damaged ({cause}): restore a backup (`make restore`).")

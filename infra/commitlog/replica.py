@@ -222,11 +222,15 @@ class Replica:
         if self._file.in_use():
             self._connect(self._position)  # reads go on
             self._file.check_unused()
-        self._connect(self._file.apply(changes, self._position))
+        with translated_errors(self.path):
+            position = self._file.apply(changes, self._position)
+        self._connect(position)
 
     def _settle(self) -> None:
         self._disconnect()
-        self._connect(self._file.settle())
+        with translated_errors(self.path):
+            position = self._file.settle()
+        self._connect(position)
 
     def _connect(self, position: Position) -> None:
         with translated_errors(self.path):
