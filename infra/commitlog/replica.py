@@ -193,8 +193,17 @@ class Replica:
         self._deadline = deadline
         self._vfs.forget()
         self._unshipped = False
-        with translated_errors(self.path), self.writer.atomic("IMMEDIATE"):
-            result = use_case(self.writer)
+        before = self._position
+        try:
+            with translated_errors(self.path), self.writer.atomic("IMMEDIATE"):
+                result = use_case(self.writer)
+        except Exception as error:
+            if self._position == before:
+                raise
+            self._whole = False
+            raise errors.CommitOutcomeUnknown(
+                f"The commit is stored, but {self.path} could not take it: {error}"
+            ) from error
         if self._unshipped:
             self._whole = False
             raise errors.DatabaseUnavailable(

@@ -1,5 +1,6 @@
 """One SQLite file on the log: what becomes a commit, what never does, who sees what."""
 
+import errno
 import shutil
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from core.errors import (
     TxidNotReached,
 )
 from infra.clock import Clock
-from infra.commitlog import ltx
+from infra.commitlog import ltx, note
 from infra.commitlog import replica as replica_module
 from infra.commitlog.log import SURVEY_SECONDS, open_log
 from infra.commitlog.verify import verify
@@ -208,6 +209,22 @@ def test_killed_in_the_middle_of_a_put(file_url: str, tmp_path: Path, start: Sta
         again = start("killed", file_url, lasting=True)
         assert again.rows() == stored_rows(file_url, tmp_path) == rows
         again.replica.close()
+
+
+def test_stored_commit_that_the_file_cannot_take_is_fetched_from_the_log(
+    start: StartInstance, a: Instance, file_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = start("b", file_url, lasting=True)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(note.NoteFile, "write", full)
+        with pytest.raises(CommitOutcomeUnknown, match=r"The commit is stored, but .* could not take it"):
+            b.sql("INSERT INTO t VALUES (1)")
+    b.sql("INSERT INTO t VALUES (2)")
+    assert b.rows() == stored_rows(file_url, tmp_path) == [1, 2]
 
 
 # I2, I5: who has the number
