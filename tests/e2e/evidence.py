@@ -1,12 +1,10 @@
 """What many writers claim to have stored, and whether the log agrees."""
 
-import os
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -15,8 +13,7 @@ import pytest
 from infra.clock import Clock
 from infra.commitlog.log import open_log
 from tests.e2e.stores import S3
-
-_LITESTREAM = Path(sys.prefix) / "bin" / "litestream"
+from tests.infra.commitlog.conftest import litestream_restore
 
 
 class Claims:
@@ -72,34 +69,13 @@ def restored_and_checked(bucket: S3, directory: Path, monkeypatch: pytest.Monkey
     log = open_log(bucket.url("log"), Clock())
     path = directory / "restored.db"
     assert log.restore(path).txid == len(commits)  # each commit names the one before it, and that is checked
-    litestream_restore(bucket.url("log"), directory / "litestream.db", bucket.environment())
-    assert (directory / "litestream.db").read_bytes() == path.read_bytes()
+    by_litestream = litestream_restore(bucket.url("log"), directory / "litestream.db")
+    assert by_litestream.read_bytes() == path.read_bytes()
     return path
-
-
-def litestream_restore(url: str, output: Path, environment: Mapping[str, str], *arguments: str) -> None:
-    """Litestream itself, with no knowledge of this project."""
-    command = [str(_LITESTREAM), "restore", "-integrity-check", "full", *arguments, "-o", str(output), url]
-    done = subprocess.run(command, env=litestream_environment(environment), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def litestream_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    # Its S3 client refuses to work with a CA bundle from the environment
-    inherited = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
-    return {
-        **inherited,
-        **environment,
-        "LITESTREAM_ACCESS_KEY_ID": "test",
-        "LITESTREAM_SECRET_ACCESS_KEY": "test",
-        "AWS_ENDPOINT_URL": environment.get("AWS_ENDPOINT_URL_S3", ""),
-    }
 
 
 def run_together(functions: list[Callable[[], None]]) -> None:
     """On a thread each; the first error is raised when all have ended."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(len(functions)) as pool:
         for future in [pool.submit(function) for function in functions]:
             future.result()

@@ -1,6 +1,5 @@
 """The server as an operator sees it: a process, its log, its exit codes and its files."""
 
-import itertools
 import json
 import os
 import shutil
@@ -65,50 +64,6 @@ def server_waits_for_the_lock(server: Server) -> bool:
     """The writing thread exists from the first write on."""
     names = [path.read_text().strip() for path in Path(f"/proc/{server.process.popen.pid}/task").glob("*/comm")]
     return len(names) > 1
-
-
-def write_until_killed(url: httpx2.URL, prefix: str, acknowledged: dict[int, str], enough: threading.Event) -> None:
-    with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
-        for number in itertools.count():
-            try:
-                answer = client.post("/api/items", json={"name": f"{prefix}-{number}"})
-            except httpx2.HTTPError:
-                return
-            assert answer.status_code == 201
-            acknowledged[answer.json()["id"]] = f"{prefix}-{number}"
-            if number == 100:
-                enough.set()
-
-
-def test_nothing_acknowledged_is_lost_by_kill_9_under_load(start_server: StartServer, tmp_path: Path) -> None:
-    acknowledged: dict[int, str] = {}
-    for life in range(3):
-        server = start_server()
-        enough = threading.Event()
-        threads = [
-            threading.Thread(
-                target=write_until_killed, args=(server.client.base_url, f"{life}-{worker}", acknowledged, enough)
-            )
-            for worker in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        assert enough.wait(60)
-        server.process.end(signal.SIGKILL)
-        for thread in threads:
-            thread.join(30)
-    server = start_server()
-    found: dict[int, str] = {}
-    cursor: str | None = ""
-    while cursor is not None:
-        page = server.client.get("/api/items", params={"limit": 100} | ({"cursor": cursor} if cursor else {})).json()
-        found |= {item["id"]: item["name"] for item in page["items"]}
-        cursor = page["next_cursor"]
-    assert len(acknowledged) >= 300
-    assert acknowledged.items() <= found.items()
-    server.process.end()
-    with closing(apsw.Connection(str(tmp_path / "data" / "app.db"))) as connection:
-        assert connection.pragma("integrity_check") == "ok"
 
 
 @pytest.mark.parametrize(
