@@ -6,8 +6,8 @@ from tests.simulation.world import simulate
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.getLogger("infra.commitlog.replica").setLevel(logging.CRITICAL)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, logger="infra.commitlog")
 
 
 @pytest.mark.parametrize("seed", range(25))
