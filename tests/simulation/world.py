@@ -80,6 +80,7 @@ class World:
         self._plan()
         self._scheduler.run()
         self._recover()
+        self.counts["leftovers"] = len(self._model.leftovers)
         self._check_restores()
         if self._rng.random() < 0.2:
             self._check_other_history_is_refused()
