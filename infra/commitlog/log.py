@@ -202,26 +202,24 @@ class CommitLog:
         attempt = 0
         asked = self._clock.now()  # before the first attempt: the one that stored it, whichever it was
         while True:
-            created = exists = False
+            created = False
             trouble: Exception | None = None
             try:
                 store.create(name, body, written_at)
                 created = True
-            except ObjectExists as error:
-                trouble, exists = error, True
             except StoreUnreachable as error:
                 trouble = error
-            except StoreUnavailable as error:
+            except (ObjectExists, StoreUnavailable) as error:
                 trouble, may_be_stored = error, True
             except (StoreRefused, ObjectMissing) as error:
                 raise _given_up(error, may_be_stored) from error
             try:
-                self._check_not_covered(txid, may_be_stored or created or exists)
+                self._check_not_covered(txid, may_be_stored or created)
                 if created or self._holder_is_ours(name, body):
                     self._verified = asked, txid - 1
                     return
             except (StoreError, LogDamaged) as error:
-                trouble, may_be_stored = error, may_be_stored or created or exists
+                trouble, may_be_stored = error, may_be_stored or created
             if self._clock.now() >= deadline:
                 raise _given_up(trouble, may_be_stored) from trouble
             attempt += 1
