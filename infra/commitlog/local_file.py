@@ -233,7 +233,7 @@ class LocalFile:
         return bool(unknown)
 
     def _keep_beside(self, reason: str) -> None:
-        kept = self._beside(f"diverged-{datetime.now(UTC):%Y%m%d-%H%M%S}")
+        kept = self._beside(f"diverged-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
         for suffix in ("", "-wal", "-shm"):
             if (part := self.path.with_name(self.path.name + suffix)).exists():
                 os.replace(part, kept.with_name(kept.name + suffix))

@@ -74,7 +74,16 @@ class Replica:
             str(path), pragmas=_PRAGMAS, timeout=busy_timeout, thread_safe=False, vfs=self._vfs.name
         )
         # Its waits happen on the event loop, between tries, so SQLite itself must not wait
-        self.reader = APSWDatabase(str(path), pragmas={**_PRAGMAS, "query_only": 1}, timeout=0, thread_safe=False)
+        self._reader: peewee.Database = APSWDatabase(
+            str(path), pragmas={**_PRAGMAS, "query_only": 1}, timeout=0, thread_safe=False
+        )
+
+    @property
+    def reader(self) -> peewee.Database:
+        """The connection that reads. Raises DatabaseUnavailable while the file is not what `visible` says."""
+        if not self._whole:
+            raise errors.DatabaseUnavailable(f"{self.path} is being brought in order; try again.")
+        return self._reader
 
     def open(self) -> None:
         """Bring the file to the log's head and connect to it."""
@@ -244,7 +253,7 @@ class Replica:
     def _connect(self, position: Position) -> None:
         with translated_errors(self.path):
             self.writer.connect()
-            self.reader.connect()
+            self._reader.connect()
             self.writer.connection().set_wal_hook(self._on_commit)
             if self.writer.connection().pragma("synchronous") != 2:
                 raise errors.DatabaseUnavailable(
@@ -259,5 +268,5 @@ class Replica:
 
     def _disconnect(self) -> None:
         self._whole = False
-        self.reader.close()
+        self._reader.close()
         self.writer.close()
