@@ -43,6 +43,9 @@ sim: .venv/installed ## simulate the commit log under every kind of trouble (SEE
 e2e: .venv/installed .venv-sam/installed ## run the end-to-end tests: real server, real Lambda runtime
 	@$(VENV)/python -m pytest -m e2e
 
+bench-log: .venv/installed ## measure what commits cost, as Markdown
+	@$(VENV)/python -m benchmarks.commit_log
+
 lint: .venv/installed ## check style and common mistakes
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
@@ -89,4 +92,4 @@ test-docker: ## run the fast tests inside the image
 clean: ## remove what the tools made; data/ stays
 	rm -rf .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve test test-coverage sim e2e lint type fmt openapi validate backup restore build run stop logs test-docker clean
+.PHONY: help install serve test test-coverage sim e2e bench-log lint type fmt openapi validate backup restore build run stop logs test-docker clean
