@@ -43,7 +43,8 @@ def main() -> None:
         return write_for_a_while(Path(sys.argv[2]))
     with starting_processes() as start, tempfile.TemporaryDirectory() as directory:
         endpoint = start_ministack(start)
-        for report in (report_commits, report_starts, report_writers):
+        reports = {"commits": report_commits, "starts": report_starts, "writers": report_writers}
+        for report in [reports[name] for name in sys.argv[1:] or reports]:
             with bucket_at(endpoint) as bucket, proxy_before(endpoint) as proxy:
                 os.environ.update(bucket.environment(proxy.endpoint))
                 report(bucket, proxy, Path(directory))

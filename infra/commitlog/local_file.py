@@ -39,11 +39,14 @@ class LocalFile:
         self._lasting = lasting
         self._busy_timeout = busy_timeout
         self._note = NoteFile(path) if lasting else None
+        self._known = START  # the newest commit that this file has been at
         self._settled = False
 
     def settle(self) -> Position:
         """Make the file what the log's head says, and return that position."""
         note = self._note.read() if self._note else None
+        if note and note.position.txid > self._known.txid:
+            self._known = note.position
         for suffix in ("restoring", "comparing"):
             self._beside(suffix).unlink(missing_ok=True)
         if note and note.applying:
@@ -89,6 +92,7 @@ class LocalFile:
         return position
 
     def write_note(self, position: Position, applying: bool = False) -> None:
+        self._known = position
         if self._note:
             self._note.write(Note(position, self.checkpointed, applying))
             if applying:
@@ -113,11 +117,11 @@ class LocalFile:
         if note and note.closed and note.closed == state_of(self.path) and not self.in_use():
             return self.apply(self._log.changes(note.position), note.position)
         head_file = self._beside("restoring")
-        head = self._log.restore(head_file)
+        head = self._head_in(head_file)
         try:
             page_size = self._consolidated()
             if head == START:
-                return self._adopted(note, page_size)
+                return self._adopted(page_size)
             changed = _differing_pages(self.path, head_file, page_size)
             if not changed:
                 return head
@@ -144,7 +148,7 @@ class LocalFile:
         self._discard()  # a WAL without its database says nothing
         restoring = self._beside("restoring")
         restoring.unlink(missing_ok=True)
-        position = self._log.restore(restoring)
+        position = self._head_in(restoring)
         if position != START:
             return self._replaced_by(restoring, position)
         restoring.unlink()
@@ -176,13 +180,20 @@ class LocalFile:
                 raise errors.DatabaseDamaged(f"{self.path} is damaged: {found}")
             return int(connection.pragma("page_size"))
 
-    def _adopted(self, note: Note | None, page_size: int) -> Position:
-        """The file as the first commit of a log that is empty."""
-        if note and note.position != START:
+    def _head_in(self, path: Path) -> Position:
+        """The log's newest state in a new file. Raises LogDamaged when the log has lost what this file has seen."""
+        head = self._log.restore(path)
+        if head.txid < self._known.txid:
+            path.unlink()
             raise errors.LogDamaged(
-                f"{self._log.url} is empty, but {self.path} is a copy of it at TXID {note.position.txid:016x}: the log "
-                f"was emptied or REPLICA_URL is wrong. To begin a log with this file, remove {self._beside('position')}"
+                f"{self._log.url} ends at TXID {head.txid:016x}, but {self.path} has been at {self._known.txid:016x}: "
+                "the log was emptied or REPLICA_URL is wrong. To begin a log with this file, "
+                f"remove {self._beside('position')}"
             )
+        return head
+
+    def _adopted(self, page_size: int) -> Position:
+        """The file as the first commit of a log that is empty."""
         try:
             return self._first_commit(page_size)
         except errors.CommitConflict as error:

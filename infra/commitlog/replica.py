@@ -20,6 +20,7 @@ from infra.commitlog.chain import START, Change, Position
 from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import CommitLog
 from infra.commitlog.note import state_of
+from infra.commitlog.turns import Turns
 from infra.commitlog.vfs import ShippingVFS, WalReset
 from infra.sqlite_errors import translated_errors
 
@@ -31,6 +32,7 @@ UseCase = Callable[[peewee.Database], T]
 MAX_TRANSACTION_BYTES = 256 * 1024 * 1024
 _CLOCK_TOLERANCE_MS = 15 * 60 * 1000
 _BATCH = 256
+_LOOK_FURTHER = 4  # lost numbers
 _CHECKPOINT_FRAMES = 1000  # SQLite's own default
 _PRAGMAS = {"journal_mode": "wal", "synchronous": "full", "foreign_keys": 1}
 _vfs_numbers = count(1)
@@ -62,7 +64,7 @@ class Replica:
         self.visible = START  # the newest commit that readers see
         self._position = START  # of the log, as far as this instance has it
         self._clock = clock
-        self._random = rng or random.SystemRandom()
+        self._turns = Turns(clock, rng or random.SystemRandom())
         self._swap = swap
         self._file = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout)
         self._deadline = 0.0
@@ -109,7 +111,8 @@ class Replica:
         A conflict runs the use case again on the new state, until `deadline`. One that commits nothing is a read:
         it answers from a state as `refresh` would have it (both times by the clock).
         """
-        for conflicts in count():
+        self._turns.before_first_attempt()
+        for conflicts in count(1):
             before = self._position
             failure: Exception | None = None
             try:
@@ -117,9 +120,9 @@ class Replica:
             except errors.CommitConflict as error:
                 if self._clock.now() >= deadline:
                     raise errors.CommitNotStored("Other instances were faster every time.") from error
-                self.catch_up()
-                # Whoever has waited longest comes first
-                self._clock.sleep(self._random.uniform(0, 0.1) / (1 + conflicts) ** 2)
+                # The commit that was lost to is all that is known to be new; asking for more would take another turn
+                self.catch_up(None if conflicts % _LOOK_FURTHER == 0 else 1)
+                self._turns.lost(conflicts)
                 continue
             except WalReset as error:
                 logger.warning("%s was changed by another program; comparing it with the log", self.path)
@@ -175,12 +178,12 @@ class Replica:
                 "(to restore a backup, stop it first: `make restore` checks that)."
             )
 
-    def catch_up(self) -> bool:
-        """Apply everything that is new in the log; returns whether there was anything."""
+    def catch_up(self, limit: int | None = None) -> bool:
+        """Apply what is new in the log, up to `limit` objects of it; returns whether there was anything."""
         if not self._whole:
             self._swap(self._settle)
             return True
-        changes = self.log.changes(self._position)
+        changes = islice(self.log.changes(self._position), limit)
         moved = False
         while True:
             with ExitStack() as stack:
@@ -222,7 +225,9 @@ class Replica:
         return result
 
     def _ship(self, page_size: int, size: int, pages: Iterable[tuple[int, bytes]]) -> None:
+        started = self._clock.now()
         self._position = self.log.append(self._position, page_size, size, pages, self._deadline)
+        self._turns.stored(self._clock.now() - started)
         self._file.write_note(self._position)
 
     def _on_commit(self, connection: apsw.Connection, name: str, frames: int) -> int:
