@@ -1,5 +1,6 @@
 """The reference: stock Litestream reads what we write, and we read what it writes."""
 
+import filecmp
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import apsw
 import pytest
 
 from infra.clock import Clock
+from infra.commitlog import ltx
 from infra.commitlog.chain import Position
 from infra.commitlog.log import open_log
 from tests.infra.commitlog.conftest import ManualClock, StartInstance, litestream_restore
@@ -130,3 +132,26 @@ def test_what_litestream_wrote_is_restored_and_continued(start: StartInstance, f
     assert instance.fresh_rows() == [*range(written), "ours"]
     assert count(litestream_restore(file_url, tmp_path / "theirs.db")) == written + 1
     assert start("b", file_url).rows() == [*range(written), "ours"]
+
+
+@pytest.mark.e2e
+def test_database_beyond_the_lock_page(start: StartInstance, file_url: str, tmp_path: Path) -> None:
+    """SQLite keeps the page at 1 GiB for file locks: it is in no object, and not in the count of a snapshot's pages."""
+    path = tmp_path / "a" / "app.db"
+    create(path, 65536)
+    connection = apsw.Connection(str(path))
+    connection.execute("PRAGMA synchronous = off")
+    connection.execute("INSERT INTO t (v) VALUES (zeroblob(536_000_000)), (zeroblob(536_000_000))")
+    assert connection.pragma("page_count") < ltx.lock_page(65536)
+    connection.close()
+    instance = start("a", file_url, lasting=True)
+    instance.sql("INSERT INTO t (v) VALUES (zeroblob(20_000_000))")  # across it
+    instance.sql("INSERT INTO t (v) VALUES ('last')")
+    assert instance.rows("PRAGMA page_count")[0] > ltx.lock_page(65536)
+    ours = tmp_path / "ours.db"
+    open_log(file_url, Clock()).restore(ours)
+    theirs = litestream_restore(file_url, tmp_path / "theirs.db")
+    assert filecmp.cmp(ours, theirs, shallow=False)
+    connection = apsw.Connection(str(ours), flags=apsw.SQLITE_OPEN_READONLY)
+    assert connection.execute("SELECT id, length(v) FROM t").fetchall()[-2:] == [(3, 20_000_000), (4, 4)]
+    connection.close()
