@@ -61,9 +61,7 @@ def emulating(start_process: StartProcess, **environment: str) -> Iterator[Emula
         "-m",
         "awslambdaric",
         "handler.aws_lambda.handler",
-        AWS_LAMBDA_FUNCTION_NAME="items",
-        AWS_LAMBDA_FUNCTION_TIMEOUT="60",
-        **environment,
+        **{"AWS_LAMBDA_FUNCTION_NAME": "items", "AWS_LAMBDA_FUNCTION_TIMEOUT": "60", **environment},
     )
     process.wait_for("exec|server|listening|rapid")
     try:
