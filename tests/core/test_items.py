@@ -2,27 +2,15 @@ import base64
 import functools
 import json
 import operator
-from collections.abc import Iterator
 
 import pytest
 from peewee import Database
-from playhouse.apsw_ext import APSWDatabase
 
 from core import items
 from core.cursor import Cursor
 from core.errors import InvalidInput, ItemNotFound
-from core.migrations import migrate
 from core.models import Item
 from core.schemas import ItemPatch, ItemQuery, NewItem
-
-
-@pytest.fixture
-def db() -> Iterator[Database]:
-    database = APSWDatabase(":memory:", thread_safe=False)
-    database.connect()
-    migrate(database)
-    yield database
-    database.close()
 
 
 def add(db: Database, *names: str) -> list[int]:

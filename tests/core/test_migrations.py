@@ -1,22 +1,10 @@
-from collections.abc import Iterator
-
 import pytest
 from peewee import Database
-from playhouse.apsw_ext import APSWDatabase
 
 from core import items
 from core.errors import SchemaTooNew
 from core.migrations import migrate, schema_version, scripts
 from core.schemas import ItemPatch, ItemQuery, NewItem
-
-
-@pytest.fixture
-def db() -> Iterator[Database]:
-    database = APSWDatabase(":memory:", thread_safe=False)
-    database.connect()
-    migrate(database)
-    yield database
-    database.close()
 
 
 def test_release_works_on_the_next_releases_schema(db: Database) -> None:
