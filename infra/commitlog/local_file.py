@@ -118,6 +118,7 @@ class LocalFile:
             return self.apply(self._log.changes(note.position), note.position)
         head_file = self._beside("restoring")
         head = self._head_in(head_file)
+        maybe_stale_wal = self.in_use() and not self._settled
         try:
             page_size = self._consolidated()
             if head == START:
@@ -128,6 +129,8 @@ class LocalFile:
             edited = bool(note and (note.closed or self._has_unknown_pages(note.checkpointed, head, page_size)))
             if note and not edited:
                 return self._replaced_by(head_file, head)
+            if maybe_stale_wal:  # an old WAL beside another file makes a mixture that looks like an edit
+                raise _Diverged("it was changed, and the WAL beside it may not have been its own")
             if note and note.position.txid == head.txid:
                 logger.warning("%s was changed by another program; the changes are the next commit", self.path)
                 return self._committed(head, changed, page_size, _page_size_of(head_file))

@@ -125,6 +125,30 @@ def test_old_copy_put_in_place_becomes_a_commit(server: Server, stopped: Instanc
     assert third.replica.visible.txid == again.replica.visible.txid + 1
 
 
+def test_old_copy_put_beside_a_newer_wal_is_no_commit(
+    server: Server, stopped: Instance, path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit(path, "CREATE TABLE u (v)", "INSERT INTO u VALUES (zeroblob(50000))")
+    old = tmp_path / "old.db"
+    server().replica.close()
+    shutil.copy(path, old)
+    instance = server()
+    instance.sql("DROP TABLE u")
+    instance.replica.close()
+    instance = server()
+    for n in range(3, 6):
+        instance.sql(f"INSERT INTO t VALUES ({n})")
+    instance.replica.writer.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    instance.sql("INSERT INTO t VALUES (6)")
+    crash(instance, tmp_path)
+    shutil.copy(old, path)
+    again = server()
+    assert again.rows() == [1, 2, 3, 4, 5, 6]
+    assert again.replica.visible == instance.replica.visible
+    assert list(path.parent.glob("app.db.diverged-*"))
+    assert "kept as" in caplog.text
+
+
 def test_both_changed_the_log_wins_and_the_file_is_kept(
     server: Server,
     stopped: Instance,
@@ -217,6 +241,19 @@ def test_changes_of_another_program_are_in_the_log_after_its_checkpoint(
     edit(path, "INSERT INTO t VALUES ('moved')", "PRAGMA wal_checkpoint(TRUNCATE)", "INSERT INTO t VALUES ('after')")
     instance.sql("INSERT INTO t VALUES (2)")
     assert instance.rows() == start("c", file_url).rows() == [1, 2, "after", "appended", "moved"]
+
+
+def test_shell_that_stays_open_does_not_stop_the_service(
+    server: Server, path: Path, start: StartInstance, file_url: str
+) -> None:
+    instance = server()
+    instance.sql("CREATE TABLE t (v)")
+    shell = apsw.Connection(str(path))
+    for statement in ("INSERT INTO t VALUES ('shell')", "PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM"):
+        shell.execute(statement).fetchall()
+    instance.sql("INSERT INTO t VALUES (1)")
+    assert start("b", file_url).rows() == [1, "shell"]
+    shell.close()
 
 
 def test_file_in_use_is_not_patched(server: Server, path: Path, start: StartInstance, file_url: str) -> None:
