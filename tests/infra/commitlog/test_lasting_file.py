@@ -3,14 +3,16 @@
 import logging
 import shutil
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 from core.errors import DatabaseDamaged, DatabaseLocked, DatabaseUnavailable, LogDamaged
 from infra.clock import Clock
-from infra.commitlog.chain import Position
+from infra.commitlog.chain import Position, write_pages
 from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import open_log
 from infra.commitlog.note import Note, NoteFile, state_of
@@ -307,3 +309,41 @@ def test_published_file_is_the_next_commit_whatever_others_write(
     assert position.txid == other.replica.visible.txid + 1
     assert other.fresh_rows() == [1, 2]
     assert start("server", file_url, lasting=True).replica.visible == position
+
+
+def test_crash_in_the_middle_of_catching_up_leaves_a_note_of_it(
+    server: Server, tmp_path: Path, start: StartInstance, file_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = server()
+    instance.sql("CREATE TABLE t (v)")
+    start("other", file_url).sql("INSERT INTO t VALUES (zeroblob(20000))", "INSERT INTO t VALUES (1)")
+    saved = tmp_path / "saved"
+
+    def crash_half_way(file: Any, header: Any, pages: Any) -> None:
+        write_pages(file, header, islice(pages, 2))
+        file.flush()
+        shutil.copytree(instance.path.parent, saved)
+        raise OSError("no more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("infra.commitlog.local_file.write_pages", crash_half_way)
+        with pytest.raises(DatabaseUnavailable):
+            instance.fresh_rows()
+    instance.replica.close()
+    shutil.rmtree(instance.path.parent)
+    saved.rename(instance.path.parent)
+    again = server()
+    assert len(again.rows()) == 2
+    assert not list(again.path.parent.glob("app.db.diverged-*"))
+
+
+def test_database_that_shrank_elsewhere_shrinks_here(server: Server, start: StartInstance, file_url: str) -> None:
+    instance = server()
+    instance.sql("CREATE TABLE t (v)")
+    instance.sql("INSERT INTO t VALUES (zeroblob(100000))")
+    other = start("other", file_url)
+    other.sql("DELETE FROM t")
+    other.replica.writer.execute_sql("VACUUM")
+    instance.fresh_rows()
+    assert instance.path.stat().st_size < 20_000
+    assert instance.rows("PRAGMA integrity_check") == ["ok"]

@@ -29,7 +29,7 @@ from core.errors import (
     TxidNotReached,
 )
 from infra.clock import Clock
-from infra.commitlog import ltx, note
+from infra.commitlog import ltx, note, vfs
 from infra.commitlog import replica as replica_module
 from infra.commitlog.log import SURVEY_SECONDS, open_log
 from infra.commitlog.verify import verify
@@ -187,6 +187,14 @@ def test_commit_that_skipped_its_sync_is_not_acknowledged(a: Instance) -> None:
     a.replica.writer.execute_sql("PRAGMA synchronous = off").fetchall()
     with pytest.raises(DatabaseUnavailable, match="without being stored"):
         a.sql("INSERT INTO t VALUES (1)")
+
+
+def test_commit_frame_of_a_failed_transaction_is_forgotten(a: Instance) -> None:
+    wal = a.replica._vfs._wal
+    assert wal
+    wal.commit = vfs._Commit(32, bytes(24), 1, True)  # as a transaction leaves it that fails before its sync
+    a.sql("SELECT 1")
+    assert wal.commit is None
 
 
 def test_killed_in_the_middle_of_a_put(file_url: str, tmp_path: Path, start: StartInstance) -> None:
