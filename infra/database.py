@@ -4,6 +4,7 @@ WAL lets reads see the last stored commit while a write is under way, so they do
 """
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class Database:
         self._freshness = freshness
         self._loop: asyncio.AbstractEventLoop | None = None
         self._catching_up: asyncio.Future[None] | None = None
+        self._file_is_whole = threading.Lock()
         self._writes = 0  # under way or waiting
         self._asked_at = 0.0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-writer")
@@ -101,7 +103,7 @@ class Database:
         while True:
             try:
                 session.shown = self.txid
-                with translated_errors(self.path):
+                with self._file_is_whole, translated_errors(self.path):
                     return use_case(self._replica.reader)
             except errors.DatabaseLocked:
                 if self._clock.now() >= deadline:
@@ -182,9 +184,13 @@ class Database:
         return await self._loop.run_in_executor(self._thread, function, *arguments)
 
     def _swap(self, change: Callable[[], None]) -> None:
-        """Reads run on the event loop, so there no read is ever in the middle of a change of the file."""
+        """Reads run on the event loop, so there no read is ever in the middle of a change of the file.
+
+        Between two invocations Lambda's loop stands still; then the lock keeps the next one's reads away.
+        """
         if self._loop is None or not self._loop.is_running():
-            return change()
+            with self._file_is_whole:
+                return change()
         done: Future[None] = Future()
 
         def run() -> None:
