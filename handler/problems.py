@@ -66,7 +66,7 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
         case DatabaseLocked():
             logger.error("%s", error)
             request.app.state.service.metrics.database_locked()
-            return _try_again(request, "The database is busy, or locked; nothing was stored. Try again.", stored="no")
+            return _try_again(request, "The database is busy, or locked. Try again.")
         case DatabaseFull():
             logger.error("%s", error)
             return problem(request.scope, 507, "No space is left for the database; nothing was stored.")
@@ -81,19 +81,18 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
                 "The store did not confirm the commit: it may be stored, or not. Read before you try again.",
                 stored="unknown",
             )
-        case CommitError():
+        case CommitError() | StoreError():
             logger.error("%s", error)
-            return _try_again(request, "Nothing was stored. Try again.", stored="no")
-        case StoreError():
-            logger.error("%s", error)
-            return _try_again(request, "The store that holds the newest state does not answer. Try again.")
+            return _try_again(request, "The store that holds the newest state cannot be used now. Try again.")
         case DatabaseError():
             logger.error("%s", error)
             return _try_again(request, "The database cannot be used now; GET /ready and the log say why.")
     raise error
 
 
-def _try_again(request: Request, detail: str, **members: str) -> JSONResponse:
+def _try_again(request: Request, detail: str, stored: str = "no") -> JSONResponse:
+    """A write says whether it was stored; a read has nothing to say about that."""
+    members = {} if request.method in ("GET", "HEAD") else {"stored": stored}
     return problem(request.scope, 503, detail, {"Retry-After": RETRY_AFTER_SECONDS}, **members)
 
 

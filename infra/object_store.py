@@ -5,6 +5,7 @@ plain http is allowed only for an endpoint that somebody named (AWS_ENDPOINT_URL
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -151,7 +152,7 @@ class ObjectStore:
 
     def _translate(self, error: Exception) -> StoreError:
         text = " ".join(str(error).split("\n\nDebug source")[0].split())
-        message = f"{self.url}: {text}"
+        message = f"{self.url}: {_without_xml(text)}"
         if "<Code>NoSuchBucket</Code>" in text or "<Code>InvalidBucketName</Code>" in text:
             return StoreRefused(f"{self.url}: there is no such bucket; create it or correct the URL")
         if isinstance(error, AlreadyExistsError | FileExistsError):
@@ -159,7 +160,7 @@ class ObjectStore:
         without_credentials = "169.254.169.254" in text
         denied = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
         if denied or ("403 Forbidden" in text and not without_credentials):  # a denied listing is a plain BaseError
-            return StoreRefused(f"{self.url}: access denied ({text})")
+            return StoreRefused(f"{self.url}: access denied ({_without_xml(text)})")
         if isinstance(error, FileNotFoundError):
             return ObjectMissing(message)
         if without_credentials:
@@ -167,6 +168,13 @@ class ObjectStore:
         if "kind: Connect" in str(error):
             return StoreUnreachable(message)
         return StoreUnavailable(message)
+
+
+def _without_xml(text: str) -> str:
+    """S3 answers with the caller's key id and more; the error's code is all that an operator needs of it."""
+    head, _, body = text.partition("<?xml") if "<?xml" in text else text.partition("<Error")
+    code = re.search(r"<Code>(\w+)</Code>", body)
+    return f"{head.rstrip(': ')} {code[1]}" if code else head.rstrip(": ")
 
 
 def _made_directory(url: str) -> Path:
@@ -226,7 +234,11 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
                 os.utime(descriptor, (written_at.timestamp(), written_at.timestamp()))
             os.fsync(descriptor)
         if mode == "create":
-            os.link(partial, path)
+            try:
+                os.link(partial, path)
+            except FileExistsError:
+                _fsync_directory(path.parent)  # whoever hears of the object may count on it
+                raise
         else:
             os.replace(partial, path)
         _fsync_directory(path.parent)

@@ -176,8 +176,10 @@ class LocalFile:
         """
         with translated_errors(self.path), closing(apsw.Connection(str(self.path))) as connection:
             connection.set_busy_timeout(int(self._busy_timeout * 1000))
-            for statement in ("PRAGMA journal_mode=wal", "PRAGMA wal_checkpoint(TRUNCATE)"):
-                connection.execute(statement).fetchall()
+            connection.execute("PRAGMA journal_mode=wal").fetchall()
+            [(blocked, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if blocked:
+                raise errors.DatabaseLocked(f"{self.path} is being read by another program; close it.")
             [(found,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
             if found != "ok":
                 raise errors.DatabaseDamaged(f"{self.path} is damaged: {found}")

@@ -100,7 +100,7 @@ class Replica:
 
     def close(self) -> None:
         """Move the WAL into the file and note that it is whole. Safe to call twice."""
-        whole = self._whole
+        whole = self._whole and not self._vfs.foreign()
         self._disconnect()
         self._vfs.close()
         self._file.close(self._position if whole else None)
@@ -126,7 +126,7 @@ class Replica:
                 continue
             except WalReset as error:
                 logger.warning("%s was changed by another program; comparing it with the log", self.path)
-                self._swap(self._settle)
+                self._settle()
                 if self._clock.now() >= deadline:
                     raise errors.DatabaseLocked("Another program kept changing the database.") from error
                 continue
@@ -181,18 +181,22 @@ class Replica:
     def catch_up(self, limit: int | None = None) -> bool:
         """Apply what is new in the log, up to `limit` objects of it; returns whether there was anything."""
         if not self._whole:
-            self._swap(self._settle)
+            self._settle()
             return True
         changes = islice(self.log.changes(self._position), limit)
         moved = False
         while True:
             with ExitStack() as stack:
                 batch = []
-                for change in islice(changes, _BATCH):
-                    stack.callback(change.close)
-                    batch.append(change)
+                with translated_errors(self.path):  # what does not fit into memory goes to a temporary file
+                    for change in islice(changes, _BATCH):
+                        stack.callback(change.close)
+                        batch.append(change)
                 if not batch:
                     return moved
+                if self._vfs.foreign():
+                    self._settle()
+                    return True
                 self._swap(partial(self._apply, batch))
                 moved = True
 
@@ -200,7 +204,7 @@ class Replica:
 
     def _transaction(self, use_case: UseCase[T], deadline: float) -> T:
         if not self._whole:
-            self._swap(self._settle)
+            self._settle()
         self.check()
         self._deadline = deadline
         self._vfs.forget()
@@ -218,7 +222,7 @@ class Replica:
             ) from error
         if self._unshipped:
             self._whole = False
-            raise errors.DatabaseUnavailable(
+            raise errors.CommitOutcomeUnknown(
                 "A transaction was committed without being stored (was PRAGMA synchronous changed?)."
             )
         self.visible = self._position
@@ -234,7 +238,7 @@ class Replica:
         """SQLite calls this after each commit; the other half of the proof that nothing goes by unshipped."""
         self._unshipped |= frames != self._vfs.shipped_frames
         if frames >= _CHECKPOINT_FRAMES:
-            with suppress(apsw.BusyError):
+            with suppress(apsw.Error):  # the commit is stored; the next one tries again
                 in_wal, in_file = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
                 if in_wal == in_file:
                     self._file.checkpointed = self._position.txid
@@ -243,19 +247,19 @@ class Replica:
     def _apply(self, changes: list[Change]) -> None:
         self._disconnect()
         if self._file.in_use():
-            self._connect(self._position)  # reads go on
+            self._connect(self._position, self._file.checkpointed)  # reads go on
             self._file.check_unused()
         with translated_errors(self.path):
             position = self._file.apply(changes, self._position)
         self._connect(position)
 
     def _settle(self) -> None:
-        self._disconnect()
+        self._swap(self._disconnect)
         with translated_errors(self.path):
             position = self._file.settle()
-        self._connect(position)
+        self._swap(partial(self._connect, position))
 
-    def _connect(self, position: Position) -> None:
+    def _connect(self, position: Position, checkpointed: int | None = None) -> None:
         with translated_errors(self.path):
             self.writer.connect()
             self._reader.connect()
@@ -267,7 +271,7 @@ class Replica:
         found = state_of(self.path)
         self._inode = found.inode if found else 0
         self._position = self.visible = position
-        self._file.checkpointed = position.txid
+        self._file.checkpointed = position.txid if checkpointed is None else checkpointed
         self._file.write_note(position)
         self._whole = True
 

@@ -13,6 +13,7 @@ from infra.clock import Clock
 _FEWEST, _MOST = 2, 32  # commits in a row before standing back
 _FETCH_AND_STORE = 3.0  # in times of one create
 _PATIENCE = 6  # lost numbers after which a writer goes at once
+_LONGEST_CREATE = 1.0  # seconds; what took longer was a time-out or a sleep of the machine
 
 
 class Turns:
@@ -36,7 +37,7 @@ class Turns:
 
     def stored(self, seconds: float) -> None:
         """`seconds`: what the create took."""
-        self._create_seconds += (seconds - self._create_seconds) / 4
+        self._create_seconds += (min(seconds, _LONGEST_CREATE) - self._create_seconds) / 4
         self._last_stored = self._clock.now()
         self._in_a_row += 1
         if self._stood_back:

@@ -91,7 +91,9 @@ def _broken_links(links: list[_Link]) -> Iterator[tuple[_Link, str]]:
 def _restore(log: CommitLog, scratch: Path, verdict: Verdict) -> None:
     try:
         verdict.head = log.restore(scratch).txid
-        if verdict.head:
+        if not verdict.head:
+            verdict.problems.append(f"{log.url} is empty")
+        else:
             with closing(apsw.Connection(str(scratch), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
                 [(found,), *_] = connection.execute("PRAGMA integrity_check").fetchall()
             if found != "ok":

@@ -9,6 +9,7 @@ Source of the format: https://www.sqlite.org/fileformat2.html#the_write_ahead_lo
 """
 
 from collections.abc import Callable, Iterable
+from itertools import count
 
 import apsw
 
@@ -52,6 +53,13 @@ class ShippingVFS(apsw.VFS):
         """Of the WAL as it is now, from its start."""
         return self._wal.shipped if self._wal else 0
 
+    def foreign(self) -> bool:
+        """Whether another program has committed to the WAL, or moved it away, since the last shipped commit."""
+        try:
+            return self._wal is not None and self._wal.foreign()
+        except apsw.VFSFileClosedError:  # a refused PRAGMA journal_mode has closed it
+            return True
+
     def forget(self) -> None:
         """Called where no transaction is open: whatever is held back belongs to one that failed."""
         if self._wal:
@@ -82,6 +90,8 @@ class WalFile(apsw.VFSFile):
 
     def xWrite(self, data: bytes, offset: int) -> None:
         if offset == 0:
+            if self.foreign():
+                raise WalReset("Another program has written to the database and moved that into the file.")
             super().xWrite(data, offset)
             self.commit = None
             self._salts = bytes(data[_SALTS])
@@ -95,6 +105,19 @@ class WalFile(apsw.VFSFile):
                 self.commit.complete = True
             else:
                 self.commit = None  # a page after the last one: that was a transaction that failed
+
+    def foreign(self) -> bool:
+        salts = super().xRead(_FILE_HEADER, 0)[_SALTS]
+        if salts != self._salts:
+            return bool(salts) or self._salts != bytes(8)
+        step = _FRAME_HEADER + self._page_size
+        for offset in count(_FILE_HEADER + self.shipped * step, step):
+            header = super().xRead(_FRAME_HEADER, offset)
+            if header[8:16] != salts:  # the end, a commit held back, or an older round's
+                return False
+            if header[4:8] != bytes(4):
+                return True
+        raise AssertionError("unreachable")
 
     def xSync(self, flags: int) -> None:
         commit, self.commit = self.commit, None

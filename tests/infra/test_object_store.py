@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import ObjectExists, ObjectMissing, SettingsError, StoreRefused, StoreUnavailable
 from infra import object_store
-from infra.object_store import ObjectStore
+from infra.object_store import ObjectStore, _without_xml
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -178,3 +178,20 @@ def test_directory_that_was_taken_away_is_not_made_anew(tmp_path: Path) -> None:
     assert not (tmp_path / "log").exists()
     (tmp_path / "moved").rename(tmp_path / "log")
     assert read(store, "a") == b"x"
+
+
+def test_name_that_is_taken_is_made_safe_before_it_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attempt that made it may have failed in its last fsync."""
+    store = ObjectStore(tmp_path.as_uri())
+    store.create("a", b"x")
+    synced: list[Path] = []
+    monkeypatch.setattr("infra.object_store._fsync_directory", synced.append)
+    with pytest.raises(ObjectExists):
+        store.create("a", b"x")
+    assert synced == [tmp_path]
+
+
+def test_credentials_in_the_answer_of_a_store_are_not_repeated() -> None:
+    text = "Server returned 403 Forbidden: <?xml?><Error><Code>Denied</Code><AWSAccessKeyId>AK</AWSAccessKeyId>"
+    assert _without_xml(text) == "Server returned 403 Forbidden Denied"
+    assert _without_xml("HTTP error: error sending request") == "HTTP error: error sending request"

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -347,3 +348,51 @@ def test_database_that_shrank_elsewhere_shrinks_here(server: Server, start: Star
     instance.fresh_rows()
     assert instance.path.stat().st_size < 20_000
     assert instance.rows("PRAGMA integrity_check") == ["ok"]
+
+
+def stored_in(url: str, path: Path) -> list[Any]:
+    path.unlink(missing_ok=True)
+    open_log(url, Clock()).restore(path)
+    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return [v for (v,) in connection.execute("SELECT v FROM t ORDER BY 1")]
+
+
+BIG = "INSERT INTO t VALUES (hex(zeroblob(30000)))"
+
+
+def test_changes_of_another_program_before_a_clean_stop_are_a_commit(
+    server: Server, path: Path, file_url: str, tmp_path: Path
+) -> None:
+    instance = server()
+    instance.sql("CREATE TABLE t (v)")
+    edit(path, BIG)
+    instance.replica.close()
+    again = server()
+    again.sql("INSERT INTO t VALUES (2)")
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [2, "0" * 60000]
+
+
+def test_changes_that_another_program_checkpointed_are_a_commit_before_the_wal_begins_anew(
+    server: Server, path: Path, file_url: str, tmp_path: Path
+) -> None:
+    instance = server()
+    instance.sql("CREATE TABLE t (v)")
+    edit(path, BIG, "PRAGMA wal_checkpoint")
+    instance.sql("INSERT INTO t VALUES (2)")
+    instance.sql("INSERT INTO t VALUES (3)")
+    assert instance.rows() == stored_in(file_url, tmp_path / "out.db") == [2, 3, "0" * 60000]
+
+
+def test_changes_of_another_program_are_not_mixed_with_those_of_another_instance(
+    server: Server, path: Path, start: StartInstance, file_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    instance = server()
+    instance.sql("CREATE TABLE t (v)")
+    edit(path, BIG)
+    start("other", file_url).sql("CREATE TABLE mine (z)", "INSERT INTO mine VALUES (hex(randomblob(9000)))")
+    instance.fresh_rows()
+    instance.sql("INSERT INTO t VALUES (2)")
+    assert instance.rows() == stored_in(file_url, tmp_path / "out.db") == [2]
+    assert list(path.parent.glob("app.db.diverged-*"))
+    assert "both changed" in caplog.text

@@ -19,7 +19,6 @@ from core.errors import (
     CommitConflict,
     CommitNotStored,
     CommitOutcomeUnknown,
-    DatabaseUnavailable,
     ItemNotFound,
     LogDamaged,
     StoreRefused,
@@ -185,7 +184,7 @@ def test_leaving_wal_mode_is_refused(a: Instance) -> None:
 
 def test_commit_that_skipped_its_sync_is_not_acknowledged(a: Instance) -> None:
     a.replica.writer.execute_sql("PRAGMA synchronous = off").fetchall()
-    with pytest.raises(DatabaseUnavailable, match="without being stored"):
+    with pytest.raises(CommitOutcomeUnknown, match="without being stored"):
         a.sql("INSERT INTO t VALUES (1)")
 
 

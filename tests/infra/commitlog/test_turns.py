@@ -82,3 +82,13 @@ def test_busy_rival_lets_the_other_in(start: StartInstance, file_url: str) -> No
         a.sql(f"INSERT INTO t VALUES ({n})")
     assert stood_back >= 3
     assert a.fresh_rows().count("b") == stood_back
+
+
+def test_one_frozen_create_does_not_make_the_next_wait_long(turns: Turns, clock: ManualClock) -> None:
+    turns.stored(3600)
+    before = clock.now()
+    for _ in range(3):
+        turns.before_first_attempt()
+        turns.stored(CREATE)
+    turns.lost(1)
+    assert clock.now() - before < 2
