@@ -6,7 +6,6 @@ the newest backup, and what was written after that backup is lost with the envir
 """
 
 import asyncio
-import json
 import logging
 import tempfile
 from dataclasses import asdict, replace
@@ -19,7 +18,7 @@ from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 
 from core.errors import BackupMissing, ServiceError
 from handler.asgi import create_app, read_settings, refuse_to_start
-from handler.problems import MEDIA_TYPE
+from handler.problems import MEDIA_TYPE, problem
 from handler.service import Service, open_service
 from infra.backups import open_backups
 from infra.cloudwatch import CloudWatchMetrics
@@ -91,16 +90,10 @@ def _answer(event: dict[str, Any], context: Any) -> dict[str, Any]:
         return dict(_http(event, context))
     except ValueError as error:  # from Mangum: text that is no UTF-8, a body that is no base64
         logger.warning("the event cannot be read as a request: %s", error)
-        body = {
-            "type": "about:blank",
-            "title": "Bad Request",
-            "status": 400,
-            "detail": "The request holds text that is not UTF-8, or a body that is not base64.",
-            "instance": "",
-            "request_id": context.aws_request_id,
-        }
+        scope = {"path": "", "state": {"request_id": context.aws_request_id}}
+        answer = problem(scope, 400, "The request holds text that is not UTF-8, or a body that is not base64.")
         headers = {"content-type": MEDIA_TYPE, "x-request-id": context.aws_request_id}
-        return {"statusCode": 400, "headers": headers, "body": json.dumps(body), "isBase64Encoded": False}
+        return {"statusCode": 400, "headers": headers, "body": bytes(answer.body).decode(), "isBase64Encoded": False}
 
 
 def _is_scheduled(event: dict[str, Any]) -> bool:

@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 failed (the message on stderr says what and why), 2 wrong 
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -18,13 +17,12 @@ from typing import Any
 from core.errors import LogDamaged, ServiceError, SettingsError
 from infra.backups import Manifest, open_backups
 from infra.clock import Clock
-from infra.commitlog.chain import START, LogObject
+from infra.commitlog.chain import START
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.verify import verify
 from infra.database import publish_file
 from infra.progress import progress_display
 from infra.settings import Settings
-from infra.snapshot import Progress
 from infra.status import read_status
 
 
@@ -77,8 +75,7 @@ def _restore_log(settings: Settings, options: argparse.Namespace) -> int:
     log = _open_log(settings)
     try:
         with progress_display(not options.json) as progress:
-            advance = _counting(progress, "restore", log.objects())
-            position = log.restore(options.output, progress=advance)
+            position = log.restore(options.output, progress=progress)
     except FileExistsError:
         raise SettingsError(f"{options.output} exists; name a file that does not") from None
     except OSError as error:
@@ -115,8 +112,7 @@ def _log(settings: Settings, options: argparse.Namespace) -> int:
 def _verify_log(settings: Settings, options: argparse.Namespace) -> int:
     log = _open_log(settings)
     with TemporaryDirectory(prefix="verify-") as scratch, progress_display(not options.json) as progress:
-        advance = _counting(progress, "verify", log.everything())
-        verdict = verify(log, Path(scratch) / "app.db", advance)
+        verdict = verify(log, Path(scratch) / "app.db", progress)
     if options.json:
         print(json.dumps(asdict(verdict)))
     else:
@@ -127,17 +123,6 @@ def _verify_log(settings: Settings, options: argparse.Namespace) -> int:
         state = "has problems" if verdict.problems else "is sound"
         print(f"{log.url} {state}: {verdict.objects:,} objects, {verdict.bytes:,} bytes, TXID {verdict.head:016x}")
     return 1 if verdict.problems else 0
-
-
-def _counting(progress: Progress, phase: str, objects: list[LogObject]) -> Callable[[int], None]:
-    total, done = sum(item.size for item in objects), 0
-
-    def advance(size: int) -> None:
-        nonlocal done
-        done += size
-        progress(phase, done, total)
-
-    return advance
 
 
 def _open_log(settings: Settings) -> CommitLog:

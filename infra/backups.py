@@ -34,7 +34,7 @@ from infra.owner_lock import OwnerLock
 from infra.replace_database import replace_database
 from infra.retention import Backup, Retention, is_label, list_backups, prune
 from infra.settings import Settings
-from infra.snapshot import Contents, Progress, inspect, take_snapshot
+from infra.snapshot import Contents, Progress, inspect, no_progress, take_snapshot
 from infra.workspace import disk_errors, workspace
 
 logger = logging.getLogger(__name__)
@@ -53,10 +53,6 @@ class Manifest:
     sha256: str
     rows: dict[str, int]
     schema_version: int
-
-
-def no_progress(phase: str, done: int, total: int) -> None:
-    pass
 
 
 def open_backups(settings: Settings) -> "Backups":

@@ -29,6 +29,7 @@ from core.errors import (
     StoreUnavailable,
     StoreUnreachable,
 )
+from infra.durable import fsync_directory
 from infra.store_url import check_endpoint, redacted
 
 _CHUNK = 4 * 1024 * 1024
@@ -237,11 +238,11 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
             try:
                 os.link(partial, path)
             except FileExistsError:
-                _fsync_directory(path.parent)  # whoever hears of the object may count on it
+                fsync_directory(path.parent)  # whoever hears of the object may count on it
                 raise
         else:
             os.replace(partial, path)
-        _fsync_directory(path.parent)
+        fsync_directory(path.parent)
     finally:
         Path(partial).unlink(missing_ok=True)
 
@@ -250,7 +251,7 @@ def _make_directories(path: Path) -> None:
     if not path.is_dir():
         _make_directories(path.parent)
         path.mkdir(exist_ok=True)
-        _fsync_directory(path.parent)
+        fsync_directory(path.parent)
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
@@ -259,11 +260,3 @@ def _inode(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

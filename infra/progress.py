@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from infra.backups import no_progress
-from infra.snapshot import Progress
+from infra.snapshot import Progress, no_progress
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 import apsw
 
 from core.errors import DatabaseLocked
+from infra.durable import fsync_directory
 from infra.owner_lock import give_to_owner_of
 
 logger = logging.getLogger(__name__)
@@ -25,9 +26,7 @@ def replace_database(database: Path, restored: Path) -> None:
         _keep_old(database)
         shutil.copymode(database, restored)
     os.replace(restored, database)
-    descriptor = os.open(database.parent, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    fsync_directory(database.parent)
 
 
 def _keep_old(database: Path) -> None:

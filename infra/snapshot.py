@@ -13,9 +13,12 @@ from infra.sqlite_errors import translated_errors
 
 # Called with the name of the phase, what is done and the total, in bytes
 Progress = Callable[[str, int, int], None]
-
 _PAGES_PER_STEP = 1024
 _BUSY_TIMEOUT_MS = 5000
+
+
+def no_progress(phase: str, done: int, total: int) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from infra.clock import Clock
 from infra.commitlog import ltx
 from infra.commitlog.chain import START, Change, LogObject, Position, chain, check_follows, position_after, write_pages
 from infra.object_store import ObjectInfo, ObjectStore
+from infra.snapshot import Progress, no_progress
 
 T = TypeVar("T")
 
@@ -97,24 +98,26 @@ class CommitLog:
     def name_of(self, item: LogObject) -> str:
         return f"{self.url}/{self._path(item.level, item.min_txid, item.max_txid)}"
 
-    def restore(self, path: Path, txid: int | None = None, progress: Callable[[int], None] | None = None) -> Position:
+    def restore(self, path: Path, txid: int | None = None, progress: Progress = no_progress) -> Position:
         """Build the database after commit `txid`, or the newest, in a new file. START if the log is empty.
 
-        `progress` is called with the bytes of each object. What was written so far stays there after an error.
+        What was written so far stays there after an error.
         """
         position = START
         with path.open("xb") as file:
             for look_again in (True, False):
                 try:
                     asked = self._clock.now()
-                    for item, chunks in self._bodies(self._plan(position, txid)):
+                    plan = self._plan(position, txid)
+                    done, total = 0, sum(item.size for item in plan)
+                    for item, chunks in self._bodies(plan):
                         with self._naming(item):
                             reader = ltx.Reader(chunks)
                             check_follows(reader.header, position)
                             write_pages(file, reader.header, reader.pages())
                             position = position_after(reader)
-                        if progress:
-                            progress(item.size)
+                        done += item.size
+                        progress("restore", done, total)
                     if txid is None:
                         self._is_head(asked, position.txid)
                     break
@@ -130,7 +133,7 @@ class CommitLog:
         for _ in range(_PROBES_BEFORE_LISTING):
             asked = self._clock.now()
             try:
-                change = self._change(LogObject(0, position.txid + 1, position.txid + 1, 0, _NEVER), position)
+                change = self._commit_after(position)
             except ObjectMissing:
                 if self._survey_is_due(position.txid):
                     break  # after a sleep since the loop began: merged and deleted, perhaps
@@ -145,8 +148,7 @@ class CommitLog:
     def commits(self, position: Position, end: int) -> Iterator[Change]:
         """The commits after `position` up to TXID `end`, one by one. Raises ObjectMissing for one that was merged."""
         while position.txid < end:
-            txid = position.txid + 1
-            change = self._change(LogObject(0, txid, txid, 0, _NEVER), position)
+            change = self._commit_after(position)
             yield change
             position = change.position
 
@@ -206,7 +208,7 @@ class CommitLog:
             trouble: Exception | None = None
             try:
                 store.create(name, body, written_at)
-                created = True
+                created = may_be_stored = True
             except StoreUnreachable as error:
                 trouble = error
             except (ObjectExists, StoreUnavailable) as error:
@@ -214,12 +216,12 @@ class CommitLog:
             except (StoreRefused, ObjectMissing) as error:
                 raise _given_up(error, may_be_stored) from error
             try:
-                self._check_not_covered(txid, may_be_stored or created)
+                self._check_not_covered(txid, may_be_stored)
                 if created or self._holder_is_ours(name, body):
                     self._verified = asked, txid - 1
                     return
             except (StoreError, LogDamaged) as error:
-                trouble, may_be_stored = error, may_be_stored or created
+                trouble = error
             if self._clock.now() >= deadline:
                 raise _given_up(trouble, may_be_stored) from trouble
             attempt += 1
@@ -330,6 +332,10 @@ class CommitLog:
         return found
 
     # Objects
+
+    def _commit_after(self, position: Position) -> Change:
+        txid = position.txid + 1
+        return self._change(LogObject(0, txid, txid, 0, _NEVER), position)
 
     def _change(self, item: LogObject, position: Position) -> Change:
         change = self.read(item)

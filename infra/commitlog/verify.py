@@ -1,6 +1,6 @@
 """Whether the log is sound: every object whole, every commit after the one it names, all of it restorable."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ import apsw
 from core.errors import LogDamaged
 from infra.commitlog.chain import LogObject
 from infra.commitlog.log import CommitLog
+from infra.snapshot import Progress, no_progress
 
 
 @dataclass(slots=True)
@@ -29,14 +30,16 @@ class _Link:
     timestamp: int
 
 
-def verify(log: CommitLog, scratch: Path, progress: Callable[[int], None] = lambda size: None) -> Verdict:
+def verify(log: CommitLog, scratch: Path, progress: Progress = no_progress) -> Verdict:
     """Read every object and check it and its links, then restore the head into `scratch` and check that.
 
     Raises StoreError when the store cannot be read; everything else that is wrong is in the verdict.
     """
     verdict = Verdict()
     links: list[_Link] = []
-    for item in log.everything():
+    found = log.everything()
+    total = sum(item.size for item in found)
+    for item in found:
         verdict.objects += 1
         verdict.bytes += item.size
         try:
@@ -45,7 +48,7 @@ def verify(log: CommitLog, scratch: Path, progress: Callable[[int], None] = lamb
                 links.append(_Link(item, header.predecessor, position.checksum, header.timestamp))
         except LogDamaged as error:
             verdict.problems.append(str(error))
-        progress(item.size)
+        progress("verify", verdict.bytes, total)
     merged = [link for link in links if link.item.level]
     covered = max((link.item.max_txid for link in merged), default=0)
     run, rest = _newest_run([link for link in links if not link.item.level])

@@ -110,8 +110,7 @@ class WalFile(apsw.VFSFile):
         salts = super().xRead(_FILE_HEADER, 0)[_SALTS]
         if salts != self._salts:
             return bool(salts) or self._salts != bytes(8)
-        step = _FRAME_HEADER + self._page_size
-        for offset in count(_FILE_HEADER + self.shipped * step, step):
+        for offset in count(self._first_unshipped, self._frame_size):
             header = super().xRead(_FRAME_HEADER, offset)
             if header[8:16] != salts:  # the end, a commit held back, or an older round's
                 return False
@@ -126,7 +125,7 @@ class WalFile(apsw.VFSFile):
         if commit and commit.complete:
             self._ship_frames(commit)
             super().xWrite(commit.header, commit.offset)
-            self.shipped = self._frame_at(commit.offset)
+            self.shipped = (commit.offset - _FILE_HEADER) // self._frame_size + 1
 
     def _write_frame_header(self, header: bytes, offset: int) -> None:
         size = int.from_bytes(header[4:8], "big")
@@ -143,8 +142,7 @@ class WalFile(apsw.VFSFile):
         if super().xRead(_FILE_HEADER, 0)[_SALTS] != self._salts:
             raise WalReset("Another program has restarted the database's write-ahead log.")
         offsets: dict[int, int] = {}
-        step = _FRAME_HEADER + self._page_size
-        for offset in range(_FILE_HEADER + self.shipped * step, commit.offset + 1, step):
+        for offset in range(self._first_unshipped, commit.offset + 1, self._frame_size):
             number = int.from_bytes(super().xRead(4, offset), "big")
             if number <= commit.size:
                 offsets[number] = offset + _FRAME_HEADER  # the last image of a page is the one that counts
@@ -158,8 +156,14 @@ class WalFile(apsw.VFSFile):
         pages = ((number, read(self._page_size, offset)) for number, offset in sorted(offsets.items()))
         self._ship(self._page_size, commit.size, pages)
 
-    def _frame_at(self, offset: int) -> int:
-        return (offset - _FILE_HEADER) // (_FRAME_HEADER + self._page_size) + 1
+    @property
+    def _frame_size(self) -> int:
+        return _FRAME_HEADER + self._page_size
+
+    @property
+    def _first_unshipped(self) -> int:
+        """The offset of the frame after the last one that was shipped."""
+        return _FILE_HEADER + self.shipped * self._frame_size
 
 
 class _Commit:

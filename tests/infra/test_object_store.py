@@ -185,7 +185,7 @@ def test_name_that_is_taken_is_made_safe_before_it_is_reported(tmp_path: Path, m
     store = ObjectStore(tmp_path.as_uri())
     store.create("a", b"x")
     synced: list[Path] = []
-    monkeypatch.setattr("infra.object_store._fsync_directory", synced.append)
+    monkeypatch.setattr("infra.object_store.fsync_directory", synced.append)
     with pytest.raises(ObjectExists):
         store.create("a", b"x")
     assert synced == [tmp_path]
