@@ -6,6 +6,7 @@ ServiceError
 ├── ItemNotFound
 ├── DatabaseError
 │   ├── DatabaseLocked          another connection held the write lock too long
+│   ├── TooManyWrites           the queue of writes is full
 │   ├── DatabaseFull            no space left for the database
 │   ├── DatabaseInUse           another process owns the file
 │   ├── DatabaseUnavailable     missing, replaced or unreadable file
@@ -22,6 +23,7 @@ ServiceError
 │   ├── CommitNotStored         given up, and certainly not stored
 │   ├── CommitOutcomeUnknown    given up, and it may be stored, or may yet be
 │   ├── TransactionTooLarge
+│   ├── TransactionTooSlow      stopped, so that others get their turn; nothing stored
 │   ├── TxidNotReached          the caller has seen a commit that this log does not have
 │   └── LogDamaged              an object is missing, cut short or altered, or the log is not the one it was
 └── BackupError
@@ -63,6 +65,10 @@ class DatabaseError(ServiceError):
 
 
 class DatabaseLocked(DatabaseError):
+    pass
+
+
+class TooManyWrites(DatabaseError):
     pass
 
 
@@ -127,6 +133,10 @@ class CommitOutcomeUnknown(CommitError):
 
 
 class TransactionTooLarge(CommitError):
+    pass
+
+
+class TransactionTooSlow(CommitError):
     pass
 
 

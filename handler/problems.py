@@ -19,7 +19,9 @@ from core.errors import (
     ItemNotFound,
     ServiceError,
     StoreError,
+    TooManyWrites,
     TransactionTooLarge,
+    TransactionTooSlow,
     TxidNotReached,
 )
 
@@ -67,6 +69,12 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
             logger.error("%s", error)
             request.app.state.service.metrics.database_locked()
             return _try_again(request, "The database is busy, or locked. Try again.")
+        case TooManyWrites():
+            logger.warning("%s", error)
+            return _try_again(request, "Too many writes are waiting. Try again.")
+        case TransactionTooSlow():
+            logger.error("%s", error)
+            return _try_again(request, "The request took too long in the database. Try again.")
         case DatabaseFull():
             logger.error("%s", error)
             return problem(request.scope, 507, "No space is left for the database; nothing was stored.")

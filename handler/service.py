@@ -26,7 +26,7 @@ class Service:
     metrics: Metrics
 
     def gauges(self) -> dict[str, float]:
-        gauges = self.database.sizes() | {"commit_log_txid": self.database.txid}
+        gauges = self.database.gauges()
         if last := self.backup_job.last_success:
             gauges["backup_last_success_timestamp_seconds"] = last
         return gauges

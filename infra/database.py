@@ -1,12 +1,14 @@
-"""The database as the endpoints see it: reads on the event loop, writes one after another on a thread of their own.
+"""The database as the endpoints see it: reads on the event loop, writes on a thread of their own, in groups.
 
-WAL lets reads see the last stored commit while a write is under way, so they do not wait for it.
+WAL lets reads see the last stored commit while a write is under way, so they do not wait for it. All writes that wait
+when a commit begins share it, each in a savepoint of its own.
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,15 +20,20 @@ from core.migrations import migrate
 from infra.clock import Clock
 from infra.commitlog.local_file import START_SECONDS, LocalFile
 from infra.commitlog.log import CommitLog, open_log
-from infra.commitlog.replica import Replica
+from infra.commitlog.replica import Replica, Write
 from infra.owner_lock import OwnerLock
 from infra.settings import Settings
 from infra.sqlite_errors import translated_errors
+from infra.write_queue import Waiting, WriteQueue
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 UseCase = Callable[[peewee.Database], T]
 
 _BUSY_POLL_SECONDS = 0.02
+_WATCH_SECONDS = 0.5  # how often an idle server looks for the work of other programs
+_LOOP_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -53,6 +60,7 @@ class Database:
         busy_timeout: float = 5.0,
         commit_timeout: float = 10.0,
         freshness: float = 0.0,
+        write_queue_limit: int = 1000,
     ) -> None:
         """All in seconds: `busy_timeout` for the lock of another connection and for the writes ahead in the queue,
         `commit_timeout` for storing a commit, `freshness` the age of the state that a read may answer from.
@@ -66,9 +74,8 @@ class Database:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._catching_up: asyncio.Future[None] | None = None
         self._file_is_whole = threading.Lock()
-        self._writes = 0  # under way or waiting
         self._asked_at = 0.0
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-writer")
+        self._is_watch_failing = False
         self._probing_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-probe")
         self._lock = OwnerLock(path)
         _make_directory(path.parent)
@@ -78,8 +85,9 @@ class Database:
             self._replica.open()
             self._replica.write(migrate, clock.now() + START_SECONDS, clock.now())
         except BaseException:
-            self.close()
+            self._release()
             raise
+        self._queue = WriteQueue(self._store, self._watch, _WATCH_SECONDS if lasting else None, write_queue_limit)
 
     @property
     def txid(self) -> int:
@@ -111,16 +119,29 @@ class Database:
                 await asyncio.sleep(_BUSY_POLL_SECONDS)
 
     async def write(self, use_case: UseCase[T], session: Session | None = None) -> T:
-        """Run in a transaction; when this returns, its commit is in the log.
+        """Run in a transaction, with whatever else waits; when this returns, the commit is in the log.
 
         Raises DatabaseLocked when the writes ahead took longer than the busy timeout, or another program held the
-        lock that long. Whatever the use case raises rolls it back.
+        lock that long, TooManyWrites at once when too many are waiting. Whatever the use case raises undoes it alone.
         """
-        self._writes += 1
-        try:
-            return await self._on_thread(self._write, use_case, session or Session(), self._clock.now())
-        finally:
-            self._writes -= 1
+        session = session or Session()
+        self._loop = asyncio.get_running_loop()
+        arrived = self._clock.now()
+        write = Write(use_case, arrived - self._freshness, session.at_least)
+        waiting = Waiting(write, arrived, self._loop.create_future())
+        self._queue.put(waiting)
+        await waiting.done
+        session.shown = write.shown
+        result: T = write.outcome()
+        return result
+
+    async def write_alone(self, use_case: UseCase[T]) -> T:
+        """Run outside of any transaction, each statement a commit of its own: VACUUM, and what else SQLite allows
+        nowhere else. Another instance's commit in between runs all of it again.
+        """
+        return await self._on_thread(
+            lambda: self._replica.run_alone(use_case, self._clock.now() + self._commit_timeout)
+        )
 
     async def verify(self) -> None:
         """Ask the store for the newest state now. Raises StoreError or CommitError when there is no good answer."""
@@ -130,28 +151,47 @@ class Database:
         """Raises DatabaseUnavailable when the file was removed or replaced by another program."""
         self._replica.check()
 
-    def sizes(self) -> dict[str, float]:
-        """Bytes of the database and of its write-ahead log."""
+    def gauges(self) -> dict[str, float]:
+        """Bytes of the database and of its write-ahead log, writes that wait, the newest commit."""
         wal = self.path.with_name(self.path.name + "-wal")
-        return {"database_size_bytes": _size(self.path), "database_wal_size_bytes": _size(wal)}
+        return {
+            "database_size_bytes": _size(self.path),
+            "database_wal_size_bytes": _size(wal),
+            "database_writes_waiting": len(self._queue),
+            "commit_log_txid": self.txid,
+        }
 
     def close(self) -> None:
         """Finish the queued writes, move the WAL into the file, release it. Safe to call twice."""
-        self._thread.shutdown(wait=True)
+        self._queue.close()
+        self._release()
+
+    def _release(self) -> None:
         self._probing_thread.shutdown(wait=True)
-        self._replica.close()
+        self._replica.close(self._clock.now())
         self._lock.release()
 
-    def _write(self, use_case: UseCase[T], session: Session, arrived: float) -> T:
+    def _store(self, group: list[Waiting]) -> None:
         now = self._clock.now()
-        if now - arrived > self._busy_timeout > 0:
-            raise errors.DatabaseLocked("The writes ahead took too long: a lock, or a slow store.")
+        writes = []
+        for waiting in group:
+            if now - waiting.arrived > self._busy_timeout > 0:
+                waiting.write.error = errors.DatabaseLocked("The writes ahead took too long: a lock, or a slow store.")
+            else:
+                writes.append(waiting.write)
+        if writes:
+            self._replica.write_together(writes, self._commit_timeout)
+
+    def _watch(self) -> None:
         try:
-            return self._replica.write(
-                use_case, now + self._commit_timeout, arrived - self._freshness, session.at_least
-            )
-        finally:
-            session.shown = self.txid
+            self._replica.watch(self._clock.now())
+            self._is_watch_failing = False
+        except errors.ServiceError as error:
+            if not self._is_watch_failing:
+                logger.warning("%s cannot be brought in order with its log now: %s", self.path, error)
+            self._is_watch_failing = True
+        except Exception:
+            logger.exception("watching %s failed", self.path)
 
     async def _refresh(self, not_before: float, txid: int) -> None:
         """One question to the store answers all reads that were waiting when it was asked."""
@@ -171,7 +211,7 @@ class Database:
     async def _catch_up(self) -> None:
         """A write that is being stored keeps its thread: beside it one can ask, and need not wait if nothing is new."""
         loop = asyncio.get_running_loop()
-        if not (self._writes and await loop.run_in_executor(self._probing_thread, self._replica.is_current)):
+        if not (self._queue.is_busy and await loop.run_in_executor(self._probing_thread, self._replica.is_current)):
             await self._on_thread(self._replica.catch_up)
 
     def _caught_up(self, done: "asyncio.Future[None]") -> None:
@@ -179,28 +219,37 @@ class Database:
         if not done.cancelled():
             done.exception()  # whoever waited has it; nobody need have
 
-    async def _on_thread(self, function: Callable[..., T], *arguments: object) -> T:
+    async def _on_thread(self, function: Callable[[], T]) -> T:
         self._loop = asyncio.get_running_loop()
-        return await self._loop.run_in_executor(self._thread, function, *arguments)
+        return await asyncio.wrap_future(self._queue.run(function))
 
     def _swap(self, change: Callable[[], None]) -> None:
         """Reads run on the event loop, so there no read is ever in the middle of a change of the file.
 
-        Between two invocations Lambda's loop stands still; then the lock keeps the next one's reads away.
+        While no loop runs, as Lambda's does not between two invocations, the lock keeps the next one's reads away.
         """
-        if self._loop is None or not self._loop.is_running():
-            with self._file_is_whole:
-                return change()
         done: Future[None] = Future()
+        claim = threading.Lock()
 
         def run() -> None:
-            try:
-                change()
-                done.set_result(None)
-            except BaseException as error:
-                done.set_exception(error)
+            if claim.acquire(blocking=False):
+                try:
+                    with self._file_is_whole:
+                        change()
+                    done.set_result(None)
+                except BaseException as error:
+                    done.set_exception(error)
 
-        self._loop.call_soon_threadsafe(run)
+        while not done.done():
+            loop = self._loop
+            try:
+                if loop is None or not loop.is_running():
+                    run()
+                else:
+                    loop.call_soon_threadsafe(run)
+            except RuntimeError:  # the loop was closed in this moment
+                continue
+            wait([done], _LOOP_SECONDS)
         done.result()
 
 
@@ -214,6 +263,7 @@ def open_database(settings: Settings, *, lasting: bool = True) -> Database:
         busy_timeout=settings.busy_timeout_seconds,
         commit_timeout=settings.commit_timeout_seconds,
         freshness=settings.read_freshness_seconds,
+        write_queue_limit=settings.write_queue_limit,
     )
 
 

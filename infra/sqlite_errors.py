@@ -23,13 +23,22 @@ def translated_errors(path: Path) -> Iterator[None]:
         raise translated from error
 
 
-def _translate(error: Exception, path: Path) -> errors.DatabaseError | None:
+def root_cause(error: Exception, path: Path) -> Exception:
+    """What came first: once SQLite has ended a transaction, each statement on the way out of it fails as well."""
+    while isinstance(error.__context__, Exception):
+        error = error.__context__
+    return _translate(error, path) or error
+
+
+def _translate(error: Exception, path: Path) -> errors.ServiceError | None:
     cause = getattr(error, "orig", error)  # Peewee keeps the driver's error there
     match cause:
         case apsw.BusyError() | apsw.LockedError():
             return errors.DatabaseLocked(f"{path} is locked by another connection.")
         case apsw.FullError() | OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return errors.DatabaseFull(f"No space left for {path}: free disk space, nothing was written.")
+        case apsw.InterruptError():
+            return errors.TransactionTooSlow("The request took too long in the database and was stopped.")
         case apsw.CantOpenError() | apsw.IOError() | apsw.ReadOnlyError() | apsw.PermissionsError() | OSError():
             return errors.DatabaseUnavailable(f"{path} cannot be opened or written: {cause}")
         case apsw.CorruptError() | apsw.NotADBError():

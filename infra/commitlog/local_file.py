@@ -3,25 +3,31 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
-from itertools import count, zip_longest
 from pathlib import Path
-from typing import BinaryIO
 
 import apsw
 
 from core import errors
 from infra.clock import Clock
+from infra.commitlog.anchor import begin_reading
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
 from infra.commitlog.log import CommitLog
-from infra.commitlog.ltx import lock_page
-from infra.commitlog.note import Note, NoteFile, state_of
+from infra.commitlog.note import FileState, Note, NoteFile, state_of
+from infra.commitlog.raw_file import RawFile, differing_pages, page_size_of, pages_of
+from infra.commitlog.vfs import NOTHING_SHIPPED, Shipped, salts_in
+from infra.durable import fsync_directory
 from infra.sqlite_errors import translated_errors
 
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0  # how long a start tries to store what it must store
+_CONSOLIDATIONS = 5
+
+
+class FileChanged(errors.DatabaseUnavailable):
+    """Another program has changed the file in a way that only a comparison with the log can tell."""
 
 
 class LocalFile:
@@ -33,6 +39,7 @@ class LocalFile:
     def __init__(self, path: Path, log: CommitLog, clock: Clock, *, lasting: bool, busy_timeout: float) -> None:
         """`lasting`: the file outlives this process. `busy_timeout`: seconds to wait for another program."""
         self.path = path
+        self.state: FileState | None = None  # as it was when its content was known last
         self.checkpointed = 0  # TXID up to which the file has everything without its WAL
         self._log = log
         self._clock = clock
@@ -43,7 +50,7 @@ class LocalFile:
         self._settled = False
 
     def settle(self) -> Position:
-        """Make the file what the log's head says, and return that position."""
+        """Make the file what the log says at some commit, the head unless it was left well, and return that."""
         note = self._note.read() if self._note else None
         if note and note.position.txid > self._known.txid:
             self._known = note.position
@@ -60,35 +67,43 @@ class LocalFile:
 
     def publish(self) -> Position:
         """Make the file's content the log's next commit, whatever the log has: somebody has decided so."""
-        page_size = self._consolidated()
         head_file = self._beside("comparing")
-        while True:
-            head_file.unlink(missing_ok=True)
-            head = self._log.restore(head_file)
-            try:
-                if head == START:
-                    position = self._first_commit(page_size)
-                elif changed := _differing_pages(self.path, head_file, page_size):
-                    position = self._committed(head, changed, page_size, _page_size_of(head_file))
-                else:
-                    position = head
-                self.close(position)
-                return position
-            except errors.CommitConflict:
-                continue
-            finally:
+        with self._consolidated() as page_size:
+            while True:
                 head_file.unlink(missing_ok=True)
+                head = self._log.restore(head_file)
+                try:
+                    if head == START:
+                        position = self._first_commit(page_size)
+                    elif changed := differing_pages(self.path, head_file, page_size):
+                        position = self._committed(head, changed, page_size, page_size_of(head_file))
+                    else:
+                        position = head
+                    break
+                except errors.CommitConflict:
+                    continue
+                finally:
+                    head_file.unlink(missing_ok=True)
+        self.close(position)
+        return position
 
-    def apply(self, changes: Iterable[Change], position: Position) -> Position:
-        """Put changes into the file, which is at `position`; returns its new position."""
-        with self.path.open("r+b") as file:
-            for change in changes:
-                with closing(change):
+    def apply(self, changes: Iterable[Change], position: Position, shipped: Shipped) -> Position:
+        """Put changes into the file, which is at `position`, with the WAL beside it; returns its new position.
+
+        Raises FileChanged when there is more in the WAL than was shipped, DatabaseLocked while another program has
+        the database open.
+        """
+        with self._exclusively() as connection:
+            self._move_wal(connection, shipped)
+            with translated_errors(self.path), RawFile(self.path) as file:
+                for change in changes:
                     self.write_note(position, applying=True)
                     check_follows(change.header, position)
                     write_pages(file, change.header, change.pages())
                     position = change.position
-            self._flush(file)
+                if self._lasting:
+                    file.sync()
+            self.state = state_of(self.path)
         return position
 
     def write_note(self, position: Position, applying: bool = False) -> None:
@@ -98,52 +113,76 @@ class LocalFile:
             if applying:
                 self._note.sync()
 
-    def close(self, position: Position | None) -> None:
-        """`position`: what the file is at, all of it; None when that is not known."""
+    def close(self, position: Position | None, shipped: Shipped = NOTHING_SHIPPED) -> None:
+        """`position`: what the file is at with its WAL, all of which was shipped; None when that is not known."""
         if self._note:
-            if position and not self.in_use():
-                self._note.write(Note(position, position.txid, closed=state_of(self.path)))
+            if position:
+                try:
+                    with self._exclusively() as connection:
+                        self._move_wal(connection, shipped)
+                        self._note.write(Note(position, position.txid, closed=state_of(self.path)))
+                except (errors.DatabaseError, OSError) as error:
+                    logger.warning("%s is left as it is, for the next start to look at: %s", self.path, error)
             self._note.close()
 
-    def in_use(self) -> bool:
-        """Whether another program has the database open, once this process has closed it: then its WAL stays."""
-        return self._wal.exists()
+    def discard_wal(self) -> None:
+        """For a file that was overwritten, when all of the WAL is in the log: what counts now is the file alone."""
+        with self._exclusively():
+            self._remove("-wal", "-shm")
 
-    def check_unused(self) -> None:
-        if self.in_use():
-            raise errors.DatabaseLocked(f"{self.path} is open in another program; close it, the file must be replaced.")
+    @contextmanager
+    def _exclusively(self) -> Iterator[apsw.Connection]:
+        """No other program has the database open, or can open it, meanwhile. Raises DatabaseLocked."""
+        with translated_errors(self.path), closing(apsw.Connection(str(self.path))) as connection:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            try:
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+                for statement in ("BEGIN EXCLUSIVE", "ROLLBACK"):
+                    connection.execute(statement)
+            except apsw.BusyError as error:
+                raise errors.DatabaseLocked(
+                    f"{self.path} is open in another program; close it, the file must be brought in order."
+                ) from error
+            yield connection
+
+    def _move_wal(self, connection: apsw.Connection, shipped: Shipped) -> None:
+        """Into the file, if it has what was shipped and nothing else."""
+        frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        frames = max(frames, 0)
+        if frames != shipped.frames or (frames and salts_in(self._wal) != shipped.salts):
+            raise FileChanged(f"{self.path} was changed by another program.")
+        if state_of(self.path) != self.state:
+            raise FileChanged(f"{self.path} was overwritten by another program.")
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self._remove("-wal", "-shm")
 
     def _settled_position(self, note: Note | None) -> Position:
-        if note and note.closed and note.closed == state_of(self.path) and not self.in_use():
-            return self.apply(self._log.changes(note.position), note.position)
+        self.state = state_of(self.path)
+        if note and note.closed and note.closed == self.state and not self._wal.exists():
+            return note.position
         head_file = self._beside("restoring")
         head = self._head_in(head_file)
-        maybe_stale_wal = self.in_use() and not self._settled
         try:
-            page_size = self._consolidated()
-            if head == START:
-                return self._adopted(page_size)
-            changed = _differing_pages(self.path, head_file, page_size)
-            if not changed:
-                return head
-            edited = bool(note and (note.closed or self._has_unknown_pages(note.checkpointed, head, page_size)))
-            if note and not edited:
-                return self._replaced_by(head_file, head)
-            if maybe_stale_wal:  # an old WAL beside another file makes a mixture that looks like an edit
-                raise _Diverged("it was changed, and the WAL beside it may not have been its own")
-            if note and note.position.txid == head.txid:
-                logger.warning("%s was changed by another program; the changes are the next commit", self.path)
-                return self._committed(head, changed, page_size, _page_size_of(head_file))
-            raise _Diverged(f"it and the log at {self._log.url} have both changed")
-        except _Diverged as error:
-            self.check_unused()
-            self._keep_beside(str(error))
+            if note and not note.closed:
+                self._check_not_overwritten(note, head)
+            with self._consolidated() as page_size:
+                if head == START:
+                    return self._first_commit(page_size)
+                changed = differing_pages(self.path, head_file, page_size)
+                if not changed:
+                    return head
+                if note is None or note.closed or self._unknown_pages(note.checkpointed, head, page_size):
+                    if note is None or note.position.txid != head.txid:
+                        raise _Diverged(f"it and the log at {self._log.url} have both changed")
+                    logger.warning("%s was changed by another program; the changes are the next commit", self.path)
+                    return self._committed(head, changed, page_size, page_size_of(head_file))
             return self._replaced_by(head_file, head)
+        except (_Diverged, errors.CommitConflict) as error:
+            return self._kept_beside(str(error), head_file, head)
         except errors.DatabaseDamaged as error:
             if head == START:
                 raise
-            self._keep_beside(str(error))
-            return self._replaced_by(head_file, head)
+            return self._kept_beside(str(error), head_file, head)
         finally:
             head_file.unlink(missing_ok=True)
 
@@ -153,37 +192,56 @@ class LocalFile:
         restoring.unlink(missing_ok=True)
         position = self._head_in(restoring)
         if position != START:
-            return self._replaced_by(restoring, position)
+            return self._put_in_place(restoring, position)
         restoring.unlink()
         _create_empty(restoring)
-        self._replaced_by(restoring, START)
+        self._put_in_place(restoring, START)
         try:
-            return self._first_commit(_page_size_of(self.path))
+            return self._first_commit(page_size_of(self.path))
         except errors.CommitConflict:
             return self._rebuilt()  # another instance has begun the log meanwhile
 
     def _replaced_by(self, image: Path, position: Position) -> Position:
-        self.check_unused()
-        with image.open("r+b") as file:
-            self._flush(file)
+        with self._exclusively():
+            return self._put_in_place(image, position)
+
+    def _put_in_place(self, image: Path, position: Position) -> Position:
+        if self._lasting:
+            with image.open("rb") as file:
+                os.fsync(file.fileno())
+        self._remove("-wal", "-shm")
         os.replace(image, self.path)
+        if self._lasting:
+            fsync_directory(self.path.parent)
+        self.state = state_of(self.path)
         return position
 
-    def _consolidated(self) -> int:
-        """Everything that was committed to the file in the file itself; returns its page size in bytes.
+    @contextmanager
+    def _consolidated(self) -> Iterator[int]:
+        """Everything that was committed to the file is in the file itself, and nothing is added meanwhile. Gives its
+        page size in bytes. What other programs commit stays in the WAL.
 
         Raises DatabaseDamaged: what is broken must not become history.
         """
         with translated_errors(self.path), closing(apsw.Connection(str(self.path))) as connection:
             connection.set_busy_timeout(int(self._busy_timeout * 1000))
             connection.execute("PRAGMA journal_mode=wal").fetchall()
-            [(blocked, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            if blocked:
-                raise errors.DatabaseLocked(f"{self.path} is being read by another program; close it.")
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            for _ in range(_CONSOLIDATIONS):
+                [(blocked, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                begin_reading(connection)
+                if not self._wal.stat().st_size:
+                    break
+                connection.execute("ROLLBACK")
+                if blocked:
+                    raise errors.DatabaseLocked(f"{self.path} is being read by another program; close it.")
+            else:
+                raise errors.DatabaseLocked(f"{self.path} is being written by another program; stop it.")
+            self.state = state_of(self.path)
             [(found,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
             if found != "ok":
                 raise errors.DatabaseDamaged(f"{self.path} is damaged: {found}")
-            return int(connection.pragma("page_size"))
+            yield int(connection.pragma("page_size"))
 
     def _head_in(self, path: Path) -> Position:
         """The log's newest state in a new file. Raises LogDamaged when the log has lost what this file has seen."""
@@ -197,17 +255,9 @@ class LocalFile:
             )
         return head
 
-    def _adopted(self, page_size: int) -> Position:
-        """The file as the first commit of a log that is empty."""
-        try:
-            return self._first_commit(page_size)
-        except errors.CommitConflict as error:
-            self._keep_beside(str(error))
-            return self._rebuilt()
-
     def _first_commit(self, page_size: int) -> Position:
         size = self.path.stat().st_size // page_size
-        return self._append(START, page_size, size, _pages(self.path, page_size))
+        return self._append(START, page_size, size, pages_of(self.path, page_size))
 
     def _committed(self, head: Position, changed: list[int], page_size: int, log_page_size: int) -> Position:
         """What another program, or a restore, has made of the file, as the next commit."""
@@ -218,24 +268,36 @@ class LocalFile:
             )
         size = self.path.stat().st_size // page_size
         wanted = set(changed)
-        pages = ((number, page) for number, page in _pages(self.path, page_size) if number in wanted)
+        pages = ((number, page) for number, page in pages_of(self.path, page_size) if number in wanted)
         return self._append(head, page_size, size, pages)
 
     def _append(self, position: Position, page_size: int, size: int, pages: Iterable[tuple[int, bytes]]) -> Position:
         return self._log.append(position, page_size, size, pages, self._clock.now() + START_SECONDS)
 
-    def _has_unknown_pages(self, since: int, head: Position, page_size: int) -> bool:
-        """Whether a page of the file is as the log had it at no commit from `since` on.
+    def _check_not_overwritten(self, note: Note, head: Position) -> None:
+        """After a crash, with the WAL there: SQLite would mix what it finds in the two files, whatever they are.
+
+        Raises _Diverged when the file is not one that belongs to this WAL.
+        """
+        if head == START or not self._wal.exists():
+            return
+        with suppress(_LogCannotTell):
+            page_size = page_size_of(self.path)
+            if page_size >= 512 and self._unknown_pages(note.checkpointed, head, page_size):
+                raise _Diverged("it was overwritten while the WAL of another file lay beside it")
+
+    def _unknown_pages(self, since: int, head: Position, page_size: int) -> set[int]:
+        """Pages of the file that are as the log had them at no commit from `since` on.
 
         A crash leaves pages of different commits, when the WAL was lost or only in part copied into the file.
-        Raises _Diverged when the log no longer has all of these commits to compare with.
+        Raises _LogCannotTell when the log no longer has all of these commits to compare with.
         """
         image = self._beside("comparing")
         size = self.path.stat().st_size // page_size
         try:
             position = self._log.restore(image, since)
-            unknown = {number for number in _differing_pages(self.path, image, page_size) if number <= size}
-            with self.path.open("rb") as mine:
+            unknown = {number for number in differing_pages(self.path, image, page_size) if number <= size}
+            with RawFile(self.path) as mine:
                 for change in self._log.commits(position, head.txid):
                     with closing(change):
                         for number, page in change.pages():
@@ -243,30 +305,48 @@ class LocalFile:
                             if number in unknown and mine.read(page_size) == page:
                                 unknown.discard(number)
         except (errors.LogDamaged, errors.ObjectMissing) as error:
-            raise _Diverged(f"after a crash, and the log does not tell what was in it ({error})") from error
+            raise _LogCannotTell(f"after a crash, and the log does not tell what was in it ({error})") from error
         finally:
             image.unlink(missing_ok=True)
-        return bool(unknown)
+        return unknown
 
-    def _keep_beside(self, reason: str) -> None:
+    def _kept_beside(self, reason: str, image: Path, head: Position) -> Position:
+        """The log's state in place of the file, which is kept with its WAL."""
         kept = self._beside(f"diverged-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
-        for suffix in ("", "-wal", "-shm"):
-            if (part := self.path.with_name(self.path.name + suffix)).exists():
-                os.replace(part, kept.with_name(kept.name + suffix))
-        logger.error("%s is kept as %s, and the log's state is served: %s", self.path, kept.name, reason)
+        try:
+            with self._exclusively():
+                self._rename_to(kept)
+        except errors.DatabaseDamaged:
+            self._rename_to(kept)
+        logger.error(
+            "%s is kept as %s, and the log's state is served: %s. To have that file's content served instead, stop "
+            "the service, copy it over %s, and start",
+            self.path,
+            kept.name,
+            reason,
+            self.path,
+        )
+        return self._put_in_place(image, head) if head != START else self._rebuilt()
+
+    def _rename_to(self, kept: Path) -> None:
+        os.replace(self.path, kept)
+        if self._wal.exists() and self._wal.stat().st_size:
+            os.replace(self._wal, kept.with_name(kept.name + "-wal"))
+        self._remove("-wal", "-shm")
 
     def _discard(self) -> None:
-        for suffix in ("", "-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        self._remove("", "-wal", "-shm")
 
-    def _flush(self, file: BinaryIO) -> None:
-        file.flush()
-        if self._lasting:
-            os.fsync(file.fileno())
+    def _remove(self, *suffixes: str) -> None:
+        for suffix in suffixes:
+            self._with(suffix).unlink(missing_ok=True)
 
     @property
     def _wal(self) -> Path:
-        return self.path.with_name(self.path.name + "-wal")
+        return self._with("-wal")
+
+    def _with(self, suffix: str) -> Path:
+        return self.path.with_name(self.path.name + suffix)
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{suffix}")
@@ -276,30 +356,10 @@ class _Diverged(Exception):
     """The file holds something that the log does not, and it cannot be the next commit."""
 
 
+class _LogCannotTell(_Diverged):
+    pass
+
+
 def _create_empty(path: Path) -> None:
     with closing(apsw.Connection(str(path))) as connection:
         connection.execute("PRAGMA journal_mode=wal").fetchall()
-
-
-def _page_size_of(path: Path) -> int:
-    """Bytes; https://www.sqlite.org/fileformat2.html#page_size"""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(18)[16:], "big")
-    return 65536 if size == 1 else size
-
-
-def _pages(path: Path, page_size: int) -> Iterator[tuple[int, bytes]]:
-    """Every page but the lock page."""
-    with path.open("rb") as file:
-        for number in count(1):
-            page = file.read(page_size)
-            if not page:
-                return
-            if number != lock_page(page_size):
-                yield number, page
-
-
-def _differing_pages(mine: Path, other: Path, page_size: int) -> list[int]:
-    """The numbers of the pages that are not the same in both, or are in one only."""
-    pairs = zip_longest(_pages(mine, page_size), _pages(other, page_size))
-    return [(one or two or (0, b""))[0] for one, two in pairs if one != two]

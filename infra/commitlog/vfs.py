@@ -5,11 +5,16 @@ readers see them. So the header of the commit frame, the last one, is held back:
 checksum, and WAL recovery would not accept it. xSync ships the transaction and then puts the real header down.
 When shipping raises, SQLite rolls back, and nothing of the transaction can come back by any way.
 
+Other programs append transactions of their own, which nobody holds back. They are shipped as soon as they are
+noticed, at the latest together with the next transaction of this process; `infra/commitlog/anchor.py` says why
+they are still there then.
+
 Source of the format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 """
 
 from collections.abc import Callable, Iterable
-from itertools import count
+from dataclasses import dataclass
+from pathlib import Path
 
 import apsw
 
@@ -18,14 +23,27 @@ from infra.commitlog.ltx import lock_page
 
 _FILE_HEADER = 32
 _FRAME_HEADER = 24
+_PAGE_SIZE = slice(8, 12)
 _SALTS = slice(16, 24)
 
 # (page size in bytes, size of the database in pages, the changed pages in order)
 Ship = Callable[[int, int, Iterable[tuple[int, bytes]]], None]
 
 
-class WalReset(DatabaseUnavailable):
-    """Another program has emptied and restarted the write-ahead log: what it held is not known here."""
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """How much of the WAL is in the log: so many frames from its start, while it has these salts."""
+
+    salts: bytes
+    frames: int
+
+
+NOTHING_SHIPPED = Shipped(b"", 0)
+
+
+def salts_in(wal: Path) -> bytes:
+    with wal.open("rb") as file:
+        return file.read(_FILE_HEADER)[_SALTS]
 
 
 class ShippingVFS(apsw.VFS):
@@ -39,26 +57,48 @@ class ShippingVFS(apsw.VFS):
         self._max_bytes = max_bytes
         self._sync_locally = sync_locally
         self._wal: WalFile | None = None
+        self._path: Path | None = None
+        self._inode = 0
+        self._shipped = NOTHING_SHIPPED
+
+    def expect(self, shipped: Shipped) -> None:
+        """Called before the writer connects: what of the WAL that it will find is in the log."""
+        self._shipped = shipped
 
     def xOpen(self, name: "str | apsw.URIFilename | None", flags: list[int]) -> apsw.VFSFile:
         if flags[0] & apsw.SQLITE_OPEN_WAL:
+            assert isinstance(name, str)
             self._wal = WalFile(name, flags, self._ship, self._max_bytes, self._sync_locally)
+            self._wal.shipped = self._shipped
+            self._path = Path(name)
+            self._inode = self._path.stat().st_ino
             return self._wal
         if flags[0] & apsw.SQLITE_OPEN_MAIN_JOURNAL:
             raise DatabaseUnavailable("The database must stay in WAL mode: PRAGMA journal_mode is refused.")
         return super().xOpen(name, flags)
 
     @property
-    def shipped_frames(self) -> int:
-        """Of the WAL as it is now, from its start."""
-        return self._wal.shipped if self._wal else 0
+    def shipped(self) -> Shipped:
+        return self._wal.shipped if self._wal else self._shipped
 
-    def foreign(self) -> bool:
-        """Whether another program has committed to the WAL, or moved it away, since the last shipped commit."""
+    def is_in_place(self) -> bool:
+        """Whether the WAL that is written to is the one that other programs find."""
         try:
-            return self._wal is not None and self._wal.foreign()
-        except apsw.VFSFileClosedError:  # a refused PRAGMA journal_mode has closed it
-            return True
+            return self._path is None or self._path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def unshipped(self, count: Callable[[], int]) -> int:
+        """Frames of the WAL, if other programs have committed any that are not in the log, or 0.
+
+        `count` asks SQLite how many committed frames there are now.
+        """
+        return self._wal.unshipped(count) if self._wal else 0
+
+    def ship_foreign(self, frames: int) -> None:
+        """Ship all that `unshipped` has found. Raises what `ship` raises."""
+        assert self._wal
+        self._wal.ship_foreign(frames)
 
     def forget(self) -> None:
         """Called where no transaction is open: whatever is held back belongs to one that failed."""
@@ -73,7 +113,7 @@ class ShippingVFS(apsw.VFS):
 class WalFile(apsw.VFSFile):
     def __init__(
         self,
-        name: "str | apsw.URIFilename | None",
+        name: str,
         flags: list[int],
         ship: Ship,
         max_bytes: int,
@@ -81,22 +121,17 @@ class WalFile(apsw.VFSFile):
     ) -> None:
         super().__init__("", name, flags)
         self.commit: _Commit | None = None
+        self.shipped = NOTHING_SHIPPED
         self._ship = ship
         self._max_bytes = max_bytes
         self._sync_locally = sync_locally
-        self._salts = bytes(8)
         self._page_size = 0
-        self.shipped = 0  # frames from the start of the file
 
     def xWrite(self, data: bytes, offset: int) -> None:
-        if offset == 0:
-            if self.foreign():
-                raise WalReset("Another program has written to the database and moved that into the file.")
+        if offset == 0:  # the WAL begins anew
             super().xWrite(data, offset)
             self.commit = None
-            self._salts = bytes(data[_SALTS])
-            self._page_size = int.from_bytes(data[8:12], "big")
-            self.shipped = 0
+            self._restart(bytes(data))
         elif len(data) == _FRAME_HEADER:
             self._write_frame_header(bytes(data), offset)
         else:
@@ -106,26 +141,31 @@ class WalFile(apsw.VFSFile):
             else:
                 self.commit = None  # a page after the last one: that was a transaction that failed
 
-    def foreign(self) -> bool:
-        salts = super().xRead(_FILE_HEADER, 0)[_SALTS]
-        if salts != self._salts:
-            return bool(salts) or self._salts != bytes(8)
-        for offset in count(self._first_unshipped, self._frame_size):
-            header = super().xRead(_FRAME_HEADER, offset)
-            if header[8:16] != salts:  # the end, a commit held back, or an older round's
-                return False
-            if header[4:8] != bytes(4):
-                return True
-        raise AssertionError("unreachable")
-
     def xSync(self, flags: int) -> None:
         commit, self.commit = self.commit, None
         if self._sync_locally:
             super().xSync(flags)
         if commit and commit.complete:
-            self._ship_frames(commit)
+            self._follow_restart()
+            self._ship_frames(commit.offset, commit.size, self._max_bytes)
             super().xWrite(commit.header, commit.offset)
-            self.shipped = (commit.offset - _FILE_HEADER) // self._frame_size + 1
+            self._note_shipped(commit.offset)
+
+    def unshipped(self, count: Callable[[], int]) -> int:
+        while True:
+            salts = self._header()[_SALTS]
+            frames = count()
+            if frames <= 0:
+                return 0
+            if self._header()[_SALTS] == salts:  # or another program has begun the WAL anew in between
+                return frames if Shipped(salts, frames) != self.shipped else 0
+
+    def ship_foreign(self, frames: int) -> None:
+        self._follow_restart()
+        last = _FILE_HEADER + (frames - 1) * self._frame_size
+        size = int.from_bytes(super().xRead(8, last)[4:], "big")
+        self._ship_frames(last, size)
+        self._note_shipped(last)
 
     def _write_frame_header(self, header: bytes, offset: int) -> None:
         size = int.from_bytes(header[4:8], "big")
@@ -138,32 +178,43 @@ class WalFile(apsw.VFSFile):
         super().xWrite(header[:8] + bytes(_FRAME_HEADER - 8), offset)
         self.commit = _Commit(offset, header, size, rewritten)
 
-    def _ship_frames(self, commit: "_Commit") -> None:
-        if super().xRead(_FILE_HEADER, 0)[_SALTS] != self._salts:
-            raise WalReset("Another program has restarted the database's write-ahead log.")
+    def _ship_frames(self, last: int, size: int, max_bytes: int | None = None) -> None:
+        """What is not shipped yet, up to the frame at offset `last`, after which the database has `size` pages."""
         offsets: dict[int, int] = {}
-        for offset in range(self._first_unshipped, commit.offset + 1, self._frame_size):
+        for offset in range(_FILE_HEADER + self.shipped.frames * self._frame_size, last + 1, self._frame_size):
             number = int.from_bytes(super().xRead(4, offset), "big")
-            if number <= commit.size:
+            if number <= size:
                 offsets[number] = offset + _FRAME_HEADER  # the last image of a page is the one that counts
         offsets.pop(lock_page(self._page_size), None)
-        if len(offsets) * self._page_size > self._max_bytes:
+        if max_bytes is not None and len(offsets) * self._page_size > max_bytes:
             raise TransactionTooLarge(
                 f"The transaction changes {len(offsets) * self._page_size} bytes of pages; at most "
-                f"{self._max_bytes} fit into one commit. Nothing was stored; do it in several transactions."
+                f"{max_bytes} fit into one commit. Nothing was stored; do it in several transactions."
             )
         read = super().xRead
         pages = ((number, read(self._page_size, offset)) for number, offset in sorted(offsets.items()))
-        self._ship(self._page_size, commit.size, pages)
+        self._ship(self._page_size, size, pages)
+
+    def _note_shipped(self, last: int) -> None:
+        self.shipped = Shipped(self.shipped.salts, (last - _FILE_HEADER) // self._frame_size + 1)
+
+    def _follow_restart(self) -> None:
+        """Another program may have begun the WAL anew, but only after all of the old one was shipped."""
+        header = self._header()
+        if header[_SALTS] != self.shipped.salts or not self._page_size:
+            frames = self.shipped.frames if header[_SALTS] == self.shipped.salts else 0
+            self._restart(header, frames)
+
+    def _restart(self, header: bytes, frames: int = 0) -> None:
+        self.shipped = Shipped(header[_SALTS], frames)
+        self._page_size = int.from_bytes(header[_PAGE_SIZE], "big")
+
+    def _header(self) -> bytes:
+        return super().xRead(_FILE_HEADER, 0)
 
     @property
     def _frame_size(self) -> int:
         return _FRAME_HEADER + self._page_size
-
-    @property
-    def _first_unshipped(self) -> int:
-        """The offset of the frame after the last one that was shipped."""
-        return _FILE_HEADER + self.shipped * self._frame_size
 
 
 class _Commit:

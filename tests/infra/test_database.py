@@ -217,7 +217,7 @@ def test_full_disk_is_reported_and_nothing_is_half_written(database: Database) -
 def test_closing_moves_the_wal_into_the_file(path: Path) -> None:
     database = open_at(path, busy_timeout=0)
     run(database.write(add))
-    assert database.sizes()["database_wal_size_bytes"] > 0
+    assert database.gauges()["database_wal_size_bytes"] > 0
     database.close()
     database.close()
     assert not path.with_name("app.db-wal").exists()

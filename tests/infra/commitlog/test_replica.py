@@ -177,7 +177,10 @@ def test_transaction_that_is_too_large_is_refused_and_nothing_is_stored(
 
 
 def test_leaving_wal_mode_is_refused(a: Instance) -> None:
+    with pytest.raises(peewee.OperationalError, match="locked"):
+        a.replica.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
     a.replica.reader.close()
+    a.replica._anchor.release()
     with pytest.raises(peewee.DatabaseError, match="must stay in WAL mode"):
         a.replica.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
 

@@ -1,0 +1,62 @@
+"""What keeps the work of other programs in the WAL until it has been shipped.
+
+While somebody reads, SQLite moves nothing into the file that is newer than what is read, and never reuses a
+part of the WAL that was not moved; and no checkpoint, of whatever kind and by whichever program, goes past that.
+So a read transaction stays open all the time, at a state all of which is in the log, and every frame after it
+can be found: where the last shipped one ends or, in a WAL that was begun anew since, from its start. More
+than once it cannot be begun anew meanwhile: that takes a checkpoint of the frames in it.
+
+Source: https://www.sqlite.org/walformat.html#wal_locks (WAL_READ_LOCK)
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+# Not a constant: then SQLite would not read the file
+_READ = "SELECT count(*) FROM sqlite_schema"
+
+
+class Anchor:
+    """Two connections, of which one reads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._connections: list[apsw.Connection] = []  # the reading one first
+
+    def hold(self) -> None:
+        """Begin to read. Raises apsw.Error."""
+        for _ in range(2):
+            connection = apsw.Connection(self._path)
+            self._connections.append(connection)
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        begin_reading(self._connections[0])
+
+    @contextmanager
+    def moving(self) -> Iterator[None]:
+        """Read the newest state, and let go of the older one only when the body has ended well."""
+        old, new = self._connections
+        begin_reading(new)
+        try:
+            yield
+        except BaseException:
+            new.execute("ROLLBACK")
+            raise
+        old.execute("ROLLBACK")
+        self._connections.reverse()
+
+    def release(self) -> None:
+        while self._connections:
+            self._connections.pop().close()
+
+
+def begin_reading(connection: apsw.Connection) -> None:
+    """Raises apsw.Error, and leaves no transaction behind then."""
+    connection.execute("BEGIN")
+    try:
+        connection.execute(_READ).fetchall()
+    except apsw.Error:
+        connection.execute("ROLLBACK")
+        raise

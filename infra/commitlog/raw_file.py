@@ -1,0 +1,75 @@
+"""A database file's bytes, past SQLite's pages but through its file layer.
+
+Plain open() and close() would drop the locks that this process has on the file.
+"""
+
+from collections.abc import Iterator
+from itertools import count, zip_longest
+from pathlib import Path
+from types import TracebackType
+
+import apsw
+
+from infra.commitlog.ltx import lock_page
+
+
+class RawFile:
+    def __init__(self, path: Path) -> None:
+        flags = apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READWRITE
+        self._file = apsw.VFSFile("", str(path), [flags, 0])
+        self._offset = 0
+
+    def __enter__(self) -> "RawFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.xClose()
+
+    def seek(self, offset: int, /) -> int:
+        self._offset = offset
+        return offset
+
+    def read(self, size: int) -> bytes:
+        """Fewer bytes, or none, at the end."""
+        size = min(size, max(self._file.xFileSize() - self._offset, 0))
+        data = self._file.xRead(size, self._offset) if size else b""
+        self._offset += len(data)
+        return data
+
+    def write(self, data: bytes, /) -> int:
+        self._file.xWrite(data, self._offset)
+        self._offset += len(data)
+        return len(data)
+
+    def truncate(self, size: int, /) -> int:
+        self._file.xTruncate(size)
+        return size
+
+    def sync(self) -> None:
+        self._file.xSync(apsw.SQLITE_SYNC_NORMAL)
+
+
+def page_size_of(path: Path) -> int:
+    """Bytes; https://www.sqlite.org/fileformat2.html#page_size"""
+    with RawFile(path) as file:
+        size = int.from_bytes(file.read(18)[16:], "big")
+    return 65536 if size == 1 else size
+
+
+def pages_of(path: Path, page_size: int) -> Iterator[tuple[int, bytes]]:
+    """Every page but the lock page."""
+    with RawFile(path) as file:
+        for number in count(1):
+            page = file.read(page_size)
+            if not page:
+                return
+            if number != lock_page(page_size):
+                yield number, page
+
+
+def differing_pages(mine: Path, other: Path, page_size: int) -> list[int]:
+    """The numbers of the pages that are not the same in both, or are in one only."""
+    pairs = zip_longest(pages_of(mine, page_size), pages_of(other, page_size))
+    return [(one or two or (0, b""))[0] for one, two in pairs if one != two]
