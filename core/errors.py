@@ -24,6 +24,7 @@ ServiceError
 │   ├── CommitOutcomeUnknown    given up, and it may be stored, or may yet be
 │   ├── TransactionTooLarge
 │   ├── TransactionTooSlow      stopped, so that others get their turn; nothing stored
+│   ├── TxidNotKept             the log has this commit only together with others, or no more at all
 │   ├── TxidNotReached          the caller has seen a commit that this log does not have
 │   └── LogDamaged              an object is missing, cut short or altered, or the log is not the one it was
 └── BackupError
@@ -137,6 +138,10 @@ class TransactionTooLarge(CommitError):
 
 
 class TransactionTooSlow(CommitError):
+    pass
+
+
+class TxidNotKept(CommitError):
     pass
 
 

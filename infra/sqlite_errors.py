@@ -25,9 +25,12 @@ def translated_errors(path: Path) -> Iterator[None]:
 
 def root_cause(error: Exception, path: Path) -> Exception:
     """What came first: once SQLite has ended a transaction, each statement on the way out of it fails as well."""
+    first = error
     while isinstance(error.__context__, Exception):
         error = error.__context__
-    return _translate(error, path) or error
+        if not isinstance(error, apsw.Error):  # Peewee's error has it inside
+            first = error
+    return _translate(first, path) or first
 
 
 def _translate(error: Exception, path: Path) -> errors.ServiceError | None:

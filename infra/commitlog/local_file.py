@@ -14,9 +14,9 @@ from infra.clock import Clock
 from infra.commitlog.anchor import begin_reading
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
 from infra.commitlog.log import CommitLog
-from infra.commitlog.note import FileState, Note, NoteFile, state_of
+from infra.commitlog.note import FileState, Note, NoteFile, WalEnd, state_of
 from infra.commitlog.raw_file import RawFile, differing_pages, page_size_of, pages_of
-from infra.commitlog.vfs import NOTHING_SHIPPED, Shipped, salts_in
+from infra.commitlog.vfs import NOTHING_SHIPPED, Shipped, reaches, salts_in
 from infra.durable import fsync_directory
 from infra.sqlite_errors import translated_errors
 
@@ -56,10 +56,7 @@ class LocalFile:
             self._known = note.position
         for suffix in ("restoring", "comparing"):
             self._beside(suffix).unlink(missing_ok=True)
-        if note and note.applying:
-            logger.warning("%s was left in the middle of a change; building it anew from the log", self.path)
-            self._discard()
-        elif self._settled and not self._lasting:
+        if self._settled and not self._lasting:
             self._discard()
         position = self._settled_position(note) if self.path.exists() else self._rebuilt()
         self._settled = True
@@ -106,10 +103,11 @@ class LocalFile:
             self.state = state_of(self.path)
         return position
 
-    def write_note(self, position: Position, applying: bool = False) -> None:
+    def write_note(self, position: Position, wal: WalEnd | None = None, applying: bool = False) -> None:
+        """`wal`: what the file needs of its WAL to have all of `position`."""
         self._known = position
         if self._note:
-            self._note.write(Note(position, self.checkpointed, applying))
+            self._note.write(Note(position, self.checkpointed, wal, applying))
             if applying:
                 self._note.sync()
 
@@ -125,9 +123,13 @@ class LocalFile:
                     logger.warning("%s is left as it is, for the next start to look at: %s", self.path, error)
             self._note.close()
 
-    def discard_wal(self) -> None:
-        """For a file that was overwritten, when all of the WAL is in the log: what counts now is the file alone."""
+    def discard_wal(self, position: Position) -> None:
+        """For a file that was overwritten, when all of the WAL is in the log: what counts now is the file alone, as
+        if it had been put in the place of one that was left well.
+        """
         with self._exclusively():
+            if self._note:
+                self._note.write(Note(position, self.checkpointed, closed=self.state))
             self._remove("-wal", "-shm")
 
     @contextmanager
@@ -163,17 +165,25 @@ class LocalFile:
         head_file = self._beside("restoring")
         head = self._head_in(head_file)
         try:
+            if note and note.applying:
+                logger.warning("%s was left in the middle of a change; building it anew from the log", self.path)
+                if self._wal.exists() or self._unknown_pages(note.checkpointed, head, page_size_of(head_file)):
+                    raise _Diverged("it was changed by another program before it was whole again")
+                return self._replaced_by(head_file, head)
             if note and not note.closed:
                 self._check_not_overwritten(note, head)
+            whole = note is not None and self._had_all(note)
             with self._consolidated() as page_size:
                 if head == START:
                     return self._first_commit(page_size)
                 changed = differing_pages(self.path, head_file, page_size)
                 if not changed:
                     return head
-                if note is None or note.closed or self._unknown_pages(note.checkpointed, head, page_size):
+                if note is None or self._unknown_pages(note.checkpointed, head, page_size):
                     if note is None or note.position.txid != head.txid:
                         raise _Diverged(f"it and the log at {self._log.url} have both changed")
+                    if not whole:
+                        raise _Diverged("it was changed after a crash, perhaps without what the log has of before that")
                     logger.warning("%s was changed by another program; the changes are the next commit", self.path)
                     return self._committed(head, changed, page_size, page_size_of(head_file))
             return self._replaced_by(head_file, head)
@@ -274,6 +284,15 @@ class LocalFile:
     def _append(self, position: Position, page_size: int, size: int, pages: Iterable[tuple[int, bytes]]) -> Position:
         return self._log.append(position, page_size, size, pages, self._clock.now() + START_SECONDS)
 
+    def _had_all(self, note: Note) -> bool:
+        """Whether another program that came after this note found all that was committed until then.
+
+        A power cut, or whoever removes the WAL, takes the last commits from the file; not from the log.
+        """
+        if note.closed or note.checkpointed == note.position.txid:
+            return True
+        return note.wal is not None and self._wal.exists() and reaches(self._wal, note.wal)
+
     def _check_not_overwritten(self, note: Note, head: Position) -> None:
         """After a crash, with the WAL there: SQLite would mix what it finds in the two files, whatever they are.
 
@@ -304,7 +323,7 @@ class LocalFile:
                             mine.seek((number - 1) * page_size)
                             if number in unknown and mine.read(page_size) == page:
                                 unknown.discard(number)
-        except (errors.LogDamaged, errors.ObjectMissing) as error:
+        except (errors.TxidNotKept, errors.ObjectMissing) as error:
             raise _LogCannotTell(f"after a crash, and the log does not tell what was in it ({error})") from error
         finally:
             image.unlink(missing_ok=True)

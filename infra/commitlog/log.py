@@ -25,6 +25,7 @@ from core.errors import (
     StoreRefused,
     StoreUnavailable,
     StoreUnreachable,
+    TxidNotKept,
 )
 from infra.clock import Clock
 from infra.commitlog import ltx
@@ -298,10 +299,14 @@ class CommitLog:
 
     def _plan(self, position: Position, txid: int | None = None) -> list[LogObject]:
         """The objects that lead from a position to a TXID or the head, fewest first."""
-        found = [item for item in self._surveyed(position) if txid is None or item.max_txid <= txid]
-        plan = chain(found, position.txid)
-        if txid is not None and _end(plan, position.txid) < txid:
-            raise LogDamaged(f"{self.url} no longer holds TXID {txid:016x} alone")
+        found = self._surveyed(position)
+        if txid is None:
+            return chain(found, position.txid)
+        if _head(found) < txid:
+            raise LogDamaged(f"{self.url} ends at TXID {_head(found):016x}, before {txid:016x}")
+        plan = chain([item for item in found if item.max_txid <= txid], position.txid)
+        if _end(plan, position.txid) < txid:
+            raise TxidNotKept(f"{self.url} no longer holds TXID {txid:016x} alone")
         return plan
 
     def _listed_changes(self, position: Position) -> Iterator[Change]:

@@ -25,9 +25,18 @@ class FileState:
 
 
 @dataclass(frozen=True, slots=True)
+class WalEnd:
+    """Where the WAL has the last commit. A frame's header has a checksum of all that is before it."""
+
+    frames: int
+    header: bytes  # of the last frame
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     position: Position
     checkpointed: int  # TXID up to which the file has everything without its WAL
+    wal: WalEnd | None = None  # what it needs of its WAL to have all of `position`
     applying: bool = False  # the file is being changed to another position: torn, if nobody is at it
     closed: FileState | None = None  # the file as it was left, all of it; None while it is in use
 
@@ -83,6 +92,7 @@ def _encode(sequence: int, note: Note) -> bytes:
         "sequence": sequence,
         "position": [position.txid, position.checksum, position.timestamp],
         "checkpointed": note.checkpointed,
+        "wal": note.wal and [note.wal.frames, note.wal.header.hex()],
         "applying": note.applying,
         "closed": closed and [closed.inode, closed.size, closed.modified_ns],
     }
@@ -97,4 +107,6 @@ def _decode(slot: bytes) -> tuple[int, Note] | None:
         return None
     fields = json.loads(text)
     closed = FileState(*fields["closed"]) if fields["closed"] else None
-    return fields["sequence"], Note(Position(*fields["position"]), fields["checkpointed"], fields["applying"], closed)
+    wal = WalEnd(fields["wal"][0], bytes.fromhex(fields["wal"][1])) if fields["wal"] else None
+    position = Position(*fields["position"])
+    return fields["sequence"], Note(position, fields["checkpointed"], wal, fields["applying"], closed)

@@ -21,7 +21,7 @@ from infra.commitlog.anchor import Anchor
 from infra.commitlog.chain import START, Change, Position
 from infra.commitlog.local_file import FileChanged, LocalFile
 from infra.commitlog.log import CommitLog
-from infra.commitlog.note import FileState, state_of
+from infra.commitlog.note import FileState, WalEnd, state_of
 from infra.commitlog.turns import Turns
 from infra.commitlog.vfs import NOTHING_SHIPPED, Shipped, ShippingVFS, salts_in
 from infra.sqlite_errors import root_cause, translated_errors
@@ -148,7 +148,7 @@ class Replica:
         self._vfs.close()
         if self._file_counts_alone:
             with suppress(errors.DatabaseError):
-                self._file.discard_wal()
+                self._file.discard_wal(self._position)
         self._file.close(position, shipped)
 
     def write(self, use_case: UseCase[T], deadline: float, not_before: float, txid: int = 0) -> T:
@@ -389,11 +389,11 @@ class Replica:
                     if self._whole:
                         self._adopt(until)
 
-    def _ship(self, page_size: int, size: int, pages: Iterable[tuple[int, bytes]]) -> None:
+    def _ship(self, page_size: int, size: int, pages: Iterable[tuple[int, bytes]], end: WalEnd) -> None:
         started = self._clock.now()
         self._position = self.log.append(self._position, page_size, size, pages, self._deadline)
         self._turns.stored(self._clock.now() - started)
-        self._file.write_note(self._position)
+        self._file.write_note(self._position, end)
 
     def _refuse_stray_commit(self) -> bool:
         """SQLite asks before each commit. Inside a request, only the end of its transaction is one."""
@@ -492,7 +492,7 @@ class Replica:
         self._look_whether_file_counts_alone()
         self._swap(self._disconnect)
         if self._file_counts_alone:
-            self._file.discard_wal()
+            self._file.discard_wal(self._position)
         self._file_counts_alone = False
         self._overwritten = None
         for tries_left in reversed(range(_SETTLINGS)):

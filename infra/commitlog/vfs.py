@@ -20,14 +20,16 @@ import apsw
 
 from core.errors import DatabaseUnavailable, TransactionTooLarge
 from infra.commitlog.ltx import lock_page
+from infra.commitlog.note import WalEnd
 
 _FILE_HEADER = 32
 _FRAME_HEADER = 24
 _PAGE_SIZE = slice(8, 12)
 _SALTS = slice(16, 24)
+_DATABASE_SIZE = slice(4, 8)  # of a frame's header: pages, in the last frame of a transaction
 
-# (page size in bytes, size of the database in pages, the changed pages in order)
-Ship = Callable[[int, int, Iterable[tuple[int, bytes]]], None]
+# (page size in bytes, size of the database in pages, the changed pages in order, where the WAL has them then)
+Ship = Callable[[int, int, Iterable[tuple[int, bytes]], WalEnd], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,14 @@ NOTHING_SHIPPED = Shipped(b"", 0)
 def salts_in(wal: Path) -> bytes:
     with wal.open("rb") as file:
         return file.read(_FILE_HEADER)[_SALTS]
+
+
+def reaches(wal: Path, end: WalEnd) -> bool:
+    """Whether a WAL that nobody writes has all up to there."""
+    with wal.open("rb") as file:
+        page_size = int.from_bytes(file.read(_FILE_HEADER)[_PAGE_SIZE], "big")
+        file.seek(_FILE_HEADER + (end.frames - 1) * (_FRAME_HEADER + page_size))
+        return file.read(_FRAME_HEADER) == end.header
 
 
 class ShippingVFS(apsw.VFS):
@@ -147,7 +157,7 @@ class WalFile(apsw.VFSFile):
             super().xSync(flags)
         if commit and commit.complete:
             self._follow_restart()
-            self._ship_frames(commit.offset, commit.size, self._max_bytes)
+            self._ship_frames(commit.offset, commit.header, self._max_bytes)
             super().xWrite(commit.header, commit.offset)
             self._note_shipped(commit.offset)
 
@@ -163,23 +173,22 @@ class WalFile(apsw.VFSFile):
     def ship_foreign(self, frames: int) -> None:
         self._follow_restart()
         last = _FILE_HEADER + (frames - 1) * self._frame_size
-        size = int.from_bytes(super().xRead(8, last)[4:], "big")
-        self._ship_frames(last, size)
+        self._ship_frames(last, super().xRead(_FRAME_HEADER, last))
         self._note_shipped(last)
 
     def _write_frame_header(self, header: bytes, offset: int) -> None:
-        size = int.from_bytes(header[4:8], "big")
-        if not size:  # not the last frame of its transaction
+        if not any(header[_DATABASE_SIZE]):  # not the last frame of its transaction
             super().xWrite(header, offset)
             return
         # SQLite writes headers anew when a page was rewritten in place; the page itself is there by then
         rewritten = self.commit is not None and self.commit.offset == offset and self.commit.complete
         self.commit = None
         super().xWrite(header[:8] + bytes(_FRAME_HEADER - 8), offset)
-        self.commit = _Commit(offset, header, size, rewritten)
+        self.commit = _Commit(offset, header, rewritten)
 
-    def _ship_frames(self, last: int, size: int, max_bytes: int | None = None) -> None:
-        """What is not shipped yet, up to the frame at offset `last`, after which the database has `size` pages."""
+    def _ship_frames(self, last: int, header: bytes, max_bytes: int | None = None) -> None:
+        """What is not shipped yet, up to the frame at offset `last`, which has or will have this header."""
+        size = int.from_bytes(header[_DATABASE_SIZE], "big")
         offsets: dict[int, int] = {}
         for offset in range(_FILE_HEADER + self.shipped.frames * self._frame_size, last + 1, self._frame_size):
             number = int.from_bytes(super().xRead(4, offset), "big")
@@ -193,10 +202,13 @@ class WalFile(apsw.VFSFile):
             )
         read = super().xRead
         pages = ((number, read(self._page_size, offset)) for number, offset in sorted(offsets.items()))
-        self._ship(self._page_size, size, pages)
+        self._ship(self._page_size, size, pages, WalEnd(self._frames_to(last), header))
 
     def _note_shipped(self, last: int) -> None:
-        self.shipped = Shipped(self.shipped.salts, (last - _FILE_HEADER) // self._frame_size + 1)
+        self.shipped = Shipped(self.shipped.salts, self._frames_to(last))
+
+    def _frames_to(self, last: int) -> int:
+        return (last - _FILE_HEADER) // self._frame_size + 1
 
     def _follow_restart(self) -> None:
         """Another program may have begun the WAL anew, but only after all of the old one was shipped."""
@@ -220,10 +232,9 @@ class WalFile(apsw.VFSFile):
 class _Commit:
     """A commit frame whose header is held back."""
 
-    __slots__ = ("complete", "header", "offset", "size")
+    __slots__ = ("complete", "header", "offset")
 
-    def __init__(self, offset: int, header: bytes, size: int, complete: bool) -> None:
+    def __init__(self, offset: int, header: bytes, complete: bool) -> None:
         self.offset = offset
         self.header = header
-        self.size = size  # of the database, pages
         self.complete = complete  # whether its page is written

@@ -24,6 +24,9 @@ _SHOWN = (
     "deletions",
     "leftovers",
     "diverged",
+    "shared commits",
+    "foreign",
+    "visits",
 )
 
 

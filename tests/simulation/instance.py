@@ -4,24 +4,27 @@ import random
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
+import peewee
 
 from core.errors import (
-    CommitError,
     CommitOutcomeUnknown,
     DatabaseDamaged,
+    DatabaseLocked,
     ItemNotFound,
     LogDamaged,
     ServiceError,
-    StoreError,
     TxidNotReached,
 )
+from infra.commitlog import replica as replica_module
 from infra.commitlog.log import CommitLog
 from infra.commitlog.replica import Replica
 from tests.simulation.model import Model
+from tests.simulation.operator import Operator
 from tests.simulation.scheduler import Crash, Scheduler, SimulatedClock, Task, Violation
 from tests.simulation.store import Bucket, Connection, Faults, FaultyStore
 from tests.simulation.workload import Read, Write, create_schema, state_in
@@ -52,6 +55,7 @@ class Surroundings:
     root: Path
     tokens: list[int]  # the TXIDs that clients got, and hand on to others
     somebody_sleeps: "Callable[[Instance, float], None]"
+    foreign_write: Callable[[], Write]  # a new one, by another program
 
 
 class Instance:
@@ -77,6 +81,8 @@ class Instance:
         self._thaws_at = 0.0
         self._naps = 0  # in the present request
         self._begun = 0.0  # the present request
+        self._touched = False  # by another program, since this instance has looked
+        self._operator = Operator(around.model, self._rng, around.foreign_write, around.counts)
 
     def start(self) -> None:
         self._task = self._scheduler.start(self._live)
@@ -103,7 +109,7 @@ class Instance:
         """On a second thread of the process: one question to the store, which may spare the read its wait."""
         try:
             current = replica.is_current()
-        except (StoreError, CommitError) as error:
+        except ServiceError as error:
             self._refused(error)
             return
         if process != self._process or self._replica is not replica:
@@ -133,7 +139,9 @@ class Instance:
                 task.die()
             return
         self._look()
+        self._operate()
         task.pause(seconds)
+        self._operate()
         roll = self._rng.random()
         if roll < self._around.faults.crash:
             self._crash()
@@ -169,17 +177,20 @@ class Instance:
         )
         _after(self._replica._file, "write_note", self._noted)
         old = self._directory
+        if self._lasting and self._process > 1 and self._around.faults.operator:
+            self._touched |= self._operator.visit(self._directory / "app.db", self._say)
+        self._connection.touched = self._touched
         try:
             if self._open(self._replica):
                 self._serve()
+            self._replica.close(self._clock.now())
             if not self._lasting:
                 self._directory = self._new_directory()
         finally:
             replica, self._replica = self._replica, None
-            replica.close()
-            for kept in old.glob("*.diverged-*"):
-                self._around.counts["diverged"] += 1
-                kept.unlink()
+            replica._disconnect()  # all that is left to do for a process that was killed
+            replica._vfs.close()
+            self.take_note_of_kept_files(old)
             if self._directory != old:
                 shutil.rmtree(old)
             self._scheduler.at(min(2.0**self._failed_starts, 40_000) * self._rng.random(), self.start)
@@ -191,10 +202,10 @@ class Instance:
         try:
             self._connection.opening = True
             replica.open()
-            self._connection.opening = False
+            self._connection.opening = self._touched = False
             self._connection.has_seen_log = True
             replica.write(create_schema, self._clock.now() + _START_SECONDS, self._clock.now())
-        except (StoreError, CommitError, DatabaseDamaged) as error:
+        except ServiceError as error:
             self._check_excused(error)
             self._say(f"cannot start: {_named(error)}")
             self._around.counts["failed starts"] += 1
@@ -210,6 +221,10 @@ class Instance:
                 self._idle = True
                 self._task.wait()
             request = self._queue.popleft()
+            group = [request] if isinstance(request, Write) else []
+            while group and self._queue and isinstance(following := self._queue[0], Write):
+                group.append(following)
+                self._queue.popleft()
             self._begin()
             if isinstance(request, Stop):
                 self._say("stops")
@@ -217,7 +232,8 @@ class Instance:
             try:
                 self.pause(0.0)
                 self._checkpoint_by_chance()
-                self._read(request) if isinstance(request, Read) else self._write(request)
+                self._read(request) if isinstance(request, Read) else self._write(group)
+                self._watch_by_chance()
             except Crash:
                 self._around.counts["cut off by a crash"] += 1
                 raise
@@ -225,7 +241,30 @@ class Instance:
     def _checkpoint_by_chance(self) -> None:
         """Without waiting for so many frames that SQLite does it, so that logs are begun anew often."""
         if self._replica and self._can_be_read() and self._rng.random() < 0.2:
-            self._replica.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            with suppress(DatabaseLocked, apsw.BusyError):
+                self._replica._checkpoint(self._replica.writer.connection())
+
+    def _watch_by_chance(self) -> None:
+        if self._replica and self._clock and self._lasting and self._rng.random() < 0.3:
+            try:
+                self._replica.watch(self._clock.now())
+            except ServiceError as error:
+                self._check_excused(error)
+                self._say(f"watches in vain: {_named(error)}")
+
+    def _operate(self) -> None:
+        """Another program does something, in the middle of whatever is going on here."""
+        if self._lasting and self._connection and self._rng.random() < self._around.faults.operator:
+            self._touched = self._connection.touched = True
+            self._operator.interfere(self._directory / "app.db", self._say)
+
+    def take_note_of_kept_files(self, directory: Path | None = None) -> None:
+        for kept in sorted((directory or self._directory).glob("*.diverged-*")):
+            if not kept.name.endswith("-wal"):
+                self._around.counts["diverged"] += 1
+                self._operator.take_note_of(kept)
+        for kept in (directory or self._directory).glob("*.diverged-*"):
+            kept.unlink()
 
     def _swap(self, change: Callable[[], None]) -> None:
         self._swapping = True
@@ -247,6 +286,7 @@ class Instance:
             for path in sorted(old.iterdir()):
                 shutil.copy2(path, self._directory)
             if self._rng.random() < 0.4:
+                self._operator.forget(self._directory / "app.db")
                 _tear(self._directory / "app.db-wal", self._rng)
         assert self._task
         self._task.die()
@@ -276,7 +316,7 @@ class Instance:
         try:
             if not self._replica.is_fresh(not_before, request.at_least):
                 self._replica.refresh(not_before, request.at_least)
-        except (StoreError, CommitError) as error:
+        except ServiceError as error:
             self._refused(error)
             return
         self._answer_read(request)
@@ -290,39 +330,50 @@ class Instance:
         )
         self._around.counts["reads"] += 1
 
-    def _write(self, write: Write) -> None:
+    def _write(self, group: list[Write]) -> None:
         assert self._replica
         assert self._clock
-        self._model.begun(write)
-        deadline = self._clock.now() + _COMMIT_SECONDS
-        try:
-            self._replica.write(write, deadline, self._clock.at(write.arrived - write.freshness), write.at_least)
-        except ItemNotFound:
-            self._answer_from(write)
-        except CommitOutcomeUnknown as error:
-            self._say(f"write {write.number}: {_named(error)}")
-            self._around.counts["unknown"] += 1
-        except (StoreError, CommitError) as error:
-            self._model.failed(write)
-            self._refused(error)
-        else:
-            if write.ends != "commit":
-                self._answer_from(write)
-                return
-            txid = self._model.acknowledged(write, self._answered(f"write {write.number} done"))
-            if txid != self._replica.visible.txid:
-                raise Violation(f"what an answer names: TXID {self._replica.visible.txid} for a commit that is {txid}")
-            self._around.tokens.append(txid)
-            self._around.counts["commits"] += 1
-        finally:
+        assert self._connection
+        attempts = []
+        for write in group:
+            self._model.begun(write)
+            attempts.append(
+                replica_module.Write(write, self._clock.at(write.arrived - write.freshness), write.at_least)
+            )
+        self._replica.write_together(attempts, _COMMIT_SECONDS)
+        if any(attempt.error for attempt in attempts):
+            self._connection.emptied_at = float("-inf")  # perhaps they ran one by one, and others are done
+        self._around.counts["shared commits"] += len(group) > 1
+        for write, attempt in zip(group, attempts, strict=True):
+            self._conclude(write, attempt, len(group) > 1)
             self._around.counts["run again"] += max(write.runs - 1, 0)
 
-    def _answer_from(self, write: Write) -> None:
+    def _conclude(self, write: Write, attempt: replica_module.Write, shared: bool) -> None:
+        match attempt.error:
+            case None if write.ends == "commit":
+                txid = self._model.acknowledged(write, self._answered(f"write {write.number} done"))
+                if txid != attempt.shown:
+                    raise Violation(f"what an answer names: TXID {attempt.shown} for a commit that is {txid}")
+                self._around.tokens.append(txid)
+                self._around.counts["commits"] += 1
+            case None | ItemNotFound():
+                self._answer_from(write, attempt.shown, shared)
+            case CommitOutcomeUnknown() as error:
+                self._say(f"write {write.number}: {_named(error)}")
+                self._around.counts["unknown"] += 1
+            case ServiceError() as error:
+                self._model.failed(write)
+                self._refused(error)
+            case peewee.IntegrityError() if write.ends == "abort":
+                self._model.failed(write)
+                self._answered(f"write {write.number} aborted")
+            case error:
+                raise error
+
+    def _answer_from(self, write: Write, shown: int, shared: bool) -> None:
         """One that committed nothing was a read."""
-        assert self._replica
-        shown = self._replica.visible.txid
         now = self._answered(f"write {write.number} without a commit at TXID {shown}")
-        self._model.read(write.seen, shown, write.at_least, write.arrived - write.freshness, now)
+        self._model.read(write.seen, shown, write.at_least, write.arrived - write.freshness, now, shared)
         self._model.failed(write)
         self._around.counts["reads"] += 1
 

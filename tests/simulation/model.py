@@ -32,9 +32,15 @@ class Model:
         self.acknowledged_writes: set[int] = set()
         self.newest_acknowledged = 0  # TXID
         self._txid_of: dict[int, int] = {}  # by write
+        self._base_of: dict[int, State] = {}  # by write: the state it was applied to
         self._failed: set[int] = set()
         self._writes: dict[int, Write] = {}
         self._reach: dict[State, int] = {}  # the newest TXID with this state
+        self._within: dict[State, int] = {}  # the same of states that only those saw who shared a commit
+        self._put_in_place: set[State] = set()  # by operators: old copies over files
+        self._foreign: set[int] = set()  # writes by other programs, which nobody holds back
+        self._kept: set[int] = set()  # of these, those in files that were kept
+        self._mangled = 0  # how often other programs have changed pages and nothing else
         self._seen: list[tuple[float, int]] = []  # (moment, newest TXID that any client knew of), both ascending
 
     # The store
@@ -61,18 +67,75 @@ class Model:
 
     def _extend(self, txid: int, state: State) -> None:
         before = self.chain.states[-1] if self.chain.states else State()
+        if state.writes[: len(before.writes)] != before.writes and self._was_put_in_place(state):
+            self._go_back(txid, state)
+            return
         new = state.writes[len(before.writes) :]
-        if state.writes[: len(before.writes)] != before.writes or len(new) > 1:
+        if state.writes[: len(before.writes)] != before.writes:
             raise Violation(f"I4 history: TXID {txid} turns {before} into {state}")
-        if not new:
-            _check("a commit that nobody made", state == before and txid <= SCHEMA_ONLY, lambda: f"TXID {txid}")
-        for number in new:  # at most one
-            _check("a write is whole", state == self._writes[number].applied_to(before), lambda: f"TXID {txid} {state}")
-            _check("none is applied twice", number not in self._txid_of, lambda: f"write {new[0]} again as TXID {txid}")
-            _check("I5 what failed is not there", number not in self._failed, lambda: f"write {new[0]} is TXID {txid}")
+        if not new and self._mangled == 0:
+            _check("a commit that nobody made", txid <= SCHEMA_ONLY, lambda: f"TXID {txid}")
+        between = before
+        for number in new:  # those that share the commit, in their order
+            self._within[between] = txid
+            self._base_of[number] = between
+            between = self._writes[number].applied_to(between)
+            if number in self._txid_of:
+                raise Violation(f"none is applied twice: write {number} again as TXID {txid}")
+            if number in self._failed:
+                raise Violation(f"I5 what failed is not there: write {number} is TXID {txid}")
             self._txid_of[number] = txid
+        _check("a write is whole", state == between, lambda: f"TXID {txid} {state}")
+        self._within[state] = self._reach[state] = txid
         self.chain.states.append(state)
-        self._reach[state] = txid
+
+    def _was_put_in_place(self, state: State) -> bool:
+        """Perhaps with more by other programs on top."""
+        return any(
+            self._appended(copy, state) and set(state.writes[len(copy.writes) :]) <= self._foreign
+            for copy in self._put_in_place
+        )
+
+    def _appended(self, before: State, after: State) -> bool:
+        """Whether some writes make the one of the other."""
+        if after.writes[: len(before.writes)] != before.writes:
+            return False
+        for number in after.writes[len(before.writes) :]:
+            before = self._writes[number].applied_to(before)
+        return before == after
+
+    def _go_back(self, txid: int, state: State) -> None:
+        """Somebody has put an old copy in the place of a file, and that is the next commit."""
+        for number in state.writes:
+            self._txid_of.setdefault(number, txid)  # by another program, and not stored before
+        self.acknowledged_writes &= set(state.writes)
+        self.chain.states.append(state)
+        self._within[state] = self._reach[state] = txid
+
+    # Other programs
+
+    def put_in_place(self, state: State) -> None:
+        self._put_in_place.add(state)
+
+    def mangled(self) -> None:
+        self._mangled += 1
+
+    def foreign(self, write: Write) -> None:
+        """Another program has committed to a file."""
+        self.begun(write)
+        self._foreign.add(write.number)
+
+    def kept(self, state: State) -> None:
+        """What a file held that the log's state has replaced."""
+        self._kept |= set(state.writes)
+
+    def torn(self, state: State) -> None:
+        """A power cut has taken what a file held."""
+        self._kept |= set(state.writes)
+
+    def check_foreign_writes(self) -> None:
+        lost = self._foreign - self._txid_of.keys() - self._kept
+        _check("what another program wrote is in the log or in a file that was kept", not lost, lambda: str(lost))
 
     # The clients
 
@@ -85,7 +148,7 @@ class Model:
             raise Violation(f"I1: write {write.number} was acknowledged and is not in the log")
         _check(
             "serializable",
-            self.chain.states[txid - 2] == write.seen,
+            self._base_of[write.number] == write.seen,
             lambda: f"write {write.number}, TXID {txid}, was made on the state {write.seen}",
         )
         self._saw(txid, now)
@@ -98,9 +161,14 @@ class Model:
         _check("I5 what failed is not there", write.number not in self._txid_of, lambda: f"write {write.number}")
         self._failed.add(write.number)
 
-    def read(self, state: State, shown: int, at_least: int, not_before: float, now: float) -> None:
-        """A client read a state. `shown`: the TXID that its answer named; `not_before`: how fresh it had to be."""
-        reach = self.looked(state, shown)
+    def read(
+        self, state: State, shown: int, at_least: int, not_before: float, now: float, shared: bool = False
+    ) -> None:
+        """A client read a state. `shown`: the TXID that its answer named; `not_before`: how fresh it had to be;
+        `shared`: in a transaction of several.
+        """
+        reach = self._within.get(state, 0) if shared else 0
+        reach = reach or self.looked(state, shown)
         known = self._known(not_before)
         _check("freshness", reach >= known, lambda: f"a read saw TXID {reach}, but {known} was known at {not_before}")
         _check("read your writes", reach >= at_least, lambda: f"a read saw TXID {reach}, its session {at_least}")
@@ -108,11 +176,19 @@ class Model:
 
     def looked(self, state: State, shown: int) -> int:
         """Any connection saw a state; returns the newest TXID that it may be."""
-        reach = self._reach.get(state)
+        reach = self._reach.get(self._without_foreign(state))
         if reach is None:
             raise Violation(f"I3: a reader saw a state that was never stored: {state}")
         _check("what an answer names", reach >= shown, lambda: f"a read saw TXID {reach}, its answer says {shown}")
         return reach
+
+    def _without_foreign(self, state: State) -> State:
+        """Before what other programs have appended, which is not held back until it is stored."""
+        if state in self._reach:
+            return state
+        appended = self._foreign - self._txid_of.keys()
+        candidates = [before for before in self._reach if set(state.writes[len(before.writes) :]) <= appended]
+        return next((before for before in candidates if self._appended(before, state)), state)
 
     def _known(self, moment: float) -> int:
         index = bisect_right(self._seen, (moment, 1 << 63))

@@ -80,6 +80,7 @@ class Faults:
     slow: float = 0.0
     crash: float = 0.0  # of the process, at a pause
     freeze: float = 0.0  # of the process, for hours or days
+    operator: float = 0.0  # another program at the file of a server, at a pause
 
     @classmethod
     def drawn(cls, rng: random.Random) -> "Faults":
@@ -110,6 +111,7 @@ class Connection:
     faults: Faults
     process: Process
     opening: bool = False
+    touched: bool = False  # another program has been at the file that is being opened
     has_seen_log: bool = False  # only then can it know that an empty listing is wrong
     emptied_at: float = field(default=float("-inf"))  # the last listing found nothing, at this time; or -inf
     last_emptied: float = field(default=float("-inf"))  # when any listing last found nothing
@@ -161,7 +163,8 @@ class FaultyStore:
         except ObjectExists:
             exists = True
         self._say(f"{'exists' if exists else 'stored'} {name}")
-        if self._connection.opening and not exists and name.startswith("0000/") and name != _FIRST:
+        untouched = self._connection.opening and not self._connection.touched
+        if untouched and not exists and name.startswith("0000/") and name != _FIRST:
             self._scheduler.fail(Violation(f"I6: {name} was made by a start; nobody touched the file meanwhile"))
         if fault in ("dropped", "error_done"):
             self._fail(fault)

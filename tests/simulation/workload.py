@@ -13,6 +13,7 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS writes (position INTEGER PRIMARY KEY, number INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS counter (value INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS rows (number INTEGER NOT NULL, payload BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS unique_only (value INTEGER UNIQUE)",
 )
 SCHEMA_ONLY = 2  # the newest TXID that may be there without any client's write
 
@@ -42,7 +43,7 @@ class Write:
     rows: int = 0
     row_bytes: int = 0
     changes_mind: bool = False  # rolls a savepoint back
-    ends: str = "commit"  # or "error", or "nothing": then it is a read
+    ends: str = "commit"  # or "error", or "nothing": then it is a read; or "abort", which takes the transaction along
     seen: State = field(default_factory=State)  # by the last run
     runs: int = 0
 
@@ -53,6 +54,8 @@ class Write:
             raise ItemNotFound(self.number)
         if self.ends == "nothing":
             return
+        if self.ends == "abort":
+            database.execute_sql("INSERT OR ROLLBACK INTO unique_only (value) VALUES (1), (1)")
         database.execute_sql("INSERT INTO writes (number) VALUES (?)", (self.number,))
         if self.increments:
             database.execute_sql("UPDATE counter SET value = ?", (self.seen.counter + 1,))

@@ -64,7 +64,15 @@ class World:
         self._model = Model()
         self._bucket = Bucket(scheduler, self._stored)
         self._around = Surroundings(
-            scheduler, self._bucket, self._model, Faults.drawn(rng), self.counts, root, [], self._go_on_without
+            scheduler,
+            self._bucket,
+            self._model,
+            Faults.drawn(rng),
+            self.counts,
+            root,
+            [],
+            self._go_on_without,
+            self._foreign_write,
         )
         servers = rng.choice((0.0, 0.3, 1.0))
         self._instances = [
@@ -82,6 +90,9 @@ class World:
         self._recover()
         self.counts["leftovers"] = len(self._model.leftovers)
         self._check_restores()
+        for instance in self._instances:
+            instance.take_note_of_kept_files()
+        self._model.check_foreign_writes()
         if self._rng.random() < 0.2:
             self._check_other_history_is_refused()
         if self._rng.random() < 0.05:
@@ -124,10 +135,16 @@ class World:
                 write.rows, write.row_bytes = rng.randint(2, 5), rng.choice((20, 5000))
                 write.changes_mind = rng.random() < 0.5
             case 3:
-                write.ends = rng.choice(("error", "nothing"))
+                write.ends = rng.choice(("error", "nothing", "abort"))
             case _:
                 write.rows, write.row_bytes = 1, 100
         return write
+
+    def _foreign_write(self) -> Write:
+        self._writes += 1
+        return Write(
+            self._scheduler.now(), 0, 0.0, self._writes, increments=self._rng.random() < 0.5, rows=1, row_bytes=20
+        )
 
     def _go_on_without(self, sleeper: Instance, seconds: float) -> None:
         """What a sleeper had seen last is merged and deleted when it wakes."""

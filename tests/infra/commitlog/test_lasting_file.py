@@ -16,7 +16,7 @@ from infra.clock import Clock
 from infra.commitlog.chain import Position, write_pages
 from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import open_log
-from infra.commitlog.note import Note, NoteFile, state_of
+from infra.commitlog.note import Note, NoteFile, WalEnd, state_of
 from infra.object_store import ObjectStore
 from tests.infra.commitlog.conftest import Instance, ManualClock, StartInstance, WatchedStore, log_over
 
@@ -277,9 +277,9 @@ def test_torn_note_leaves_the_one_before(tmp_path: Path) -> None:
     notes = NoteFile(path)
     assert notes.read() is None
     notes.write(Note(Position(1, 2, 3), 1, closed=state_of(path)))
-    notes.write(Note(Position(2, 2**64 - 1, 3), 1, applying=True))
+    notes.write(Note(Position(2, 2**64 - 1, 3), 1, WalEnd(9, bytes(range(24))), applying=True))
     notes.close()
-    assert NoteFile(path).read() == Note(Position(2, 2**64 - 1, 3), 1, applying=True)
+    assert NoteFile(path).read() == Note(Position(2, 2**64 - 1, 3), 1, WalEnd(9, bytes(range(24))), applying=True)
     content = bytearray(notes.path.read_bytes())
     content[40] ^= 1
     notes.path.write_bytes(content)

@@ -194,7 +194,7 @@ def test_commit_that_skipped_its_sync_is_not_acknowledged(a: Instance) -> None:
 def test_commit_frame_of_a_failed_transaction_is_forgotten(a: Instance) -> None:
     wal = a.replica._vfs._wal
     assert wal
-    wal.commit = vfs._Commit(32, bytes(24), 1, True)  # as a transaction leaves it that fails before its sync
+    wal.commit = vfs._Commit(32, bytes(24), True)  # as a transaction leaves it that fails before its sync
     a.sql("SELECT 1")
     assert wal.commit is None
 
