@@ -13,10 +13,11 @@ from core import errors
 from infra.clock import Clock
 from infra.commitlog.anchor import begin_reading
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
+from infra.commitlog.file_state import FileChanged, Known, state_of, wal_of
 from infra.commitlog.log import CommitLog
-from infra.commitlog.note import FileState, Note, NoteFile, WalEnd, state_of
+from infra.commitlog.note import Note, NoteFile, WalEnd
 from infra.commitlog.raw_file import RawFile, differing_pages, page_size_of, pages_of
-from infra.commitlog.vfs import NOTHING_SHIPPED, Shipped, reaches, salts_in
+from infra.commitlog.vfs import reaches, salts_in
 from infra.durable import fsync_directory
 from infra.sqlite_errors import translated_errors
 
@@ -24,10 +25,6 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0  # how long a start tries to store what it must store
 _CONSOLIDATIONS = 5
-
-
-class FileChanged(errors.DatabaseUnavailable):
-    """Another program has changed the file in a way that only a comparison with the log can tell."""
 
 
 class LocalFile:
@@ -39,7 +36,7 @@ class LocalFile:
     def __init__(self, path: Path, log: CommitLog, clock: Clock, *, lasting: bool, busy_timeout: float) -> None:
         """`lasting`: the file outlives this process. `busy_timeout`: seconds to wait for another program."""
         self.path = path
-        self.state: FileState | None = None  # as it was when its content was known last
+        self.known = Known(None)  # as it was left
         self.checkpointed = 0  # TXID up to which the file has everything without its WAL
         self._log = log
         self._clock = clock
@@ -81,17 +78,17 @@ class LocalFile:
                     continue
                 finally:
                     head_file.unlink(missing_ok=True)
-        self.close(position)
+        self.close(position, self.known)
         return position
 
-    def apply(self, changes: Iterable[Change], position: Position, shipped: Shipped) -> Position:
+    def apply(self, changes: Iterable[Change], position: Position, known: Known) -> Position:
         """Put changes into the file, which is at `position`, with the WAL beside it; returns its new position.
 
         Raises FileChanged when there is more in the WAL than was shipped, DatabaseLocked while another program has
         the database open.
         """
         with self._exclusively() as connection:
-            self._move_wal(connection, shipped)
+            self._move_wal(connection, known)
             with translated_errors(self.path), RawFile(self.path) as file:
                 for change in changes:
                     self.write_note(position, applying=True)
@@ -100,7 +97,7 @@ class LocalFile:
                     position = change.position
                 if self._lasting:
                     file.sync()
-            self.state = state_of(self.path)
+            self.known = Known(state_of(self.path))
         return position
 
     def write_note(self, position: Position, wal: WalEnd | None = None, applying: bool = False) -> None:
@@ -111,25 +108,25 @@ class LocalFile:
             if applying:
                 self._note.sync()
 
-    def close(self, position: Position | None, shipped: Shipped = NOTHING_SHIPPED) -> None:
+    def close(self, position: Position | None, known: Known) -> None:
         """`position`: what the file is at with its WAL, all of which was shipped; None when that is not known."""
         if self._note:
             if position:
                 try:
                     with self._exclusively() as connection:
-                        self._move_wal(connection, shipped)
+                        self._move_wal(connection, known)
                         self._note.write(Note(position, position.txid, closed=state_of(self.path)))
                 except (errors.DatabaseError, OSError) as error:
                     logger.warning("%s is left as it is, for the next start to look at: %s", self.path, error)
             self._note.close()
 
-    def discard_wal(self, position: Position) -> None:
+    def discard_wal(self, position: Position, known: Known) -> None:
         """For a file that was overwritten, when all of the WAL is in the log: what counts now is the file alone, as
         if it had been put in the place of one that was left well.
         """
         with self._exclusively():
             if self._note:
-                self._note.write(Note(position, self.checkpointed, closed=self.state))
+                self._note.write(Note(position, self.checkpointed, closed=known.state))
             self._remove("-wal", "-shm")
 
     @contextmanager
@@ -147,20 +144,20 @@ class LocalFile:
                 ) from error
             yield connection
 
-    def _move_wal(self, connection: apsw.Connection, shipped: Shipped) -> None:
+    def _move_wal(self, connection: apsw.Connection, known: Known) -> None:
         """Into the file, if it has what was shipped and nothing else."""
         frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
         frames = max(frames, 0)
-        if frames != shipped.frames or (frames and salts_in(self._wal) != shipped.salts):
+        if frames != known.shipped.frames or (frames and salts_in(self._wal) != known.shipped.salts):
             raise FileChanged(f"{self.path} was changed by another program.")
-        if state_of(self.path) != self.state:
+        if state_of(self.path) != known.state:
             raise FileChanged(f"{self.path} was overwritten by another program.")
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._remove("-wal", "-shm")
 
     def _settled_position(self, note: Note | None) -> Position:
-        self.state = state_of(self.path)
-        if note and note.closed and note.closed == self.state and not self._wal.exists():
+        self.known = Known(state_of(self.path))
+        if note and note.closed and note.closed == self.known.state and not self._wal.exists():
             return note.position
         head_file = self._beside("restoring")
         head = self._head_in(head_file)
@@ -223,7 +220,7 @@ class LocalFile:
         os.replace(image, self.path)
         if self._lasting:
             fsync_directory(self.path.parent)
-        self.state = state_of(self.path)
+        self.known = Known(state_of(self.path))
         return position
 
     @contextmanager
@@ -247,7 +244,7 @@ class LocalFile:
                     raise errors.DatabaseLocked(f"{self.path} is being read by another program; close it.")
             else:
                 raise errors.DatabaseLocked(f"{self.path} is being written by another program; stop it.")
-            self.state = state_of(self.path)
+            self.known = Known(state_of(self.path))
             [(found,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
             if found != "ok":
                 raise errors.DatabaseDamaged(f"{self.path} is damaged: {found}")
@@ -362,7 +359,7 @@ class LocalFile:
 
     @property
     def _wal(self) -> Path:
-        return self._with("-wal")
+        return wal_of(self.path)
 
     def _with(self, suffix: str) -> Path:
         return self.path.with_name(self.path.name + suffix)

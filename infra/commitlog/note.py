@@ -10,18 +10,10 @@ from pathlib import Path
 from zlib import crc32
 
 from infra.commitlog.chain import Position
+from infra.commitlog.file_state import FileState
 from infra.owner_lock import give_to_owner_of
 
 _SLOT = 512  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class FileState:
-    """Enough to see that nobody touched a file since."""
-
-    inode: int
-    size: int
-    modified_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +68,6 @@ class NoteFile:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def state_of(path: Path) -> FileState | None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return FileState(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _encode(sequence: int, note: Note) -> bytes:

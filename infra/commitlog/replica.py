@@ -11,19 +11,17 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import apsw
 import peewee
-from playhouse.apsw_ext import APSWDatabase
 
 from core import errors
 from infra.clock import Clock
-from infra.commitlog.anchor import Anchor
 from infra.commitlog.chain import START, Change, Position
-from infra.commitlog.local_file import FileChanged, LocalFile
+from infra.commitlog.file_state import FileChanged, Known
+from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import CommitLog
-from infra.commitlog.note import FileState, WalEnd, state_of
+from infra.commitlog.note import WalEnd
+from infra.commitlog.open_file import OpenFile
 from infra.commitlog.turns import Turns
-from infra.commitlog.vfs import NOTHING_SHIPPED, Shipped, ShippingVFS, salts_in
 from infra.sqlite_errors import root_cause, translated_errors
 
 logger = logging.getLogger(__name__)
@@ -31,18 +29,12 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 UseCase = Callable[[peewee.Database], T]
 
-MAX_TRANSACTION_BYTES = 256 * 1024 * 1024
 _CLOCK_TOLERANCE_MS = 15 * 60 * 1000
 _BATCH = 256
 _LOOK_FURTHER = 4  # lost numbers
-_CHECKPOINT_FRAMES = 1000  # SQLite's own default
 _BUSY_POLL_SECONDS = 0.01
 _SHARE_SECONDS = 1.0  # how long one of several requests in a transaction may keep the others waiting
-_STEPS_BETWEEN_LOOKS = 100_000  # of SQLite's virtual machine, some milliseconds
-_OVERWRITTEN_SECONDS = 2.0  # a copy over the file is complete when it has not changed for so long
 _SETTLINGS = 5
-_PRAGMAS = {"journal_mode": "wal", "synchronous": "full", "foreign_keys": 1}
-_vfs_numbers = count(1)
 
 
 @dataclass(slots=True)
@@ -63,7 +55,7 @@ class Write:
 
 
 class Replica:
-    """A file that is a prefix of the log, and the connections to it: one that writes, one that reads.
+    """A file that is a prefix of the log.
 
     Everything but `reader`, `visible` and `check` belongs to one thread. Raises what CommitLog raises,
     and DatabaseError when the file itself cannot be used.
@@ -80,8 +72,8 @@ class Replica:
         rng: random.Random | None = None,
         swap: Callable[[Callable[[], None]], None] = lambda change: change(),
     ) -> None:
-        """`lasting`: the file outlives this process. `swap` runs what replaces the file under the connections, at a
-        moment when nobody is reading.
+        """`lasting`: the file outlives this process. `busy_timeout`: seconds to wait for other programs. `swap` runs
+        what replaces the file under the connections, at a moment when nobody is reading.
         """
         self.path = path
         self.log = log
@@ -91,29 +83,17 @@ class Replica:
         self._turns = Turns(clock, rng or random.SystemRandom())
         self._swap = swap
         self._busy_timeout = busy_timeout
-        self._file = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout)
-        self._anchor = Anchor(path)
         self._deadline = 0.0
-        self._run_until = float("inf")
-        self._inode = 0
-        self._backfilled = (0, 0)  # frames in the WAL, and how many of them are in the file too
-        self._overwritten: tuple[float, FileState] | None = None  # since when the file has been what it should not be
-        self._file_counts_alone = False
-        self._may_commit = False
-        self._unshipped = False
         self._whole = False  # whether file and connections are what `_position` says
-        self._vfs = ShippingVFS(f"commitlog-{next(_vfs_numbers)}", self._ship, MAX_TRANSACTION_BYTES, lasting)
-        # Who waits, and for how long, is decided here, not by SQLite
-        options = {"timeout": 0, "thread_safe": False}
-        self.writer = APSWDatabase(str(path), pragmas=_PRAGMAS, vfs=self._vfs.name, **options)
-        self._reader: peewee.Database = APSWDatabase(str(path), pragmas={**_PRAGMAS, "query_only": 1}, **options)
+        self._at_rest = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout)
+        self._open = OpenFile(path, clock, self._ship, self._note_checkpoint, lasting=lasting)
 
     @property
     def reader(self) -> peewee.Database:
         """The connection that reads. Raises DatabaseUnavailable while the file is not what `visible` says."""
         if not self._whole:
             raise errors.DatabaseUnavailable(f"{self.path} is being brought in order; try again.")
-        return self._reader
+        return self._open.reader
 
     def open(self) -> None:
         """Bring the file to the log's head and connect to it."""
@@ -132,24 +112,21 @@ class Replica:
         """Store what other programs have committed, until `deadline`, move the WAL into the file and note that it is
         whole. Safe to call twice.
         """
-        position = None
+        whole, overwritten = self._whole, False
         if self._whole:
             try:
-                self._check_file()
+                self._open.check_unchanged()
                 self._adopt(deadline)
-                position = self._position
             except (errors.DatabaseError, errors.StoreError, errors.CommitError) as error:
-                logger.warning(
-                    "%s holds changes that are not in the log; the next start stores them: %s", self.path, error
-                )
-        self._look_whether_file_counts_alone()
-        shipped = self._vfs.shipped
-        self._disconnect()
-        self._vfs.close()
-        if self._file_counts_alone:
+                whole, overwritten = False, self._open.is_overwritten()
+                logger.warning("%s has changes that the next start looks into: %s", self.path, error)
+        known = self._open.known
+        self._whole = False
+        self._open.close()
+        if overwritten:
             with suppress(errors.DatabaseError):
-                self._file.discard_wal(self._position)
-        self._file.close(position, shipped)
+                self._at_rest.discard_wal(self._position, known)
+        self._at_rest.close(self._position if whole else None, known)
 
     def write(self, use_case: UseCase[T], deadline: float, not_before: float, txid: int = 0) -> T:
         """Run in a transaction; when this returns, its commit is in the log.
@@ -188,9 +165,9 @@ class Replica:
         write = Write(use_case)
 
         def run() -> None:
-            self._may_commit = True
-            self._run_until = float("inf")
-            write.result = write.use_case(self.writer)
+            self._open.run_until = float("inf")
+            with self._open.autocommit():
+                write.result = write.use_case(self._open.writer)
 
         self._store([write], run, deadline)
         result: T = write.outcome()
@@ -203,7 +180,7 @@ class Replica:
         if not self._whole:
             return
         try:
-            self._check_file()
+            self._open.check_unchanged()
             self._adopt(deadline)
         except errors.CommitConflict:
             self.catch_up()
@@ -232,16 +209,9 @@ class Replica:
         return self._whole and self.log.is_head(self.visible)
 
     def check(self) -> None:
-        """Raises DatabaseUnavailable when the file is not the one that was opened; any thread may ask.
-
-        After `rm` or `mv` SQLite would go on writing to a file that nobody can find any more.
-        """
-        found = state_of(self.path)
-        if self._whole and (found is None or found.inode != self._inode):
-            raise errors.DatabaseUnavailable(
-                f"{self.path} was removed or replaced while the service runs; restart the service "
-                "(to restore a backup, stop it first: `make restore` checks that)."
-            )
+        """Raises DatabaseUnavailable when the file is not the one that was opened; any thread may ask."""
+        if self._whole:
+            self._open.check_in_place()
 
     def catch_up(self, limit: int | None = None) -> bool:
         """Apply what is new in the log, up to `limit` objects of it; returns whether there was anything."""
@@ -266,7 +236,7 @@ class Replica:
                     return True
                 moved = True
 
-    # Transactions
+    # Writing
 
     def _write_alone(self, write: Write, deadline: float) -> None:
         try:
@@ -277,7 +247,7 @@ class Replica:
             write.error = error
 
     def _store(self, writes: Sequence[Write], work: Callable[[], None], deadline: float) -> None:
-        """Run the work that sets the outcome of these writes until what it commits is in the log."""
+        """Do the work that sets the outcome of these writes until what it commits is in the log."""
         self._turns.before_first_attempt()
         for conflicts in count(1):
             try:
@@ -308,26 +278,15 @@ class Replica:
             return
         raise AssertionError("unreachable")
 
-    def _not_reached(self, txid: int) -> errors.TxidNotReached:
-        return errors.TxidNotReached(
-            f"The log ends at TXID {self.visible.txid:016x}; {txid:016x} was never acknowledged by it."
-        )
-
-    def _is_outdated(self, writes: Sequence[Write]) -> bool:
-        not_before, txid = max(write.not_before for write in writes), max(write.txid for write in writes)
-        return not self.is_fresh(not_before, txid) and self.catch_up()
-
     def _attempt(self, work: Callable[[], None], deadline: float) -> bool:
         """Returns whether anything was committed."""
         if not self._whole:
             self._settle()
-        self.check()
-        self._check_file()
-        if self._vfs.unshipped(self._frames):
+        self._open.check_in_place()
+        self._open.check_unchanged()
+        if self._open.has_foreign():
             self._adopt(deadline)
         self._deadline = deadline
-        self._vfs.forget()
-        self._unshipped = False
         before = self._position
         try:
             with translated_errors(self.path):
@@ -339,9 +298,7 @@ class Replica:
             raise errors.CommitOutcomeUnknown(
                 f"The commit is stored, but {self.path} could not take it: {error}"
             ) from error
-        finally:
-            self._may_commit = False
-        if self._unshipped:
+        if self._open.went_unshipped:
             self._whole = False
             raise errors.CommitOutcomeUnknown(
                 "A transaction was committed without being stored (was PRAGMA synchronous changed?)."
@@ -350,21 +307,20 @@ class Replica:
         return self._position != before
 
     def _run_all(self, writes: Sequence[Write]) -> None:
-        with self.writer.atomic("IMMEDIATE"):
+        share = _SHARE_SECONDS if len(writes) > 1 else float("inf")
+        with self._open.transaction():
             for write in writes:
-                share = _SHARE_SECONDS if len(writes) > 1 else float("inf")
-                self._run_until = min(self._deadline, self._clock.now() + share)
+                self._open.run_until = min(self._deadline, self._clock.now() + share)
                 self._run(write)
-            self._may_commit = True
 
     def _run(self, write: Write) -> None:
         """In a savepoint, so that its failure undoes nothing but itself."""
-        connection = self.writer.connection()
+        connection = self._open.writer.connection()
         connection.execute("SAVEPOINT request")
         write.result, write.error = None, None
         try:
             with translated_errors(self.path):
-                write.result = write.use_case(self.writer)
+                write.result = write.use_case(self._open.writer)
         except Exception as error:
             write.error = error
         # Some errors end the whole transaction, and what came next would be committed by itself
@@ -374,6 +330,15 @@ class Replica:
         if write.error:
             connection.execute("ROLLBACK TO request")
         connection.execute("RELEASE request")
+
+    def _is_outdated(self, writes: Sequence[Write]) -> bool:
+        not_before, txid = max(write.not_before for write in writes), max(write.txid for write in writes)
+        return not self.is_fresh(not_before, txid) and self.catch_up()
+
+    def _not_reached(self, txid: int) -> errors.TxidNotReached:
+        return errors.TxidNotReached(
+            f"The log ends at TXID {self.visible.txid:016x}; {txid:016x} was never acknowledged by it."
+        )
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Again and again while another program holds a lock, which may in turn be waiting for the anchor to move."""
@@ -389,166 +354,69 @@ class Replica:
                     if self._whole:
                         self._adopt(until)
 
+    def _adopt(self, deadline: float) -> bool:
+        """Store what other programs have committed to the file; returns whether there was anything."""
+        self._deadline = deadline
+        adopted = self._open.ship_foreign()
+        if adopted:
+            self.visible = self._position
+            logger.info("another program's changes of %s are commit %016x", self.path, self._position.txid)
+        return bool(adopted)
+
     def _ship(self, page_size: int, size: int, pages: Iterable[tuple[int, bytes]], end: WalEnd) -> None:
         started = self._clock.now()
         self._position = self.log.append(self._position, page_size, size, pages, self._deadline)
         self._turns.stored(self._clock.now() - started)
-        self._file.write_note(self._position, end)
+        self._at_rest.write_note(self._position, end)
 
-    def _refuse_stray_commit(self) -> bool:
-        """SQLite asks before each commit. Inside a request, only the end of its transaction is one."""
-        return not self._may_commit
+    def _note_checkpoint(self) -> None:
+        self._at_rest.checkpointed = self._position.txid
 
-    def _take_too_long(self) -> bool:
-        """SQLite asks now and then during a statement."""
-        return self._clock.now() > self._run_until
-
-    def _on_commit(self, connection: apsw.Connection, name: str, frames: int) -> int:
-        """SQLite calls this after each commit; the other half of the proof that nothing goes by unshipped."""
-        self._unshipped |= frames != self._vfs.shipped.frames
-        if frames >= _CHECKPOINT_FRAMES:
-            with suppress(apsw.Error, errors.DatabaseLocked):  # the commit is stored; the next one tries again
-                self._checkpoint(connection)
-        return apsw.SQLITE_OK
-
-    def _checkpoint(self, connection: apsw.Connection) -> None:
-        self._move_anchor()  # to the end of the WAL, so that all of it can be moved into the file
-        in_wal, in_file = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        self._file.state = state_of(self.path)
-        if in_wal == in_file:
-            self._file.checkpointed = self._position.txid
-            self._move_anchor()  # off the WAL, so that it can be begun anew
-
-    # Other programs
-
-    def _frames(self) -> int:
-        return self._wal_state()[0]
-
-    def _wal_state(self) -> tuple[int, int]:
-        """Committed frames in the WAL, and how many of them are in the file too."""
-        in_wal, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-        return in_wal, in_file
-
-    def _adopt(self, deadline: float) -> bool:
-        """Store what other programs have committed to the WAL; returns whether there was anything."""
-        adopted = False
-        with translated_errors(self.path), self._anchor.moving():
-            while frames := self._vfs.unshipped(self._frames):
-                self._deadline = deadline
-                self._vfs.ship_foreign(frames)
-                self.visible = self._position
-                adopted = True
-                logger.info("another program's changes of %s are commit %016x", self.path, self._position.txid)
-        return adopted
-
-    def _move_anchor(self) -> None:
-        with self._anchor.moving():
-            if self._vfs.unshipped(self._frames):
-                raise errors.DatabaseLocked("Another program's changes are to be stored first.")
-
-    def _check_file(self) -> None:
-        """The file changes only by checkpoints, and those show in the WAL's index.
-
-        Raises FileChanged when something else has written to it, DatabaseLocked while it may be a checkpoint or is
-        going on.
-        """
-        if not self._vfs.is_in_place():
-            raise FileChanged(f"the write-ahead log of {self.path} was removed.")
-        found = state_of(self.path)
-        with translated_errors(self.path):
-            before, self._backfilled = self._backfilled, self._wal_state()
-        if found is None or found == self._file.state:
-            self._overwritten = None
-            return
-        if before != self._backfilled:
-            self._file.state, self._overwritten = found, None
-            return
-        self._backfilled = before
-        now = self._clock.now()
-        since, seen = self._overwritten or (now, found)
-        self._overwritten = (since if seen == found else now), found
-        if now - self._overwritten[0] < _OVERWRITTEN_SECONDS:
-            raise errors.DatabaseLocked(f"{self.path} is being written by another program.")
-        raise FileChanged(f"{self.path} was overwritten by another program.")
+    # Replacing the file
 
     def _take(self, changes: list[Change]) -> None:
-        self._check_file()
-        if self._vfs.unshipped(self._frames):
+        self._open.check_unchanged()
+        if self._open.has_foreign():
             raise FileChanged(f"{self.path} and the log have both changed.")
         self._swap(partial(self._apply, changes))
 
     def _apply(self, changes: list[Change]) -> None:
-        shipped = self._vfs.shipped
+        known = self._open.known
         self._disconnect()
         try:
-            position = self._file.apply(changes, self._position, shipped)
+            position = self._at_rest.apply(changes, self._position, known)
         except errors.DatabaseLocked:
-            self._connect(self._position, shipped, self._file.checkpointed)  # reads go on
+            self._connect(self._position, known)  # reads go on
             raise
-        self._connect(position)
+        self._at_rest.checkpointed = position.txid
+        self._connect(position, self._at_rest.known)
 
     def _settle(self) -> None:
         """Bring the file in order, whatever it is and whoever has changed it."""
-        self._look_whether_file_counts_alone()
+        overwritten, known = self._whole and self._open.is_overwritten(), self._open.known
         self._swap(self._disconnect)
-        if self._file_counts_alone:
-            self._file.discard_wal(self._position)
-        self._file_counts_alone = False
-        self._overwritten = None
+        if overwritten:
+            logger.warning("%s was overwritten while the service runs", self.path)
+            self._at_rest.discard_wal(self._position, known)
         for tries_left in reversed(range(_SETTLINGS)):
             with translated_errors(self.path):
-                position = self._file.settle()
+                position = self._at_rest.settle()
+            self._at_rest.checkpointed = position.txid
             try:
-                return self._swap(partial(self._connect, position))
+                return self._swap(partial(self._connect, position, self._at_rest.known))
             except FileChanged:
                 if not tries_left:
                     raise
 
-    def _look_whether_file_counts_alone(self) -> None:
-        """A file that was overwritten must not be mixed with the WAL of another one, which is in the log anyway."""
-        if self._whole and self._overwritten and not self._vfs.unshipped(self._frames):
-            logger.warning("%s was overwritten while the service runs", self.path)
-            self._file_counts_alone = True
-
-    def _connect(self, position: Position, shipped: Shipped = NOTHING_SHIPPED, checkpointed: int | None = None) -> None:
-        """`shipped`: what of the WAL is in the log. Raises FileChanged when the file is not as it was just left."""
-        self._vfs.expect(shipped)
-        try:
-            with translated_errors(self.path):
-                self._anchor.hold()
-                self.writer.connect()
-                self._reader.connect()
-                connection = self.writer.connection()
-                self._backfilled = self._wal_state()
-        except BaseException:
-            self._disconnect()
-            raise
-        found = state_of(self.path)
-        if found is None or found != self._file.state or (shipped.frames and salts_in(self._wal) != shipped.salts):
-            self._disconnect()
-            raise FileChanged(f"{self.path} is being changed by another program.")
-        for each in (connection, self._reader.connection()):
-            each.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        connection.set_wal_hook(self._on_commit)
-        connection.set_commit_hook(self._refuse_stray_commit)
-        connection.set_progress_handler(self._take_too_long, _STEPS_BETWEEN_LOOKS)
-        if connection.pragma("synchronous") != 2:
-            raise errors.DatabaseUnavailable("SQLite must run with synchronous=FULL; a commit is stored by its sync.")
-        self._inode = found.inode
+    def _connect(self, position: Position, known: Known) -> None:
+        self._open.connect(known)
         self._position = self.visible = position
-        self._file.checkpointed = position.txid if checkpointed is None else checkpointed
-        self._file.write_note(position)
+        self._at_rest.write_note(position)
         self._whole = True
-
-    @property
-    def _wal(self) -> Path:
-        return self.path.with_name(self.path.name + "-wal")
 
     def _disconnect(self) -> None:
         self._whole = False
-        self._reader.close()
-        self.writer.close()
-        self._anchor.release()
+        self._open.disconnect()
 
 
 class _Aborted(Exception):

@@ -13,12 +13,12 @@ Source of the format: https://www.sqlite.org/fileformat2.html#the_write_ahead_lo
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 
 from core.errors import DatabaseUnavailable, TransactionTooLarge
+from infra.commitlog.file_state import NOTHING_SHIPPED, Shipped
 from infra.commitlog.ltx import lock_page
 from infra.commitlog.note import WalEnd
 
@@ -30,17 +30,6 @@ _DATABASE_SIZE = slice(4, 8)  # of a frame's header: pages, in the last frame of
 
 # (page size in bytes, size of the database in pages, the changed pages in order, where the WAL has them then)
 Ship = Callable[[int, int, Iterable[tuple[int, bytes]], WalEnd], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Shipped:
-    """How much of the WAL is in the log: so many frames from its start, while it has these salts."""
-
-    salts: bytes
-    frames: int
-
-
-NOTHING_SHIPPED = Shipped(b"", 0)
 
 
 def salts_in(wal: Path) -> bytes:

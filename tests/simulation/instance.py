@@ -175,7 +175,7 @@ class Instance:
             rng=random.Random(self._rng.getrandbits(64)),
             swap=self._swap,
         )
-        _after(self._replica._file, "write_note", self._noted)
+        _after(self._replica._at_rest, "write_note", self._noted)
         old = self._directory
         if self._lasting and self._process > 1 and self._around.faults.operator:
             self._touched |= self._operator.visit(self._directory / "app.db", self._say)
@@ -188,8 +188,7 @@ class Instance:
                 self._directory = self._new_directory()
         finally:
             replica, self._replica = self._replica, None
-            replica._disconnect()  # all that is left to do for a process that was killed
-            replica._vfs.close()
+            replica._open.close()  # all that is left to do for a process that was killed
             self.take_note_of_kept_files(old)
             if self._directory != old:
                 shutil.rmtree(old)
@@ -242,7 +241,7 @@ class Instance:
         """Without waiting for so many frames that SQLite does it, so that logs are begun anew often."""
         if self._replica and self._can_be_read() and self._rng.random() < 0.2:
             with suppress(DatabaseLocked, apsw.BusyError):
-                self._replica._checkpoint(self._replica.writer.connection())
+                self._replica._open.checkpoint()
 
     def _watch_by_chance(self) -> None:
         if self._replica and self._clock and self._lasting and self._rng.random() < 0.3:

@@ -36,7 +36,7 @@ class Operator:
                 act(path)
                 say(f"somebody: {act.__name__.strip('_')}")
                 self._counts["foreign"] += 1
-            except (apsw.BusyError, apsw.LockedError, peewee.OperationalError) as error:
+            except (apsw.Error, peewee.DatabaseError) as error:  # locked, or torn by a crash
                 say(f"somebody: {act.__name__.strip('_')}: {error}")
             if self._rng.random() < 0.1:
                 self._make_a_copy(path)

@@ -13,10 +13,11 @@ import pytest
 
 from core.errors import DatabaseDamaged, DatabaseLocked, DatabaseUnavailable, LogDamaged
 from infra.clock import Clock
-from infra.commitlog.chain import Position, write_pages
+from infra.commitlog.chain import Position
+from infra.commitlog.file_state import state_of
 from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import open_log
-from infra.commitlog.note import Note, NoteFile, WalEnd, state_of
+from infra.commitlog.note import Note, NoteFile, WalEnd
 from infra.object_store import ObjectStore
 from tests.infra.commitlog.conftest import Instance, ManualClock, StartInstance, WatchedStore, log_over
 
@@ -141,7 +142,7 @@ def test_old_copy_put_beside_a_newer_wal_is_no_commit(
     instance = server()
     for n in range(3, 6):
         instance.sql(f"INSERT INTO t VALUES ({n})")
-    instance.replica.writer.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    instance.replica._open.checkpoint()
     instance.sql("INSERT INTO t VALUES (6)")
     crash(instance, tmp_path)
     shutil.copy(old, path)
@@ -321,7 +322,9 @@ def test_crash_in_the_middle_of_catching_up_leaves_a_note_of_it(
     saved = tmp_path / "saved"
 
     def crash_half_way(file: Any, header: Any, pages: Any) -> None:
-        write_pages(file, header, islice(pages, 2))
+        for number, page in islice(pages, 2):
+            file.seek((number - 1) * header.page_size)
+            file.write(page)
         shutil.copytree(instance.path.parent, saved)
         raise OSError("no more")
 
@@ -343,7 +346,7 @@ def test_database_that_shrank_elsewhere_shrinks_here(server: Server, start: Star
     instance.sql("INSERT INTO t VALUES (zeroblob(100000))")
     other = start("other", file_url)
     other.sql("DELETE FROM t")
-    other.replica.writer.execute_sql("VACUUM")
+    other.replica.run_alone(lambda db: db.execute_sql("VACUUM"), 10.0)
     instance.fresh_rows()
     assert instance.path.stat().st_size < 20_000
     assert instance.rows("PRAGMA integrity_check") == ["ok"]

@@ -28,8 +28,7 @@ from core.errors import (
     TxidNotReached,
 )
 from infra.clock import Clock
-from infra.commitlog import ltx, note, vfs
-from infra.commitlog import replica as replica_module
+from infra.commitlog import ltx, note, open_file, vfs
 from infra.commitlog.log import SURVEY_SECONDS, open_log
 from infra.commitlog.verify import verify
 from infra.object_store import ObjectStore
@@ -159,14 +158,14 @@ def test_checkpoints_and_restarts_of_the_wal_lose_nothing(a: Instance, file_url:
     for n in range(20):
         a.sql(f"INSERT INTO t VALUES ('{n:03}' || hex(zeroblob(9000)))")
         if n % 5 == 4:
-            a.replica.writer.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            a.replica._open.writer.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     assert a.rows() == stored_rows(file_url, tmp_path)
 
 
 def test_transaction_that_is_too_large_is_refused_and_nothing_is_stored(
     start: StartInstance, file_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica_module, "MAX_TRANSACTION_BYTES", 100_000)
+    monkeypatch.setattr(open_file, "MAX_TRANSACTION_BYTES", 100_000)
     a = start("a", file_url)
     a.sql("CREATE TABLE t (v)")
     before = head(file_url)
@@ -178,21 +177,21 @@ def test_transaction_that_is_too_large_is_refused_and_nothing_is_stored(
 
 def test_leaving_wal_mode_is_refused(a: Instance) -> None:
     with pytest.raises(peewee.OperationalError, match="locked"):
-        a.replica.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
+        a.replica._open.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
     a.replica.reader.close()
-    a.replica._anchor.release()
+    a.replica._open._anchor.release()
     with pytest.raises(peewee.DatabaseError, match="must stay in WAL mode"):
-        a.replica.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
+        a.replica._open.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
 
 
 def test_commit_that_skipped_its_sync_is_not_acknowledged(a: Instance) -> None:
-    a.replica.writer.execute_sql("PRAGMA synchronous = off").fetchall()
+    a.replica._open.writer.execute_sql("PRAGMA synchronous = off").fetchall()
     with pytest.raises(CommitOutcomeUnknown, match="without being stored"):
         a.sql("INSERT INTO t VALUES (1)")
 
 
 def test_commit_frame_of_a_failed_transaction_is_forgotten(a: Instance) -> None:
-    wal = a.replica._vfs._wal
+    wal = a.replica._open._vfs._wal
     assert wal
     wal.commit = vfs._Commit(32, bytes(24), True)  # as a transaction leaves it that fails before its sync
     a.sql("SELECT 1")

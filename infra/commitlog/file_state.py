@@ -1,0 +1,46 @@
+"""What is known of a database file and its WAL: enough to see that nobody else has touched them since."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import DatabaseUnavailable
+
+
+class FileChanged(DatabaseUnavailable):
+    """Another program has changed the file in a way that only a comparison with the log can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    inode: int
+    size: int
+    modified_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """How much of the WAL is in the log: so many frames from its start, while it has these salts."""
+
+    salts: bytes
+    frames: int
+
+
+NOTHING_SHIPPED = Shipped(b"", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    state: FileState | None  # None: there is no file
+    shipped: Shipped = NOTHING_SHIPPED
+
+
+def state_of(path: Path) -> FileState | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return FileState(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def wal_of(database: Path) -> Path:
+    return database.with_name(database.name + "-wal")

@@ -1,0 +1,211 @@
+"""The database file while it is open: its connections, and what other programs do to it meanwhile."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import apsw
+import peewee
+from playhouse.apsw_ext import APSWDatabase
+
+from core import errors
+from infra.clock import Clock
+from infra.commitlog.anchor import Anchor
+from infra.commitlog.file_state import FileChanged, FileState, Known, state_of, wal_of
+from infra.commitlog.vfs import Ship, ShippingVFS, salts_in
+from infra.sqlite_errors import translated_errors
+
+logger = logging.getLogger(__name__)
+
+MAX_TRANSACTION_BYTES = 256 * 1024 * 1024
+_CHECKPOINT_FRAMES = 1000  # SQLite's own default
+_STEPS_BETWEEN_LOOKS = 100_000  # of SQLite's virtual machine, some milliseconds
+_OVERWRITTEN_SECONDS = 2.0  # a copy over the file is complete when it has not changed for so long
+_PRAGMAS = {"journal_mode": "wal", "synchronous": "full", "foreign_keys": 1}
+_vfs_numbers = count(1)
+
+
+class OpenFile:
+    """One connection that writes, one that reads, and an anchor. Raises DatabaseError."""
+
+    def __init__(self, path: Path, clock: Clock, ship: Ship, moved: Callable[[], None], *, lasting: bool) -> None:
+        """`moved` is called when all of the WAL has been moved into the file."""
+        self.path = path
+        self.run_until = float("inf")  # by the clock: a statement that takes longer is stopped
+        self.went_unshipped = False  # whether a commit has gone by that was not shipped
+        self._clock = clock
+        self._moved = moved
+        self._state: FileState | None = None
+        self._backfilled = (0, 0)  # frames in the WAL, and how many of them are in the file too
+        self._overwritten: tuple[float, FileState] | None = None  # since when the file has been what it should not be
+        self._may_commit = False
+        self._anchor = Anchor(path)
+        self._vfs = ShippingVFS(f"commitlog-{next(_vfs_numbers)}", ship, MAX_TRANSACTION_BYTES, lasting)
+        # Who waits, and for how long, is not decided by SQLite
+        options: dict[str, Any] = {"timeout": 0, "thread_safe": False}
+        self.writer = APSWDatabase(str(path), pragmas=_PRAGMAS, vfs=self._vfs.name, **options)
+        self.reader: peewee.Database = APSWDatabase(str(path), pragmas={**_PRAGMAS, "query_only": 1}, **options)
+
+    @property
+    def known(self) -> Known:
+        return Known(self._state, self._vfs.shipped)
+
+    def connect(self, known: Known) -> None:
+        """Raises FileChanged when the file is no longer what is known of it."""
+        self._vfs.expect(known.shipped)
+        try:
+            with translated_errors(self.path):
+                self._anchor.hold()
+                self.writer.connect()
+                self.reader.connect()
+                self._prepare(self.writer.connection())
+                self._backfilled = self._wal_state()
+            self._check_is(known)
+        except BaseException:
+            self.disconnect()
+            raise
+        self._state, self._overwritten = known.state, None
+
+    def disconnect(self) -> None:
+        """The WAL stays as it is."""
+        self.reader.close()
+        self.writer.close()
+        self._anchor.release()
+
+    def close(self) -> None:
+        self.disconnect()
+        self._vfs.close()
+
+    def _prepare(self, writer: apsw.Connection) -> None:
+        for each in (writer, self.reader.connection()):
+            each.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        writer.set_wal_hook(self._on_commit)
+        writer.set_commit_hook(self._refuse_stray_commit)
+        writer.set_progress_handler(self._take_too_long, _STEPS_BETWEEN_LOOKS)
+        if writer.pragma("synchronous") != 2:
+            raise errors.DatabaseUnavailable("SQLite must run with synchronous=FULL; a commit is stored by its sync.")
+
+    def _check_is(self, known: Known) -> None:
+        shipped = known.shipped
+        same_wal = not shipped.frames or salts_in(wal_of(self.path)) == shipped.salts
+        if known.state is None or state_of(self.path) != known.state or not same_wal:
+            raise FileChanged(f"{self.path} is being changed by another program.")
+
+    # Transactions
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commits when the body ends well, and nowhere before."""
+        self._vfs.forget()
+        self.went_unshipped = False
+        try:
+            with self.writer.atomic("IMMEDIATE"):
+                yield
+                self._may_commit = True
+        finally:
+            self._may_commit = False
+
+    @contextmanager
+    def autocommit(self) -> Iterator[None]:
+        """Each statement of the body is a commit."""
+        self._vfs.forget()
+        self.went_unshipped = False
+        self._may_commit = True
+        try:
+            yield
+        finally:
+            self._may_commit = False
+
+    def _refuse_stray_commit(self) -> bool:
+        """SQLite asks before each commit. Inside a request, only the end of its transaction is one."""
+        return not self._may_commit
+
+    def _take_too_long(self) -> bool:
+        """SQLite asks now and then during a statement."""
+        return self._clock.now() > self.run_until
+
+    def _on_commit(self, connection: apsw.Connection, name: str, frames: int) -> int:
+        """SQLite calls this after each commit; the other half of the proof that nothing goes by unshipped."""
+        self.went_unshipped |= frames != self._vfs.shipped.frames
+        if frames >= _CHECKPOINT_FRAMES:
+            with suppress(apsw.Error, errors.DatabaseLocked):  # the commit is stored; the next one tries again
+                self.checkpoint()
+        return apsw.SQLITE_OK
+
+    def checkpoint(self) -> None:
+        self._move_anchor()  # to the end of the WAL, so that all of it can be moved into the file
+        in_wal, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._state = state_of(self.path)
+        if in_wal == in_file:
+            self._moved()
+            self._move_anchor()  # off the WAL, so that it can be begun anew
+
+    # Other programs
+
+    def has_foreign(self) -> bool:
+        """Whether other programs have committed what is not shipped."""
+        return bool(self._vfs.unshipped(self._frames))
+
+    def ship_foreign(self) -> int:
+        """Ship what other programs have committed, and keep their checkpoints waiting no longer. Returns how many
+        commits it has become. Raises what `ship` raises.
+        """
+        shipped = 0
+        with translated_errors(self.path), self._anchor.moving():
+            while frames := self._vfs.unshipped(self._frames):
+                self._vfs.ship_foreign(frames)
+                shipped += 1
+        return shipped
+
+    def check_in_place(self) -> None:
+        """Raises DatabaseUnavailable when the file is not the one that was opened; any thread may ask.
+
+        After `rm` or `mv` SQLite would go on writing to a file that nobody can find any more.
+        """
+        found, known = state_of(self.path), self._state
+        if known and (found is None or found.inode != known.inode):
+            raise errors.DatabaseUnavailable(
+                f"{self.path} was removed or replaced while the service runs; restart the service "
+                "(to restore a backup, stop it first: `make restore` checks that)."
+            )
+
+    def check_unchanged(self) -> None:
+        """The file changes only by checkpoints, and those show in the WAL's index.
+
+        Raises FileChanged when something else has written to it, DatabaseLocked while it may be a checkpoint or is
+        going on.
+        """
+        if not self._vfs.is_in_place():
+            raise FileChanged(f"the write-ahead log of {self.path} was removed.")
+        found = state_of(self.path)
+        with translated_errors(self.path):
+            backfilled = self._wal_state()
+        if found is None or found == self._state or backfilled != self._backfilled:
+            self._state, self._backfilled, self._overwritten = found or self._state, backfilled, None
+            return
+        now = self._clock.now()
+        since, seen = self._overwritten or (now, found)
+        self._overwritten = (since if seen == found else now), found
+        if now - self._overwritten[0] < _OVERWRITTEN_SECONDS:
+            raise errors.DatabaseLocked(f"{self.path} is being written by another program.")
+        raise FileChanged(f"{self.path} was overwritten by another program.")
+
+    def is_overwritten(self) -> bool:
+        """Whether something has written to the file that was no checkpoint, and all of the WAL is shipped."""
+        return self._overwritten is not None and not self.has_foreign()
+
+    def _move_anchor(self) -> None:
+        with self._anchor.moving():
+            if self.has_foreign():
+                raise errors.DatabaseLocked("Another program's changes are to be stored first.")
+
+    def _frames(self) -> int:
+        return self._wal_state()[0]
+
+    def _wal_state(self) -> tuple[int, int]:
+        """Committed frames in the WAL, and how many of them are in the file too."""
+        in_wal, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        return in_wal, in_file
