@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -144,6 +144,14 @@ class LocalFile:
                 ) from error
             yield connection
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The same for a file that SQLite perhaps cannot open: then nobody has it open."""
+        with ExitStack() as stack:
+            with suppress(errors.DatabaseDamaged):
+                stack.enter_context(self._exclusively())
+            yield
+
     def _move_wal(self, connection: apsw.Connection, known: Known) -> None:
         """Into the file, if it has what was shipped and nothing else."""
         frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
@@ -209,7 +217,7 @@ class LocalFile:
             return self._rebuilt()  # another instance has begun the log meanwhile
 
     def _replaced_by(self, image: Path, position: Position) -> Position:
-        with self._exclusively():
+        with self._alone():
             return self._put_in_place(image, position)
 
     def _put_in_place(self, image: Path, position: Position) -> Position:
@@ -329,10 +337,7 @@ class LocalFile:
     def _kept_beside(self, reason: str, image: Path, head: Position) -> Position:
         """The log's state in place of the file, which is kept with its WAL."""
         kept = self._beside(f"diverged-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
-        try:
-            with self._exclusively():
-                self._rename_to(kept)
-        except errors.DatabaseDamaged:
+        with self._alone():
             self._rename_to(kept)
         logger.error(
             "%s is kept as %s, and the log's state is served: %s. To have that file's content served instead, stop "

@@ -36,10 +36,10 @@ class Operator:
                 act(path)
                 say(f"somebody: {act.__name__.strip('_')}")
                 self._counts["foreign"] += 1
+                if self._rng.random() < 0.1:
+                    self._make_a_copy(path)
             except (apsw.Error, peewee.DatabaseError) as error:  # locked, or torn by a crash
                 say(f"somebody: {act.__name__.strip('_')}: {error}")
-            if self._rng.random() < 0.1:
-                self._make_a_copy(path)
 
     def visit(self, path: Path, say: Say) -> bool:
         """While the service is down; returns whether anything was done to the file."""
