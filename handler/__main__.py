@@ -1,6 +1,11 @@
 """The server: python -m handler"""
 
+import logging
+import os
 import socket
+import threading
+from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -8,8 +13,10 @@ import uvicorn
 from core.errors import SettingsError
 from handler.asgi import read_settings, refuse_to_start, server_app
 
-# Shorter than the 30 seconds that `docker stop -t 30` gives, so that the database is closed in time
-_DRAIN_SECONDS = 20
+logger = logging.getLogger(__name__)
+
+_DRAIN_SECONDS = 5  # for the requests in hand
+_STOP_SECONDS = 9.5  # for all of it; `docker stop` kills after 10
 
 
 def main() -> None:
@@ -18,7 +25,7 @@ def main() -> None:
         _check_address(settings.host, settings.port)
     except SettingsError as error:
         refuse_to_start(error)
-    uvicorn.run(
+    config = uvicorn.Config(
         server_app(settings),
         host=settings.host,
         port=settings.port,
@@ -27,6 +34,31 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
+    with suppress(KeyboardInterrupt):
+        Server(config).run()
+
+
+class Server(uvicorn.Server):
+    """The first signal to stop answers what is in hand and closes the database, the second ends the process.
+
+    Either way, and also when a store does not answer, nothing acknowledged is lost: it is in the log.
+    """
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            os._exit(128 + sig)
+        watchdog = threading.Timer(_STOP_SECONDS, _give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        super().handle_exit(sig, frame)
+
+
+def _give_up() -> None:
+    logger.critical(
+        "not stopped within %s s, so ended: the store does not answer, perhaps; the next start looks into what is here",
+        _STOP_SECONDS,
+    )
+    os._exit(1)
 
 
 def _check_address(host: str, port: int) -> None:

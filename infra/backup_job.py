@@ -13,7 +13,7 @@ from infra.telemetry import Metrics
 logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 300.0
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 2.0
 
 
 class BackupJob:

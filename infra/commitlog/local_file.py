@@ -165,14 +165,14 @@ class LocalFile:
 
     def _settled_position(self, note: Note | None) -> Position:
         self.known = Known(state_of(self.path))
-        if note and note.closed and note.closed == self.known.state and not self._wal.exists():
+        if note and note.closed and note.closed == self.known.state and not self._has_wal():
             return note.position
         head_file = self._beside("restoring")
         head = self._head_in(head_file)
         try:
             if note and note.applying:
                 logger.warning("%s was left in the middle of a change; building it anew from the log", self.path)
-                if self._wal.exists() or self._unknown_pages(note.checkpointed, head, page_size_of(head_file)):
+                if not self._is_of_the_log(note, head, page_size_of(head_file)):
                     raise _Diverged("it was changed by another program before it was whole again")
                 return self._replaced_by(head_file, head)
             if note and not note.closed:
@@ -197,6 +197,8 @@ class LocalFile:
         except errors.DatabaseDamaged as error:
             if head == START:
                 raise
+            if note and self._is_of_the_log(note, head, page_size_of(head_file)):
+                return self._replaced_by(head_file, head)
             return self._kept_beside(str(error), head_file, head)
         finally:
             head_file.unlink(missing_ok=True)
@@ -218,6 +220,8 @@ class LocalFile:
 
     def _replaced_by(self, image: Path, position: Position) -> Position:
         with self._alone():
+            if self._has_wal():
+                raise FileChanged(f"{self.path} was changed by another program while it was compared with the log.")
             return self._put_in_place(image, position)
 
     def _put_in_place(self, image: Path, position: Position) -> Position:
@@ -245,7 +249,7 @@ class LocalFile:
             for _ in range(_CONSOLIDATIONS):
                 [(blocked, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 begin_reading(connection)
-                if not self._wal.stat().st_size:
+                if not self._has_wal():
                     break
                 connection.execute("ROLLBACK")
                 if blocked:
@@ -289,6 +293,12 @@ class LocalFile:
     def _append(self, position: Position, page_size: int, size: int, pages: Iterable[tuple[int, bytes]]) -> Position:
         return self._log.append(position, page_size, size, pages, self._clock.now() + START_SECONDS)
 
+    def _is_of_the_log(self, note: Note, head: Position, page_size: int) -> bool:
+        """Whether nothing in a file that is not whole is by another program."""
+        with suppress(_LogCannotTell):
+            return not self._has_wal() and not self._unknown_pages(note.checkpointed, head, page_size)
+        return False
+
     def _had_all(self, note: Note) -> bool:
         """Whether another program that came after this note found all that was committed until then.
 
@@ -296,14 +306,14 @@ class LocalFile:
         """
         if note.closed or note.checkpointed == note.position.txid:
             return True
-        return note.wal is not None and self._wal.exists() and reaches(self._wal, note.wal)
+        return note.wal is not None and self._has_wal() and reaches(self._wal, note.wal)
 
     def _check_not_overwritten(self, note: Note, head: Position) -> None:
         """After a crash, with the WAL there: SQLite would mix what it finds in the two files, whatever they are.
 
         Raises _Diverged when the file is not one that belongs to this WAL.
         """
-        if head == START or not self._wal.exists():
+        if head == START or not self._has_wal():
             return
         with suppress(_LogCannotTell):
             page_size = page_size_of(self.path)
@@ -351,7 +361,7 @@ class LocalFile:
 
     def _rename_to(self, kept: Path) -> None:
         os.replace(self.path, kept)
-        if self._wal.exists() and self._wal.stat().st_size:
+        if self._has_wal():
             os.replace(self._wal, kept.with_name(kept.name + "-wal"))
         self._remove("-wal", "-shm")
 
@@ -365,6 +375,10 @@ class LocalFile:
     @property
     def _wal(self) -> Path:
         return wal_of(self.path)
+
+    def _has_wal(self) -> bool:
+        found = state_of(self._wal)
+        return found is not None and found.size > 0
 
     def _with(self, suffix: str) -> Path:
         return self.path.with_name(self.path.name + suffix)

@@ -39,7 +39,7 @@ class OpenFile:
         self._clock = clock
         self._moved = moved
         self._state: FileState | None = None
-        self._backfilled = (0, 0)  # frames in the WAL, and how many of them are in the file too
+        self._backfilled = (b"", 0)  # the WAL's salts, and how many of its frames are in the file too
         self._overwritten: tuple[float, FileState] | None = None  # since when the file has been what it should not be
         self._may_commit = False
         self._anchor = Anchor(path)
@@ -62,7 +62,7 @@ class OpenFile:
                 self.writer.connect()
                 self.reader.connect()
                 self._prepare(self.writer.connection())
-                self._backfilled = self._wal_state()
+                self._backfilled = self._wal_backfilled()
             self._check_is(known)
         except BaseException:
             self.disconnect()
@@ -138,7 +138,7 @@ class OpenFile:
     def checkpoint(self) -> None:
         self._move_anchor()  # to the end of the WAL, so that all of it can be moved into the file
         in_wal, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        self._state = state_of(self.path)
+        self._state, self._backfilled = state_of(self.path), self._wal_backfilled()
         if in_wal == in_file:
             self._moved()
             self._move_anchor()  # off the WAL, so that it can be begun anew
@@ -182,7 +182,7 @@ class OpenFile:
             raise FileChanged(f"the write-ahead log of {self.path} was removed.")
         found = state_of(self.path)
         with translated_errors(self.path):
-            backfilled = self._wal_state()
+            backfilled = self._wal_backfilled()
         if found is None or found == self._state or backfilled != self._backfilled:
             self._state, self._backfilled, self._overwritten = found or self._state, backfilled, None
             return
@@ -203,9 +203,10 @@ class OpenFile:
                 raise errors.DatabaseLocked("Another program's changes are to be stored first.")
 
     def _frames(self) -> int:
-        return self._wal_state()[0]
+        """Committed ones, in the WAL."""
+        in_wal: int = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
+        return in_wal
 
-    def _wal_state(self) -> tuple[int, int]:
-        """Committed frames in the WAL, and how many of them are in the file too."""
-        in_wal, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-        return in_wal, in_file
+    def _wal_backfilled(self) -> tuple[bytes, int]:
+        _, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        return self._vfs.shipped.salts, in_file

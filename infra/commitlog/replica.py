@@ -399,10 +399,10 @@ class Replica:
             logger.warning("%s was overwritten while the service runs", self.path)
             self._at_rest.discard_wal(self._position, known)
         for tries_left in reversed(range(_SETTLINGS)):
-            with translated_errors(self.path):
-                position = self._at_rest.settle()
-            self._at_rest.checkpointed = position.txid
             try:
+                with translated_errors(self.path):
+                    position = self._at_rest.settle()
+                self._at_rest.checkpointed = position.txid
                 return self._swap(partial(self._connect, position, self._at_rest.known))
             except FileChanged:
                 if not tries_left:

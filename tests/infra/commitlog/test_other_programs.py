@@ -1,0 +1,373 @@
+"""What the SQLite shell does to the file of a running server."""
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from core.errors import CommitNotStored, DatabaseLocked, StoreUnreachable
+from infra.clock import Clock
+from infra.commitlog import open_file
+from infra.commitlog.log import open_log
+from tests.infra.commitlog.conftest import Instance, StartInstance, litestream_restore
+
+Shell = Callable[..., list[Any]]
+BIG = "INSERT INTO t VALUES (hex(zeroblob(30000)))"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "server" / "app.db"
+
+
+@pytest.fixture
+def server(start: StartInstance, file_url: str) -> Instance:
+    instance = start("server", file_url, lasting=True)
+    instance.sql("CREATE TABLE t (v)")
+    instance.sql("INSERT INTO t VALUES (0)")
+    return instance
+
+
+@pytest.fixture
+def shell(server: Instance, path: Path) -> Iterator[Shell]:
+    """Stays open, so that nothing is moved into the file by its end."""
+    with closing(apsw.Connection(str(path))) as connection:
+
+        def run(*statements: str) -> list[Any]:
+            return [connection.execute(statement).fetchall() for statement in statements][-1]
+
+        yield run
+
+
+def watch(server: Instance) -> None:
+    server.replica.watch(server.clock.now())
+
+
+def stored_in(url: str, path: Path) -> list[Any]:
+    path.unlink(missing_ok=True)
+    open_log(url, Clock()).restore(path)
+    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return [v for (v,) in connection.execute("SELECT v FROM t ORDER BY 1")]
+
+
+def check_file_is_the_log(server: Instance, url: str, tmp_path: Path) -> None:
+    server.replica.close()
+    assert not server.path.with_name("app.db-wal").exists()
+    restored = tmp_path / "restored.db"
+    open_log(url, Clock()).restore(restored)
+    assert restored.read_bytes() == server.path.read_bytes()
+    assert litestream_restore(url, tmp_path / "litestream.db").read_bytes() == server.path.read_bytes()
+
+
+# In the log
+
+
+def test_it_is_in_the_log_though_no_request_writes(
+    server: Instance, shell: Shell, file_url: str, tmp_path: Path
+) -> None:
+    before = server.replica.visible.txid
+    shell("INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)")
+    watch(server)
+    assert server.replica.visible.txid == before + 1
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2]
+    watch(server)
+    assert server.replica.visible.txid == before + 1
+
+
+def test_it_shares_no_commit_with_a_request_that_comes_later(
+    server: Instance, shell: Shell, file_url: str, tmp_path: Path
+) -> None:
+    before = server.replica.visible.txid
+    shell("INSERT INTO t VALUES (1)")
+    server.sql("INSERT INTO t VALUES (2)")
+    assert server.replica.visible.txid == before + 2
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2]
+
+
+def test_it_joins_the_commit_of_a_request_that_it_came_just_before(
+    server: Instance, shell: Shell, file_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transaction = server.replica._open.transaction
+
+    def late() -> Any:
+        shell("INSERT INTO t VALUES (1)")
+        return transaction()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.replica._open, "transaction", late)
+        server.sql("INSERT INTO t VALUES (2)")
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2]
+
+
+@pytest.mark.parametrize("mode", ["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
+def test_no_checkpoint_takes_it_away_before_it_is_stored(
+    server: Instance, shell: Shell, file_url: str, tmp_path: Path, mode: str
+) -> None:
+    shell(BIG)
+    for n in (1, 2):
+        try:
+            shell(f"PRAGMA wal_checkpoint({mode})", f"INSERT INTO t VALUES ({n})")
+        except apsw.BusyError:
+            shell(f"INSERT INTO t VALUES ({n})")
+    watch(server)
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2, "0" * 60000]
+
+
+def test_checkpoint_passes_once_everything_is_stored(
+    server: Instance, shell: Shell, path: Path, file_url: str, tmp_path: Path
+) -> None:
+    shell("INSERT INTO t VALUES (1)")
+    assert shell("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 1  # busy
+    for _ in range(2):
+        watch(server)
+        shell("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert path.with_name("app.db-wal").stat().st_size == 0
+    shell("INSERT INTO t VALUES (2)", "VACUUM")
+    server.sql("INSERT INTO t VALUES (3)")
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2, 3]
+
+
+def test_wal_is_begun_anew_and_does_not_grow_for_ever(server: Instance, shell: Shell, path: Path) -> None:
+    for n in range(40):
+        server.sql(BIG)
+        shell(f"INSERT INTO t VALUES ({n})")
+        server.sql("DELETE FROM t")
+        for _ in range(2):
+            watch(server)
+            shell("PRAGMA wal_checkpoint(PASSIVE)")
+    assert path.with_name("app.db-wal").stat().st_size < 500_000
+
+
+def test_server_moves_the_wal_into_the_file_by_itself(
+    server: Instance, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_file, "_CHECKPOINT_FRAMES", 20)
+    for _ in range(30):
+        server.sql(BIG)
+        server.sql("DELETE FROM t")
+    assert path.with_name("app.db-wal").stat().st_size < 60 * 4120
+    assert server.replica._at_rest.checkpointed > 40
+
+
+@pytest.mark.parametrize("work", ["VACUUM", "REINDEX", "ANALYZE", "CREATE INDEX i ON t (v)", "DROP TABLE t"])
+def test_whatever_it_did_the_file_is_the_log(
+    server: Instance, path: Path, file_url: str, tmp_path: Path, work: str
+) -> None:
+    server.sql("CREATE INDEX j ON t (v)")
+    with closing(apsw.Connection(str(path))) as shell:
+        shell.execute(work).fetchall()
+    server.sql("CREATE TABLE u (v)")
+    check_file_is_the_log(server, file_url, tmp_path)
+
+
+def test_transaction_of_any_size_is_stored_and_blames_no_request(
+    server: Instance, shell: Shell, file_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.replica._open._vfs._wal, "_max_bytes", 20_000)
+    transaction = server.replica._open.transaction
+    late = iter([BIG])
+
+    def begin() -> Any:
+        for statement in late:
+            shell(statement)
+        return transaction()
+
+    monkeypatch.setattr(server.replica._open, "transaction", begin)
+    server.sql("INSERT INTO t VALUES (1)")
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, "0" * 60000]
+
+
+def test_it_waits_for_a_store_that_is_away(server: Instance, shell: Shell, file_url: str, tmp_path: Path) -> None:
+    def away(verb: str, name: str) -> None:
+        raise StoreUnreachable("away")
+
+    server.store.before = away
+    shell("INSERT INTO t VALUES (1)")
+    for _ in range(2):
+        with pytest.raises(CommitNotStored):
+            watch(server)
+    shell("INSERT INTO t VALUES (2)")
+    assert shell("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 1  # it would be lost
+    server.store.before = lambda verb, name: None
+    watch(server)
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2]
+
+
+def test_it_is_stored_at_the_end_if_not_before(server: Instance, path: Path, file_url: str, tmp_path: Path) -> None:
+    with closing(apsw.Connection(str(path))) as shell:
+        shell.execute(BIG)
+    check_file_is_the_log(server, file_url, tmp_path)
+
+
+def test_start_stores_what_the_end_could_not(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    def away(verb: str, name: str) -> None:
+        raise StoreUnreachable("away")
+
+    with closing(apsw.Connection(str(path))) as shell:
+        shell.execute("INSERT INTO t VALUES (1)")
+    server.store.before = away
+    server.replica.close()
+    assert start("server", file_url, lasting=True).rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1]
+
+
+# Locks
+
+
+def test_checkpoint_and_write_that_wait_for_each_other_both_succeed(server: Instance, path: Path) -> None:
+    """The checkpoint holds the write lock until nobody reads from the WAL any more."""
+    server.clock.sleep = time.sleep  # type: ignore[method-assign]
+    busy: list[int] = []
+
+    def checkpoint() -> None:
+        with closing(apsw.Connection(str(path))) as shell:
+            shell.set_busy_timeout(10_000)
+            busy.append(shell.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0])
+
+    thread = threading.Thread(target=checkpoint)
+    thread.start()
+    for n in range(1, 200):
+        server.sql(f"INSERT INTO t VALUES ({n})")
+        if busy:
+            break
+    thread.join()
+    server.sql("INSERT INTO t VALUES ('last')")
+    assert busy == [0]
+    assert server.rows() == [*range(n + 1), "last"]
+
+
+def test_lock_that_is_never_released_is_reported(server: Instance, shell: Shell) -> None:
+    shell("BEGIN IMMEDIATE")
+    with pytest.raises(DatabaseLocked):
+        server.sql("INSERT INTO t VALUES (1)")
+    shell("ROLLBACK")
+    server.sql("INSERT INTO t VALUES (2)")
+    assert server.rows() == [0, 2]
+
+
+# The file itself
+
+
+def old_copy(server: Instance, tmp_path: Path) -> Path:
+    """Made by the shell's .backup, before two more rows."""
+    copy = tmp_path / "copy.db"
+    with closing(apsw.Connection(str(server.path))) as source, closing(apsw.Connection(str(copy))) as target:
+        with target.backup("main", source, "main") as backup:
+            backup.step()
+    server.sql("INSERT INTO t VALUES (1)")
+    server.replica._open.checkpoint()
+    server.sql("INSERT INTO t VALUES (2)")
+    watch(server)
+    return copy
+
+
+def overwrite(path: Path, source: Path) -> None:
+    """Like cp: the file stays the same, its content does not."""
+    with source.open("rb") as read, path.open("wb") as write:
+        shutil.copyfileobj(read, write)
+
+
+def test_copy_over_the_live_file_is_not_mixed_with_what_is_there(
+    server: Instance, path: Path, file_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = old_copy(server, tmp_path)
+    overwrite(path, copy)
+    with pytest.raises(DatabaseLocked, match="is being written"):
+        server.sql("INSERT INTO t VALUES (3)")
+    server.clock.seconds += 2
+    server.sql("INSERT INTO t VALUES (4)")
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 4]
+    assert "overwritten" in caplog.text
+    check_file_is_the_log(server, file_url, tmp_path)
+
+
+def test_copy_over_the_live_file_counts_after_a_restart(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    copy = old_copy(server, tmp_path)
+    before = server.replica.visible.txid
+    overwrite(path, copy)
+    server.replica.close()
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0]
+    assert again.replica.visible.txid == before + 1  # so that what it replaced is in the history
+
+
+def test_checkpoint_that_was_killed_half_way_is_no_edit(
+    server: Instance, path: Path, file_url: str, tmp_path: Path
+) -> None:
+    server.sql(BIG)
+    watch(server)
+    before = server.replica.visible
+    wal = path.with_name("app.db-wal").read_bytes()
+    frames = [wal[start : start + 4120] for start in range(32, len(wal), 4120)]
+    newest = sorted({frame[:4]: frame[24:] for frame in frames}.items())
+    with path.open("r+b") as file:  # the order of a checkpoint, which notes only at its end how far it came
+        file.write(b"".join(page for _, page in newest[: len(newest) // 2]))
+    with pytest.raises(DatabaseLocked):
+        server.sql("SELECT 1")
+    server.clock.seconds += 2
+    watch(server)
+    assert server.rows() == [0, "0" * 60000]
+    assert server.replica.visible == before
+    assert not list(path.parent.glob("*.diverged-*"))
+    check_file_is_the_log(server, file_url, tmp_path)
+
+
+def test_removed_wal_is_noticed(
+    server: Instance, path: Path, file_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(f"app.db{suffix}").unlink()
+    server.sql("INSERT INTO t VALUES (1)")
+    with closing(apsw.Connection(str(path))) as shell:
+        assert shell.execute("SELECT v FROM t").fetchall() == [(0,), (1,)]
+        shell.execute("INSERT INTO t VALUES (2)")
+    watch(server)
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2]
+    check_file_is_the_log(server, file_url, tmp_path)
+
+
+def test_edit_after_a_crash_does_not_take_back_what_was_acknowledged(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved = tmp_path / "saved"
+    shutil.copytree(path.parent, saved)
+    server.replica.close()
+    shutil.rmtree(path.parent)
+    saved.rename(path.parent)
+    for suffix in ("-wal", "-shm"):  # whoever removes it, or a power cut: the row 0 is in the log only
+        path.with_name(f"app.db{suffix}").unlink()
+    with closing(apsw.Connection(str(path))) as shell:
+        shell.execute("CREATE TABLE mine (v)")
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0]
+    (kept,) = path.parent.glob("*.diverged-*")
+    with closing(apsw.Connection(str(kept))) as connection:
+        assert ("mine",) in connection.execute("SELECT name FROM sqlite_schema").fetchall()
+    assert "kept as" in caplog.text
+
+
+def test_edit_after_a_crash_that_left_everything_is_the_next_commit(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    with closing(apsw.Connection(str(path))) as shell:
+        shell.execute("INSERT INTO t VALUES (1)")
+        saved = tmp_path / "saved"
+        shutil.copytree(path.parent, saved)
+    server.replica._open.close()
+    shutil.rmtree(path.parent)
+    saved.rename(path.parent)
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1]
+    assert not list(path.parent.glob("*.diverged-*"))
