@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +14,17 @@ import peewee
 import pytest
 
 from core import items
-from core.errors import DatabaseFull, DatabaseInUse, DatabaseLocked, DatabaseUnavailable, StoreUnavailable
+from core.errors import (
+    DatabaseFull,
+    DatabaseInUse,
+    DatabaseLocked,
+    DatabaseUnavailable,
+    StoreUnavailable,
+    StoreUnreachable,
+    TooManyWrites,
+)
 from core.schemas import ItemQuery, NewItem
-from infra.database import Database
+from infra.database import Database, Session
 from infra.object_store import ObjectStore
 from tests.conftest import open_at
 
@@ -260,3 +269,151 @@ def test_failed_question_fails_the_reads_that_wait_and_no_others(path: Path, mon
         assert {type(error) for error in run(scenario())} == {StoreUnavailable}
     assert run(scenario()) == [0] * 5
     database.close()
+
+
+class HeldStore:
+    """The real store, whose creates wait until they are let through."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self.gate = threading.Event(), threading.Event()
+        create = ObjectStore.create
+
+        def held(store: ObjectStore, *arguments: Any) -> None:
+            self.reached.set()
+            assert self.gate.wait(10)
+            create(store, *arguments)
+
+        monkeypatch.setattr(ObjectStore, "create", held)
+
+
+def test_writes_that_wait_share_the_next_commit(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = HeldStore(monkeypatch)
+    before = database.txid
+
+    async def scenario() -> list[Session]:
+        sessions = [Session() for _ in range(100)]
+        first = asyncio.create_task(database.write(add, sessions[0]))
+        await asyncio.to_thread(store.reached.wait, 10)
+        others = [asyncio.create_task(database.write(add, session)) for session in sessions[1:]]
+        await asyncio.sleep(0)
+        assert database.gauges()["database_writes_waiting"] == 99
+        assert await database.read_local(count) == 0  # and reads go on
+        store.gate.set()
+        assert len({await task for task in (first, *others)}) == 100
+        return sessions
+
+    assert [session.shown - before for session in run(scenario())] == [1] + [2] * 99
+    assert run(database.read(count)) == 100
+
+
+def test_write_beyond_the_limit_of_the_queue_is_refused_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = open_at(path, WRITE_QUEUE_LIMIT="3")
+    store = HeldStore(monkeypatch)
+
+    async def scenario() -> list[Any]:
+        tasks = [asyncio.create_task(database.write(add))]
+        await asyncio.to_thread(store.reached.wait, 10)
+        tasks += [asyncio.create_task(database.write(add)) for _ in range(5)]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        refused = [task.exception() for task in done]
+        store.gate.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return refused
+
+    assert [type(error) for error in run(scenario())] == [TooManyWrites] * 2
+    assert run(database.read(count)) == 4
+    database.close()
+
+
+def test_write_that_nobody_waits_for_any_more_is_not_begun(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = HeldStore(monkeypatch)
+
+    async def scenario() -> None:
+        first = asyncio.create_task(database.write(add))
+        await asyncio.to_thread(store.reached.wait, 10)
+        second, third = (asyncio.create_task(database.write(add)) for _ in range(2))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.sleep(0)
+        store.gate.set()
+        await asyncio.gather(first, third)
+
+    run(scenario())
+    assert run(database.read(count)) == 2
+
+
+def test_what_is_queued_is_stored_before_the_database_closes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = open_at(path)
+    store = HeldStore(monkeypatch)
+
+    async def scenario() -> list[int]:
+        tasks = [asyncio.create_task(database.write(add)) for _ in range(20)]
+        await asyncio.to_thread(store.reached.wait, 10)
+        closing = asyncio.create_task(asyncio.to_thread(database.close))
+        await asyncio.sleep(0.01)
+        store.gate.set()
+        await closing
+        return await asyncio.gather(*tasks)
+
+    assert len(run(scenario())) == 20
+    database = open_at(path)
+    assert run(database.read(count)) == 20
+    database.close()
+
+
+def test_fault_of_the_code_below_is_heard_of_by_everyone_who_waits(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> list[Any]:
+        return await asyncio.gather(*(database.write(add) for _ in range(3)), return_exceptions=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database._replica, "write_together", lambda *arguments: 1 / 0)
+        assert [type(error) for error in run(scenario())] == [ZeroDivisionError] * 3
+    assert run(database.write(add)) == 1
+
+
+def test_vacuum_runs_outside_of_transactions(database: Database) -> None:
+    run(database.write(add))
+    before = database.txid
+    run(database.write_alone(lambda db: db.execute_sql("VACUUM").fetchall()))
+    assert database.txid == before + 1
+    assert run(database.read(count)) == 1
+
+
+def test_work_of_another_program_is_noticed_by_an_idle_server(path: Path) -> None:
+    database = open_at(path)
+    before = database.txid
+    with apsw.Connection(str(path)) as other:
+        other.execute("CREATE TABLE mine (v)")
+    other.close()
+    deadline = time.monotonic() + 10
+    while database.txid == before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert database.txid == before + 1
+    database.close()
+
+
+def test_store_that_is_away_while_another_program_writes_is_reported_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = open_at(path)
+    tries = []
+
+    def fail(*arguments: object) -> None:
+        tries.append(1)
+        raise StoreUnreachable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "create", fail)
+        with apsw.Connection(str(path)) as other:
+            other.execute("CREATE TABLE mine (v)")
+        other.close()
+        deadline = time.monotonic() + 10
+        while len(tries) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    database.close()
+    assert caplog.text.count("cannot be brought in order with its log now: away") == 1
+    again = open_at(path)
+    assert run(again.read(lambda db: db.table_exists("mine")))
+    again.close()
