@@ -1,0 +1,310 @@
+"""What a server finds when it starts: its own file, somebody's changes to it, another file, or none."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from infra.clock import Clock
+from infra.commitlog.log import open_log
+from tests.e2e.conftest import Server
+from tests.e2e.evidence import items_in
+from tests.e2e.test_foreign_writers import INSERT
+from tests.infra.commitlog.conftest import litestream_restore
+
+pytestmark = pytest.mark.e2e
+
+StartServer = Callable[..., Server]
+TIMER_OFF = {"BACKUP_INTERVAL_SECONDS": "0"}
+
+
+@pytest.fixture
+def start(start_server: StartServer) -> Callable[[], Server]:
+    return lambda: start_server(**TIMER_OFF)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def add(server: Server, *names: str) -> None:
+    for name in names:
+        server.client.post("/api/items", json={"name": name}).raise_for_status()
+
+
+def names_at(server: Server) -> list[str]:
+    found = server.client.get("/api/items", params={"limit": 100}).raise_for_status().json()["items"]
+    return sorted(item["name"] for item in found)
+
+
+def shell(database: Path, script: str) -> str:
+    done = subprocess.run(["sqlite3", "-bail", str(database)], input=script, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def insert(name: str) -> str:
+    return INSERT.format(name=name)
+
+
+def cp(source: Path, target: Path) -> None:
+    subprocess.run(["cp", str(source), str(target)], check=True)
+
+
+def kill(server: Server) -> None:
+    server.process.end(signal.SIGKILL)
+
+
+def history(data: Path, scratch: Path) -> list[list[str]]:
+    """The names that the database had after each commit; that any two readers of the log agree on it is checked."""
+    url = (data / "replica").as_uri()
+    log = open_log(url, Clock())
+    found = []
+    for txid in range(1, max(item.max_txid for item in log.everything()) + 1):
+        path = scratch / f"at-{txid}.db"
+        path.unlink(missing_ok=True)
+        log.restore(path, txid)
+        with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+            tables = connection.execute("SELECT name FROM sqlite_schema WHERE name = 'items'").fetchall()
+            rows = connection.execute("SELECT name FROM items").fetchall() if tables else []
+        found.append(sorted(str(name) for (name,) in rows))
+    by_litestream = scratch / "litestream.db"
+    by_litestream.unlink(missing_ok=True)
+    assert litestream_restore(url, by_litestream).read_bytes() == path.read_bytes()
+    return found
+
+
+def kept_in(data: Path) -> list[list[str]]:
+    return [
+        sorted(name for _, name in items_in(path))
+        for path in data.glob("app.db.diverged-*")
+        if not path.name.endswith(("-wal", "-shm"))
+    ]
+
+
+def errors_of(server: Server) -> list[Any]:
+    return [line["message"] for line in server.process.log if line["level"] == "ERROR"]
+
+
+def test_clean_stop_and_start(start: Callable[[], Server], data: Path, tmp_path: Path) -> None:
+    server = start()
+    add(server, "a", "b")
+    server.process.end()
+    before = history(data, tmp_path)
+    again = start()
+    assert names_at(again) == ["a", "b"]
+    again.process.end()
+    assert history(data, tmp_path) == before
+    assert errors_of(again) == []
+
+
+@pytest.mark.parametrize("lost", [(), ("-wal",), ("-shm",), ("-wal", "-shm")], ids=" ".join)
+def test_crash_and_removed_lock_files(
+    start: Callable[[], Server], data: Path, tmp_path: Path, lost: tuple[str, ...]
+) -> None:
+    server = start()
+    add(server, "a", "b")
+    kill(server)
+    before = history(data, tmp_path)
+    for suffix in lost:
+        (data / f"app.db{suffix}").unlink()
+    again = start()
+    assert names_at(again) == ["a", "b"]
+    assert history(data, tmp_path) == before
+    assert errors_of(again) == []
+    assert kept_in(data) == []
+
+
+def test_lock_files_removed_under_the_running_server(start: Callable[[], Server], data: Path, tmp_path: Path) -> None:
+    server = start()
+    add(server, "a")
+    for suffix in ("-wal", "-shm"):
+        (data / f"app.db{suffix}").unlink()
+    add(server, "b")
+    assert names_at(server) == ["a", "b"]
+    server.process.end()
+    assert names_at(start()) == ["a", "b"]
+
+
+def test_edit_while_stopped_is_the_next_commit(start: Callable[[], Server], data: Path, tmp_path: Path) -> None:
+    server = start()
+    add(server, "a", "b")
+    server.process.end()
+    shell(data / "app.db", f"DELETE FROM items WHERE name = 'a'; {insert('c')} VACUUM;")
+    again = start()
+    assert names_at(again) == ["b", "c"]
+    add(again, "d")
+    assert history(data, tmp_path)[-3:] == [["a", "b"], ["b", "c"], ["b", "c", "d"]]
+
+
+def test_edit_just_before_a_crash_is_the_next_commit(start: Callable[[], Server], data: Path, tmp_path: Path) -> None:
+    server = start()
+    add(server, "a")
+    shell(data / "app.db", insert("c"))
+    kill(server)
+    again = start()
+    assert names_at(again) == ["a", "c"]
+    assert history(data, tmp_path)[-2:] == [["a"], ["a", "c"]]
+    assert kept_in(data) == []
+
+
+@pytest.mark.parametrize("made_by", ["cp", ".backup", "make backup"])
+def test_old_backup_put_in_place_while_stopped_is_the_next_commit(
+    start: Callable[[], Server], data: Path, tmp_path: Path, made_by: str
+) -> None:
+    server = start()
+    add(server, "a")
+    backup = tmp_path / "old.db"
+    if made_by == ".backup":
+        shell(data / "app.db", f".backup {backup}")
+    server.process.end()
+    if made_by == "cp":
+        cp(data / "app.db", backup)
+    if made_by == "make backup":
+        command = ["make", "-s", "backup"]
+        subprocess.run(command, env=environment(data), check=True, capture_output=True)
+        with (data / "backups" / "app-latest.db.gz").open("rb") as packed:
+            backup.write_bytes(subprocess.run(["gunzip", "-c"], stdin=packed, capture_output=True, check=True).stdout)
+    server = start()
+    add(server, "b")
+    server.process.end()
+    cp(backup, data / "app.db")
+    again = start()
+    assert names_at(again) == ["a"]
+    assert history(data, tmp_path)[-2:] == [["a", "b"], ["a"]]
+
+
+def environment(data: Path) -> dict[str, str]:
+    return {**os.environ, "DATABASE_PATH": str(data / "app.db")}
+
+
+def test_old_backup_over_the_running_server_counts_after_the_restart(
+    start: Callable[[], Server], data: Path, tmp_path: Path
+) -> None:
+    """The runbook's emergency: cp backups/app-latest.db data/app.db && docker restart."""
+    server = start()
+    add(server, "a")
+    shell(data / "app.db", f".backup {tmp_path / 'old.db'}")
+    add(server, "b")
+    cp(tmp_path / "old.db", data / "app.db")
+    server.process.end()
+    again = start()
+    assert names_at(again) == ["a"]
+    assert history(data, tmp_path)[-2:] == [["a", "b"], ["a"]]
+
+
+def test_old_backup_over_the_running_server_counts_without_a_restart_too(
+    start: Callable[[], Server], data: Path, tmp_path: Path
+) -> None:
+    server = start()
+    add(server, "a")
+    shell(data / "app.db", f".backup {tmp_path / 'old.db'}")
+    add(server, "b")
+    cp(tmp_path / "old.db", data / "app.db")
+    server.process.wait_for("overwritten while the service runs")
+    add(server, "c")
+    assert names_at(server) == ["a", "c"]
+    assert history(data, tmp_path)[-3:] == [["a", "b"], ["a"], ["a", "c"]]
+
+
+def test_old_backup_beside_the_wal_of_a_crash_is_kept_and_the_log_served(
+    start: Callable[[], Server], data: Path, tmp_path: Path
+) -> None:
+    """SQLite would mix the two."""
+    server = start()
+    add(server, "a")
+    shell(data / "app.db", f".backup {tmp_path / 'old.db'}")
+    add(server, "b")
+    kill(server)
+    cp(tmp_path / "old.db", data / "app.db")
+    again = start()
+    assert names_at(again) == ["a", "b"]
+    assert "is kept as app.db.diverged-" in errors_of(again)[0]
+    again.process.end()
+    (kept,) = [path for path in data.glob("app.db.diverged-*") if not path.name.endswith("-wal")]
+    assert kept.read_bytes() == (tmp_path / "old.db").read_bytes()
+    cp(kept, data / "app.db")  # what the message says
+    assert names_at(start()) == ["a"]
+    assert history(data, tmp_path)[-2:] == [["a", "b"], ["a"]]
+
+
+def test_old_backup_with_its_own_wal_put_in_place_while_stopped_is_the_next_commit(
+    start: Callable[[], Server], data: Path, tmp_path: Path
+) -> None:
+    server = start()
+    add(server, "a")
+    for suffix in ("", "-wal"):
+        cp(data / f"app.db{suffix}", tmp_path / f"old.db{suffix}")
+    add(server, "b")
+    server.process.end()
+    for suffix in ("", "-wal"):
+        cp(tmp_path / f"old.db{suffix}", data / f"app.db{suffix}")
+    again = start()
+    assert names_at(again) == ["a"]
+    assert history(data, tmp_path)[-2:] == [["a", "b"], ["a"]]
+
+
+def test_file_without_a_log_begins_one(start: Callable[[], Server], data: Path, tmp_path: Path) -> None:
+    server = start()
+    add(server, "a")
+    server.process.end()
+    shutil.rmtree(data / "replica")
+    (data / "app.db.position").unlink()
+    again = start()
+    assert names_at(again) == ["a"]
+    assert history(data, tmp_path) == [["a"]]
+
+
+def test_log_without_a_file_is_enough(start: Callable[[], Server], data: Path, tmp_path: Path) -> None:
+    server = start()
+    add(server, "a")
+    kill(server)
+    for path in data.glob("app.db*"):
+        path.unlink()
+    assert names_at(start()) == ["a"]
+
+
+def test_both_moved_the_log_is_served_and_the_file_kept(
+    start: Callable[[], Server], start_server: StartServer, data: Path, tmp_path: Path
+) -> None:
+    server = start()
+    add(server, "a")
+    server.process.end()
+    other = start_server(
+        **TIMER_OFF,
+        DATABASE_PATH=str(tmp_path / "other" / "app.db"),
+        REPLICA_URL=(data / "replica").as_uri(),
+    )
+    add(other, "theirs")
+    shell(data / "app.db", insert("mine"))
+    again = start()
+    assert names_at(again) == ["a", "theirs"]
+    assert kept_in(data) == [["a", "mine"]]
+    assert "both changed" in errors_of(again)[0]
+    add(again, "later")
+    assert names_at(again) == ["a", "later", "theirs"]
+
+
+def test_both_move_while_it_runs_the_log_is_served_and_the_file_kept(
+    start: Callable[[], Server], start_server: StartServer, data: Path, tmp_path: Path
+) -> None:
+    server = start()
+    add(server, "a")
+    other = start_server(
+        **TIMER_OFF,
+        DATABASE_PATH=str(tmp_path / "other" / "app.db"),
+        REPLICA_URL=(data / "replica").as_uri(),
+    )
+    add(other, "theirs")
+    shell(data / "app.db", insert("mine"))
+    server.process.wait_for("is kept as app.db.diverged-")
+    assert names_at(server) == ["a", "theirs"]
+    assert kept_in(data) == [["a", "mine"]]
