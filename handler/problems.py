@@ -68,13 +68,13 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
         case DatabaseLocked():
             logger.error("%s", error)
             request.app.state.service.metrics.database_locked()
-            return _try_again(request, "The database is busy, or locked. Try again.")
+            return _try_again(request.scope, "The database is busy, or locked. Try again.")
         case TooManyWrites():
             logger.warning("%s", error)
-            return _try_again(request, "Too many writes are waiting. Try again.")
+            return _try_again(request.scope, "Too many writes are waiting. Try again.")
         case TransactionTooSlow():
             logger.error("%s", error)
-            return _try_again(request, "The request took too long in the database. Try again.")
+            return _try_again(request.scope, "The request took too long in the database. Try again.")
         case DatabaseFull():
             logger.error("%s", error)
             return problem(request.scope, 507, "No space is left for the database; nothing was stored.")
@@ -85,23 +85,27 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
         case CommitOutcomeUnknown():
             logger.error("%s", error)
             return _try_again(
-                request,
+                request.scope,
                 "The store did not confirm the commit: it may be stored, or not. Read before you try again.",
                 stored="unknown",
             )
         case CommitError() | StoreError():
             logger.error("%s", error)
-            return _try_again(request, "The store that holds the newest state cannot be used now. Try again.")
+            return _try_again(request.scope, "The store that holds the newest state cannot be used now. Try again.")
         case DatabaseError():
             logger.error("%s", error)
-            return _try_again(request, "The database cannot be used now; GET /ready and the log say why.")
+            return _try_again(request.scope, "The database cannot be used now; GET /ready and the log say why.")
     raise error
 
 
-def _try_again(request: Request, detail: str, stored: str = "no") -> JSONResponse:
+def stopping(scope: Mapping[str, Any]) -> JSONResponse:
+    return _try_again(scope, "The service is stopping. Read before you try again.", stored="unknown")
+
+
+def _try_again(scope: Mapping[str, Any], detail: str, stored: str = "no") -> JSONResponse:
     """A write says whether it was stored; a read has nothing to say about that."""
-    members = {} if request.method in ("GET", "HEAD") else {"stored": stored}
-    return problem(request.scope, 503, detail, {"Retry-After": RETRY_AFTER_SECONDS}, **members)
+    members = {} if scope["method"] in ("GET", "HEAD") else {"stored": stored}
+    return problem(scope, 503, detail, {"Retry-After": RETRY_AFTER_SECONDS}, **members)
 
 
 _DETAILS = {

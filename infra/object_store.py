@@ -4,6 +4,7 @@ Credentials, region and endpoint come from the usual AWS variables, which obstor
 plain http is allowed only for an endpoint that somebody named (AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL).
 """
 
+import errno
 import os
 import re
 import shutil
@@ -35,6 +36,7 @@ from infra.store_url import check_endpoint, redacted
 _CHUNK = 4 * 1024 * 1024
 _CHECK_SECONDS = 5
 _WRITTEN_AT = "litestream-timestamp"
+_STAYS_WRONG = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,8 @@ class ObjectStore:
             return StoreRefused(f"{self.url}: access denied ({_without_xml(text)})")
         if isinstance(error, FileNotFoundError):
             return ObjectMissing(message)
+        if isinstance(error, OSError) and error.errno in _STAYS_WRONG:
+            return StoreRefused(f"{self.url}: nothing can be written: {error.strerror}")
         if without_credentials:
             message = f"{self.url}: no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
         if "kind: Connect" in str(error):
@@ -242,9 +246,17 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
                 raise
         else:
             os.replace(partial, path)
-        fsync_directory(path.parent)
+        _make_name_last(path)
     finally:
         Path(partial).unlink(missing_ok=True)
+
+
+def _make_name_last(path: Path) -> None:
+    try:
+        fsync_directory(path.parent)
+    except OSError as error:
+        # unlike every error before it this one leaves an object behind
+        raise StoreUnavailable(f"{path}: cannot be made to outlive a power cut: {error.strerror}") from error
 
 
 def _make_directories(path: Path) -> None:

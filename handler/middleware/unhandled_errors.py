@@ -1,14 +1,18 @@
+import asyncio
 import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from handler.problems import problem
+from handler.problems import problem, stopping
 
 logger = logging.getLogger("handler.error")
 
 
 class UnhandledErrors:
-    """Turns what nobody expected into a 500 that tells the caller nothing and the log everything."""
+    """Turns what nobody expected into a 500 that tells the caller nothing and the log everything.
+
+    A server that stops gives up on what takes too long by cancelling it; that is answered, too.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -25,6 +29,10 @@ class UnhandledErrors:
 
         try:
             await self.app(scope, receive, watch)
+        except asyncio.CancelledError:
+            if started:
+                raise
+            await stopping(scope)(scope, receive, send)
         except Exception as error:
             logger.exception("unhandled %s", type(error).__name__)
             if started:

@@ -1,0 +1,138 @@
+"""A log in a directory: what outlives a power cut, and disks that are full or read-only."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from infra.clock import Clock
+from infra.commitlog.log import open_log
+from tests.conftest import assert_problem
+from tests.e2e.conftest import Server
+from tests.e2e.evidence import Claims
+from tests.e2e.processes import StartProcess
+
+pytestmark = pytest.mark.e2e
+
+StartServer = Callable[..., Server]
+SYSTEM_CALLS = "openat,write,pwrite64,fsync,fdatasync,link,linkat,mkdir,sendto,sendmsg,writev"
+
+
+def test_object_and_its_name_are_on_disk_before_the_answer_leaves(start_process: StartProcess, tmp_path: Path) -> None:
+    if not shutil.which("strace"):
+        pytest.skip("needs strace (Debian: apt-get install strace)")
+    trace = tmp_path / "trace"
+    strace = ["strace", "-f", "-y", "-s", "40", "-o", str(trace), "-e", f"trace={SYSTEM_CALLS}"]
+    process = start_process(*strace, sys.executable, "-m", "handler", BACKUP_INTERVAL_SECONDS="0")
+    url = process.wait_for(r"Uvicorn running on (http://[0-9.:]+)")[1]
+    answer = httpx2.post(f"{url}/api/items", json={"name": "x"}, trust_env=False).raise_for_status()
+    process.end(signal.SIGTERM)
+    txid = answer.headers["x-commit-txid"]
+    lines = trace.read_text().splitlines()
+    linked = place(lines, rf'link.*/ltx/0/\.[^"]*\.partial", .*{txid}-{txid}\.ltx"\) += 0')
+    partial = re.search(r"/ltx/0/(\.[^\"]*\.partial)", lines[linked])
+    assert partial
+    wal_synced = place(lines, r"f(data)?sync\(\d+<.*/app\.db-wal>\) += 0", before=linked)
+    written = place(lines, rf"write\(\d+<.*{re.escape(partial[1])}>", before=linked)
+    synced = place(lines, rf"fsync\(\d+<.*{re.escape(partial[1])}>\) += 0", before=linked)
+    named = place(lines, r"fsync\(\d+<.*/ltx/0>\) += 0", after=linked)
+    answered = place(lines, r'"HTTP/1\.1 201', after=linked)
+    assert wal_synced < written < synced < linked < named < answered
+    # the same for the directories that were made on the way
+    for made in ("replica", "replica/ltx", "replica/ltx/0"):
+        created = place(lines, rf'mkdir\(".*/{made}",')
+        place(lines, rf"fsync\(\d+<.*/{made.rpartition('/')[0] or 'data'}>\) += 0", after=created, before=answered)
+
+
+def place(lines: list[str], pattern: str, after: int = 0, before: int | None = None) -> int:
+    """The first line after one and, if another is given, the last before that."""
+    end = len(lines) if before is None else before
+    found = [number for number in range(after, end) if re.search(pattern, lines[number])]
+    assert found, f"no {pattern} in lines {after}-{end}:\n" + "\n".join(lines[max(0, end - 60) : end])
+    return found[-1] if before is not None else found[0]
+
+
+class Disk:
+    """A file system of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def remount(self, options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", str(self.path)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    path = tmp_path / "disk"
+    path.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)], capture_output=True)
+    if made.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield Disk(path)
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def fill(server: Server, claims: Claims) -> httpx2.Response:
+    """Write until that is refused."""
+    for number in count(len(claims)):
+        name = f"item {number}"
+        answer = server.client.post("/api/items", json={"name": name, "description": "x" * 500})
+        claims.record(name, answer.status_code, answer.json())
+        if answer.status_code != 201:
+            return answer
+    raise AssertionError
+
+
+def test_full_log_refuses_writes_loses_none_and_goes_on_when_there_is_room(
+    start_server: StartServer, disk: Disk, tmp_path: Path
+) -> None:
+    url = (disk.path / "replica").as_uri()
+    server = start_server(REPLICA_URL=url, BACKUP_INTERVAL_SECONDS="0")
+    claims = Claims()
+    assert assert_problem(fill(server, claims), 503)["stored"] == "no"
+    assert server.process.wait_for("nothing can be written: No space left on device")
+    assert len(claims.acknowledged) > 50
+    assert server.client.get("/api/items", params={"limit": 1}).status_code == 200
+    assert not list((disk.path / "replica").rglob("*.partial"))
+    disk.remount("size=2m")
+    answer = server.client.post("/api/items", json={"name": "there is room"})
+    claims.record("there is room", answer.status_code, answer.json())
+    server.process.end()
+    log = open_log(url, Clock())
+    log.restore(tmp_path / "restored.db")
+    assert "there is room" in claims.acknowledged
+    claims.check(tmp_path / "restored.db")
+    claims.check(tmp_path / "data" / "app.db")
+
+
+def test_read_only_log_refuses_writes_and_stops_no_reads(
+    start_server: StartServer, start_process: StartProcess, disk: Disk, tmp_path: Path
+) -> None:
+    url = (disk.path / "replica").as_uri()
+    server = start_server(REPLICA_URL=url, BACKUP_INTERVAL_SECONDS="0")
+    server.client.post("/api/items", json={"name": "a"}).raise_for_status()
+    disk.remount("ro")
+    assert assert_problem(server.client.post("/api/items", json={"name": "b"}), 503)["stored"] == "no"
+    assert server.process.wait_for("Read-only file system")
+    assert [item["name"] for item in server.client.get("/api/items").json()["items"]] == ["a"]
+    empty = start_process(
+        sys.executable,
+        "-m",
+        "handler",
+        DATABASE_PATH=str(tmp_path / "x" / "app.db"),
+        REPLICA_URL=f"{disk.path.as_uri()}/y",
+    )
+    empty.popen.wait(30)
+    assert empty.end() == 2
+    assert "Read-only file system" in empty.log[-1]["message"]
+    disk.remount("rw")
+    server.client.post("/api/items", json={"name": "c"}).raise_for_status()
+    assert [item["name"] for item in server.client.get("/api/items").json()["items"]] == ["a", "c"]

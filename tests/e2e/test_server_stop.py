@@ -1,0 +1,130 @@
+"""How a server ends."""
+
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.e2e.conftest import Server
+from tests.e2e.evidence import Claims, restored_and_checked
+from tests.e2e.proxy import Gate, Proxy, pass_on, proxy_before
+from tests.e2e.stores import S3
+
+pytestmark = pytest.mark.e2e
+
+StartServer = Callable[..., Server]
+WRITERS = 20
+
+
+@pytest.fixture
+def proxy(bucket: S3) -> Iterator[Proxy]:
+    with proxy_before(bucket.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def server(start_server: StartServer, bucket: S3, proxy: Proxy) -> Server:
+    return start_server(**bucket.environment(proxy.endpoint), BACKUP_INTERVAL_SECONDS="0")
+
+
+def write(url: httpx2.URL, name: str, claims: Claims) -> None:
+    try:
+        answer = httpx2.post(f"{url}/api/items", json={"name": name}, timeout=30, trust_env=False)
+    except httpx2.HTTPError:
+        return claims.record(name, 0, {})
+    claims.record(name, answer.status_code, answer.json())
+
+
+def writing(server: Server, claims: Claims) -> list[threading.Thread]:
+    """One commit is under way, the others wait for it."""
+    threads = [
+        threading.Thread(target=partial(write, server.client.base_url, f"item {n}", claims)) for n in range(WRITERS)
+    ]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def waiting_in(server: Server) -> float:
+    text = server.client.get("/metrics").text
+    return next(float(line.split()[1]) for line in text.splitlines() if line.startswith("database_writes_waiting "))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in itertools.takewhile(lambda _: not condition(), range(2000)):
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_what_is_in_hand_is_stored_and_answered(
+    server: Server, proxy: Proxy, bucket: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = Claims()
+    proxy.rule = gate = Gate()
+    threads = writing(server, claims)
+    assert gate.reached.wait(30)
+    until(lambda: waiting_in(server) == WRITERS - 1)
+    server.process.popen.send_signal(signal.SIGTERM)
+    server.process.wait_for("Shutting down")
+    gate.open()
+    for thread in threads:
+        thread.join()
+    assert server.process.popen.wait(30) in (0, -signal.SIGTERM)
+    server.process.end()
+    assert len(claims.acknowledged) == WRITERS
+    claims.check(restored_and_checked(bucket, tmp_path, monkeypatch))
+    assert not (tmp_path / "data" / "app.db-wal").exists()
+
+
+def test_second_signal_ends_it_at_once(
+    server: Server,
+    proxy: Proxy,
+    bucket: S3,
+    start_server: StartServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    claims = Claims()
+    write(server.client.base_url, "before", claims)
+    proxy.rule = gate = Gate()
+    threads = writing(server, claims)
+    assert gate.reached.wait(30)
+    server.process.popen.send_signal(signal.SIGTERM)
+    server.process.wait_for("Shutting down")
+    server.process.popen.send_signal(signal.SIGTERM)
+    assert server.process.popen.wait(30) == 128 + signal.SIGTERM  # while the store still keeps its reply back
+    gate.open()
+    for thread in threads:
+        thread.join()
+    proxy.rule = pass_on
+    again = start_server(**bucket.environment(), BACKUP_INTERVAL_SECONDS="0")
+    write(again.client.base_url, "after", claims)
+    assert claims.acknowledged.keys() == {"before", "after"}
+    claims.check(restored_and_checked(bucket, tmp_path, monkeypatch))
+
+
+def test_store_that_never_answers_does_not_keep_it_alive(
+    server: Server, proxy: Proxy, bucket: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = Claims()
+    write(server.client.base_url, "before", claims)
+    proxy.rule = gate = Gate()
+    threads = writing(server, claims)
+    until(lambda: waiting_in(server) == WRITERS - 1)
+    started = time.monotonic()
+    server.process.popen.send_signal(signal.SIGTERM)
+    server.process.popen.wait(60)
+    print(f"ended {time.monotonic() - started:.1f} s after the signal:", *server.process.lines[-3:], sep="\n")
+    stored = len(bucket.keys("log/0000/"))
+    gate.open()
+    until(lambda: len(bucket.keys("log/0000/")) == stored + 1)  # it lands after all
+    for thread in threads:
+        thread.join()
+    assert claims.acknowledged.keys() == {"before"}
+    claims.check(restored_and_checked(bucket, tmp_path, monkeypatch))
