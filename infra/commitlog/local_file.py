@@ -17,7 +17,7 @@ from infra.commitlog.file_state import FileChanged, Known, state_of, wal_of
 from infra.commitlog.log import CommitLog
 from infra.commitlog.note import Note, NoteFile, WalEnd
 from infra.commitlog.raw_file import RawFile, differing_pages, page_size_of, pages_of
-from infra.commitlog.vfs import reaches, salts_in
+from infra.commitlog.vfs import goes_on, reaches, salts_in
 from infra.durable import fsync_directory
 from infra.sqlite_errors import translated_errors
 
@@ -108,6 +108,13 @@ class LocalFile:
             if applying:
                 self._note.sync()
 
+    def keep_hold_of_wal(self) -> None:
+        """By a second name, which SQLite does not know: it says after a crash what others have done with the WAL."""
+        if self._note:
+            self._last_wal.unlink(missing_ok=True)
+            with suppress(OSError):  # a file system without hard links
+                os.link(self._wal, self._last_wal)
+
     def close(self, position: Position | None, known: Known) -> None:
         """`position`: what the file is at with its WAL, all of which was shipped; None when that is not known."""
         if self._note:
@@ -116,6 +123,7 @@ class LocalFile:
                     with self._exclusively() as connection:
                         self._move_wal(connection, known)
                         self._note.write(Note(position, position.txid, closed=state_of(self.path)))
+                        self._last_wal.unlink(missing_ok=True)
                 except (errors.DatabaseError, OSError) as error:
                     logger.warning("%s is left as it is, for the next start to look at: %s", self.path, error)
             self._note.close()
@@ -306,7 +314,12 @@ class LocalFile:
         """
         if note.closed or note.checkpointed == note.position.txid:
             return True
-        return note.wal is not None and self._has_wal() and reaches(self._wal, note.wal)
+        if note.wal is None:
+            return False
+        if self._has_wal():
+            return reaches(self._wal, note.wal)
+        # Who opened the file has closed it since, and SQLite has removed the WAL
+        return self._last_wal.exists() and goes_on(self._last_wal, note.wal)
 
     def _check_not_overwritten(self, note: Note, head: Position) -> None:
         """After a crash, with the WAL there: SQLite would mix what it finds in the two files, whatever they are.
@@ -375,6 +388,10 @@ class LocalFile:
     @property
     def _wal(self) -> Path:
         return wal_of(self.path)
+
+    @property
+    def _last_wal(self) -> Path:
+        return self._beside("last-wal")
 
     def _has_wal(self) -> bool:
         found = state_of(self._wal)

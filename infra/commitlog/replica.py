@@ -412,6 +412,7 @@ class Replica:
         self._open.connect(known)
         self._position = self.visible = position
         self._at_rest.write_note(position)
+        self._at_rest.keep_hold_of_wal()
         self._whole = True
 
     def _disconnect(self) -> None:

@@ -12,7 +12,8 @@ they are still there then.
 Source of the format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count, takewhile
 from pathlib import Path
 
 import apsw
@@ -26,6 +27,7 @@ _FILE_HEADER = 32
 _FRAME_HEADER = 24
 _PAGE_SIZE = slice(8, 12)
 _SALTS = slice(16, 24)
+_FRAME_SALTS = slice(8, 16)
 _DATABASE_SIZE = slice(4, 8)  # of a frame's header: pages, in the last frame of a transaction
 
 # (page size in bytes, size of the database in pages, the changed pages in order, where the WAL has them then)
@@ -39,10 +41,28 @@ def salts_in(wal: Path) -> bytes:
 
 def reaches(wal: Path, end: WalEnd) -> bool:
     """Whether a WAL that nobody writes has all up to there."""
+    return next(_headers(wal, end.frames), b"") == end.header
+
+
+def goes_on(wal: Path, end: WalEnd) -> bool:
+    """Whether it has all up to there, and after that a commit, which this process would have noted."""
+    headers = _headers(wal, end.frames)
+    if next(headers, b"") != end.header:
+        return False
+    same_wal = takewhile(lambda header: header[_FRAME_SALTS] == end.header[_FRAME_SALTS], headers)
+    return any(any(header[_DATABASE_SIZE]) for header in same_wal)
+
+
+def _headers(wal: Path, frame: int) -> Iterator[bytes]:
+    """Of the frames from one on, which are counted from 1."""
     with wal.open("rb") as file:
-        page_size = int.from_bytes(file.read(_FILE_HEADER)[_PAGE_SIZE], "big")
-        file.seek(_FILE_HEADER + (end.frames - 1) * (_FRAME_HEADER + page_size))
-        return file.read(_FRAME_HEADER) == end.header
+        frame_size = _FRAME_HEADER + int.from_bytes(file.read(_FILE_HEADER)[_PAGE_SIZE], "big")
+        for number in count(frame - 1):
+            file.seek(_FILE_HEADER + number * frame_size)
+            header = file.read(_FRAME_HEADER)
+            if len(header) < _FRAME_HEADER:
+                return
+            yield header
 
 
 class ShippingVFS(apsw.VFS):

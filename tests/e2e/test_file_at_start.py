@@ -156,6 +156,32 @@ def test_edit_just_before_a_crash_is_the_next_commit(start: Callable[[], Server]
     assert kept_in(data) == []
 
 
+def test_edit_after_a_crash_is_the_next_commit(start: Callable[[], Server], data: Path, tmp_path: Path) -> None:
+    server = start()
+    add(server, "a")
+    kill(server)
+    shell(data / "app.db", insert("c"))
+    again = start()
+    assert names_at(again) == ["a", "c"]
+    assert history(data, tmp_path)[-2:] == [["a"], ["a", "c"]]
+    assert kept_in(data) == []
+
+
+def test_edit_after_a_crash_without_its_wal_takes_nothing_back(
+    start: Callable[[], Server], data: Path, tmp_path: Path
+) -> None:
+    server = start()
+    add(server, "a")
+    kill(server)
+    for suffix in ("-wal", "-shm"):
+        (data / f"app.db{suffix}").unlink()
+    shell(data / "app.db", insert("c"))
+    again = start()
+    assert names_at(again) == ["a"]
+    assert kept_in(data) == [["c"]]
+    assert "perhaps without what the log has" in errors_of(again)[0]
+
+
 @pytest.mark.parametrize("made_by", ["cp", ".backup", "make backup"])
 def test_old_backup_put_in_place_while_stopped_is_the_next_commit(
     start: Callable[[], Server], data: Path, tmp_path: Path, made_by: str

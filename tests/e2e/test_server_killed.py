@@ -1,8 +1,10 @@
-"""kill -9 of a server with default settings, in the middle of many writes, over and over."""
+"""kill -9 of a server with default settings, in the middle of many writes, over and over; LIVES=300 for longer."""
 
 import itertools
+import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,11 +14,12 @@ import pytest
 
 from tests.e2e.conftest import Server
 from tests.e2e.evidence import Claims, items_in, run_together
+from tests.e2e.test_foreign_writers import INSERT
 from tests.infra.commitlog.conftest import litestream_restore
 
 pytestmark = pytest.mark.e2e
 
-LIVES = 20
+LIVES = int(os.environ.get("LIVES", "20"))
 WRITERS = 4
 
 
@@ -31,6 +34,18 @@ def write_until_killed(url: httpx2.URL, prefix: str, claims: Claims) -> None:
             claims.record(name, answer.status_code, answer.json())
 
 
+def insert_until_killed(server: Server, database: Path, prefix: str, names: set[str]) -> None:
+    """By the shell: what that has committed is in the file, whatever happens to the server."""
+    for number in itertools.count():
+        name = f"{prefix}-{number}"
+        script = f".timeout 5000\n{INSERT.format(name=name)}"
+        done = subprocess.run(["sqlite3", "-bail", str(database)], input=script, capture_output=True, text=True)
+        if done.returncode == 0:
+            names.add(name)
+        if server.process.popen.poll() is not None:
+            return
+
+
 def kill_after(server: Server, claims: Claims, writes: int) -> None:
     claims.wait_for(len(claims) + writes)
     server.process.end(signal.SIGKILL)
@@ -38,19 +53,26 @@ def kill_after(server: Server, claims: Claims, writes: int) -> None:
 
 def test_nothing_acknowledged_is_lost_by_kill_9_under_load(start_server: Callable[..., Server], tmp_path: Path) -> None:
     claims = Claims()
+    by_shell: set[str] = set()
     data = tmp_path / "data"
     for life in range(LIVES):
         server = start_server(BACKUP_INTERVAL_SECONDS="0")
         url = server.client.base_url
         writers = [partial(write_until_killed, url, f"{life}-{number}", claims) for number in range(WRITERS)]
-        run_together([*writers, partial(kill_after, server, claims, 30 + life)])
+        shell = partial(insert_until_killed, server, data / "app.db", f"shell-{life}", by_shell)
+        run_together([*writers, *[shell] * (life % 5 == 2), partial(kill_after, server, claims, 30 + life % 50)])
         if life % 5 == 4:  # the log is enough
             for path in data.glob("app.db*"):
                 path.unlink()
     server = start_server(BACKUP_INTERVAL_SECONDS="0")
     server.process.end()
     assert len(claims.acknowledged) > LIVES * 30
+    found = items_in(data / "app.db")
+    assert by_shell == {name for _, name in found if name.startswith("shell")}
+    assert by_shell
+    claims.unknown |= by_shell  # as far as the callers go
     claims.check(data / "app.db")
+    assert not list(data.glob("app.db.diverged-*"))
     shutil.copy(data / "app.db", tmp_path / "before.db")
     for path in data.glob("app.db*"):
         path.unlink()

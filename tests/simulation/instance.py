@@ -1,5 +1,6 @@
 """One instance of the service: a real Replica over real files, a process that dies, sleeps and starts again."""
 
+import os
 import random
 import shutil
 from collections import Counter, deque
@@ -284,6 +285,7 @@ class Instance:
         if self._lasting:
             for path in sorted(old.iterdir()):
                 shutil.copy2(path, self._directory)
+            _link_again(self._directory)
             if self._rng.random() < 0.4:
                 self._operator.forget(self._directory / "app.db")
                 _tear(self._directory / "app.db-wal", self._rng)
@@ -438,6 +440,14 @@ def _after(actor: object, name: str, then: Callable[..., None]) -> None:
         then(*arguments, **named)
 
     setattr(actor, name, both)
+
+
+def _link_again(directory: Path) -> None:
+    """Of the WAL's two names a copy has made two files."""
+    wal, second = directory / "app.db-wal", directory / "app.db.last-wal"
+    if wal.exists() and second.exists():
+        second.unlink()
+        os.link(wal, second)
 
 
 def _tear(wal: Path, rng: random.Random) -> None:

@@ -359,6 +359,18 @@ def test_edit_after_a_crash_does_not_take_back_what_was_acknowledged(
     assert "kept as" in caplog.text
 
 
+def test_edit_after_a_crash_is_the_next_commit_though_the_wal_is_gone_with_the_shell(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    server.replica._open.close()  # leaves the files as kill -9 does
+    with closing(apsw.Connection(str(path))) as shell:
+        shell.execute("INSERT INTO t VALUES (1)")
+    assert not path.with_name("app.db-wal").exists()
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1]
+    assert not list(path.parent.glob("*.diverged-*"))
+
+
 def test_edit_after_a_crash_that_left_everything_is_the_next_commit(
     server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
 ) -> None:
