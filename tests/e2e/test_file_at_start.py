@@ -171,14 +171,17 @@ def test_edit_after_a_crash_without_its_wal_takes_nothing_back(
     start: Callable[[], Server], data: Path, tmp_path: Path
 ) -> None:
     server = start()
-    add(server, "a")
+    add(server, "in the file")
+    server.process.end()
+    server = start()
+    add(server, "in the WAL")
     kill(server)
     for suffix in ("-wal", "-shm"):
         (data / f"app.db{suffix}").unlink()
-    shell(data / "app.db", insert("c"))
+    shell(data / "app.db", insert("by the shell"))
     again = start()
-    assert names_at(again) == ["a"]
-    assert kept_in(data) == [["c"]]
+    assert names_at(again) == ["in the WAL", "in the file"]
+    assert kept_in(data) == [["by the shell", "in the file"]]
     assert "perhaps without what the log has" in errors_of(again)[0]
 
 

@@ -1,13 +1,22 @@
 """The commit log as callers see it: which commit an answer shows, and what a failed write says."""
 
+import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from core.errors import StoreRefused, StoreUnavailable, StoreUnreachable
+from core.errors import (
+    DatabaseLocked,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnreachable,
+    TooManyWrites,
+    TransactionTooSlow,
+)
 from handler.service import Service, open_server_service
 from infra.object_store import ObjectStore
 from tests.conftest import MakeSettings, assert_problem, serving
@@ -117,3 +126,51 @@ def test_read_that_must_be_fresh_fails_while_the_store_is_away(
 
 def _away(*arguments: Any) -> None:
     raise StoreUnavailable("the store is away")
+
+
+@pytest.mark.parametrize(
+    ("failure", "detail"),
+    [
+        (TooManyWrites("1000 writes are waiting already."), "Too many writes are waiting"),
+        (TransactionTooSlow("stopped"), "took too long"),
+        (DatabaseLocked("locked"), "busy, or locked"),
+    ],
+)
+def test_write_that_found_no_room_may_be_tried_again(
+    service: Service, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch, failure: Exception, detail: str
+) -> None:
+    async def fail(*arguments: Any) -> None:
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.database, "write", fail)
+        response = client.post("/api/items", json={"name": "x"})
+    problem = assert_problem(response, 503)
+    assert response.headers["retry-after"] == "1"
+    assert problem["stored"] == "no"
+    assert detail in problem["detail"]
+
+
+def test_request_that_is_given_up_at_the_end_is_answered(
+    service: Service, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cancelled(*arguments: Any) -> None:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch:
+        for verb in ("read", "write"):
+            patch.setattr(service.database, verb, cancelled)
+        assert assert_problem(client.post("/api/items", json={"name": "x"}), 503)["stored"] == "unknown"
+        assert "stored" not in assert_problem(client.get("/api/items"), 503)
+
+
+def test_concurrent_requests_share_commits_and_each_names_its_own(client: httpx2.Client) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda n: client.post("/api/items", json={"name": f"item {n}"}), range(160)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == 160
+    txids = [int(answer.headers[HEADER], 16) for answer in answers]
+    assert len(set(txids)) < 160
+    for answer in answers:
+        found = client.get(answer.headers["location"], headers={HEADER: answer.headers[HEADER]})
+        assert found.json() == answer.json()
