@@ -17,7 +17,7 @@ from infra.commitlog.file_state import FileChanged, Known, state_of, wal_of
 from infra.commitlog.log import CommitLog
 from infra.commitlog.note import Note, NoteFile, WalEnd
 from infra.commitlog.raw_file import RawFile, differing_pages, page_size_of, pages_of
-from infra.commitlog.vfs import goes_on, reaches, salts_in
+from infra.commitlog.vfs import committed_pages, reaches, salts_in
 from infra.durable import fsync_directory
 from infra.sqlite_errors import translated_errors
 
@@ -301,6 +301,15 @@ class LocalFile:
     def _append(self, position: Position, page_size: int, size: int, pages: Iterable[tuple[int, bytes]]) -> Position:
         return self._log.append(position, page_size, size, pages, self._clock.now() + START_SECONDS)
 
+    def _has_all_of(self, wal: Path) -> bool:
+        page_size = page_size_of(self.path)
+        with RawFile(self.path) as file:
+            for number, page in committed_pages(wal).items():
+                file.seek((number - 1) * page_size)
+                if file.read(page_size) != page:
+                    return False
+        return True
+
     def _is_of_the_log(self, note: Note, head: Position, page_size: int) -> bool:
         """Whether nothing in a file that is not whole is by another program."""
         with suppress(_LogCannotTell):
@@ -318,8 +327,8 @@ class LocalFile:
             return False
         if self._has_wal():
             return reaches(self._wal, note.wal)
-        # Who opened the file has closed it since, and SQLite has removed the WAL
-        return self._last_wal.exists() and goes_on(self._last_wal, note.wal)
+        # Who opened the file has closed it since: then SQLite has moved all of the WAL into it and removed that
+        return self._last_wal.exists() and reaches(self._last_wal, note.wal) and self._has_all_of(self._last_wal)
 
     def _check_not_overwritten(self, note: Note, head: Position) -> None:
         """After a crash, with the WAL there: SQLite would mix what it finds in the two files, whatever they are.

@@ -12,8 +12,7 @@ they are still there then.
 Source of the format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import count, takewhile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import apsw
@@ -41,28 +40,25 @@ def salts_in(wal: Path) -> bytes:
 
 def reaches(wal: Path, end: WalEnd) -> bool:
     """Whether a WAL that nobody writes has all up to there."""
-    return next(_headers(wal, end.frames), b"") == end.header
-
-
-def goes_on(wal: Path, end: WalEnd) -> bool:
-    """Whether it has all up to there, and after that a commit, which this process would have noted."""
-    headers = _headers(wal, end.frames)
-    if next(headers, b"") != end.header:
-        return False
-    same_wal = takewhile(lambda header: header[_FRAME_SALTS] == end.header[_FRAME_SALTS], headers)
-    return any(any(header[_DATABASE_SIZE]) for header in same_wal)
-
-
-def _headers(wal: Path, frame: int) -> Iterator[bytes]:
-    """Of the frames from one on, which are counted from 1."""
     with wal.open("rb") as file:
         frame_size = _FRAME_HEADER + int.from_bytes(file.read(_FILE_HEADER)[_PAGE_SIZE], "big")
-        for number in count(frame - 1):
-            file.seek(_FILE_HEADER + number * frame_size)
-            header = file.read(_FRAME_HEADER)
-            if len(header) < _FRAME_HEADER:
-                return
-            yield header
+        file.seek(_FILE_HEADER + (end.frames - 1) * frame_size)
+        return file.read(_FRAME_HEADER) == end.header
+
+
+def committed_pages(wal: Path) -> dict[int, bytes]:
+    """The last image of each page in a WAL that nobody writes, up to its last commit."""
+    salts = salts_in(wal)
+    pages: dict[int, bytes] = {}
+    uncommitted: dict[int, bytes] = {}
+    with wal.open("rb") as file:
+        page_size = int.from_bytes(file.read(_FILE_HEADER)[_PAGE_SIZE], "big")
+        while (header := file.read(_FRAME_HEADER))[_FRAME_SALTS] == salts:
+            uncommitted[int.from_bytes(header[:4], "big")] = file.read(page_size)
+            if size := int.from_bytes(header[_DATABASE_SIZE], "big"):
+                pages = {number: page for number, page in (pages | uncommitted).items() if number <= size}
+                uncommitted.clear()
+    return pages
 
 
 class ShippingVFS(apsw.VFS):

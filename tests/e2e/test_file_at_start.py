@@ -244,6 +244,22 @@ def test_old_backup_over_the_running_server_counts_without_a_restart_too(
     assert history(data, tmp_path)[-3:] == [["a", "b"], ["a"], ["a", "c"]]
 
 
+def test_old_backup_restored_by_the_shell_while_it_runs_is_the_next_commit(
+    start: Callable[[], Server], data: Path, tmp_path: Path
+) -> None:
+    server = start()
+    add(server, "a")
+    shell(data / "app.db", f".backup {tmp_path / 'old.db'}")
+    add(server, "b")
+    shell(data / "app.db", f".timeout 5000\n.restore {tmp_path / 'old.db'}")
+    server.process.wait_for("another program's changes")
+    assert names_at(server) == ["a"]
+    add(server, "c")
+    server.process.end()
+    assert names_at(start()) == ["a", "c"]
+    assert history(data, tmp_path)[-3:] == [["a", "b"], ["a"], ["a", "c"]]
+
+
 def test_old_backup_beside_the_wal_of_a_crash_is_kept_and_the_log_served(
     start: Callable[[], Server], data: Path, tmp_path: Path
 ) -> None:
