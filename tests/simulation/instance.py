@@ -82,7 +82,7 @@ class Instance:
         self._thaws_at = 0.0
         self._naps = 0  # in the present request
         self._begun = 0.0  # the present request
-        self._touched = False  # by another program, since this instance has looked
+        self._touches = 0  # of another program, since this instance has looked
         self._operator = Operator(around.model, self._rng, around.foreign_write, around.counts)
 
     def start(self) -> None:
@@ -179,8 +179,8 @@ class Instance:
         _after(self._replica._at_rest, "write_note", self._noted)
         old = self._directory
         if self._lasting and self._process > 1 and self._around.faults.operator:
-            self._touched |= self._operator.visit(self._directory / "app.db", self._say)
-        self._connection.touched = self._touched
+            self._touches += self._operator.visit(self._directory / "app.db", self._say)
+        self._connection.touched = self._touches > 0
         try:
             if self._open(self._replica):
                 self._serve()
@@ -202,7 +202,7 @@ class Instance:
         try:
             self._connection.opening = True
             replica.open()
-            self._connection.opening = self._touched = False
+            self._connection.opening = self._operator.keeps_off = False
             self._connection.has_seen_log = True
             replica.write(create_schema, self._clock.now() + _START_SECONDS, self._clock.now())
         except ServiceError as error:
@@ -255,7 +255,8 @@ class Instance:
     def _operate(self) -> None:
         """Another program does something, in the middle of whatever is going on here."""
         if self._lasting and self._connection and self._rng.random() < self._around.faults.operator:
-            self._touched = self._connection.touched = True
+            self._touches += 1
+            self._connection.touched = True
             self._operator.interfere(self._directory / "app.db", self._say)
 
     def take_note_of_kept_files(self, directory: Path | None = None) -> None:
@@ -341,7 +342,10 @@ class Instance:
             attempts.append(
                 replica_module.Write(write, self._clock.at(write.arrived - write.freshness), write.at_least)
             )
+        touches = self._touches
         self._replica.write_together(attempts, _COMMIT_SECONDS)
+        if touches == self._touches and not any(attempt.error for attempt in attempts):
+            self._touches = 0  # what was there has been stored before
         if any(attempt.error for attempt in attempts):
             self._connection.emptied_at = float("-inf")  # perhaps they ran one by one, and others are done
         self._around.counts["shared commits"] += len(group) > 1

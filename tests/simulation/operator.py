@@ -27,11 +27,12 @@ class Operator:
         self._counts = counts
         self._copy: tuple[bytes, State] | None = None
         self._visits = 0
+        self.keeps_off = False  # SQLite itself would make a mixture of what lies there
 
     def interfere(self, path: Path, say: Say) -> None:
         """While the service runs, or is about to: everything that does not replace the file under it."""
         act = self._rng.choice((self._write, self._write, self._checkpoint, self._write_and_checkpoint, self._vacuum))
-        if path.exists():
+        if path.exists() and not self.keeps_off:
             try:
                 act(path)
                 say(f"somebody: {act.__name__.strip('_')}")
@@ -44,7 +45,7 @@ class Operator:
     def visit(self, path: Path, say: Say) -> bool:
         """While the service is down; returns whether anything was done to the file."""
         acts = (self._edit, self._remove_wal, self._put_copy_in_place, self._put_copy_beside_wal)
-        if not path.exists() or self._rng.random() < 0.7:
+        if not path.exists() or self.keeps_off or self._rng.random() < 0.7:
             return False
         act = self._rng.choice(acts)
         done = act(path)
@@ -120,6 +121,7 @@ class Operator:
         self._visits += 1
         content, state = self._copy
         self.forget(path)
+        self.keeps_off = True
         path.write_bytes(content)
         self._model.put_in_place(state)
         return True
