@@ -376,8 +376,6 @@ class Replica:
 
     def _take(self, changes: list[Change]) -> None:
         self._open.check_unchanged()
-        if self._open.has_foreign():
-            raise FileChanged(f"{self.path} and the log have both changed.")
         self._swap(partial(self._apply, changes))
 
     def _apply(self, changes: list[Change]) -> None:

@@ -14,8 +14,9 @@ import pytest
 
 from core.errors import CommitNotStored, DatabaseLocked, StoreUnreachable
 from infra.clock import Clock
-from infra.commitlog import open_file
+from infra.commitlog import local_file, open_file
 from infra.commitlog.log import open_log
+from infra.commitlog.raw_file import differing_pages
 from tests.infra.commitlog.conftest import Instance, StartInstance, litestream_restore
 
 Shell = Callable[..., list[Any]]
@@ -218,6 +219,122 @@ def test_start_stores_what_the_end_could_not(
     server.store.before = away
     server.replica.close()
     assert start("server", file_url, lasting=True).rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1]
+
+
+def test_own_checkpoint_does_not_go_past_what_is_not_stored(
+    server: Instance, shell: Shell, file_url: str, tmp_path: Path
+) -> None:
+    shell(BIG)
+    with pytest.raises(DatabaseLocked, match="stored first"):
+        server.replica._open.checkpoint()
+    shell("PRAGMA wal_checkpoint(PASSIVE)", "INSERT INTO t VALUES (1)")
+    server.sql("INSERT INTO t VALUES (2)")
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2, "0" * 60000]
+
+
+# In the middle of a start, or of catching up
+
+
+def at_once(act: Callable[..., Any], extra: Callable[[], None], *, before: bool) -> Callable[..., Any]:
+    """The function, with something else that happens around its first call."""
+    calls = iter([extra])
+
+    def both(*arguments: Any) -> Any:
+        first = next(calls, lambda: None)
+        if before:
+            first()
+        found = act(*arguments)
+        if not before:
+            first()
+        return found
+
+    return both
+
+
+def shell_once(path: Path, *statements: str) -> Callable[[], None]:
+    def run() -> None:
+        with closing(apsw.Connection(str(path))) as connection:
+            for statement in statements:
+                connection.execute(statement).fetchall()
+
+    return run
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_commit_while_the_file_is_compared_is_stored_and_mixed_with_nothing(
+    server: Instance,
+    path: Path,
+    start: StartInstance,
+    file_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    edited: bool,
+) -> None:
+    server.replica._open.close()  # as kill -9 does
+    if edited:
+        shell_once(path, "INSERT INTO t VALUES (1)")()
+    else:
+        path.with_name("app.db-wal").unlink()
+    first = server.replica.visible.txid
+    meanwhile = shell_once(path, "CREATE TABLE u (v)", BIG.replace(" t ", " u "), "PRAGMA wal_checkpoint(PASSIVE)")
+    compare = at_once(differing_pages, meanwhile, before=False)
+    monkeypatch.setattr(local_file, "differing_pages", compare)
+    again = start("server", file_url, lasting=True)
+    again.sql("INSERT INTO t VALUES (2)")
+    assert again.rows() == [0, *[1] * edited, 2]
+    if edited:
+        assert again.rows("SELECT count(*) FROM u") == [1]
+    for txid in range(first, again.replica.visible.txid + 1):  # each of them is a whole database
+        image = tmp_path / f"at-{txid}.db"
+        open_log(file_url, Clock()).restore(image, txid)
+        with closing(apsw.Connection(str(image), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    check_file_is_the_log(again, file_url, tmp_path)
+
+
+def test_commit_before_the_file_is_replaced_is_not_lost(
+    server: Instance,
+    path: Path,
+    start: StartInstance,
+    file_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.sql("INSERT INTO t VALUES (1)")
+    server.replica._open.checkpoint()
+    server.sql("CREATE TABLE u (v)")
+    server.replica._open.close()
+    path.with_name("app.db-wal").unlink()  # so that the file is behind, and is replaced
+    meanwhile = shell_once(path, "INSERT INTO t VALUES ('mine')")
+    monkeypatch.setattr(local_file, "differing_pages", at_once(differing_pages, meanwhile, before=False))
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == [0, 1]
+    (kept,) = path.parent.glob("*.diverged-*")
+    with closing(apsw.Connection(str(kept))) as connection:
+        assert ("mine",) in connection.execute("SELECT v FROM t").fetchall()
+
+
+def test_commit_between_a_look_and_the_connections_is_stored(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    server.replica.close()
+    again = start("server", file_url, lasting=True, open=False)
+    meanwhile = shell_once(path, "INSERT INTO t VALUES (1)")  # its end moves the WAL into the file
+    again.replica._open.connect = at_once(again.replica._open.connect, meanwhile, before=True)  # type: ignore[method-assign]
+    again.replica.open()
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1]
+
+
+def test_copy_over_the_file_while_it_catches_up_is_not_patched(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    copy = old_copy(server, tmp_path)
+    start("other", file_url).sql("CREATE TABLE u (v)")
+    disconnect = at_once(server.replica._open.disconnect, lambda: overwrite(path, copy), before=False)
+    server.replica._open.disconnect = disconnect  # type: ignore[method-assign]
+    server.fresh_rows()
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2]
+    check_file_is_the_log(server, file_url, tmp_path)
 
 
 # Locks
