@@ -4,7 +4,9 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -16,7 +18,7 @@ from handler.asgi import read_settings, refuse_to_start, server_app
 logger = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 5  # for the requests in hand
-_STOP_SECONDS = 9.5  # for all of it; `docker stop` kills after 10
+_STOP_SECONDS = 9.0  # for all of it; `docker stop` kills after 10
 
 
 def main() -> None:
@@ -47,18 +49,23 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             os._exit(128 + sig)
-        watchdog = threading.Timer(_STOP_SECONDS, _give_up)
-        watchdog.daemon = True
-        watchdog.start()
+        _later(_STOP_SECONDS, _give_up)
         super().handle_exit(sig, frame)
 
 
 def _give_up() -> None:
+    _later(1.0, partial(os._exit, 1))  # should nobody read the log any more
     logger.critical(
         "not stopped within %s s, so ended: the store does not answer, perhaps; the next start looks into what is here",
         _STOP_SECONDS,
     )
     os._exit(1)
+
+
+def _later(seconds: float, act: Callable[[], object]) -> None:
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
 
 
 def _check_address(host: str, port: int) -> None:

@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -248,7 +248,8 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
             os.replace(partial, path)
         _make_name_last(path)
     finally:
-        Path(partial).unlink(missing_ok=True)
+        with suppress(OSError):  # it must not hide what has happened
+            Path(partial).unlink()
 
 
 def _make_name_last(path: Path) -> None:

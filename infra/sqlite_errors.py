@@ -24,12 +24,18 @@ def translated_errors(path: Path) -> Iterator[None]:
 
 
 def root_cause(error: Exception, path: Path) -> Exception:
-    """What came first: once SQLite has ended a transaction, each statement on the way out of it fails as well."""
-    first = error
-    while isinstance(error.__context__, Exception):
-        error = error.__context__
-        if not isinstance(error, apsw.Error):  # Peewee's error has it inside
-            first = error
+    """What came first: once SQLite has ended a transaction, each statement on the way out of it fails as well.
+
+    An error that somebody has made out of it on purpose stays what it is.
+    """
+    if not isinstance(error, peewee.PeeweeException | apsw.Error):
+        return error
+    first: Exception = error
+    context = error.__context__
+    while isinstance(context, Exception):
+        if not isinstance(context, apsw.Error):  # Peewee's error has it inside
+            first = context
+        context = context.__context__
     return _translate(first, path) or first
 
 

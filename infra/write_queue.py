@@ -6,6 +6,7 @@ Writes that wait at the same time are handed over together, so that they can sha
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from core.errors import TooManyWrites
+from core.errors import DatabaseUnavailable, TooManyWrites
 from infra.commitlog.replica import Write
 
 logger = logging.getLogger(__name__)
@@ -41,13 +42,15 @@ class WriteQueue:
         idle_seconds: float | None,
         most_waiting: int,
     ) -> None:
-        """`store` sets what became of each write; `idle` is called after so many seconds without anything to do."""
+        """`store` sets what became of each write; `idle` is called every so many seconds, between two jobs."""
         self._store = store
         self._idle = idle
         self._idle_seconds = idle_seconds
         self._most_waiting = most_waiting
         self._queue: SimpleQueue[Waiting | Job | None] = SimpleQueue()
+        self._idle_due = time.monotonic() + (idle_seconds or 0.0)
         self._working = False
+        self._closed = False
         # a daemon: the process must be able to end while a store does not answer
         self._thread = threading.Thread(target=self._run, name="database-writer", daemon=True)
         self._thread.start()
@@ -61,12 +64,14 @@ class WriteQueue:
 
     def put(self, waiting: Waiting) -> None:
         """Raises TooManyWrites."""
+        self._check_open()
         if len(self) >= self._most_waiting:
             raise TooManyWrites(f"{self._most_waiting} writes are waiting already.")
         self._queue.put(waiting)
 
     def run(self, function: Callable[[], T]) -> "Future[T]":
         """Between two commits."""
+        self._check_open()
         future: Future[T] = Future()
 
         def job() -> None:
@@ -81,8 +86,13 @@ class WriteQueue:
 
     def close(self) -> None:
         """Do what is waiting, and end."""
+        self._closed = True
         self._queue.put(None)
         self._thread.join()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DatabaseUnavailable("The database is closed.")
 
     def _run(self) -> None:
         job: Waiting | Job | None
@@ -96,11 +106,13 @@ class WriteQueue:
             self._working = False
 
     def _next(self) -> "Waiting | Job | None":
-        while True:
+        while self._idle_seconds is not None:
             try:
-                return self._queue.get(timeout=self._idle_seconds)
+                return self._queue.get(timeout=max(0.0, self._idle_due - time.monotonic()))
             except Empty:
                 self._idle()
+                self._idle_due = time.monotonic() + self._idle_seconds
+        return self._queue.get()
 
     def _store_with_others(self, first: Waiting) -> "Waiting | Job | None":
         """Store it with the writes that wait right behind it; returns what comes next."""
@@ -113,9 +125,10 @@ class WriteQueue:
         group = [waiting for waiting in group if not waiting.done.cancelled()]
         try:
             self._store(group)
-        except Exception as error:  # of this code: whoever waits must hear of it
+        except BaseException as error:  # of the code: whoever waits must hear of it, and the thread goes on
             for waiting in group:
-                waiting.write.error = error
+                waiting.write.error = RuntimeError(f"A write has failed by {error!r}.")
+                waiting.write.error.__cause__ = error
         _tell(group)
         return following
 

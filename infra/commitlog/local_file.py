@@ -91,7 +91,6 @@ class LocalFile:
             self._move_wal(connection, known)
             with translated_errors(self.path), RawFile(self.path) as file:
                 for change in changes:
-                    self.write_note(position, applying=True)
                     check_follows(change.header, position)
                     write_pages(file, change.header, change.pages())
                     position = change.position
@@ -100,13 +99,11 @@ class LocalFile:
             self.known = Known(state_of(self.path))
         return position
 
-    def write_note(self, position: Position, wal: WalEnd | None = None, applying: bool = False) -> None:
+    def write_note(self, position: Position, wal: WalEnd | None = None) -> None:
         """`wal`: what the file needs of its WAL to have all of `position`."""
         self._known = position
         if self._note:
-            self._note.write(Note(position, self.checkpointed, wal, applying))
-            if applying:
-                self._note.sync()
+            self._note.write(Note(position, self.checkpointed, wal))
 
     def keep_hold_of_wal(self) -> None:
         """By a second name, which SQLite does not know: it says after a crash what others have done with the WAL."""
@@ -178,11 +175,6 @@ class LocalFile:
         head_file = self._beside("restoring")
         head = self._head_in(head_file)
         try:
-            if note and note.applying:
-                logger.warning("%s was left in the middle of a change; building it anew from the log", self.path)
-                if not self._is_of_the_log(note, head, page_size_of(head_file)):
-                    raise _Diverged("it was changed by another program before it was whole again")
-                return self._replaced_by(head_file, head)
             if note and not note.closed:
                 self._check_not_overwritten(note, head)
             whole = note is not None and self._had_all(note)

@@ -218,7 +218,7 @@ class CommitLog:
                 raise _given_up(error, may_be_stored) from error
             try:
                 self._check_not_covered(txid, may_be_stored)
-                if created or self._holder_is_ours(name, body):
+                if created or self._holder_is_ours(txid, body, may_be_stored):
                     self._verified = asked, txid - 1
                     return
             except (StoreError, LogDamaged) as error:
@@ -228,14 +228,16 @@ class CommitLog:
             attempt += 1
             self._clock.sleep(min(0.05 * 2**attempt, 1.0) * self._random.uniform(0.5, 1))
 
-    def _holder_is_ours(self, name: str, body: bytearray) -> bool:
-        """Whether our own bytes are under this name; False if nothing is. Raises CommitConflict for another's."""
+    def _holder_is_ours(self, txid: int, body: bytearray, may_be_stored: bool) -> bool:
+        """Whether our own bytes have this number; False if nothing has. Raises CommitConflict for another's."""
+        name = self._path(0, txid, txid)
         try:
             found = self._quick.read_range(name, ltx.HEADER_SIZE)
         except ObjectMissing:
             return False
         if found == body[: ltx.HEADER_SIZE]:
             return True
+        self._check_not_covered(txid, may_be_stored)  # ours, merged while we slept; and this one is a leftover
         raise CommitConflict(f"{self.url}/{name} was stored by another instance first")
 
     def _prove_create_if_absent(self) -> None:

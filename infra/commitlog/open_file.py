@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any
 
 import apsw
@@ -25,7 +26,31 @@ _CHECKPOINT_FRAMES = 1000  # SQLite's own default
 _STEPS_BETWEEN_LOOKS = 100_000  # of SQLite's virtual machine, some milliseconds
 _OVERWRITTEN_SECONDS = 2.0  # a copy over the file is complete when it has not changed for so long
 _PRAGMAS = {"journal_mode": "wal", "synchronous": "full", "foreign_keys": 1}
+_SAVEPOINT = "one_of_the_requests"
+# What would outlast the request that does it; asking for the value is no harm
+_KEPT_PRAGMAS = {
+    "foreign_keys",
+    "journal_mode",
+    "locking_mode",
+    "query_only",
+    "synchronous",
+    "temp_store",
+    "wal_autocheckpoint",
+    "writable_schema",
+}
+_TEMPORARY = {
+    apsw.SQLITE_CREATE_TEMP_INDEX,
+    apsw.SQLITE_CREATE_TEMP_TABLE,
+    apsw.SQLITE_CREATE_TEMP_TRIGGER,
+    apsw.SQLITE_CREATE_TEMP_VIEW,
+}
 _vfs_numbers = count(1)
+
+
+class SavepointLost(Exception):
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 class OpenFile:
@@ -87,6 +112,7 @@ class OpenFile:
         writer.set_progress_handler(self._take_too_long, _STEPS_BETWEEN_LOOKS)
         if writer.pragma("synchronous") != 2:
             raise errors.DatabaseUnavailable("SQLite must run with synchronous=FULL; a commit is stored by its sync.")
+        writer.set_authorizer(_refuse_what_outlasts_a_request)
 
     def _check_is(self, known: Known) -> None:
         shipped = known.shipped
@@ -98,15 +124,53 @@ class OpenFile:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commits when the body ends well, and nowhere before."""
+        """Commits when the body ends well, and nowhere before. What Peewee was told to do after the commit follows."""
         self._vfs.forget()
         self.went_unshipped = False
+        callbacks: list[Callable[[], Any]] = []
         try:
             with self.writer.atomic("IMMEDIATE"):
                 yield
+                callbacks, self._callbacks[:] = list(self._callbacks), []
                 self._may_commit = True
         finally:
             self._may_commit = False
+            self._end_transaction()
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:  # the commit is stored, whatever comes of this
+                logger.exception("what was to be done after a commit has failed")
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """What the body did is undone when it raises.
+
+        Raises SavepointLost when it has ended the transaction, left one of its own open, or a statement unfinished.
+        """
+        connection, callbacks = self.writer.connection(), len(self._callbacks)
+        cause: Exception | None = None
+        connection.execute(f"SAVEPOINT {_SAVEPOINT}")
+        try:
+            yield
+        except Exception as error:
+            cause = error
+            clear_frames(error.__traceback__)  # a cursor in one of them would keep the savepoint busy
+            del self._callbacks[callbacks:]
+        try:
+            if self.writer.transaction_depth() != 1:
+                raise peewee.InterfaceError("there is a transaction inside it")
+            # Some errors end the whole transaction, and what came next would be committed by itself
+            if cause:
+                connection.execute(f"ROLLBACK TO {_SAVEPOINT}")
+            connection.execute(f"RELEASE {_SAVEPOINT}")
+        except (apsw.Error, peewee.InterfaceError) as error:
+            while self.writer.transaction_depth() > 1:
+                self.writer.pop_transaction()
+            fault = peewee.InterfaceError(f"A request has ended its transaction, or has left something open: {error}.")
+            raise SavepointLost(cause or fault) from error
+        if cause:
+            raise cause
 
     @contextmanager
     def autocommit(self) -> Iterator[None]:
@@ -118,6 +182,21 @@ class OpenFile:
             yield
         finally:
             self._may_commit = False
+            self._end_transaction()
+
+    def _end_transaction(self) -> None:
+        """One that a use case has begun by itself."""
+        while self.writer.transaction_depth():
+            self.writer.pop_transaction()
+        if self.writer.connection().in_transaction:
+            self.writer.rollback()
+            raise errors.DatabaseUnavailable("A request has left a transaction open.")
+
+    @property
+    def _callbacks(self) -> list[Callable[[], Any]]:
+        """What is to be done after the commit; Peewee has no public name for it."""
+        callbacks: list[Callable[[], Any]] = self.writer._state.commit_callbacks
+        return callbacks
 
     def _refuse_stray_commit(self) -> bool:
         """SQLite asks before each commit. Inside a request, only the end of its transaction is one."""
@@ -210,3 +289,9 @@ class OpenFile:
     def _wal_backfilled(self) -> tuple[bytes, int]:
         _, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
         return self._vfs.shipped.salts, in_file
+
+
+def _refuse_what_outlasts_a_request(action: int, one: str | None, two: str | None, *_: str | None) -> int:
+    """SQLite asks when it prepares a statement. All requests share one connection; temporary tables are in no log."""
+    kept = action == apsw.SQLITE_PRAGMA and one in _KEPT_PRAGMAS and two is not None
+    return apsw.SQLITE_DENY if kept or action in _TEMPORARY else apsw.SQLITE_OK

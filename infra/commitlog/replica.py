@@ -11,6 +11,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import apsw
 import peewee
 
 from core import errors
@@ -20,7 +21,7 @@ from infra.commitlog.file_state import FileChanged, Known
 from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import CommitLog
 from infra.commitlog.note import WalEnd
-from infra.commitlog.open_file import OpenFile
+from infra.commitlog.open_file import OpenFile, SavepointLost
 from infra.commitlog.turns import Turns
 from infra.sqlite_errors import root_cause, translated_errors
 
@@ -151,16 +152,22 @@ class Replica:
                 return self._store(writes, partial(self._run_all, writes), self._clock.now() + seconds)
             except _Aborted as aborted:
                 culprit = aborted.write
-            except (errors.TransactionTooLarge, errors.DatabaseFull):
-                pass  # perhaps for all of them together only
+            except (errors.TransactionTooLarge, errors.DatabaseFull, peewee.PeeweeException, apsw.Error):
+                pass  # of one of them: nothing was stored
             except Exception as error:
                 return _fail(writes, error)
-        for write in sorted(writes, key=lambda write: write is culprit):
-            self._write_alone(write, self._clock.now() + seconds)
+        deadline = self._clock.now() + seconds
+        waiting = sorted(writes, key=lambda write: write is culprit)
+        while waiting:
+            write = waiting.pop(0)
+            self._write_alone(write, deadline)
+            if isinstance(write.error, errors.CommitNotStored | errors.CommitOutcomeUnknown):
+                _fail(waiting, errors.CommitNotStored(str(write.error)))  # the store is away, for them as well
+                return
 
     def run_alone(self, use_case: UseCase[T], deadline: float) -> T:
         """Run outside of any transaction, each statement a commit of its own: what SQLite allows nowhere else, as
-        VACUUM. A conflict runs all of it again.
+        VACUUM. A conflict runs all of it again. Raises CommitOutcomeUnknown for any error after its first commit.
         """
         write = Write(use_case)
 
@@ -241,8 +248,6 @@ class Replica:
     def _write_alone(self, write: Write, deadline: float) -> None:
         try:
             self._store([write], partial(self._run_all, [write]), deadline)
-        except _Aborted:
-            write.error = write.error or errors.DatabaseUnavailable("The transaction ended in the middle of a request.")
         except Exception as error:
             write.error = error
 
@@ -252,6 +257,10 @@ class Replica:
         for conflicts in count(1):
             try:
                 committed = self._patiently(partial(self._attempt, work, deadline))
+            except _Aborted:
+                if len(writes) > 1:
+                    raise
+                committed = False
             except errors.CommitConflict as error:
                 if self._clock.now() >= deadline:
                     raise errors.CommitNotStored("Other instances were faster every time.") from error
@@ -314,22 +323,18 @@ class Replica:
                 self._run(write)
 
     def _run(self, write: Write) -> None:
-        """In a savepoint, so that its failure undoes nothing but itself."""
-        connection = self._open.writer.connection()
-        connection.execute("SAVEPOINT request")
+        """In a savepoint, so that its failure undoes nothing but itself. Raises _Aborted when that is not possible."""
         write.result, write.error = None, None
         try:
-            with translated_errors(self.path):
+            with self._open.savepoint(), translated_errors(self.path):
                 write.result = write.use_case(self._open.writer)
+        except SavepointLost as lost:
+            write.result, write.error = None, root_cause(lost.cause, self.path)
+            raise _Aborted(write) from None
         except Exception as error:
             write.error = error
-        # Some errors end the whole transaction, and what came next would be committed by itself
-        if not connection.in_transaction:
-            write.error = write.error and root_cause(write.error, self.path)
-            raise _Aborted(write)
-        if write.error:
-            connection.execute("ROLLBACK TO request")
-        connection.execute("RELEASE request")
+        if isinstance(write.error, errors.TransactionTooSlow):
+            raise _Aborted(write)  # alone it may take its time
 
     def _is_outdated(self, writes: Sequence[Write]) -> bool:
         not_before, txid = max(write.not_before for write in writes), max(write.txid for write in writes)

@@ -79,10 +79,13 @@ class ShippingVFS(apsw.VFS):
     def expect(self, shipped: Shipped) -> None:
         """Called before the writer connects: what of the WAL that it will find is in the log."""
         self._shipped = shipped
+        self._wal = self._path = None
 
     def xOpen(self, name: "str | apsw.URIFilename | None", flags: list[int]) -> apsw.VFSFile:
         if flags[0] & apsw.SQLITE_OPEN_WAL:
             assert isinstance(name, str)
+            if self._path not in (None, Path(name)):
+                raise DatabaseUnavailable("ATTACH is refused: what is written to another file would not be stored.")
             self._wal = WalFile(name, flags, self._ship, self._max_bytes, self._sync_locally)
             self._wal.shipped = self._shipped
             self._path = Path(name)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import Mock
 
 import apsw
 import peewee
@@ -368,8 +369,9 @@ def test_fault_of_the_code_below_is_heard_of_by_everyone_who_waits(
         return await asyncio.gather(*(database.write(add) for _ in range(3)), return_exceptions=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(database._replica, "write_together", lambda *arguments: 1 / 0)
-        assert [type(error) for error in run(scenario())] == [ZeroDivisionError] * 3
+        for fault in (ZeroDivisionError, SystemExit):
+            patch.setattr(database._replica, "write_together", Mock(side_effect=fault))
+            assert [type(error.__cause__) for error in run(scenario())] == [fault] * 3
     assert run(database.write(add)) == 1
 
 
@@ -417,3 +419,29 @@ def test_store_that_is_away_while_another_program_writes_is_reported_once(
     again = open_at(path)
     assert run(again.read(lambda db: db.table_exists("mine")))
     again.close()
+
+
+def test_closed_database_says_so(path: Path) -> None:
+    database = open_at(path, READ_FRESHNESS_SECONDS="0")
+    database.close()
+    for use in (database.write(add), database.write_alone(add), database.read(count)):
+        with pytest.raises(DatabaseUnavailable, match="closed"):
+            run(use)
+
+
+def test_work_of_another_program_is_noticed_under_steady_reads(path: Path) -> None:
+    database = open_at(path, READ_FRESHNESS_SECONDS="0")
+    before = database.txid
+    with apsw.Connection(str(path)) as other:
+        other.execute("CREATE TABLE mine (v)")
+    other.close()
+
+    async def read_until_stored() -> None:
+        deadline = time.monotonic() + 10
+        while database.txid == before and time.monotonic() < deadline:
+            await database.read(count)
+            await asyncio.sleep(0.01)
+
+    run(read_until_stored())
+    assert database.txid == before + 1
+    database.close()

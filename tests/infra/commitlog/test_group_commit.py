@@ -1,10 +1,12 @@
 """Requests that share a commit: one object for all of them, and none answers for another."""
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apsw
 import peewee
 import pytest
 
@@ -147,6 +149,139 @@ def test_nothing_is_committed_behind_the_back_of_an_abort(
     assert "stray" not in a.rows()
     assert a.rows() == stored_in(file_url, tmp_path / "out.db")
     assert len(a.rows()) == 2 * others
+
+
+def leave_open(db: peewee.Database) -> None:
+    db.transaction().__enter__()
+    insert("left open")(db)
+
+
+def begin_anew(db: peewee.Database) -> None:
+    with db.transaction() as transaction:
+        insert("thrown away")(db)
+        transaction.rollback()
+
+
+def give_the_cursor_away(db: peewee.Database) -> Any:
+    return db.execute_sql("INSERT INTO t VALUES ('x'), ('y') RETURNING v")
+
+
+def fail_with_a_cursor(db: peewee.Database) -> None:
+    rows = db.execute_sql("INSERT INTO t VALUES ('x'), ('y') RETURNING v")
+    if next(iter(rows)):
+        raise ItemNotFound(1)
+
+
+def violate_later(db: peewee.Database) -> None:
+    db.execute_sql("INSERT INTO child VALUES (99)")
+
+
+def attach(db: peewee.Database) -> None:
+    other = Path(db.database).with_name("other.db")
+    with closing(apsw.Connection(str(other))) as connection:
+        for statement in ("PRAGMA journal_mode = wal", "CREATE TABLE IF NOT EXISTS z (v)"):
+            connection.execute(statement).fetchall()
+    db.execute_sql(f"ATTACH '{other}' AS other")
+    db.execute_sql("SELECT * FROM other.z").fetchall()
+
+
+def sql(statement: str) -> UseCase:
+    return lambda db: db.execute_sql(statement).fetchall()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        leave_open,
+        begin_anew,
+        give_the_cursor_away,
+        fail_with_a_cursor,
+        violate_later,
+        attach,
+        sql("ROLLBACK"),
+        sql("COMMIT"),
+        sql("BEGIN"),
+        sql("ROLLBACK; BEGIN"),
+        sql("RELEASE one_of_the_requests"),
+        sql("PRAGMA query_only = 1"),
+        sql("PRAGMA locking_mode = exclusive"),
+        sql("PRAGMA synchronous = off"),
+        sql("PRAGMA foreign_keys = off"),
+        sql("PRAGMA wal_autocheckpoint = 1"),
+        sql("CREATE TEMP TABLE t (v)"),
+    ],
+)
+def test_request_that_does_what_it_must_not_harms_itself_alone(
+    a: Instance, file_url: str, tmp_path: Path, fault: UseCase
+) -> None:
+    a.sql("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
+    a.sql("CREATE TABLE child (parent REFERENCES parent DEFERRABLE INITIALLY DEFERRED)")
+    found = together(a, insert(1), fault, insert(2))
+    assert [found[0], found[2]] == [1, 2]
+    assert isinstance(found[1], Exception)
+    with pytest.raises(type(found[1])):
+        a.write(fault)
+    assert together(a, insert(3), insert(4)) == [3, 4]
+    assert a.sql("PRAGMA foreign_keys") == [(1,)]
+    assert a.rows() == stored_in(file_url, tmp_path / "out.db") == [1, 2, 3, 4]
+
+
+def test_transaction_left_open_outside_of_transactions_is_an_error(a: Instance) -> None:
+    with pytest.raises(DatabaseUnavailable, match="left a transaction open"):
+        a.replica.run_alone(sql("BEGIN"), 10.0)
+    a.sql("INSERT INTO t VALUES (1)")
+    assert a.rows() == [1]
+
+
+def test_what_is_to_follow_the_commit_follows_it(a: Instance, caplog: pytest.LogCaptureFixture) -> None:
+    done: list[str] = []
+
+    def then(name: str, then_fail: bool = False) -> UseCase:
+        def use_case(db: peewee.Database) -> None:
+            insert(name)(db)
+            db.after_commit(lambda: done.append(f"{name} {a.rows()}"))
+            if then_fail:
+                raise ItemNotFound(1)
+
+        return use_case
+
+    def fault(db: peewee.Database) -> None:
+        insert("z")(db)
+        db.after_commit(lambda: 1 / 0)
+
+    found = together(a, then("a"), then("b", True), fault, then("c"))
+    assert [type(value) for value in found] == [type(None), ItemNotFound, type(None), type(None)]
+    assert done == ["a ['a', 'c', 'z']", "c ['a', 'c', 'z']"]
+    assert "after a commit has failed" in caplog.text
+
+
+def test_slow_query_is_run_alone(a: Instance) -> None:
+    def slow(db: peewee.Database) -> int:
+        a.clock.seconds += 5
+        return int(db.execute_sql(COUNT + "SELECT max(i) FROM n").fetchone()[0])
+
+    assert together(a, insert(1), slow) == [1, 3000000]
+
+
+def test_store_that_is_away_is_tried_once_for_all_of_them(a: Instance) -> None:
+    def away(verb: str, name: str) -> None:
+        a.clock.seconds += 1
+        raise StoreUnreachable("away")
+
+    a.store.before = away
+    started = a.clock.now()
+    found = together(a, *(insert(n) for n in range(20)), abort)
+    assert {type(error) for error in found[:-1]} == {CommitNotStored}
+    assert a.clock.now() - started < 15
+
+
+def test_abort_is_answered_from_fresh_state(a: Instance, start: StartInstance, file_url: str) -> None:
+    b = start("b", file_url)
+    b.sql("INSERT INTO t VALUES ('taken')")
+    a.sql("DELETE FROM t")
+    a.clock.seconds += 1
+    b.write(sql("INSERT OR ROLLBACK INTO t VALUES ('taken')"))
+    assert b.rows() == ["taken"]
 
 
 def test_full_database_fails_only_the_request_that_does_not_fit(a: Instance) -> None:

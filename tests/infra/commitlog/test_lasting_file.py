@@ -223,17 +223,6 @@ def test_damaged_file_without_a_log_is_an_error(server: Server, path: Path) -> N
     assert path.exists()
 
 
-def test_file_torn_by_a_crash_while_catching_up_is_built_anew(server: Server, stopped: Instance, path: Path) -> None:
-    note = NoteFile(path)
-    known = note.read()
-    assert known
-    note.write(Note(known.position, 1, applying=True))
-    note.close()
-    path.write_bytes(path.read_bytes()[:5000])
-    assert server().rows() == [1, 2]
-    assert not list(path.parent.glob("app.db.diverged-*"))
-
-
 def test_changes_of_another_program_are_in_the_log_after_its_checkpoint(
     server: Server, path: Path, start: StartInstance, file_url: str
 ) -> None:
@@ -278,9 +267,9 @@ def test_torn_note_leaves_the_one_before(tmp_path: Path) -> None:
     notes = NoteFile(path)
     assert notes.read() is None
     notes.write(Note(Position(1, 2, 3), 1, closed=state_of(path)))
-    notes.write(Note(Position(2, 2**64 - 1, 3), 1, WalEnd(9, bytes(range(24))), applying=True))
+    notes.write(Note(Position(2, 2**64 - 1, 3), 1, WalEnd(9, bytes(range(24)))))
     notes.close()
-    assert NoteFile(path).read() == Note(Position(2, 2**64 - 1, 3), 1, WalEnd(9, bytes(range(24))), applying=True)
+    assert NoteFile(path).read() == Note(Position(2, 2**64 - 1, 3), 1, WalEnd(9, bytes(range(24))))
     content = bytearray(notes.path.read_bytes())
     content[40] ^= 1
     notes.path.write_bytes(content)
@@ -313,7 +302,7 @@ def test_published_file_is_the_next_commit_whatever_others_write(
     assert start("server", file_url, lasting=True).replica.visible == position
 
 
-def test_crash_in_the_middle_of_catching_up_leaves_a_note_of_it(
+def test_file_torn_by_a_crash_while_catching_up_is_built_anew(
     server: Server, tmp_path: Path, start: StartInstance, file_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instance = server()

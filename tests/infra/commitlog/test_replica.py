@@ -176,6 +176,9 @@ def test_transaction_that_is_too_large_is_refused_and_nothing_is_stored(
 
 
 def test_leaving_wal_mode_is_refused(a: Instance) -> None:
+    with pytest.raises(peewee.DatabaseError, match="not authorized"):
+        a.replica._open.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
+    a.replica._open.writer.connection().set_authorizer(None)
     with pytest.raises(peewee.OperationalError, match="locked"):
         a.replica._open.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
     a.replica.reader.close()
@@ -185,6 +188,7 @@ def test_leaving_wal_mode_is_refused(a: Instance) -> None:
 
 
 def test_commit_that_skipped_its_sync_is_not_acknowledged(a: Instance) -> None:
+    a.replica._open.writer.connection().set_authorizer(None)
     a.replica._open.writer.execute_sql("PRAGMA synchronous = off").fetchall()
     with pytest.raises(CommitOutcomeUnknown, match="without being stored"):
         a.sql("INSERT INTO t VALUES (1)")
