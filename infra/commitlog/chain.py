@@ -46,6 +46,7 @@ class Change:
         except BaseException:
             self._body.close()
             raise
+        self.size = self._body.tell()  # bytes
         self.header = reader.header
         self.position = position_after(reader)
 

@@ -32,6 +32,7 @@ UseCase = Callable[[peewee.Database], T]
 
 _CLOCK_TOLERANCE_MS = 15 * 60 * 1000
 _BATCH = 256
+_BATCH_BYTES = 4 * 1024 * 1024  # then reads get their turn; more only if one commit is larger
 _LOOK_FURTHER = 4  # lost numbers
 _BUSY_POLL_SECONDS = 0.01
 _SHARE_SECONDS = 1.0  # how long one of several requests in a transaction may keep the others waiting
@@ -229,11 +230,15 @@ class Replica:
         moved = False
         while True:
             with ExitStack() as stack:
-                batch = []
+                batch: list[Change] = []
+                size = 0
                 with translated_errors(self.path):  # what does not fit into memory goes to a temporary file
                     for change in islice(changes, _BATCH):
                         stack.callback(change.close)
                         batch.append(change)
+                        size += change.size
+                        if size > _BATCH_BYTES:
+                            break
                 if not batch:
                     return moved
                 try:

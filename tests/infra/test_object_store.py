@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 import time
@@ -195,3 +196,36 @@ def test_credentials_in_the_answer_of_a_store_are_not_repeated() -> None:
     text = "Server returned 403 Forbidden: <?xml?><Error><Code>Denied</Code><AWSAccessKeyId>AK</AWSAccessKeyId>"
     assert _without_xml(text) == "Server returned 403 Forbidden Denied"
     assert _without_xml("HTTP error: error sending request") == "HTTP error: error sending request"
+
+
+def test_name_that_may_not_outlive_a_power_cut_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The object is there, so nobody may be told that it is not; whatever goes wrong after that."""
+    store = ObjectStore((tmp_path / "store").as_uri())
+
+    def broken(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(object_store, "fsync_directory", broken)
+        patch.setattr(Path, "unlink", read_only)
+        with pytest.raises(StoreUnavailable, match="power cut"):
+            store.create("x", b"1")
+    assert b"".join(store.read("x")) == b"1"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_disk_that_takes_nothing_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    store = ObjectStore((tmp_path / "store").as_uri())
+
+    def full(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StoreRefused, match="nothing can be written"):
+            store.create("x", b"1")
+    with pytest.raises(ObjectMissing):
+        list(store.read("x"))
