@@ -42,7 +42,7 @@ def root_cause(error: Exception, path: Path) -> Exception:
 def _translate(error: Exception, path: Path) -> errors.ServiceError | None:
     cause = getattr(error, "orig", error)  # Peewee keeps the driver's error there
     match cause:
-        case apsw.BusyError() | apsw.LockedError():
+        case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError():
             return errors.DatabaseLocked(f"{path} is locked by another connection.")
         case apsw.FullError() | OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return errors.DatabaseFull(f"No space left for {path}: free disk space, nothing was written.")

@@ -32,6 +32,7 @@ NOTHING_SHIPPED = Shipped(b"", 0)
 class Known:
     state: FileState | None  # None: there is no file
     shipped: Shipped = NOTHING_SHIPPED
+    vouched: bool = True  # whether nobody else has moved anything into the file, or it was looked at since
 
 
 def state_of(path: Path) -> FileState | None:
@@ -44,3 +45,7 @@ def state_of(path: Path) -> FileState | None:
 
 def wal_of(database: Path) -> Path:
     return database.with_name(database.name + "-wal")
+
+
+def shm_of(database: Path) -> Path:
+    return database.with_name(database.name + "-shm")

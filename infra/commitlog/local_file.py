@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0  # how long a start tries to store what it must store
 _CONSOLIDATIONS = 5
+_CHUNK = 1024 * 1024  # bytes
 
 
 class LocalFile:
@@ -91,6 +92,7 @@ class LocalFile:
             self._move_wal(connection, known)
             with translated_errors(self.path), RawFile(self.path) as file:
                 for change in changes:
+                    self._note_applying(position)
                     check_follows(change.header, position)
                     write_pages(file, change.header, change.pages())
                     position = change.position
@@ -104,6 +106,11 @@ class LocalFile:
         self._known = position
         if self._note:
             self._note.write(Note(position, self.checkpointed, wal))
+
+    def _note_applying(self, position: Position) -> None:
+        if self._note:
+            self._note.write(Note(position, self.checkpointed, applying=True))
+            self._note.sync()
 
     def keep_hold_of_wal(self) -> None:
         """By a second name, which SQLite does not know: it says after a crash what others have done with the WAL."""
@@ -119,8 +126,9 @@ class LocalFile:
                 try:
                     with self._exclusively() as connection:
                         self._move_wal(connection, known)
-                        self._note.write(Note(position, position.txid, closed=state_of(self.path)))
-                        self._last_wal.unlink(missing_ok=True)
+                        if known.vouched:
+                            self._note.write(Note(position, position.txid, closed=state_of(self.path)))
+                            self._last_wal.unlink(missing_ok=True)
                 except (errors.DatabaseError, OSError) as error:
                     logger.warning("%s is left as it is, for the next start to look at: %s", self.path, error)
             self._note.close()
@@ -129,15 +137,17 @@ class LocalFile:
         """For a file that was overwritten, when all of the WAL is in the log: what counts now is the file alone, as
         if it had been put in the place of one that was left well.
         """
-        with self._exclusively():
+        with self._exclusively() as connection:
+            self._check_wal(connection, known)
+            self._remove("-wal", "-shm")
+            fsync_directory(self.path.parent)
             if self._note:
                 self._note.write(Note(position, self.checkpointed, closed=known.state))
-            self._remove("-wal", "-shm")
 
     @contextmanager
     def _exclusively(self) -> Iterator[apsw.Connection]:
         """No other program has the database open, or can open it, meanwhile. Raises DatabaseLocked."""
-        with translated_errors(self.path), closing(apsw.Connection(str(self.path))) as connection:
+        with translated_errors(self.path), closing(self._connection()) as connection:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             try:
                 connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
@@ -149,6 +159,10 @@ class LocalFile:
                 ) from error
             yield connection
 
+    def _connection(self) -> apsw.Connection:
+        """Never creates a file."""
+        return apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """The same for a file that SQLite perhaps cannot open: then nobody has it open."""
@@ -159,38 +173,53 @@ class LocalFile:
 
     def _move_wal(self, connection: apsw.Connection, known: Known) -> None:
         """Into the file, if it has what was shipped and nothing else."""
-        frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-        frames = max(frames, 0)
-        if frames != known.shipped.frames or (frames and salts_in(self._wal) != known.shipped.salts):
-            raise FileChanged(f"{self.path} was changed by another program.")
+        self._check_wal(connection, known)
         if state_of(self.path) != known.state:
             raise FileChanged(f"{self.path} was overwritten by another program.")
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._remove("-wal", "-shm")
 
+    def _check_wal(self, connection: apsw.Connection, known: Known) -> None:
+        frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        frames = max(frames, 0)
+        if frames != known.shipped.frames or (frames and salts_in(self._wal) != known.shipped.salts):
+            raise FileChanged(f"{self.path} was changed by another program.")
+
     def _settled_position(self, note: Note | None) -> Position:
         self.known = Known(state_of(self.path))
-        if note and note.closed and note.closed == self.known.state and not self._has_wal():
+        if (
+            note
+            and note.closed
+            and note.closed == self.known.state
+            and not self._has_wal()
+            and self._log.has(note.position)
+        ):
             return note.position
         head_file = self._beside("restoring")
         head = self._head_in(head_file)
         try:
+            if note and note.applying:
+                logger.warning("%s was left in the middle of a change; building it anew from the log", self.path)
+                if not self._is_of_the_log(note, head, page_size_of(head_file)):
+                    raise _Diverged("it was changed by another program before it was whole again")
+                return self._replaced_by(head_file, head)
             if note and not note.closed:
                 self._check_not_overwritten(note, head)
-            whole = note is not None and self._had_all(note)
+            unmoved = note is not None and _is_same(note.position, head)
+            changeable = self._changed_on_top_of_all(note) if note and unmoved else set()
             with self._consolidated() as page_size:
                 if head == START:
                     return self._first_commit(page_size)
                 changed = differing_pages(self.path, head_file, page_size)
                 if not changed:
                     return head
-                if note is None or self._unknown_pages(note.checkpointed, head, page_size):
-                    if note is None or note.position.txid != head.txid:
-                        raise _Diverged(f"it and the log at {self._log.url} have both changed")
-                    if not whole:
-                        raise _Diverged("it was changed after a crash, perhaps without what the log has of before that")
+                if self._is_an_edit(note, head, changed, changeable, page_size):
                     logger.warning("%s was changed by another program; the changes are the next commit", self.path)
                     return self._committed(head, changed, page_size, page_size_of(head_file))
+                if note is None or self._unknown_pages(note.checkpointed, head, page_size):
+                    if not unmoved:
+                        raise _Diverged(f"it and the log at {self._log.url} have both changed")
+                    raise _Diverged("it was changed after a crash, perhaps without what the log has of before that")
             return self._replaced_by(head_file, head)
         except (_Diverged, errors.CommitConflict) as error:
             return self._kept_beside(str(error), head_file, head)
@@ -220,15 +249,36 @@ class LocalFile:
 
     def _replaced_by(self, image: Path, position: Position) -> Position:
         with self._alone():
-            if self._has_wal():
+            if self._has_wal() or state_of(self.path) != self.known.state:
                 raise FileChanged(f"{self.path} was changed by another program while it was compared with the log.")
-            return self._put_in_place(image, position)
+            return self._overwritten_with(image, position)
+
+    def _overwritten_with(self, image: Path, position: Position) -> Position:
+        """In place: a shell that waits at its prompt has this file open without any lock, and would write to the WAL
+        of another one that has its name.
+        """
+        self._note_applying(position)
+        page_size = page_size_of(image)
+        with translated_errors(self.path), RawFile(self.path) as mine, RawFile(image) as other:
+            offset = 0
+            while page := other.read(page_size):
+                mine.seek(offset)
+                if mine.read(page_size) != page:
+                    mine.seek(offset)
+                    mine.write(page)
+                offset += len(page)
+            mine.truncate(offset)
+            if self._lasting:
+                mine.sync()
+        self._remove("-wal", "-shm")
+        self.known = Known(state_of(self.path))
+        return position
 
     def _put_in_place(self, image: Path, position: Position) -> Position:
+        """Where there is no file."""
         if self._lasting:
             with image.open("rb") as file:
                 os.fsync(file.fileno())
-        self._remove("-wal", "-shm")
         os.replace(image, self.path)
         if self._lasting:
             fsync_directory(self.path.parent)
@@ -242,7 +292,7 @@ class LocalFile:
 
         Raises DatabaseDamaged: what is broken must not become history.
         """
-        with translated_errors(self.path), closing(apsw.Connection(str(self.path))) as connection:
+        with translated_errors(self.path), closing(self._connection()) as connection:
             connection.set_busy_timeout(int(self._busy_timeout * 1000))
             connection.execute("PRAGMA journal_mode=wal").fetchall()
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -293,34 +343,49 @@ class LocalFile:
     def _append(self, position: Position, page_size: int, size: int, pages: Iterable[tuple[int, bytes]]) -> Position:
         return self._log.append(position, page_size, size, pages, self._clock.now() + START_SECONDS)
 
-    def _has_all_of(self, wal: Path) -> bool:
-        page_size = page_size_of(self.path)
-        with RawFile(self.path) as file:
-            for number, page in committed_pages(wal).items():
-                file.seek((number - 1) * page_size)
-                if file.read(page_size) != page:
-                    return False
-        return True
-
     def _is_of_the_log(self, note: Note, head: Position, page_size: int) -> bool:
         """Whether nothing in a file that is not whole is by another program."""
         with suppress(_LogCannotTell):
             return not self._has_wal() and not self._unknown_pages(note.checkpointed, head, page_size)
         return False
 
-    def _had_all(self, note: Note) -> bool:
-        """Whether another program that came after this note found all that was committed until then.
+    def _is_an_edit(
+        self, note: Note | None, head: Position, changed: list[int], changeable: set[int] | None, page_size: int
+    ) -> bool:
+        if changeable is not None:
+            size = self.path.stat().st_size // page_size
+            return all(number in changeable or number > size for number in changed)
+        # After a WAL was discarded the file may also be what a checkpoint has left that was killed half way
+        discarded = note is not None and note.checkpointed != note.position.txid
+        return not discarded or bool(note and self._unknown_pages(note.checkpointed, head, page_size))
 
-        A power cut, or whoever removes the WAL, takes the last commits from the file; not from the log.
+    def _changed_on_top_of_all(self, note: Note) -> set[int] | None:
+        """The pages that another program can have changed on top of all that was committed; None is any.
+
+        A power cut, or whoever removes the WAL, takes the last commits from the file; not from the log. And a file
+        that was put beside the WAL of another one is a mixture as soon as SQLite has opened it.
         """
-        if note.closed or note.checkpointed == note.position.txid:
-            return True
-        if note.wal is None:
-            return False
-        if self._has_wal():
-            return reaches(self._wal, note.wal)
-        # Who opened the file has closed it since: then SQLite has moved all of the WAL into it and removed that
-        return self._last_wal.exists() and reaches(self._last_wal, note.wal) and self._has_all_of(self._last_wal)
+        if note.closed:
+            return None
+        in_file = note.checkpointed == note.position.txid
+        wal = self._wal if self._has_wal() else self._last_wal
+        pages = committed_pages(wal) if wal.exists() else {}
+        if not pages:
+            return None if in_file else set()
+        if not in_file and not (note.wal and reaches(wal, note.wal)):
+            return set()
+        # If SQLite has removed the WAL, then after it has moved all of it into the file
+        return set(pages) if self._has_wal() or self._has_moved(wal, pages) else set()
+
+    def _has_moved(self, wal: Path, pages: dict[int, int]) -> bool:
+        page_size = page_size_of(self.path)
+        with RawFile(self.path) as mine, wal.open("rb") as frames:
+            for number, offset in pages.items():
+                mine.seek((number - 1) * page_size)
+                frames.seek(offset)
+                if mine.read(page_size) != frames.read(page_size):
+                    return False
+        return True
 
     def _check_not_overwritten(self, note: Note, head: Position) -> None:
         """After a crash, with the WAL there: SQLite would mix what it finds in the two files, whatever they are.
@@ -359,28 +424,26 @@ class LocalFile:
         return unknown
 
     def _kept_beside(self, reason: str, image: Path, head: Position) -> Position:
-        """The log's state in place of the file, which is kept with its WAL."""
+        """The log's state in place of the file, of which a copy is kept, with its WAL."""
         kept = self._beside(f"diverged-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
         with self._alone():
-            self._rename_to(kept)
-        logger.error(
-            "%s is kept as %s, and the log's state is served: %s. To have that file's content served instead, stop "
-            "the service, copy it over %s, and start",
-            self.path,
-            kept.name,
-            reason,
-            self.path,
-        )
-        return self._put_in_place(image, head) if head != START else self._rebuilt()
-
-    def _rename_to(self, kept: Path) -> None:
-        os.replace(self.path, kept)
-        if self._has_wal():
-            os.replace(self._wal, kept.with_name(kept.name + "-wal"))
-        self._remove("-wal", "-shm")
+            for suffix in ("", "-wal") if self._has_wal() else ("",):
+                _copy(self._with(suffix), kept.with_name(kept.name + suffix))
+            fsync_directory(kept.parent)
+            logger.error(
+                "%s is kept as %s, and the log's state is served: %s. To have that file's content served instead, "
+                "stop the service, copy it over %s, and start",
+                self.path,
+                kept.name,
+                reason,
+                self.path,
+            )
+            if head != START:
+                return self._overwritten_with(image, head)
+        return self._rebuilt()
 
     def _discard(self) -> None:
-        self._remove("", "-wal", "-shm")
+        self._remove("", "-wal", "-shm", "-journal")
 
     def _remove(self, *suffixes: str) -> None:
         for suffix in suffixes:
@@ -411,6 +474,19 @@ class _Diverged(Exception):
 
 class _LogCannotTell(_Diverged):
     pass
+
+
+def _is_same(one: Position, two: Position) -> bool:
+    known = one.checksum and two.checksum
+    return one.txid == two.txid and (not known or one.checksum == two.checksum)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with RawFile(source) as read, target.open("xb") as write:
+        while chunk := read.read(_CHUNK):
+            write.write(chunk)
+        write.flush()
+        os.fsync(write.fileno())
 
 
 def _create_empty(path: Path) -> None:

@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -152,6 +153,14 @@ class CommitLog:
             change = self._commit_after(position)
             yield change
             position = change.position
+
+    def has(self, position: Position) -> bool:
+        """Whether this very commit is in the log, on its own."""
+        try:
+            with closing(self._commit_after(Position(position.txid - 1, 0, 0))) as change:
+                return change.position.checksum == position.checksum
+        except ObjectMissing:
+            return False
 
     def verified_at(self, txid: int) -> float:
         """When the log was last known to end at this TXID, by the clock; -inf when it is known to be longer."""

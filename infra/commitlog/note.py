@@ -29,6 +29,7 @@ class Note:
     position: Position
     checkpointed: int  # TXID up to which the file has everything without its WAL
     wal: WalEnd | None = None  # what it needs of its WAL to have all of `position`
+    applying: bool = False  # the file is being written to past SQLite: torn, if nobody is at it
     closed: FileState | None = None  # the file as it was left, all of it; None while it is in use
 
 
@@ -59,6 +60,10 @@ class NoteFile:
         self._sequence += 1
         os.pwrite(self._descriptor, _encode(self._sequence, note), self._sequence % 2 * _SLOT)
 
+    def sync(self) -> None:
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+
     def close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -72,6 +77,7 @@ def _encode(sequence: int, note: Note) -> bytes:
         "position": [position.txid, position.checksum, position.timestamp],
         "checkpointed": note.checkpointed,
         "wal": note.wal and [note.wal.frames, note.wal.header.hex()],
+        "applying": note.applying,
         "closed": closed and [closed.inode, closed.size, closed.modified_ns],
     }
     text = json.dumps(fields, separators=(",", ":")).encode()
@@ -87,4 +93,4 @@ def _decode(slot: bytes) -> tuple[int, Note] | None:
     closed = FileState(*fields["closed"]) if fields["closed"] else None
     wal = WalEnd(fields["wal"][0], bytes.fromhex(fields["wal"][1])) if fields["wal"] else None
     position = Position(*fields["position"])
-    return fields["sequence"], Note(position, fields["checkpointed"], wal, closed)
+    return fields["sequence"], Note(position, fields["checkpointed"], wal, fields["applying"], closed)

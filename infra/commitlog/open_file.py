@@ -15,7 +15,7 @@ from playhouse.apsw_ext import APSWDatabase
 from core import errors
 from infra.clock import Clock
 from infra.commitlog.anchor import Anchor
-from infra.commitlog.file_state import FileChanged, FileState, Known, state_of, wal_of
+from infra.commitlog.file_state import FileChanged, FileState, Known, shm_of, state_of, wal_of
 from infra.commitlog.vfs import Ship, ShippingVFS, salts_in
 from infra.sqlite_errors import translated_errors
 
@@ -65,6 +65,8 @@ class OpenFile:
         self._moved = moved
         self._state: FileState | None = None
         self._backfilled = (b"", 0)  # the WAL's salts, and how many of its frames are in the file too
+        self._vouched = True
+        self._names: tuple[int, ...] = ()  # inodes of the WAL and its index
         self._overwritten: tuple[float, FileState] | None = None  # since when the file has been what it should not be
         self._may_commit = False
         self._anchor = Anchor(path)
@@ -76,7 +78,7 @@ class OpenFile:
 
     @property
     def known(self) -> Known:
-        return Known(self._state, self._vfs.shipped)
+        return Known(self._state, self._vfs.shipped, self._vouched)
 
     def connect(self, known: Known) -> None:
         """Raises FileChanged when the file is no longer what is known of it."""
@@ -88,11 +90,12 @@ class OpenFile:
                 self.reader.connect()
                 self._prepare(self.writer.connection())
                 self._backfilled = self._wal_backfilled()
-            self._check_is(known)
+                self._check_is(known)
+                self._names = self._inodes()
         except BaseException:
             self.disconnect()
             raise
-        self._state, self._overwritten = known.state, None
+        self._state, self._vouched, self._overwritten = known.state, known.vouched, None
 
     def disconnect(self) -> None:
         """The WAL stays as it is."""
@@ -230,8 +233,10 @@ class OpenFile:
 
     def ship_foreign(self) -> int:
         """Ship what other programs have committed, and keep their checkpoints waiting no longer. Returns how many
-        commits it has become. Raises what `ship` raises.
+        commits it has become. Raises what `ship` raises, DatabaseLocked while the file may have been overwritten.
         """
+        if self._overwritten:
+            raise errors.DatabaseLocked(f"{self.path} is being written by another program.")
         shipped = 0
         with translated_errors(self.path), self._anchor.moving():
             while frames := self._vfs.unshipped(self._frames):
@@ -257,12 +262,14 @@ class OpenFile:
         Raises FileChanged when something else has written to it, DatabaseLocked while it may be a checkpoint or is
         going on.
         """
-        if not self._vfs.is_in_place():
-            raise FileChanged(f"the write-ahead log of {self.path} was removed.")
+        if self._inodes() != self._names:
+            raise FileChanged(f"the write-ahead log of {self.path}, or its index, was removed.")
         found = state_of(self.path)
         with translated_errors(self.path):
             backfilled = self._wal_backfilled()
         if found is None or found == self._state or backfilled != self._backfilled:
+            # A checkpoint of somebody else may hide that the file was overwritten: the next start looks into it
+            self._vouched &= found is None or found == self._state
             self._state, self._backfilled, self._overwritten = found or self._state, backfilled, None
             return
         now = self._clock.now()
@@ -283,12 +290,18 @@ class OpenFile:
 
     def _frames(self) -> int:
         """Committed ones, in the WAL."""
-        in_wal: int = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
-        return in_wal
+        with translated_errors(self.path):
+            in_wal: int = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
+            return in_wal
+
+    def _inodes(self) -> tuple[int, ...]:
+        """0 for a file that is not there."""
+        found = (state_of(path) for path in (wal_of(self.path), shm_of(self.path)))
+        return tuple(state.inode if state else 0 for state in found)
 
     def _wal_backfilled(self) -> tuple[bytes, int]:
         _, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-        return self._vfs.shipped.salts, in_file
+        return self._vfs.salts, in_file
 
 
 def _refuse_what_outlasts_a_request(action: int, one: str | None, two: str | None, *_: str | None) -> int:

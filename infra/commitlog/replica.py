@@ -87,6 +87,7 @@ class Replica:
         self._busy_timeout = busy_timeout
         self._deadline = 0.0
         self._whole = False  # whether file and connections are what `_position` says
+        self._overwritten: Known | None = None  # what was known of a file that somebody has overwritten
         self._at_rest = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout)
         self._open = OpenFile(path, clock, self._ship, self._note_checkpoint, lasting=lasting)
 
@@ -114,20 +115,22 @@ class Replica:
         """Store what other programs have committed, until `deadline`, move the WAL into the file and note that it is
         whole. Safe to call twice.
         """
-        whole, overwritten = self._whole, False
+        whole = self._whole
         if self._whole:
             try:
                 self._open.check_unchanged()
                 self._adopt(deadline)
             except (errors.DatabaseError, errors.StoreError, errors.CommitError) as error:
-                whole, overwritten = False, self._open.is_overwritten()
+                whole = False
+                if self._open.is_overwritten():
+                    self._overwritten = self._open.known
                 logger.warning("%s has changes that the next start looks into: %s", self.path, error)
         known = self._open.known
         self._whole = False
         self._open.close()
-        if overwritten:
+        if self._overwritten:
             with suppress(errors.DatabaseError):
-                self._at_rest.discard_wal(self._position, known)
+                self._at_rest.discard_wal(self._position, self._overwritten)
         self._at_rest.close(self._position if whole else None, known)
 
     def write(self, use_case: UseCase[T], deadline: float, not_before: float, txid: int = 0) -> T:
@@ -186,6 +189,7 @@ class Replica:
         their checkpoints waiting. Raises StoreError or CommitError when that cannot be stored now.
         """
         if not self._whole:
+            self._settle()
             return
         try:
             self._open.check_unchanged()
@@ -279,7 +283,7 @@ class Replica:
                     raise errors.DatabaseLocked("Another program kept changing the database.") from error
                 continue
             except errors.TransactionTooLarge:
-                if self._adopt(deadline):  # another program's transaction was in the way
+                if self._open.has_foreign():  # another program's transaction was in the way
                     continue
                 raise
             # What commits nothing was a read
@@ -401,11 +405,13 @@ class Replica:
 
     def _settle(self) -> None:
         """Bring the file in order, whatever it is and whoever has changed it."""
-        overwritten, known = self._whole and self._open.is_overwritten(), self._open.known
-        self._swap(self._disconnect)
-        if overwritten:
+        if self._whole and self._open.is_overwritten():
             logger.warning("%s was overwritten while the service runs", self.path)
-            self._at_rest.discard_wal(self._position, known)
+            self._overwritten = self._open.known
+        self._swap(self._disconnect)
+        if self._overwritten:
+            self._at_rest.discard_wal(self._position, self._overwritten)
+            self._overwritten = None
         for tries_left in reversed(range(_SETTLINGS)):
             try:
                 with translated_errors(self.path):

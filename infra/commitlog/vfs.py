@@ -12,6 +12,7 @@ they are still there then.
 Source of the format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 """
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -46,17 +47,18 @@ def reaches(wal: Path, end: WalEnd) -> bool:
         return file.read(_FRAME_HEADER) == end.header
 
 
-def committed_pages(wal: Path) -> dict[int, bytes]:
-    """The last image of each page in a WAL that nobody writes, up to its last commit."""
-    salts = salts_in(wal)
-    pages: dict[int, bytes] = {}
-    uncommitted: dict[int, bytes] = {}
+def committed_pages(wal: Path) -> dict[int, int]:
+    """Where a WAL that nobody writes has the last image of each page, up to its last commit: number -> offset."""
+    pages: dict[int, int] = {}
+    uncommitted: dict[int, int] = {}
     with wal.open("rb") as file:
-        page_size = int.from_bytes(file.read(_FILE_HEADER)[_PAGE_SIZE], "big")
-        while (header := file.read(_FRAME_HEADER))[_FRAME_SALTS] == salts:
-            uncommitted[int.from_bytes(header[:4], "big")] = file.read(page_size)
+        start = file.read(_FILE_HEADER)
+        page_size = int.from_bytes(start[_PAGE_SIZE], "big")
+        while (header := file.read(_FRAME_HEADER))[_FRAME_SALTS] == start[_SALTS] != b"":
+            uncommitted[int.from_bytes(header[:4], "big")] = file.tell()
+            file.seek(page_size, os.SEEK_CUR)
             if size := int.from_bytes(header[_DATABASE_SIZE], "big"):
-                pages = {number: page for number, page in (pages | uncommitted).items() if number <= size}
+                pages = {number: offset for number, offset in (pages | uncommitted).items() if number <= size}
                 uncommitted.clear()
     return pages
 
@@ -73,7 +75,6 @@ class ShippingVFS(apsw.VFS):
         self._sync_locally = sync_locally
         self._wal: WalFile | None = None
         self._path: Path | None = None
-        self._inode = 0
         self._shipped = NOTHING_SHIPPED
 
     def expect(self, shipped: Shipped) -> None:
@@ -89,7 +90,6 @@ class ShippingVFS(apsw.VFS):
             self._wal = WalFile(name, flags, self._ship, self._max_bytes, self._sync_locally)
             self._wal.shipped = self._shipped
             self._path = Path(name)
-            self._inode = self._path.stat().st_ino
             return self._wal
         if flags[0] & apsw.SQLITE_OPEN_MAIN_JOURNAL:
             raise DatabaseUnavailable("The database must stay in WAL mode: PRAGMA journal_mode is refused.")
@@ -99,12 +99,10 @@ class ShippingVFS(apsw.VFS):
     def shipped(self) -> Shipped:
         return self._wal.shipped if self._wal else self._shipped
 
-    def is_in_place(self) -> bool:
-        """Whether the WAL that is written to is the one that other programs find."""
-        try:
-            return self._path is None or self._path.stat().st_ino == self._inode
-        except FileNotFoundError:
-            return False
+    @property
+    def salts(self) -> bytes:
+        """Of the WAL as it is now; none after it was emptied."""
+        return self._wal.salts() if self._wal else b""
 
     def unshipped(self, count: Callable[[], int]) -> int:
         """Frames of the WAL, if other programs have committed any that are not in the log, or 0.
@@ -169,13 +167,16 @@ class WalFile(apsw.VFSFile):
             super().xWrite(commit.header, commit.offset)
             self._note_shipped(commit.offset)
 
+    def salts(self) -> bytes:
+        return self._header()[_SALTS]
+
     def unshipped(self, count: Callable[[], int]) -> int:
         while True:
-            salts = self._header()[_SALTS]
+            salts = self.salts()
             frames = count()
             if frames <= 0:
                 return 0
-            if self._header()[_SALTS] == salts:  # or another program has begun the WAL anew in between
+            if self.salts() == salts:  # or another program has begun the WAL anew in between
                 return frames if Shipped(salts, frames) != self.shipped else 0
 
     def ship_foreign(self, frames: int) -> None:

@@ -61,10 +61,27 @@ def crash(instance: Instance, directory: Path) -> None:
     saved.rename(instance.path.parent)
 
 
-def test_clean_stop_is_trusted_without_a_look_at_the_content(server: Server, stopped: Instance) -> None:
+def test_clean_stop_is_trusted_when_the_log_has_that_very_commit(server: Server, stopped: Instance) -> None:
     again = server()
     assert again.rows() == [1, 2]
-    assert [verb for verb, _ in again.store.requests if verb == "read"] == []
+    names = [name for verb, name in again.store.requests if verb == "read"]
+    assert names == [f"ltx/0/{stopped.replica.visible.txid:016x}-{stopped.replica.visible.txid:016x}.ltx"]
+
+
+def test_file_of_another_history_of_the_same_length_is_kept_and_not_served(
+    server: Server, stopped: Instance, path: Path, tmp_path: Path, start: StartInstance, file_url: str
+) -> None:
+    txid = stopped.replica.visible.txid
+    (tmp_path / f"replica/ltx/0/{txid:016x}-{txid:016x}.ltx").unlink()
+    other = start("other", file_url)
+    other.sql("INSERT INTO t VALUES ('theirs')")
+    assert other.replica.visible.txid == txid
+    again = server()
+    again.sql("INSERT INTO t VALUES ('later')")
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [1, "later", "theirs"]
+    (kept,) = path.parent.glob("*.diverged-*")
+    with closing(apsw.Connection(str(kept))) as connection:
+        assert connection.execute("SELECT v FROM t").fetchall() == [(1,), (2,)]
 
 
 def test_file_behind_the_log_catches_up(server: Server, stopped: Instance, start: StartInstance, file_url: str) -> None:
