@@ -410,7 +410,8 @@ class Replica:
             self._overwritten = self._open.known
         self._swap(self._disconnect)
         if self._overwritten:
-            self._at_rest.discard_wal(self._position, self._overwritten)
+            with suppress(FileChanged):  # a shell has mixed the two by now: then the log decides
+                self._at_rest.discard_wal(self._position, self._overwritten)
             self._overwritten = None
         for tries_left in reversed(range(_SETTLINGS)):
             try:

@@ -15,6 +15,7 @@ import pytest
 from core.errors import CommitNotStored, DatabaseLocked, StoreUnreachable
 from infra.clock import Clock
 from infra.commitlog import local_file, open_file
+from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import open_log
 from infra.commitlog.raw_file import differing_pages
 from tests.infra.commitlog.conftest import Instance, StartInstance, litestream_restore
@@ -501,3 +502,142 @@ def test_edit_after_a_crash_that_left_everything_is_the_next_commit(
     again = start("server", file_url, lasting=True)
     assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1]
     assert not list(path.parent.glob("*.diverged-*"))
+
+
+def test_shell_that_waits_at_its_prompt_survives_a_replacement_of_the_file(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    """It has the file open and no lock on it: it must find the new content, not another file's WAL."""
+    prompt = apsw.Connection(str(path))
+    start("other", file_url).sql("CREATE TABLE u (v)", BIG)
+    shell_once(path, "INSERT INTO t VALUES (2)")()
+    watch(server)
+    assert list(path.parent.glob("*.diverged-*"))
+    prompt.execute("INSERT INTO t VALUES (3)")
+    watch(server)
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 3, "0" * 60000]
+    prompt.close()
+    check_file_is_the_log(server, file_url, tmp_path)
+
+
+def test_mixture_that_a_look_has_made_of_a_copy_and_the_wal_of_a_crash_is_no_edit(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    server.sql("CREATE TABLE u (v)")
+    server.replica.close()
+    copy = tmp_path / "copy.db"
+    shutil.copy(path, copy)
+    server = start("server", file_url, lasting=True)
+    server.sql("INSERT INTO t VALUES ('acknowledged')")
+    server.replica.close()
+    server = start("server", file_url, lasting=True)
+    server.sql("INSERT INTO u VALUES (1)")
+    server.replica._open.close()  # as kill -9 does
+    overwrite(path, copy)
+    shell_once(path, "SELECT count(*) FROM t")()  # whose end moves the WAL into the copy
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0, "acknowledged"]
+    assert again.rows("SELECT v FROM u") == [1]
+    assert list(path.parent.glob("*.diverged-*"))
+
+
+def test_undoing_by_the_shell_after_a_crash_is_an_edit(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    """Though every page is then as the log had it before."""
+    server.sql("UPDATE t SET v = 1")
+    server.replica._open.close()
+    shell_once(path, "UPDATE t SET v = 0")()
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0]
+
+
+def test_commit_and_end_of_a_shell_before_the_file_is_replaced_are_not_lost(
+    server: Instance, path: Path, start: StartInstance, file_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.sql("INSERT INTO t VALUES (1)")
+    server.replica._open.close()
+    path.with_name("app.db-wal").unlink()
+    meanwhile = shell_once(path, "CREATE TABLE mine (v)")
+    monkeypatch.setattr(LocalFile, "_replaced_by", at_once(LocalFile._replaced_by, meanwhile, before=True))
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == [0, 1]
+    (kept,) = path.parent.glob("*.diverged-*")
+    with closing(apsw.Connection(str(kept))) as connection:
+        assert ("mine",) in connection.execute("SELECT name FROM sqlite_schema").fetchall()
+
+
+def test_commit_after_the_index_of_the_wal_was_removed_is_not_lost(
+    server: Instance, path: Path, file_url: str, tmp_path: Path
+) -> None:
+    path.with_name("app.db-shm").unlink()
+    shell_once(path, "INSERT INTO t VALUES (1)")()
+    server.sql("INSERT INTO t VALUES (2)")
+    watch(server)
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2]
+    check_file_is_the_log(server, file_url, tmp_path)
+
+
+def test_copy_that_a_checkpoint_hides_is_found_at_the_next_start(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    copy = old_copy(server, tmp_path)
+    overwrite(path, copy)
+    shell_once(path, "PRAGMA wal_checkpoint(PASSIVE)")()
+    watch(server)
+    server.replica.close()
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 2, "0" * 60000]
+    check_file_is_the_log(again, file_url, tmp_path)
+
+
+def test_what_a_shell_adds_to_a_copy_over_the_live_file_is_kept_and_not_mixed(
+    server: Instance, path: Path, file_url: str, tmp_path: Path
+) -> None:
+    copy = old_copy(server, tmp_path)
+    overwrite(path, copy)
+    shell_once(path, "INSERT INTO t VALUES ('on the copy')")()
+    with pytest.raises(DatabaseLocked):
+        server.sql("INSERT INTO t VALUES (3)")
+    server.clock.seconds += 2
+    server.sql("INSERT INTO t VALUES (4)")
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 2, 4, "0" * 60000]
+    assert list(path.parent.glob("*.diverged-*"))
+
+
+def test_copy_over_the_live_file_is_not_taken_while_a_shell_reads_it(
+    server: Instance, path: Path, file_url: str, tmp_path: Path
+) -> None:
+    """The end of that shell mixes the copy with the WAL."""
+    copy = old_copy(server, tmp_path)
+    shell = apsw.Connection(str(path))
+    shell.execute("SELECT * FROM t").fetchall()
+    overwrite(path, copy)
+    for _ in range(2):
+        with pytest.raises(DatabaseLocked):
+            watch(server)
+        server.clock.seconds += 3
+    shell.close()
+    watch(server)
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 2, "0" * 60000]
+    check_file_is_the_log(server, file_url, tmp_path)
+
+
+def test_journal_that_was_left_does_not_get_into_a_new_file(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    server.replica.close()
+    for statement in ("PRAGMA journal_mode = delete", "PRAGMA cache_size = 2"):
+        shell_once(path, statement)()
+    killed = apsw.Connection(str(path))
+    killed.execute("PRAGMA cache_size = 2").fetchall()
+    killed.execute("BEGIN; CREATE TABLE x (v)")
+    killed.execute(BIG)
+    shutil.copy(path.with_name("app.db-journal"), tmp_path / "journal")
+    killed.close()
+    path.unlink()
+    shutil.copy(tmp_path / "journal", path.with_name("app.db-journal"))
+    again = start("server", file_url, lasting=True)
+    again.sql("INSERT INTO t VALUES (1)")
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1]
+    check_file_is_the_log(again, file_url, tmp_path)
