@@ -374,8 +374,19 @@ class LocalFile:
             return None if in_file else set()
         if not in_file and not (note.wal and reaches(wal, note.wal)):
             return set()
+        if self._has_wal():
+            return set(pages) if in_file or (note.wal and self._valid_frames() >= note.wal.frames) else set()
         # If SQLite has removed the WAL, then after it has moved all of it into the file
-        return set(pages) if self._has_wal() or self._has_moved(wal, pages) else set()
+        return set(pages) if self._has_moved(wal, pages) else set()
+
+    def _valid_frames(self) -> int:
+        """How much of the WAL SQLite takes for committed: it looks at every checksum, a power cut may have torn one."""
+        with translated_errors(self.path), closing(self._connection()) as connection:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            begin_reading(connection)
+            connection.execute("ROLLBACK")
+            frames: int = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
+            return frames
 
     def _has_moved(self, wal: Path, pages: dict[int, int]) -> bool:
         page_size = page_size_of(self.path)

@@ -67,12 +67,13 @@ def test_nothing_acknowledged_is_lost_by_kill_9_under_load(start_server: Callabl
     server = start_server(BACKUP_INTERVAL_SECONDS="0")
     server.process.end()
     assert len(claims.acknowledged) > LIVES * 30
-    found = items_in(data / "app.db")
-    assert by_shell == {name for _, name in found if name.startswith("shell")}
+    found = {name for _, name in items_in(data / "app.db")}
+    # After a kill between a commit's arrival in the log and its end here, the log and the shell have both moved on
+    kept = {name for path in data.glob("app.db.diverged-*") for _, name in items_in(path)}
     assert by_shell
+    assert by_shell <= found | kept
     claims.unknown |= by_shell  # as far as the callers go
     claims.check(data / "app.db")
-    assert not list(data.glob("app.db.diverged-*"))
     shutil.copy(data / "app.db", tmp_path / "before.db")
     for path in data.glob("app.db*"):
         path.unlink()
