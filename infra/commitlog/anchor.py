@@ -4,7 +4,8 @@ While somebody reads, SQLite moves nothing into the file that is newer than what
 part of the WAL that was not moved; and no checkpoint, of whatever kind and by whichever program, goes past that.
 So a read transaction stays open all the time, at a state all of which is in the log, and every frame after it
 can be found: where the last shipped one ends or, in a WAL that was begun anew since, from its start. More
-than once it cannot be begun anew meanwhile: that takes a checkpoint of the frames in it.
+than once it cannot be begun anew meanwhile: that takes a checkpoint of the frames in it. All of this holds among
+programs that have the same file, WAL and index open, which `OpenFile.check_unchanged` sees to.
 
 Source: https://www.sqlite.org/walformat.html#wal_locks (WAL_READ_LOCK)
 """

@@ -443,7 +443,7 @@ class LocalFile:
             fsync_directory(kept.parent)
             logger.error(
                 "%s is kept as %s, and the log's state is served: %s. To have that file's content served instead, "
-                "stop the service, copy it over %s, and start",
+                "stop the service, copy it, with its -wal if there is one, over %s, and start",
                 self.path,
                 kept.name,
                 reason,

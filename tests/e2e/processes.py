@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+needs_shell = pytest.mark.skipif(not shutil.which("sqlite3"), reason="needs sqlite3 (Debian: apt-get install sqlite3)")
 
 
 class Process:

@@ -16,10 +16,11 @@ from infra.clock import Clock
 from infra.commitlog.log import open_log
 from tests.e2e.conftest import Server
 from tests.e2e.evidence import items_in
+from tests.e2e.processes import needs_shell
 from tests.e2e.test_foreign_writers import INSERT
 from tests.infra.commitlog.conftest import litestream_restore
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, needs_shell]
 
 StartServer = Callable[..., Server]
 TIMER_OFF = {"BACKUP_INTERVAL_SECONDS": "0"}

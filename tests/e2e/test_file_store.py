@@ -25,9 +25,8 @@ StartServer = Callable[..., Server]
 SYSTEM_CALLS = "openat,write,pwrite64,fsync,fdatasync,link,linkat,mkdir,sendto,sendmsg,writev"
 
 
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace (Debian: apt-get install strace)")
 def test_object_and_its_name_are_on_disk_before_the_answer_leaves(start_process: StartProcess, tmp_path: Path) -> None:
-    if not shutil.which("strace"):
-        pytest.skip("needs strace (Debian: apt-get install strace)")
     trace = tmp_path / "trace"
     strace = ["strace", "-f", "-y", "-s", "40", "-o", str(trace), "-e", f"trace={SYSTEM_CALLS}"]
     process = start_process(*strace, sys.executable, "-m", "handler", BACKUP_INTERVAL_SECONDS="0")

@@ -14,10 +14,11 @@ import pytest
 
 from tests.e2e.conftest import Server
 from tests.e2e.evidence import Claims, items_in, run_together
+from tests.e2e.processes import needs_shell
 from tests.e2e.test_foreign_writers import INSERT
 from tests.infra.commitlog.conftest import litestream_restore
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, needs_shell]
 
 LIVES = int(os.environ.get("LIVES", "20"))
 WRITERS = 4
