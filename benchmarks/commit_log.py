@@ -34,6 +34,7 @@ SIZES = [1, 10, 100]  # MB
 STATEMENTS, PER_SECOND = 50, 5
 LENGTHS = [10, 100, 1000]  # commits
 WRITERS = [1, 2, 4, 8]
+GROUPS = [1, 8, 64, 256]
 PUT_SECONDS = 0.025
 WRITING_SECONDS = float(os.environ.get("BENCH_SECONDS", "10"))
 
@@ -43,7 +44,12 @@ def main() -> None:
         return write_for_a_while(Path(sys.argv[2]))
     with starting_processes() as start, tempfile.TemporaryDirectory() as directory:
         endpoint = start_ministack(start)
-        reports = {"commits": report_commits, "starts": report_starts, "writers": report_writers}
+        reports = {
+            "commits": report_commits,
+            "starts": report_starts,
+            "writers": report_writers,
+            "groups": report_groups,
+        }
         for report in [reports[name] for name in sys.argv[1:] or reports]:
             with bucket_at(endpoint) as bucket, proxy_before(endpoint) as proxy:
                 os.environ.update(bucket.environment(proxy.endpoint))
@@ -203,6 +209,45 @@ def report_writers(bucket: S3, proxy: Proxy, directory: Path) -> None:
         rate = len(latencies) / WRITING_SECONDS
         row = f"| {writers} | {rate:.1f} | {points[49]:.0f} ms | {points[98]:.0f} ms | {latencies[-1]:.0f} ms |"
         print(row, flush=True)
+
+
+# Requests that share commits
+
+
+def report_groups(bucket: S3, proxy: Proxy, directory: Path) -> None:
+    print(f"\n### Writes a second of one server when a PUT takes {PUT_SECONDS * 1000:.0f} ms\n")
+    print("| concurrent requests | writes a second | writes an object | bytes a write | median | slowest |")
+    print("|---|---|---|---|---|---|")
+    database = open_at(directory / "groups" / "app.db")
+    asyncio.run(database.write(insert(0)))
+    proxy.rule = slow_puts
+    for concurrent in GROUPS:
+        Tally(proxy)
+        latencies = sorted(asyncio.run(write_together(database, concurrent)))
+        tally = Tally(proxy)
+        cells = (
+            f"{len(latencies) / WRITING_SECONDS:,.0f}",
+            f"{len(latencies) / tally.puts:,.1f}",
+            f"{tally.sent / len(latencies):,.0f}",
+            f"{latencies[len(latencies) // 2] * 1000:.0f} ms",
+            f"{latencies[-1] * 1000:.0f} ms",
+        )
+        print(f"| {concurrent} | {' | '.join(cells)} |", flush=True)
+    database.close()
+
+
+async def write_together(database: Database, concurrent: int) -> list[float]:
+    """The seconds that each write took, each of so many writers writing one after the other."""
+    found: list[float] = []
+    end = time.monotonic() + WRITING_SECONDS
+
+    async def write() -> None:
+        while (started := time.monotonic()) < end:
+            await database.write(insert(len(found)))
+            found.append(time.monotonic() - started)
+
+    await asyncio.gather(*(write() for _ in range(concurrent)))
+    return found
 
 
 def slow_puts(request: Request, forward: Forward) -> Reply | None:
