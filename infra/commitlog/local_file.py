@@ -354,7 +354,7 @@ class LocalFile:
     ) -> bool:
         if changeable is not None:
             size = self.path.stat().st_size // page_size
-            return all(number in changeable or number > size for number in changed)
+            return bool(changeable) and all(number in changeable or number > size for number in changed)
         # After a WAL was discarded the file may also be what a checkpoint has left that was killed half way
         discarded = note is not None and note.checkpointed != note.position.txid
         return not discarded or bool(note and self._unknown_pages(note.checkpointed, head, page_size))

@@ -3,15 +3,17 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import apsw
 import peewee
 import pytest
 
 from infra.clock import Clock
-from infra.commitlog.log import CommitLog, Store
+from infra.commitlog.log import CommitLog, Store, open_log
 from infra.commitlog.replica import Replica
 from infra.object_store import ObjectInfo, ObjectStore
 
@@ -159,3 +161,12 @@ def litestream_restore(url: str, path: Path, *options: str) -> Path:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return path
+
+
+def stored_in(url: str, path: Path) -> list[Any]:
+    """The rows of t in the log's newest state, which is restored to this path."""
+    path.unlink(missing_ok=True)
+    open_log(url, Clock()).restore(path)
+    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return [v for (v,) in connection.execute("SELECT v FROM t ORDER BY 1")]

@@ -25,8 +25,7 @@ from core.errors import (
 from infra.clock import Clock
 from infra.commitlog.log import open_log
 from infra.commitlog.replica import Write
-from tests.infra.commitlog.conftest import Instance, StartInstance
-from tests.infra.commitlog.test_other_programs import stored_in
+from tests.infra.commitlog.conftest import Instance, StartInstance, stored_in
 
 UseCase = Callable[[peewee.Database], Any]
 COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) "

@@ -19,7 +19,7 @@ from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import open_log
 from infra.commitlog.note import Note, NoteFile, WalEnd
 from infra.object_store import ObjectStore
-from tests.infra.commitlog.conftest import Instance, ManualClock, StartInstance, WatchedStore, log_over
+from tests.infra.commitlog.conftest import Instance, ManualClock, StartInstance, WatchedStore, log_over, stored_in
 
 Server = Callable[[], Instance]
 
@@ -356,14 +356,6 @@ def test_database_that_shrank_elsewhere_shrinks_here(server: Server, start: Star
     instance.fresh_rows()
     assert instance.path.stat().st_size < 20_000
     assert instance.rows("PRAGMA integrity_check") == ["ok"]
-
-
-def stored_in(url: str, path: Path) -> list[Any]:
-    path.unlink(missing_ok=True)
-    open_log(url, Clock()).restore(path)
-    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        return [v for (v,) in connection.execute("SELECT v FROM t ORDER BY 1")]
 
 
 BIG = "INSERT INTO t VALUES (hex(zeroblob(30000)))"

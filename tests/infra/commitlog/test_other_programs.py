@@ -18,7 +18,7 @@ from infra.commitlog import local_file, open_file
 from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import open_log
 from infra.commitlog.raw_file import differing_pages
-from tests.infra.commitlog.conftest import Instance, StartInstance, litestream_restore
+from tests.infra.commitlog.conftest import Instance, StartInstance, litestream_restore, stored_in
 
 Shell = Callable[..., list[Any]]
 BIG = "INSERT INTO t VALUES (hex(zeroblob(30000)))"
@@ -50,14 +50,6 @@ def shell(server: Instance, path: Path) -> Iterator[Shell]:
 
 def watch(server: Instance) -> None:
     server.replica.watch(server.clock.now())
-
-
-def stored_in(url: str, path: Path) -> list[Any]:
-    path.unlink(missing_ok=True)
-    open_log(url, Clock()).restore(path)
-    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        return [v for (v,) in connection.execute("SELECT v FROM t ORDER BY 1")]
 
 
 def check_file_is_the_log(server: Instance, url: str, tmp_path: Path) -> None:

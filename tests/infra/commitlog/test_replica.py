@@ -32,7 +32,7 @@ from infra.commitlog import ltx, note, open_file, vfs
 from infra.commitlog.log import SURVEY_SECONDS, open_log
 from infra.commitlog.verify import verify
 from infra.object_store import ObjectStore
-from tests.infra.commitlog.conftest import Instance, StartInstance
+from tests.infra.commitlog.conftest import Instance, StartInstance, stored_in
 
 
 @pytest.fixture
@@ -49,17 +49,6 @@ def b(start: StartInstance, file_url: str, a: Instance) -> Instance:
 
 def head(url: str) -> int:
     return max(item.max_txid for item in open_log(url, Clock()).everything())
-
-
-def stored_rows(url: str, tmp_path: Path) -> list[Any]:
-    path = tmp_path / "stored.db"
-    path.unlink(missing_ok=True)
-    open_log(url, Clock()).restore(path)
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-    try:
-        return [v for (v,) in connection.execute("SELECT v FROM t ORDER BY 1")]
-    finally:
-        connection.close()
 
 
 # I1, I3: stored before it is seen
@@ -110,7 +99,7 @@ def test_failed_commit_leaves_nothing(
     a.store.before = lambda verb, name: None
     assert a.rows() == []
     a.sql("INSERT INTO t VALUES ('kept')")
-    assert a.rows() == stored_rows(file_url, tmp_path) == ["kept"]
+    assert a.rows() == stored_in(file_url, tmp_path / "out.db") == ["kept"]
 
 
 def test_file_of_a_crash_in_the_middle_of_a_put_has_no_trace_of_it(a: Instance, tmp_path: Path) -> None:
@@ -150,7 +139,7 @@ def test_rollbacks_spills_and_savepoints_ship_what_was_committed(
         with pytest.raises(ZeroDivisionError):
             a.write(fail)
         a.write(work)
-        assert a.rows() == stored_rows(file_url, tmp_path)
+        assert a.rows() == stored_in(file_url, tmp_path / "out.db")
     assert len(a.rows()) == 300 * times
 
 
@@ -159,7 +148,7 @@ def test_checkpoints_and_restarts_of_the_wal_lose_nothing(a: Instance, file_url:
         a.sql(f"INSERT INTO t VALUES ('{n:03}' || hex(zeroblob(9000)))")
         if n % 5 == 4:
             a.replica._open.writer.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-    assert a.rows() == stored_rows(file_url, tmp_path)
+    assert a.rows() == stored_in(file_url, tmp_path / "out.db")
 
 
 def test_transaction_that_is_too_large_is_refused_and_nothing_is_stored(
@@ -220,7 +209,7 @@ def test_killed_in_the_middle_of_a_put(file_url: str, tmp_path: Path, start: Sta
         done = subprocess.run([sys.executable, "-c", textwrap.dedent(code).replace("MOMENT", moment)])
         assert done.returncode == -signal.SIGKILL
         again = start("killed", file_url, lasting=True)
-        assert again.rows() == stored_rows(file_url, tmp_path) == rows
+        assert again.rows() == stored_in(file_url, tmp_path / "out.db") == rows
         again.replica.close()
 
 
@@ -237,7 +226,7 @@ def test_stored_commit_that_the_file_cannot_take_is_fetched_from_the_log(
         with pytest.raises(CommitOutcomeUnknown, match=r"The commit is stored, but .* could not take it"):
             b.sql("INSERT INTO t VALUES (1)")
     b.sql("INSERT INTO t VALUES (2)")
-    assert b.rows() == stored_rows(file_url, tmp_path) == [1, 2]
+    assert b.rows() == stored_in(file_url, tmp_path / "out.db") == [1, 2]
 
 
 # I2, I5: who has the number
@@ -295,7 +284,7 @@ def test_echo_of_our_own_attempt_is_no_conflict(a: Instance, file_url: str, tmp_
 
     store.create = create_twice  # type: ignore[method-assign]
     a.sql("INSERT INTO t VALUES (1)")
-    assert a.rows() == stored_rows(file_url, tmp_path) == [1]
+    assert a.rows() == stored_in(file_url, tmp_path / "out.db") == [1]
     assert len([verb for verb, _ in a.store.requests if verb == "read_range"]) == 1
 
 
@@ -316,7 +305,7 @@ def test_put_that_lands_late_is_found(a: Instance, file_url: str, tmp_path: Path
     store.create = create  # type: ignore[method-assign]
     create(*held[0])
     a.sql("INSERT INTO t VALUES ('next')")
-    assert a.rows() == stored_rows(file_url, tmp_path) == ["late", "next"]
+    assert a.rows() == stored_in(file_url, tmp_path / "out.db") == ["late", "next"]
 
 
 def test_conflict_without_end_is_given_up_as_not_stored(a: Instance, b: Instance) -> None:
@@ -358,7 +347,7 @@ def test_sleeper_does_not_take_a_number_that_is_free_again(
     merged_away(file_url, 5)
     a.clock.seconds += SURVEY_SECONDS + 1
     a.sql("INSERT INTO t VALUES ('a')")
-    assert a.rows() == stored_rows(file_url, tmp_path) == [0, 1, 2, 3, "a"]
+    assert a.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2, 3, "a"]
     assert not (tmp_path / "replica/ltx/0/0000000000000003-0000000000000003.ltx").exists()
 
 
@@ -375,7 +364,7 @@ def test_sleep_in_the_middle_of_a_put_is_noticed(a: Instance, b: Instance, file_
     with pytest.raises(CommitOutcomeUnknown, match="asleep"):
         a.sql("INSERT INTO t VALUES ('a')")
     a.sql("INSERT INTO t VALUES ('again')")
-    assert a.rows() == stored_rows(file_url, tmp_path) == [0, 1, 2, 3, "again"]
+    assert a.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2, 3, "again"]
     verdict = verify(open_log(file_url, Clock()), tmp_path / "scratch.db")
     assert verdict.problems == []
     assert [name.split()[0].rpartition("/")[2] for name in verdict.leftovers] == [
