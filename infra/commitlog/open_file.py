@@ -212,6 +212,8 @@ class OpenFile:
     def _on_commit(self, connection: apsw.Connection, name: str, frames: int) -> int:
         """SQLite calls this after each commit; the other half of the proof that nothing goes by unshipped."""
         self.went_unshipped |= frames != self._vfs.shipped.frames
+        if state_of(self.path) == self._state:
+            self._backfilled = self._wal_backfilled()  # a WAL that this commit has begun anew explains nothing later
         if frames >= _CHECKPOINT_FRAMES:
             with suppress(apsw.Error, errors.DatabaseLocked):  # the commit is stored; the next one tries again
                 self.checkpoint()

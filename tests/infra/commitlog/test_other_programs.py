@@ -377,8 +377,7 @@ def old_copy(server: Instance, tmp_path: Path) -> Path:
         backup.step()
     server.sql(BIG)
     server.replica._open.checkpoint()
-    server.sql("INSERT INTO t VALUES (2)")
-    watch(server)
+    server.sql("INSERT INTO t VALUES (2)")  # begins the WAL anew
     return copy
 
 
@@ -575,6 +574,7 @@ def test_copy_that_a_checkpoint_hides_is_found_at_the_next_start(
     server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
 ) -> None:
     copy = old_copy(server, tmp_path)
+    watch(server)  # so that there is something for a checkpoint to do
     overwrite(path, copy)
     shell_once(path, "PRAGMA wal_checkpoint(PASSIVE)")()
     watch(server)
