@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0  # how long a start tries to store what it must store
 _CONSOLIDATIONS = 5
+_VERSIONS = slice(18, 20)  # https://www.sqlite.org/fileformat2.html#file_format_version_numbers
+_WAL_MODE = b"\2\2"
 _CHUNK = 1024 * 1024  # bytes
 
 
@@ -98,7 +100,7 @@ class LocalFile:
                     position = change.position
                 if self._lasting:
                     file.sync()
-            self.known = Known(state_of(self.path))
+            self.known = self._left_in_wal_mode()
         return position
 
     def write_note(self, position: Position, wal: WalEnd | None = None) -> None:
@@ -271,7 +273,7 @@ class LocalFile:
             if self._lasting:
                 mine.sync()
         self._remove("-wal", "-shm")
-        self.known = Known(state_of(self.path))
+        self.known = self._left_in_wal_mode()
         return position
 
     def _put_in_place(self, image: Path, position: Position) -> Position:
@@ -280,10 +282,24 @@ class LocalFile:
             with image.open("rb") as file:
                 os.fsync(file.fileno())
         os.replace(image, self.path)
+        self.known = self._left_in_wal_mode()
         if self._lasting:
             fsync_directory(self.path.parent)
-        self.known = Known(state_of(self.path))
         return position
+
+    def _left_in_wal_mode(self) -> Known:
+        """Whatever mode the log's image has: nobody could enter it once the anchor holds the file."""
+        if not self._is_in_wal_mode():
+            with RawFile(self.path) as file:
+                file.seek(_VERSIONS.start)
+                file.write(_WAL_MODE)
+                if self._lasting:
+                    file.sync()
+        return Known(state_of(self.path))
+
+    def _is_in_wal_mode(self) -> bool:
+        with RawFile(self.path) as file:
+            return file.read(_VERSIONS.stop)[_VERSIONS] == _WAL_MODE
 
     @contextmanager
     def _consolidated(self) -> Iterator[int]:
@@ -294,6 +310,8 @@ class LocalFile:
         """
         with translated_errors(self.path), closing(self._connection()) as connection:
             connection.set_busy_timeout(int(self._busy_timeout * 1000))
+            if not self._is_in_wal_mode():  # which SQLite does not see when a WAL lies beside it
+                connection.execute("PRAGMA journal_mode=delete").fetchall()
             connection.execute("PRAGMA journal_mode=wal").fetchall()
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             for _ in range(_CONSOLIDATIONS):

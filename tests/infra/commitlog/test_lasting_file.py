@@ -396,3 +396,31 @@ def test_changes_of_another_program_are_not_mixed_with_those_of_another_instance
     assert instance.rows() == stored_in(file_url, tmp_path / "out.db") == [2]
     assert list(path.parent.glob("app.db.diverged-*"))
     assert "both changed" in caplog.text
+
+
+def test_image_that_is_not_in_wal_mode_can_be_opened(
+    server: Server, stopped: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    """A backup that was copied beside a WAL: SQLite takes it for a file in WAL mode, whatever it says itself."""
+    old = tmp_path / "old.db"
+    shutil.copy(path, old)
+    edit(old, "PRAGMA journal_mode = delete")
+    instance = server()
+    instance.sql("INSERT INTO t VALUES (3)")
+    shutil.copy(f"{path}-wal", tmp_path / "wal")
+    instance.replica.close()
+    shutil.copy(old, path)
+    shutil.copy(tmp_path / "wal", f"{path}-wal")
+    again = server()
+    assert again.rows() == start("other", file_url).rows() == [1, 2, 3]
+    again.replica.close()
+    # and one that another writer of this format has put into the log
+    edit(path, "PRAGMA journal_mode = delete")
+    page = path.read_bytes()[:4096]
+    log = open_log(file_url, Clock())
+    head = again.replica.visible
+    log.append(head, 4096, path.stat().st_size // 4096, [(1, page)], Clock().now() + 10)
+    for name in ("new", "server"):
+        instance = start(name, file_url, lasting=True)
+        instance.sql(f"INSERT INTO t VALUES ('{name}')")
+    assert instance.rows() == stored_in(file_url, tmp_path / "out.db") == [1, 2, 3, "new", "server"]
