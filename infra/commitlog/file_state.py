@@ -49,3 +49,13 @@ def wal_of(database: Path) -> Path:
 
 def shm_of(database: Path) -> Path:
     return database.with_name(database.name + "-shm")
+
+
+def last_wal_of(database: Path) -> Path:
+    """A second name of the WAL, which SQLite does not know."""
+    return database.with_name(database.name + ".last-wal")
+
+
+def has_wal(database: Path) -> bool:
+    found = state_of(wal_of(database))
+    return found is not None and found.size > 0

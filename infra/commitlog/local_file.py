@@ -13,11 +13,12 @@ from core import errors
 from infra.clock import Clock
 from infra.commitlog.anchor import begin_reading
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
-from infra.commitlog.file_state import FileChanged, Known, state_of, wal_of
+from infra.commitlog.evidence import Diverged, Evidence, existing_database
+from infra.commitlog.file_state import FileChanged, Known, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.log import CommitLog
 from infra.commitlog.note import Note, NoteFile, WalEnd
 from infra.commitlog.raw_file import RawFile, differing_pages, page_size_of, pages_of
-from infra.commitlog.vfs import committed_pages, reaches, salts_in
+from infra.commitlog.vfs import salts_in
 from infra.durable import fsync_directory
 from infra.sqlite_errors import translated_errors
 
@@ -46,6 +47,7 @@ class LocalFile:
         self._lasting = lasting
         self._busy_timeout = busy_timeout
         self._note = NoteFile(path) if lasting else None
+        self._evidence = Evidence(path, log)
         self._known = START  # the newest commit that this file has been at
         self._settled = False
 
@@ -117,9 +119,9 @@ class LocalFile:
     def keep_hold_of_wal(self) -> None:
         """By a second name, which SQLite does not know: it says after a crash what others have done with the WAL."""
         if self._note:
-            self._last_wal.unlink(missing_ok=True)
+            last_wal_of(self.path).unlink(missing_ok=True)
             with suppress(OSError):  # a file system without hard links
-                os.link(self._wal, self._last_wal)
+                os.link(self._wal, last_wal_of(self.path))
 
     def close(self, position: Position | None, known: Known) -> None:
         """`position`: what the file is at with its WAL, all of which was shipped; None when that is not known."""
@@ -130,7 +132,7 @@ class LocalFile:
                         self._move_wal(connection, known)
                         if known.vouched:
                             self._note.write(Note(position, position.txid, closed=state_of(self.path)))
-                            self._last_wal.unlink(missing_ok=True)
+                            last_wal_of(self.path).unlink(missing_ok=True)
                 except (errors.DatabaseError, OSError) as error:
                     logger.warning("%s is left as it is, for the next start to look at: %s", self.path, error)
             self._note.close()
@@ -149,7 +151,7 @@ class LocalFile:
     @contextmanager
     def _exclusively(self) -> Iterator[apsw.Connection]:
         """No other program has the database open, or can open it, meanwhile. Raises DatabaseLocked."""
-        with translated_errors(self.path), closing(self._connection()) as connection:
+        with translated_errors(self.path), closing(existing_database(self.path)) as connection:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             try:
                 connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
@@ -160,10 +162,6 @@ class LocalFile:
                     f"{self.path} is open in another program; close it, the file must be brought in order."
                 ) from error
             yield connection
-
-    def _connection(self) -> apsw.Connection:
-        """Never creates a file."""
-        return apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -193,7 +191,7 @@ class LocalFile:
             note
             and note.closed
             and note.closed == self.known.state
-            and not self._has_wal()
+            and not has_wal(self.path)
             and self._log.has(note.position)
         ):
             return note.position
@@ -202,33 +200,33 @@ class LocalFile:
         try:
             if note and note.applying:
                 logger.warning("%s was left in the middle of a change; building it anew from the log", self.path)
-                if not self._is_of_the_log(note, head, page_size_of(head_file)):
-                    raise _Diverged("it was changed by another program before it was whole again")
+                if not self._evidence.is_of_the_log(note, head, page_size_of(head_file)):
+                    raise Diverged("it was changed by another program before it was whole again")
                 return self._replaced_by(head_file, head)
             if note and not note.closed:
-                self._check_not_overwritten(note, head)
+                self._evidence.check_not_overwritten(note, head)
             unmoved = note is not None and _is_same(note.position, head)
-            changeable = self._changed_on_top_of_all(note) if note and unmoved else set()
+            changeable = self._evidence.changed_on_top_of_all(note) if note and unmoved else set()
             with self._consolidated() as page_size:
                 if head == START:
                     return self._first_commit(page_size)
                 changed = differing_pages(self.path, head_file, page_size)
                 if not changed:
                     return head
-                if self._is_an_edit(note, head, changed, changeable, page_size):
+                if self._evidence.is_an_edit(note, head, changed, changeable, page_size):
                     logger.warning("%s was changed by another program; the changes are the next commit", self.path)
                     return self._committed(head, changed, page_size, page_size_of(head_file))
-                if note is None or self._unknown_pages(note.checkpointed, head, page_size):
+                if note is None or self._evidence.unknown_pages(note.checkpointed, head, page_size):
                     if not unmoved:
-                        raise _Diverged(f"it and the log at {self._log.url} have both changed")
-                    raise _Diverged("it was changed after a crash, perhaps without what the log has of before that")
+                        raise Diverged(f"it and the log at {self._log.url} have both changed")
+                    raise Diverged("it was changed after a crash, perhaps without what the log has of before that")
             return self._replaced_by(head_file, head)
-        except (_Diverged, errors.CommitConflict) as error:
+        except (Diverged, errors.CommitConflict) as error:
             return self._kept_beside(str(error), head_file, head)
         except errors.DatabaseDamaged as error:
             if head == START:
                 raise
-            if note and self._is_of_the_log(note, head, page_size_of(head_file)):
+            if note and self._evidence.is_of_the_log(note, head, page_size_of(head_file)):
                 return self._replaced_by(head_file, head)
             return self._kept_beside(str(error), head_file, head)
         finally:
@@ -251,7 +249,7 @@ class LocalFile:
 
     def _replaced_by(self, image: Path, position: Position) -> Position:
         with self._alone():
-            if self._has_wal() or state_of(self.path) != self.known.state:
+            if has_wal(self.path) or state_of(self.path) != self.known.state:
                 raise FileChanged(f"{self.path} was changed by another program while it was compared with the log.")
             return self._overwritten_with(image, position)
 
@@ -308,7 +306,7 @@ class LocalFile:
 
         Raises DatabaseDamaged: what is broken must not become history.
         """
-        with translated_errors(self.path), closing(self._connection()) as connection:
+        with translated_errors(self.path), closing(existing_database(self.path)) as connection:
             connection.set_busy_timeout(int(self._busy_timeout * 1000))
             if not self._is_in_wal_mode():  # which SQLite does not see when a WAL lies beside it
                 connection.execute("PRAGMA journal_mode=delete").fetchall()
@@ -317,7 +315,7 @@ class LocalFile:
             for _ in range(_CONSOLIDATIONS):
                 [(blocked, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 begin_reading(connection)
-                if not self._has_wal():
+                if not has_wal(self.path):
                     break
                 connection.execute("ROLLBACK")
                 if blocked:
@@ -361,102 +359,11 @@ class LocalFile:
     def _append(self, position: Position, page_size: int, size: int, pages: Iterable[tuple[int, bytes]]) -> Position:
         return self._log.append(position, page_size, size, pages, self._clock.now() + START_SECONDS)
 
-    def _is_of_the_log(self, note: Note, head: Position, page_size: int) -> bool:
-        """Whether nothing in a file that is not whole is by another program."""
-        with suppress(_LogCannotTell):
-            return not self._has_wal() and not self._unknown_pages(note.checkpointed, head, page_size)
-        return False
-
-    def _is_an_edit(
-        self, note: Note | None, head: Position, changed: list[int], changeable: set[int] | None, page_size: int
-    ) -> bool:
-        if changeable is not None:
-            size = self.path.stat().st_size // page_size
-            return bool(changeable) and all(number in changeable or number > size for number in changed)
-        # After a WAL was discarded the file may also be what a checkpoint has left that was killed half way
-        discarded = note is not None and note.checkpointed != note.position.txid
-        return not discarded or bool(note and self._unknown_pages(note.checkpointed, head, page_size))
-
-    def _changed_on_top_of_all(self, note: Note) -> set[int] | None:
-        """The pages that another program can have changed on top of all that was committed; None is any.
-
-        A power cut, or whoever removes the WAL, takes the last commits from the file; not from the log. And a file
-        that was put beside the WAL of another one is a mixture as soon as SQLite has opened it.
-        """
-        if note.closed:
-            return None
-        in_file = note.checkpointed == note.position.txid
-        wal = self._wal if self._has_wal() else self._last_wal
-        pages = committed_pages(wal) if wal.exists() else {}
-        if not pages:
-            return None if in_file else set()
-        if not in_file and not (note.wal and reaches(wal, note.wal)):
-            return set()
-        if self._has_wal():
-            return set(pages) if in_file or (note.wal and self._valid_frames() >= note.wal.frames) else set()
-        # If SQLite has removed the WAL, then after it has moved all of it into the file
-        return set(pages) if self._has_moved(wal, pages) else set()
-
-    def _valid_frames(self) -> int:
-        """How much of the WAL SQLite takes for committed: it looks at every checksum, a power cut may have torn one."""
-        with translated_errors(self.path), closing(self._connection()) as connection:
-            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-            begin_reading(connection)
-            connection.execute("ROLLBACK")
-            frames: int = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
-            return frames
-
-    def _has_moved(self, wal: Path, pages: dict[int, int]) -> bool:
-        page_size = page_size_of(self.path)
-        with RawFile(self.path) as mine, wal.open("rb") as frames:
-            for number, offset in pages.items():
-                mine.seek((number - 1) * page_size)
-                frames.seek(offset)
-                if mine.read(page_size) != frames.read(page_size):
-                    return False
-        return True
-
-    def _check_not_overwritten(self, note: Note, head: Position) -> None:
-        """After a crash, with the WAL there: SQLite would mix what it finds in the two files, whatever they are.
-
-        Raises _Diverged when the file is not one that belongs to this WAL.
-        """
-        if head == START or not self._has_wal():
-            return
-        with suppress(_LogCannotTell):
-            page_size = page_size_of(self.path)
-            if page_size >= 512 and self._unknown_pages(note.checkpointed, head, page_size):
-                raise _Diverged("it was overwritten while the WAL of another file lay beside it")
-
-    def _unknown_pages(self, since: int, head: Position, page_size: int) -> set[int]:
-        """Pages of the file that are as the log had them at no commit from `since` on.
-
-        A crash leaves pages of different commits, when the WAL was lost or only in part copied into the file.
-        Raises _LogCannotTell when the log no longer has all of these commits to compare with.
-        """
-        image = self._beside("comparing")
-        size = self.path.stat().st_size // page_size
-        try:
-            position = self._log.restore(image, since)
-            unknown = {number for number in differing_pages(self.path, image, page_size) if number <= size}
-            with RawFile(self.path) as mine:
-                for change in self._log.commits(position, head.txid):
-                    with closing(change):
-                        for number, page in change.pages():
-                            mine.seek((number - 1) * page_size)
-                            if number in unknown and mine.read(page_size) == page:
-                                unknown.discard(number)
-        except (errors.TxidNotKept, errors.ObjectMissing) as error:
-            raise _LogCannotTell(f"after a crash, and the log does not tell what was in it ({error})") from error
-        finally:
-            image.unlink(missing_ok=True)
-        return unknown
-
     def _kept_beside(self, reason: str, image: Path, head: Position) -> Position:
         """The log's state in place of the file, of which a copy is kept, with its WAL."""
         kept = self._beside(f"diverged-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
         with self._alone():
-            for suffix in ("", "-wal") if self._has_wal() else ("",):
+            for suffix in ("", "-wal") if has_wal(self.path) else ("",):
                 _copy(self._with(suffix), kept.with_name(kept.name + suffix))
             fsync_directory(kept.parent)
             logger.error(
@@ -482,27 +389,11 @@ class LocalFile:
     def _wal(self) -> Path:
         return wal_of(self.path)
 
-    @property
-    def _last_wal(self) -> Path:
-        return self._beside("last-wal")
-
-    def _has_wal(self) -> bool:
-        found = state_of(self._wal)
-        return found is not None and found.size > 0
-
     def _with(self, suffix: str) -> Path:
         return self.path.with_name(self.path.name + suffix)
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{suffix}")
-
-
-class _Diverged(Exception):
-    """The file holds something that the log does not, and it cannot be the next commit."""
-
-
-class _LogCannotTell(_Diverged):
-    pass
 
 
 def _is_same(one: Position, two: Position) -> bool:

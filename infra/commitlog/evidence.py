@@ -1,0 +1,128 @@
+"""Whose doing a database file is that differs from the log: another program's, or a crash's."""
+
+from contextlib import closing, suppress
+from pathlib import Path
+
+import apsw
+
+from core import errors
+from infra.commitlog.anchor import begin_reading
+from infra.commitlog.chain import START, Position
+from infra.commitlog.file_state import has_wal, last_wal_of, wal_of
+from infra.commitlog.log import CommitLog
+from infra.commitlog.note import Note
+from infra.commitlog.raw_file import RawFile, differing_pages, page_size_of
+from infra.commitlog.vfs import committed_pages, reaches
+from infra.sqlite_errors import translated_errors
+
+
+class Diverged(Exception):
+    """The file holds something that the log does not, and it cannot be the next commit."""
+
+
+class LogCannotTell(Diverged):
+    """The log no longer has each commit on its own."""
+
+
+class Evidence:
+    """Found in the file, its WAL and the log; nothing of them is changed."""
+
+    def __init__(self, path: Path, log: CommitLog) -> None:
+        self._path = path
+        self._log = log
+
+    def is_of_the_log(self, note: Note, head: Position, page_size: int) -> bool:
+        """Whether nothing in a file that is not whole is by another program."""
+        with suppress(LogCannotTell):
+            return not has_wal(self._path) and not self.unknown_pages(note.checkpointed, head, page_size)
+        return False
+
+    def is_an_edit(
+        self, note: Note | None, head: Position, changed: list[int], changeable: set[int] | None, page_size: int
+    ) -> bool:
+        if changeable is not None:
+            size = self._path.stat().st_size // page_size
+            return bool(changeable) and all(number in changeable or number > size for number in changed)
+        # After a WAL was discarded the file may also be what a checkpoint has left that was killed half way
+        discarded = note is not None and note.checkpointed != note.position.txid
+        return not discarded or bool(note and self.unknown_pages(note.checkpointed, head, page_size))
+
+    def changed_on_top_of_all(self, note: Note) -> set[int] | None:
+        """The pages that another program can have changed on top of all that was committed; None is any.
+
+        A power cut, or whoever removes the WAL, takes the last commits from the file; not from the log. And a file
+        that was put beside the WAL of another one is a mixture as soon as SQLite has opened it.
+        """
+        if note.closed:
+            return None
+        in_file = note.checkpointed == note.position.txid
+        wal = wal_of(self._path) if has_wal(self._path) else last_wal_of(self._path)
+        pages = committed_pages(wal) if wal.exists() else {}
+        if not pages:
+            return None if in_file else set()
+        if not in_file and not (note.wal and reaches(wal, note.wal)):
+            return set()
+        if has_wal(self._path):
+            return set(pages) if in_file or (note.wal and self._valid_frames() >= note.wal.frames) else set()
+        # If SQLite has removed the WAL, then after it has moved all of it into the file
+        return set(pages) if self._has_moved(wal, pages) else set()
+
+    def _valid_frames(self) -> int:
+        """How much of the WAL SQLite takes for committed: it looks at every checksum, a power cut may have torn one."""
+        with translated_errors(self._path), closing(existing_database(self._path)) as connection:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            begin_reading(connection)
+            connection.execute("ROLLBACK")
+            frames: int = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
+            return frames
+
+    def _has_moved(self, wal: Path, pages: dict[int, int]) -> bool:
+        page_size = page_size_of(self._path)
+        with RawFile(self._path) as mine, wal.open("rb") as frames:
+            for number, offset in pages.items():
+                mine.seek((number - 1) * page_size)
+                frames.seek(offset)
+                if mine.read(page_size) != frames.read(page_size):
+                    return False
+        return True
+
+    def check_not_overwritten(self, note: Note, head: Position) -> None:
+        """After a crash, with the WAL there: SQLite would mix what it finds in the two files, whatever they are.
+
+        Raises Diverged when the file is not one that belongs to this WAL.
+        """
+        if head == START or not has_wal(self._path):
+            return
+        with suppress(LogCannotTell):
+            page_size = page_size_of(self._path)
+            if page_size >= 512 and self.unknown_pages(note.checkpointed, head, page_size):
+                raise Diverged("it was overwritten while the WAL of another file lay beside it")
+
+    def unknown_pages(self, since: int, head: Position, page_size: int) -> set[int]:
+        """Pages of the file that are as the log had them at no commit from `since` on.
+
+        A crash leaves pages of different commits, when the WAL was lost or only in part copied into the file.
+        Raises LogCannotTell when the log no longer has all of these commits to compare with.
+        """
+        image = self._path.with_name(f"{self._path.name}.comparing")
+        size = self._path.stat().st_size // page_size
+        try:
+            position = self._log.restore(image, since)
+            unknown = {number for number in differing_pages(self._path, image, page_size) if number <= size}
+            with RawFile(self._path) as mine:
+                for change in self._log.commits(position, head.txid):
+                    with closing(change):
+                        for number, page in change.pages():
+                            mine.seek((number - 1) * page_size)
+                            if number in unknown and mine.read(page_size) == page:
+                                unknown.discard(number)
+        except (errors.TxidNotKept, errors.ObjectMissing) as error:
+            raise LogCannotTell(f"after a crash, and the log does not tell what was in it ({error})") from error
+        finally:
+            image.unlink(missing_ok=True)
+        return unknown
+
+
+def existing_database(path: Path) -> apsw.Connection:
+    """Never creates a file."""
+    return apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
