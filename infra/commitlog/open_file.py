@@ -128,17 +128,11 @@ class OpenFile:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commits when the body ends well, and nowhere before. What Peewee was told to do after the commit follows."""
-        self._vfs.forget()
-        self.went_unshipped = False
         callbacks: list[Callable[[], Any]] = []
-        try:
-            with self.writer.atomic("IMMEDIATE"):
-                yield
-                callbacks, self._callbacks[:] = list(self._callbacks), []
-                self._may_commit = True
-        finally:
-            self._may_commit = False
-            self._end_transaction()
+        with self._work(), self.writer.atomic("IMMEDIATE"):
+            yield
+            callbacks, self._callbacks[:] = list(self._callbacks), []
+            self._may_commit = True
         for callback in callbacks:
             try:
                 callback()
@@ -178,9 +172,15 @@ class OpenFile:
     @contextmanager
     def autocommit(self) -> Iterator[None]:
         """Each statement of the body is a commit."""
+        with self._work():
+            self._may_commit = True
+            yield
+
+    @contextmanager
+    def _work(self) -> Iterator[None]:
+        """Begins without anything of what was before, and ends without a transaction."""
         self._vfs.forget()
         self.went_unshipped = False
-        self._may_commit = True
         try:
             yield
         finally:
