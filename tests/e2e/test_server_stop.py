@@ -41,13 +41,16 @@ def write(url: httpx2.URL, name: str, claims: Claims) -> None:
     claims.record(name, answer.status_code, answer.json())
 
 
-def writing(server: Server, claims: Claims) -> list[threading.Thread]:
+def writing(server: Server, gate: Gate, claims: Claims) -> list[threading.Thread]:
     """One commit is under way, the others wait for it."""
-    threads = [
+    first, *others = threads = [
         threading.Thread(target=partial(write, server.client.base_url, f"item {n}", claims)) for n in range(WRITERS)
     ]
-    for thread in threads:
+    first.start()
+    assert gate.reached.wait(30)
+    for thread in others:
         thread.start()
+    until(lambda: waiting_in(server) == len(others))
     return threads
 
 
@@ -67,9 +70,7 @@ def test_what_is_in_hand_is_stored_and_answered(
 ) -> None:
     claims = Claims()
     proxy.rule = gate = Gate()
-    threads = writing(server, claims)
-    assert gate.reached.wait(30)
-    until(lambda: waiting_in(server) == WRITERS - 1)
+    threads = writing(server, gate, claims)
     server.process.popen.send_signal(signal.SIGTERM)
     server.process.wait_for("Shutting down")
     gate.open()
@@ -93,8 +94,7 @@ def test_second_signal_ends_it_at_once(
     claims = Claims()
     write(server.client.base_url, "before", claims)
     proxy.rule = gate = Gate()
-    threads = writing(server, claims)
-    assert gate.reached.wait(30)
+    threads = writing(server, gate, claims)
     server.process.popen.send_signal(signal.SIGTERM)
     server.process.wait_for("Shutting down")
     server.process.popen.send_signal(signal.SIGTERM)
@@ -115,8 +115,7 @@ def test_store_that_never_answers_does_not_keep_it_alive(
     claims = Claims()
     write(server.client.base_url, "before", claims)
     proxy.rule = gate = Gate()
-    threads = writing(server, claims)
-    until(lambda: waiting_in(server) == WRITERS - 1)
+    threads = writing(server, gate, claims)
     started = time.monotonic()
     server.process.popen.send_signal(signal.SIGTERM)
     server.process.popen.wait(60)
