@@ -1,12 +1,12 @@
 """Whose doing a database file is that differs from the log: another program's, or a crash's."""
 
+import shutil
 from contextlib import closing, suppress
 from pathlib import Path
 
 import apsw
 
 from core import errors
-from infra.commitlog.anchor import begin_reading
 from infra.commitlog.chain import START, Position
 from infra.commitlog.file_state import has_wal, last_wal_of, wal_of
 from infra.commitlog.log import CommitLog
@@ -60,21 +60,29 @@ class Evidence:
         pages = committed_pages(wal) if wal.exists() else {}
         if not pages:
             return None if in_file else set()
-        if not in_file and not (note.wal and reaches(wal, note.wal)):
+        if not in_file and not (note.wal and reaches(wal, note.wal) and self._valid_frames(wal) >= note.wal.frames):
             return set()
-        if has_wal(self._path):
-            return set(pages) if in_file or (note.wal and self._valid_frames() >= note.wal.frames) else set()
         # If SQLite has removed the WAL, then after it has moved all of it into the file
-        return set(pages) if self._has_moved(wal, pages) else set()
+        return set(pages) if has_wal(self._path) or self._has_moved(wal, pages) else set()
 
-    def _valid_frames(self) -> int:
-        """How much of the WAL SQLite takes for committed: it looks at every checksum, a power cut may have torn one."""
-        with translated_errors(self._path), closing(existing_database(self._path)) as connection:
-            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-            begin_reading(connection)
-            connection.execute("ROLLBACK")
-            frames: int = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
-            return frames
+    def _valid_frames(self, wal: Path) -> int:
+        """How much of a WAL SQLite takes for committed: it looks at every checksum, a power cut may have torn one.
+
+        What it has found invalid it writes over, and leaves the rest of it behind.
+        """
+        scratch = self._path.with_name(f"{self._path.name}.comparing")
+        try:
+            with RawFile(self._path) as file:
+                scratch.write_bytes(file.read(page_size_of(self._path)))  # without a database it looks at no WAL
+            shutil.copyfile(wal, wal_of(scratch))
+            with translated_errors(scratch), closing(existing_database(scratch)) as connection:
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                connection.pragma("user_version")  # which is in the one page that is there
+                frames: int = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
+                return frames
+        finally:
+            for suffix in ("", "-wal", "-shm"):
+                scratch.with_name(scratch.name + suffix).unlink(missing_ok=True)
 
     def _has_moved(self, wal: Path, pages: dict[int, int]) -> bool:
         page_size = page_size_of(self._path)

@@ -1,6 +1,7 @@
 """A server's file that outlives it, and what others do to it meanwhile."""
 
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -114,6 +115,24 @@ def test_lost_wal_costs_nothing(server: Server, tmp_path: Path, path: Path) -> N
     for suffix in ("-wal", "-shm"):
         path.with_name(f"app.db{suffix}").unlink()
     assert server().rows() == [0, 1, 2]
+
+
+def test_edit_on_top_of_a_commit_that_a_power_cut_has_torn_takes_nothing_back(
+    server: Server, stopped: Instance, tmp_path: Path, path: Path
+) -> None:
+    instance = server()
+    instance.sql("INSERT INTO t VALUES " + ", ".join(f"('{n}' || hex(zeroblob(2000)))" for n in range(10, 20)))
+    expected = instance.rows()
+    crash(instance, tmp_path)
+    wal, second = path.with_name("app.db-wal"), path.with_name("app.db.last-wal")
+    second.unlink()
+    second.hardlink_to(wal)
+    with wal.open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(bytes(100))
+    edit(path, "VACUUM")  # writes fewer frames than there were, and removes the WAL when it has moved all of it
+    assert not wal.exists()
+    assert server().rows() == expected
 
 
 def test_lost_file_is_built_from_the_log(server: Server, stopped: Instance, path: Path) -> None:
@@ -313,7 +332,8 @@ def test_published_file_is_the_next_commit_whatever_others_write(
 
     store.before = interfere
     file = LocalFile(path, log_over(store, clock), clock, lasting=True, busy_timeout=0)
-    position = file.publish()
+    before, position = file.publish()
+    assert before == other.replica.visible
     assert position.txid == other.replica.visible.txid + 1
     assert other.fresh_rows() == [1, 2]
     assert start("server", file_url, lasting=True).replica.visible == position
