@@ -46,6 +46,9 @@ e2e: .venv/installed .venv-sam/installed ## run the end-to-end tests: real serve
 bench-log: .venv/installed ## measure what commits cost, as Markdown
 	@$(VENV)/python -m benchmarks.commit_log
 
+bench-costs: .venv/installed ## count what a month costs at S3's prices, as Markdown
+	@$(VENV)/python -m benchmarks.costs
+
 lint: .venv/installed ## check style and common mistakes
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
@@ -64,11 +67,14 @@ validate: .venv/installed .venv-sam/installed ## check template.yaml
 	@$(SAM) validate --lint --template template.yaml --region eu-central-1
 	@$(VENV)/cfn-lint template.yaml
 
-backup: .venv/installed ## back up the live database (LABEL=pre-deploy keeps the backup for ever)
+maintain: .venv/installed ## merge, write a snapshot and a backup, prove both, delete what is old
+	@$(VENV)/python -m infra maintain
+
+backup: .venv/installed ## back up the newest state (LABEL=pre-deploy keeps the backup for ever)
 	@$(VENV)/python -m infra backup $(if $(LABEL),--label $(LABEL))
 
-restore: .venv/installed ## put the newest backup in place (NAME=... another); the service must be stopped
-	@$(VENV)/python -m infra restore $(NAME)
+restore: .venv/installed ## make an earlier state the newest one (NAME=latest, or AT=2026-01-31T12:00:00Z, or TXID=1a4)
+	@$(VENV)/python -m infra restore $(if $(AT),--at $(AT),$(if $(TXID),--txid $(TXID),$(or $(NAME),latest)))
 
 build: ## build the container image
 	docker compose build
@@ -92,4 +98,4 @@ test-docker: ## run the fast tests inside the image
 clean: ## remove what the tools made; data/ stays
 	rm -rf .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve test test-coverage sim e2e bench-log lint type fmt openapi validate backup restore build run stop logs test-docker clean
+.PHONY: help install serve test test-coverage sim e2e bench-log bench-costs lint type fmt openapi validate maintain backup restore build run stop logs test-docker clean

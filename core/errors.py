@@ -25,12 +25,15 @@ ServiceError
 │   ├── TransactionTooLarge
 │   ├── TransactionTooSlow      stopped, so that others get their turn; nothing stored
 │   ├── TxidNotKept             the log has this commit only together with others, or no more at all
+│   ├── MomentNotKept           the same of a moment
 │   ├── TxidNotReached          the caller has seen a commit that this log does not have
 │   └── LogDamaged              an object is missing, cut short or altered, or the log is not the one it was
-└── BackupError
-    ├── BackupMissing
-    ├── BackupDamaged
-    └── BackupCancelled         the process is stopping
+├── BackupError
+│   ├── BackupMissing
+│   └── BackupDamaged
+└── MaintenanceError
+    ├── MaintenanceOutOfTime    the next run goes on
+    └── MaintenanceCancelled    the process is stopping
 """
 
 from dataclasses import dataclass
@@ -145,6 +148,10 @@ class TxidNotKept(CommitError):
     pass
 
 
+class MomentNotKept(CommitError):
+    pass
+
+
 class TxidNotReached(CommitError):
     pass
 
@@ -165,5 +172,13 @@ class BackupDamaged(BackupError):
     pass
 
 
-class BackupCancelled(BackupError):
+class MaintenanceError(ServiceError):
+    pass
+
+
+class MaintenanceOutOfTime(MaintenanceError):
+    pass
+
+
+class MaintenanceCancelled(MaintenanceError):
     pass

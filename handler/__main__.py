@@ -13,7 +13,8 @@ from typing import Any
 import uvicorn
 
 from core.errors import SettingsError
-from handler.asgi import read_settings, refuse_to_start, server_app
+from handler.asgi import server_app
+from handler.startup import read_settings, refuse_to_start
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,9 @@
 """The ASGI application: `create_app(service)`, and `app` for `uvicorn handler.asgi:app`."""
 
 import asyncio
-import logging
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -19,10 +17,8 @@ from handler.middleware.request_log import RequestLog
 from handler.middleware.unhandled_errors import UnhandledErrors
 from handler.problems import EXCEPTION_HANDLERS
 from handler.service import Service, open_server_service
+from handler.startup import read_settings, refuse_to_start
 from infra.settings import Settings
-from infra.telemetry import configure_logging
-
-logger = logging.getLogger(__name__)
 
 ROUTES = [*ops.routes, *docs.routes, *items.routes]
 
@@ -44,29 +40,19 @@ def create_app(service: Service) -> Starlette:
 
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    """A server's life: backups on a timer; at the end the WAL is moved into the file and the lock released."""
+    """A server's life: maintenance on a timer; at the end the WAL is moved into the file and the lock released."""
     service: Service = app.state.service
-    interval = service.settings.backup_interval_seconds
-    if interval:
-        service.backup_job.start(interval)
+    interval = service.settings.maintenance_interval_seconds
+    if interval and service.maintenance:
+        service.maintenance.start(interval)
     try:
         yield
     finally:
         try:
-            await asyncio.to_thread(service.backup_job.stop)
+            if service.maintenance:
+                await asyncio.to_thread(service.maintenance.stop)
         finally:
             await asyncio.to_thread(service.database.close)
-
-
-def read_settings() -> Settings:
-    """The settings, with logging on; ends the process with exit code 2 when one is wrong."""
-    configure_logging("INFO")
-    try:
-        settings = Settings.from_environment()
-    except ServiceError as error:
-        refuse_to_start(error)
-    configure_logging(settings.log_level)
-    return settings
 
 
 def server_app(settings: Settings) -> Starlette:
@@ -74,11 +60,6 @@ def server_app(settings: Settings) -> Starlette:
         return create_app(open_server_service(settings))
     except ServiceError as error:
         refuse_to_start(error)
-
-
-def refuse_to_start(error: ServiceError) -> NoReturn:
-    logger.critical("cannot start: %s", error)
-    sys.exit(2)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,14 +1,15 @@
-"""The Lambda function: HTTP events through Mangum, scheduled events to the backup job.
+"""The Lambda function that answers requests: HTTP events through Mangum.
 
 Everything is opened at import, which Lambda does once for each execution environment. The database is a
-copy in a new directory under /tmp, built from the commit log at REPLICA_URL. Without one it is filled from
-the newest backup, and what was written after that backup is lost with the environment: every start says so.
+copy in a new directory under /tmp, built from the commit log at REPLICA_URL; the function in aws_maintenance.py looks
+after that log. Without REPLICA_URL the database is filled from the newest backup, and what was written after that
+backup is lost with the environment: every start says so. Only then this function makes the backups.
 """
 
 import asyncio
 import logging
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from mangum import Mangum
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 
 from core.errors import BackupMissing, ServiceError
-from handler.asgi import create_app, read_settings, refuse_to_start
+from handler.asgi import create_app
 from handler.problems import MEDIA_TYPE, problem
+from handler.scheduled import is_scheduled, run_scheduled
 from handler.service import Service, open_service
+from handler.startup import read_settings, refuse_to_start
 from infra.backups import open_backups
 from infra.cloudwatch import CloudWatchMetrics
 from infra.settings import SERVICE, Settings
@@ -37,9 +40,9 @@ def _open(settings: Settings) -> Service:
     # /tmp outlives a crash of the runtime, so every process starts in a directory of its own
     directory = Path(tempfile.mkdtemp(prefix="items-"))
     settings = settings.model_copy(update={"database_path": directory / "app.db"})
-    backups = open_backups(settings)
     if settings.replica_url:
-        return open_service(settings, backups, _metrics, lasting=False)
+        return open_service(settings, _metrics, None, lasting=False)
+    backups = open_backups(settings)
     try:
         restored = backups.restore(settings.database_path)
         logger.info("restored %s", restored.name, extra={"backup": restored.name, "rows": restored.rows})
@@ -50,7 +53,7 @@ def _open(settings: Settings) -> Service:
         "instances do not see each other; keep the reserved concurrency at 1"
     )
     private = settings.model_copy(update={"replica_url": (directory / "replica").as_uri()})
-    return replace(open_service(private, backups, _metrics, lasting=False), settings=settings)
+    return replace(open_service(private, _metrics, backups, lasting=False), settings=settings)
 
 
 def _open_or_exit() -> Service:
@@ -69,18 +72,17 @@ _http = Mangum(create_app(_service), lifespan="off", text_mime_types=[*DEFAULT_T
 
 @_powertools.inject_lambda_context
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Serves Function URL, HTTP API, REST API and ALB events; runs a backup for a scheduled one.
+    """Serves Function URL, HTTP API, REST API and ALB events; in backup-only mode runs maintenance for a scheduled one.
 
-    Raises ValueError for any other event, ServiceError when the backup failed.
+    Raises ValueError for any other event, ServiceError when maintenance failed.
     """
     _powertools.set_correlation_id(_correlation_id(event) or context.aws_request_id)
     try:
         if "requestContext" in event:
             return _answer(event, context)
-        if _is_scheduled(event):
-            _loop.run_until_complete(_service.database.verify())  # the backup is of the newest state
-            return asdict(_service.backup_job.run())
-        raise ValueError('unknown event: expected an HTTP request or {"action": "backup"}')
+        if _service.maintenance and is_scheduled(event):
+            return run_scheduled(_service.maintenance, event, context)
+        raise ValueError("unknown event: expected an HTTP request")
     finally:
         _metrics.flush()
 
@@ -94,12 +96,6 @@ def _answer(event: dict[str, Any], context: Any) -> dict[str, Any]:
         answer = problem(scope, 400, "The request holds text that is not UTF-8, or a body that is not base64.")
         headers = {"content-type": MEDIA_TYPE, "x-request-id": context.aws_request_id}
         return {"statusCode": 400, "headers": headers, "body": bytes(answer.body).decode(), "isBase64Encoded": False}
-
-
-def _is_scheduled(event: dict[str, Any]) -> bool:
-    return event.get("action") == "backup" or (
-        event.get("source") in ("aws.events", "aws.scheduler") and event.get("detail-type") == "Scheduled Event"
-    )
 
 
 def _correlation_id(event: dict[str, Any]) -> str | None:

@@ -7,9 +7,10 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from core.errors import StoreUnavailable
-from infra.backup_job import BackupJob
 from infra.backups import Backups, open_backups
 from infra.database import Database, Session, UseCase, open_database
+from infra.maintenance import open_maintenance
+from infra.maintenance_job import MaintenanceJob
 from infra.settings import Settings
 from infra.telemetry import Metrics
 
@@ -22,20 +23,22 @@ T = TypeVar("T")
 class Service:
     settings: Settings
     database: Database
-    backup_job: BackupJob
+    maintenance: MaintenanceJob | None  # None: another process does it
     metrics: Metrics
 
     def gauges(self) -> dict[str, float]:
-        gauges = self.database.gauges()
-        if last := self.backup_job.last_success:
-            gauges["backup_last_success_timestamp_seconds"] = last
-        return gauges
+        return self.database.gauges() | (self.maintenance.gauges() if self.maintenance else {})
 
 
-def open_service(settings: Settings, backups: Backups, metrics: Metrics, *, lasting: bool = True) -> Service:
-    """Raises ServiceError when the database cannot be opened. `lasting`: its file outlives this process."""
+def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, *, lasting: bool = True) -> Service:
+    """Raises ServiceError when the database cannot be opened. `backups`: for maintenance, if this process is to do it;
+    `lasting`: the database file outlives this process.
+    """
     database = open_database(settings, lasting=lasting)
-    return Service(settings, database, BackupJob(backups, settings.database_path, metrics), metrics)
+    job = None
+    if backups:
+        job = MaintenanceJob(open_maintenance(settings, backups), metrics, lambda: database.txid)
+    return Service(settings, database, job, metrics)
 
 
 def open_server_service(settings: Settings) -> Service:
@@ -46,9 +49,9 @@ def open_server_service(settings: Settings) -> Service:
     try:
         backups.store.check()
     except StoreUnavailable as error:
-        # It may come back, and requests do not need it: the backup timer goes on trying and says so
+        # It may come back, and requests do not need it: the timer goes on trying and says so
         logger.error("backups cannot be made now: %s", error)
-    return open_service(settings, backups, PrometheusMetrics())
+    return open_service(settings, PrometheusMetrics(), backups)
 
 
 def service_of(request: Request) -> Service:

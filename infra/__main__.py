@@ -1,29 +1,35 @@
-"""The operators' commands: python -m infra backup | backups | restore | verify | log | status
+"""The operators' commands: python -m infra maintain | backup | backups | restore | verify | log | status
 
 Exit codes: 0 done, 1 failed (the message on stderr says what and why), 2 wrong settings or arguments.
 """
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from core.errors import LogDamaged, ServiceError, SettingsError
+from core.errors import ServiceError, SettingsError
 from infra.backups import Manifest, open_backups
 from infra.clock import Clock
-from infra.commitlog.chain import START
+from infra.commitlog.chain import START, Position
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.verify import verify
-from infra.database import publish_file
+from infra.maintenance import Preview, open_maintenance
 from infra.progress import progress_display
+from infra.report import Report
+from infra.restore import parse_moment, publish, restore_log
 from infra.settings import Settings
+from infra.snapshot import Progress
 from infra.status import read_status
+from infra.workspace import workspace
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,10 +45,60 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail("interrupted", 130)
 
 
-def _backup(settings: Settings, options: argparse.Namespace) -> int:
-    backups = open_backups(settings)
+def _maintain(settings: Settings, options: argparse.Namespace) -> int:
+    _check_has_log(settings)
+    maintenance = open_maintenance(settings, open_backups(settings))
+    if options.dry_run:
+        _print_preview(maintenance.preview(), options)
+        return 0
     with progress_display(not options.json) as progress:
-        manifest = backups.create(settings.database_path, options.label, progress)
+        report = maintenance.run(progress=progress)
+    if options.json:
+        print(json.dumps(asdict(report)))
+    else:
+        _print_report(report)
+    return 1 if report.problems else 0
+
+
+def _print_report(report: Report) -> None:
+    print(f"{report.runs_merged} runs merged")
+    if report.snapshot:
+        print(f"snapshot made at TXID {report.snapshot}")
+    if report.backup:
+        print(f"backup made: {report.backup}")
+    if verified := report.verified:
+        rows = ", ".join(f"{count:,} {table}" for table, count in verified.rows.items())
+        moment = datetime.fromtimestamp(verified.at, UTC).isoformat(timespec="seconds")
+        print(f"verified at {moment}: snapshot {verified.snapshot}, {verified.backup}, TXID {verified.txid}: {rows}")
+    print(f"deleted: {report.deleted_objects:,} objects of the log, {report.deleted_backups:,} backups")
+    for problem in report.problems:
+        print(f"problem, so nothing more is deleted: {problem}")
+
+
+def _print_preview(preview: Preview, options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps(asdict(preview), default=str))
+        return
+    print(f"would merge {preview.runs} runs or more")
+    print(f"would {'make a' if preview.snapshot else 'make no'} snapshot and {'a' if preview.backup else 'no'} backup")
+    for one in preview.objects:
+        item = one.item
+        print(f"would delete level {item.level} {item.min_txid:016x}-{item.max_txid:016x}: {one.why}")
+    for backup in preview.backups:
+        print(f"would delete {backup.backup.name}: {backup.why}")
+    print(
+        f"would delete {len(preview.objects):,} objects of the log and {len(preview.backups):,} backups, "
+        f"if the snapshot at TXID {preview.verified} is found sound"
+    )
+
+
+def _backup(settings: Settings, options: argparse.Namespace) -> int:
+    log = _open_log(settings)
+    backups = open_backups(settings)
+    with workspace() as scratch, progress_display(not options.json) as progress:
+        image = scratch / "app.db"
+        position = restore_log(log, image, None, None, progress)
+        manifest = backups.create(image, position, options.label, progress)
     _print_manifest("made", manifest, options)
     return 0
 
@@ -60,35 +116,79 @@ def _backups(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _restore(settings: Settings, options: argparse.Namespace) -> int:
-    if options.output:
-        return _restore_log(settings, options)
-    backups = open_backups(settings)
-    with progress_display(not options.json) as progress:
-        manifest = backups.restore(settings.database_path, options.name, progress, partial(publish_file, settings))
-    _print_manifest(f"restored to {settings.database_path}", manifest, options)
-    return 0
-
-
-def _restore_log(settings: Settings, options: argparse.Namespace) -> int:
-    if options.name:
-        raise SettingsError("-o writes the commit log's newest state; a backup's name does not go with it")
+    asked = [options.name, options.at, options.txid]
+    if len(asked) - asked.count(None) > 1 or not (options.output or any(asked)):
+        raise SettingsError("say what: a backup's name (or `latest`), --at TIME or --txid N; without any, -o FILE too")
+    at = parse_moment(options.at) if options.at else None
     log = _open_log(settings)
+    with _scratch(options.output) as scratch, progress_display(not options.json) as progress:
+        image = scratch / "app.db"
+        if options.name:
+            source = _restored_backup(settings, options.name, image, progress)
+        else:
+            source = _restored_log(log, at, options.txid, image, progress)
+        if options.output:
+            _put_in_place(image, options.output)
+            return _print_result(
+                options, f"{options.output} is the database of {source}", file=str(options.output), of=source
+            )
+        before, after = publish(log, Clock(), image)
+    if before == after:
+        return _print_result(options, f"the log is at {source} already", txid=_hex(after), of=source)
+    message = f"TXID {_hex(after)} of {log.url} is the state of {source}"
+    if before == START:
+        return _print_result(options, message, txid=_hex(after), of=source)
+    undo = f"restore --txid {_hex(before)}"
+    return _print_result(
+        options, f"{message}; to undo it: python -m infra {undo}", txid=_hex(after), of=source, undo=undo
+    )
+
+
+@contextmanager
+def _scratch(output: Path | None) -> Iterator[Path]:
+    """Where the output is to be, if there is one: it appears when it is whole, and nothing half-made stays."""
+    if output is None:
+        with workspace() as directory:
+            yield directory
+        return
+    if os.path.lexists(output):
+        raise SettingsError(f"{output} exists; name a file that does not")
     try:
-        with progress_display(not options.json) as progress:
-            position = log.restore(options.output, progress=progress)
-    except FileExistsError:
-        raise SettingsError(f"{options.output} exists; name a file that does not") from None
+        with TemporaryDirectory(prefix=".restore-", dir=output.parent) as name:
+            yield Path(name)
     except OSError as error:
-        raise SettingsError(f"{options.output} cannot be written: {error.strerror}") from error
-    if position == START:
-        options.output.unlink()
-        raise LogDamaged(f"{log.url} is empty: there is nothing to restore")
-    moment = datetime.fromtimestamp(position.timestamp / 1000, UTC).isoformat()
-    if options.json:
-        print(json.dumps({"file": str(options.output), "txid": f"{position.txid:016x}", "committed_at": moment}))
-    else:
-        print(f"{options.output} is the database after commit {position.txid:016x} of {moment}")
+        raise SettingsError(f"{output} cannot be written: {error.strerror}") from error
+
+
+def _put_in_place(image: Path, output: Path) -> None:
+    """Never over a file that is there."""
+    try:
+        os.link(image, output)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        os.rename(image, output)
+
+
+def _restored_backup(settings: Settings, name: str, target: Path, progress: Progress) -> str:
+    manifest = open_backups(settings).restore(target, name, progress)
+    rows = ", ".join(f"{count:,} {table}" for table, count in manifest.rows.items())
+    return f"{manifest.name} ({rows})"
+
+
+def _restored_log(log: CommitLog, at: datetime | None, txid: int | None, target: Path, progress: Progress) -> str:
+    position = restore_log(log, target, at, txid, progress)
+    moment = datetime.fromtimestamp(position.timestamp / 1000, UTC).isoformat(timespec="milliseconds")
+    return f"TXID {_hex(position)} of {moment}"
+
+
+def _print_result(options: argparse.Namespace, message: str, **fields: str) -> int:
+    print(json.dumps(fields) if options.json else message)
     return 0
+
+
+def _hex(position: Position) -> str:
+    return f"{position.txid:016x}"
 
 
 def _log(settings: Settings, options: argparse.Namespace) -> int:
@@ -126,9 +226,13 @@ def _verify_log(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _open_log(settings: Settings) -> CommitLog:
+    _check_has_log(settings)
+    return open_log(settings.replica_url, Clock())
+
+
+def _check_has_log(settings: Settings) -> None:
     if not settings.replica_url:
         raise SettingsError("REPLICA_URL is not set: there is no commit log")
-    return open_log(settings.replica_url, Clock())
 
 
 def _verify(settings: Settings, options: argparse.Namespace) -> int:
@@ -167,6 +271,14 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _txid(text: str) -> int:
+    """As `log` and X-Commit-Txid show it."""
+    with suppress(ValueError):
+        if (txid := int(text, 16)) > 0:
+            return txid
+    raise argparse.ArgumentTypeError(f"{text!r} is no TXID; `infra log` shows them, as 00000000000001a4")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m infra", description="Look after the database and its backups.")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -177,18 +289,20 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    backup = command("backup", _backup, "back up the live database, check the upload, prune old backups")
+    maintain = command("maintain", _maintain, "merge, write snapshot and backup, prove both, delete what is old")
+    maintain.add_argument("--dry-run", action="store_true", help="print what would be done, and why, and do nothing")
+    backup = command("backup", _backup, "back up the log's newest state and check the upload")
     backup.add_argument("--label", help="a word such as pre-deploy; a labelled backup is never pruned")
     command("backups", _backups, "list the backups, oldest first")
-    restore = command("restore", _restore, "put a backup in the place of the database (the service must be stopped)")
-    restore.add_argument("name", nargs="?", help="a name from `backups`; default: the newest")
-    restore.add_argument(
-        "-o", "--output", type=Path, help="write the commit log's newest state to this new file instead"
-    )
+    restore = command("restore", _restore, "make an earlier state the newest commit, or write it to a file")
+    restore.add_argument("name", nargs="?", help="a name from `backups`, or `latest`")
+    restore.add_argument("--at", metavar="TIME", help="the log's state before this moment, as 2026-01-31T12:00:00Z")
+    restore.add_argument("--txid", metavar="N", type=_txid, help="the log's state after this commit, hexadecimal")
+    restore.add_argument("-o", "--output", type=Path, metavar="FILE", help="only write it, to this new file")
     verify = command("verify", _verify, "read the whole commit log and check it; or one backup, by name")
     verify.add_argument("name", nargs="?", help="a name from `backups`, or `latest`: check that backup instead")
     command("log", _log, "what the commit log holds: ranges, sizes, times")
-    command("status", _status, "database, owner and newest backup; exit code 1 if something needs attention")
+    command("status", _status, "database, owner, backup, maintenance; exit code 1 if something needs attention")
     return parser
 
 

@@ -1,9 +1,9 @@
 """Plain backups: `app-YYYYMMDD-HHMM[-label].db.gz`, a gzipped SQLite file that any tool can open.
 
-Beside each lies `<name>.json`, its manifest: SHA-256 and size of the .gz, rows of each table. It is written
-last, after the upload was read back and checked, so a backup with a manifest was good when it was made.
-`app-latest.db.gz` is a second copy of the newest one. Times in names are UTC; two backups within a minute
-are told apart by seconds (`app-YYYYMMDD-HHMMSS`).
+Beside each lies `<name>.json`, its manifest: SHA-256 and size of the .gz, rows of each table, and the TXID of the
+commit log that it is the state of. It is written last, after the upload was read back and checked, so a backup with a
+manifest was good when it was made. `app-latest.db.gz` is a second copy of the newest one. Times in names are UTC; two
+backups within a minute are told apart by seconds (`app-YYYYMMDD-HHMMSS`).
 """
 
 import gzip
@@ -12,8 +12,10 @@ import json
 import logging
 import os
 import shutil
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,15 +28,13 @@ from core.errors import (
     InvalidInput,
     ObjectExists,
     ObjectMissing,
-    StoreError,
 )
 from core.migrations import check_known
+from infra.commitlog.chain import Position
 from infra.object_store import ObjectStore
-from infra.owner_lock import OwnerLock
-from infra.replace_database import replace_database
-from infra.retention import Backup, Retention, is_label, list_backups, prune
+from infra.retention import Backup, Expired, Retention, expired_backups, is_label, list_backups
 from infra.settings import Settings
-from infra.snapshot import Contents, Progress, inspect, no_progress, take_snapshot
+from infra.snapshot import Contents, Progress, inspect, make_single_file, no_progress
 from infra.workspace import disk_errors, workspace
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,11 @@ class Manifest:
     sha256: str
     rows: dict[str, int]
     schema_version: int
+    txid: str = ""  # 16 hex digits; backups of older releases do not say
+    checksum: str = ""  # that of this commit's file: another log may have the same number
+
+    def is_of(self, position: Position) -> bool:
+        return (self.txid, self.checksum) == _numbers(position)
 
 
 def open_backups(settings: Settings) -> "Backups":
@@ -66,11 +71,18 @@ def open_backups(settings: Settings) -> "Backups":
 class Backups:
     """The backups at one URL. Methods raise BackupError, StoreError or DatabaseError."""
 
-    def __init__(self, store: ObjectStore, retention: Retention, bulk: ObjectStore | None = None) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        retention: Retention,
+        bulk: ObjectStore | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         """`bulk`: the same place with more patience, for what is as large as the database."""
         self.store = store
         self._bulk = bulk or store
         self._retention = retention
+        self._now = now
 
     def list(self) -> list[Backup]:
         """Oldest first."""
@@ -79,60 +91,58 @@ class Backups:
     def newest(self) -> Backup | None:
         return next((backup for backup in reversed(self.list()) if backup.complete), None)
 
-    def create(self, database: Path, label: str | None = None, progress: Progress = no_progress) -> Manifest:
-        """Copy the live database, upload it, read it back, check it; then prune. Requests go on meanwhile.
+    def newest_manifest(self) -> Manifest | None:
+        newest = self.newest()
+        return self._manifest(newest.name) if newest else None
 
-        Raises BackupDamaged, and removes the upload, when what was read back is not what was sent.
+    def create(
+        self, image: Path, position: Position, label: str | None = None, progress: Progress = no_progress
+    ) -> Manifest:
+        """Upload a database file, read it back, check it. Nobody else may use the file, which is gone afterwards.
+
+        `position`: of the log, whose state it is. Raises BackupDamaged, and removes the upload, when
+        what was read back is not what was sent.
         """
         if label is not None and not is_label(label):
             raise InvalidInput([FieldError("label", "lower-case letters, digits and dashes, a letter first")])
         with workspace() as directory:
-            snapshot, packed = directory / "app.db", directory / "app.db.gz"
-            take_snapshot(database, snapshot, progress)
-            contents = _inspected(snapshot, str(database))
-            digest = _pack(snapshot, packed, progress)
-            snapshot.unlink()
-            manifest = self._upload(packed, label, digest, contents)
+            packed = directory / "app.db.gz"
+            make_single_file(image)
+            contents = _inspected(image, "what the log restores to")
+            digest = _pack(image, packed, progress)
+            image.unlink()
+            manifest = self._upload(packed, label, digest, contents, position)
             self._read_back(manifest, directory, progress)
             self.store.put(manifest.name + ".json", json.dumps(asdict(manifest)).encode())
             self._bulk.put(LATEST, packed)
-        try:
-            prune(self.store, manifest.name, self._retention)
-        except StoreError as error:
-            logger.error("old backups could not be removed: %s", error)  # the new one is good all the same
         return manifest
+
+    def expired(self) -> Sequence[Expired]:
+        """What `prune` would delete."""
+        return expired_backups(self.list(), self._retention)
+
+    def prune(self) -> int:
+        """Delete what the retention does not keep; returns how many backups that were."""
+        found = self.expired()
+        for one in found:
+            # manifest first: if this stops half-way, what remains is an incomplete backup, pruned next time
+            self.store.delete(one.backup.name + ".json")
+            self.store.delete(one.backup.name)
+        return len(found)
 
     def verify(self, name: str | None = None, progress: Progress = no_progress) -> Manifest:
         """Download a backup (default: the newest) and check digest, integrity and row counts."""
         with workspace() as directory:
             return self._fetch(self._find(name), directory / "app.db", progress)
 
-    def restore(
-        self,
-        database: Path,
-        name: str | None = None,
-        progress: Progress = no_progress,
-        then: Callable[[], object] = lambda: None,
-    ) -> Manifest:
-        """Put a backup (default: the newest) in the place of `database`, atomically, after checking it.
+    def restore(self, target: Path, name: str | None = None, progress: Progress = no_progress) -> Manifest:
+        """Write the database of a backup (default: the newest), checked, to `target`.
 
-        `then` runs while the file is still this process's own. What was there is kept as
-        `<database>.before-restore`. Raises DatabaseInUse while a server owns the file, SchemaTooNew for a backup
-        that this release could not serve.
+        Raises SchemaTooNew for one that this release could not serve.
         """
-        lock = OwnerLock(database)
-        restored = database.with_name(database.name + ".restoring")
-        with disk_errors(database.parent):
-            database.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-            try:
-                manifest = self._fetch(self._find(name), restored, progress)
-                check_known(manifest.schema_version)
-                replace_database(database, restored)
-                then()
-            finally:
-                restored.unlink(missing_ok=True)
-                lock.release()
+        with disk_errors(target.parent):
+            manifest = self._fetch(self._find(name), target, progress)
+        check_known(manifest.schema_version)
         return manifest
 
     def _find(self, name: str | None) -> Backup:
@@ -147,21 +157,25 @@ class Backups:
                 return backup
         raise BackupMissing(f"There is no backup {name} at {self.store.url} (see `python -m infra backups`).")
 
-    def _upload(self, packed: Path, label: str | None, digest: str, contents: Contents) -> Manifest:
-        size = packed.stat().st_size
-        now = datetime.now(UTC)
-        suffix = f"-{label}.db.gz" if label else ".db.gz"
-        for stamp in ("%Y%m%d-%H%M", "%Y%m%d-%H%M%S"):
-            name = f"app-{now.strftime(stamp)}{suffix}"
-            try:
-                # an empty object takes the name: a create-if-absent of the file itself would be a single
-                # request with the whole file in memory
+    def _upload(self, packed: Path, label: str | None, digest: str, contents: Contents, position: Position) -> Manifest:
+        now, name = self._free_name(f"-{label}.db.gz" if label else ".db.gz")
+        self._bulk.put(name, packed)
+        size, version = packed.stat().st_size, contents.schema_version
+        return Manifest(name, now.isoformat(), size, digest, contents.rows, version, *_numbers(position))
+
+    def _free_name(self, ending: str) -> tuple[datetime, str]:
+        """An empty object takes it: a create-if-absent of the file itself would be a single request with the whole
+        file in memory.
+        """
+        for stamp in ("%Y%m%d-%H%M", "%Y%m%d-%H%M%S", "%Y%m%d-%H%M%S"):
+            now = self._now()
+            name = f"app-{now.strftime(stamp)}{ending}"
+            with suppress(ObjectExists):
                 self.store.create(name, b"")
-            except ObjectExists:
-                continue
-            self._bulk.put(name, packed)
-            return Manifest(name, now.isoformat(), size, digest, contents.rows, contents.schema_version)
-        raise BackupError(f"{name} is there already: another backup is under way; try again in a second.")
+                return now, name
+            if stamp.endswith("%S"):
+                time.sleep(1 - now.microsecond / 1_000_000)  # another one is under way, or was killed
+        raise BackupError(f"{name} is there already: other backups are under way; try again in a second.")
 
     def _read_back(self, sent: Manifest, directory: Path, progress: Progress) -> None:
         try:
@@ -174,8 +188,10 @@ class Backups:
         """Download into `target`, checked against the manifest if there is one."""
         expected = self._manifest(backup.name) if backup.complete else None
         digest, contents = self._download_checked(backup.name, backup.size, expected, target, progress)
-        created_at = expected.created_at if expected else backup.time.isoformat()
-        return Manifest(backup.name, created_at, backup.size, digest, contents.rows, contents.schema_version)
+        if expected:
+            return expected
+        made = backup.time.isoformat()
+        return Manifest(backup.name, made, backup.size, digest, contents.rows, contents.schema_version)
 
     def _download_checked(
         self, name: str, size: int, expected: Manifest | None, target: Path, progress: Progress
@@ -212,6 +228,10 @@ class Backups:
         except ObjectMissing as error:
             raise BackupMissing(f"{name} vanished from {self.store.url}.") from error
         return digest.hexdigest()
+
+
+def _numbers(position: Position) -> tuple[str, str]:
+    return f"{position.txid:016x}", f"{position.checksum:016x}"
 
 
 def _inspected(database: Path, name: str) -> Contents:

@@ -28,10 +28,10 @@ class CloudWatchMetrics:
     def database_locked(self) -> None:
         self._embedded.add_metric("DatabaseLocked", MetricUnit.Count, 1)
 
-    def backup_finished(self, succeeded: bool, seconds: float) -> None:
-        self._embedded.add_metric("BackupSucceeded", MetricUnit.Count, int(succeeded))
-        self._embedded.add_metric("BackupFailed", MetricUnit.Count, int(not succeeded))
-        self._embedded.add_metric("BackupDuration", MetricUnit.Seconds, seconds)
+    def maintenance_finished(self, succeeded: bool, seconds: float) -> None:
+        self._embedded.add_metric("MaintenanceSucceeded", MetricUnit.Count, int(succeeded))
+        self._embedded.add_metric("MaintenanceFailed", MetricUnit.Count, int(not succeeded))
+        self._embedded.add_metric("MaintenanceDuration", MetricUnit.Seconds, seconds)
 
     def exposition(self, gauges: Gauges) -> tuple[bytes, str]:
         # The counters are in CloudWatch; an instance's own view of the database is all a scrape can see here

@@ -18,7 +18,7 @@ import peewee
 from core import errors
 from core.migrations import migrate
 from infra.clock import Clock
-from infra.commitlog.local_file import START_SECONDS, LocalFile
+from infra.commitlog.local_file import START_SECONDS
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.replica import Replica, Write
 from infra.owner_lock import OwnerLock
@@ -265,14 +265,6 @@ def open_database(settings: Settings, *, lasting: bool = True) -> Database:
         freshness=settings.read_freshness_seconds,
         write_queue_limit=settings.write_queue_limit,
     )
-
-
-def publish_file(settings: Settings) -> int:
-    """Make the database file, which nobody may have open, the next commit of the log; returns its TXID."""
-    clock = Clock()
-    log = open_log(settings.replica_url, clock)
-    busy_timeout = settings.busy_timeout_seconds
-    return LocalFile(settings.database_path, log, clock, lasting=True, busy_timeout=busy_timeout).publish().txid
 
 
 def _make_directory(directory: Path) -> None:

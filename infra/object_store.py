@@ -8,11 +8,12 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -34,8 +35,11 @@ from infra.durable import fsync_directory
 from infra.store_url import check_endpoint, redacted
 
 _CHUNK = 4 * 1024 * 1024
+_PART = 8 * 1024 * 1024  # of a large upload; S3 takes up to 10,000 of them
+_PARTS_AT_ONCE = 4
 _CHECK_SECONDS = 5
 _WRITTEN_AT = "litestream-timestamp"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STAYS_WRONG = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -82,12 +86,12 @@ class ObjectStore:
         elif not os.access(self._directory, os.R_OK | os.W_OK | os.X_OK):
             raise StoreRefused(f"{self.url}: the directory is not writable or not readable by user {os.getuid()}")
 
-    def put(self, name: str, body: Path | bytes) -> None:
-        """Write an object, replacing an older one of that name atomically."""
-        self._put(name, body, "overwrite")
+    def put(self, name: str, body: Path | bytes, written_at: datetime | None = None) -> None:
+        """Write an object, replacing an older one of that name atomically. A large file goes up in parts."""
+        self._put(name, body, "overwrite", written_at)
 
     def create(self, name: str, body: Path | bytes | bytearray, written_at: datetime | None = None) -> None:
-        """Write an object if the name is free. Raises ObjectExists.
+        """Write an object if the name is free, in one request with all of it in memory. Raises ObjectExists.
 
         `written_at` is kept where Litestream looks for it: in an object's metadata, as a file's modification time.
         """
@@ -106,6 +110,8 @@ class ObjectStore:
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
         """Every object right in a directory, in order of name, from the first name after `after`."""
         with self._errors():
+            if self._directory is not None:
+                return sorted(_files(self._directory, directory, after), key=lambda info: info.name)
             if after:
                 found: list[Any] = [
                     meta for chunk in obstore.list(self._store, directory, offset=after) for meta in chunk
@@ -136,7 +142,15 @@ class ObjectStore:
                 _write_file(self._directory / name, body, mode, written_at)
                 return
             attributes = {_WRITTEN_AT: written_at.isoformat().replace("+00:00", "Z")} if written_at else None
-            obstore.put(self._store, name, body, mode=mode, attributes=attributes)
+            obstore.put(
+                self._store,
+                name,
+                body,
+                mode=mode,
+                attributes=attributes,
+                chunk_size=_PART,
+                max_concurrency=_PARTS_AT_ONCE,
+            )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -219,6 +233,22 @@ def _endpoint() -> str:
     return found
 
 
+def _files(top: Path, directory: str, after: str) -> Iterator[ObjectInfo]:
+    """Their time is that of the last change of any kind, by the kernel's clock: the other one may be the writer's."""
+    prefix = f"{directory}/" if directory else ""
+    if not (top / directory).is_dir():
+        return  # nothing has been written there
+    with os.scandir(top / directory) as entries:
+        for entry in entries:
+            name = prefix + entry.name
+            if name <= after or entry.name.startswith("."):
+                continue
+            with suppress(FileNotFoundError):  # deleted in this moment
+                status = entry.stat()
+                if stat.S_ISREG(status.st_mode):
+                    yield ObjectInfo(name, status.st_size, datetime.fromtimestamp(status.st_ctime, UTC))
+
+
 def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_at: datetime | None) -> None:
     """Whole, and safe from a power cut, before the name is there for anybody to see.
 
@@ -236,7 +266,8 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
             file.flush()
             os.fchmod(descriptor, 0o644)
             if written_at:
-                os.utime(descriptor, (written_at.timestamp(), written_at.timestamp()))
+                nanoseconds = (written_at - _EPOCH) // timedelta(microseconds=1) * 1000  # a float would miss some
+                os.utime(descriptor, ns=(nanoseconds, nanoseconds))
             os.fsync(descriptor)
         if mode == "create":
             try:

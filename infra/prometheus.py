@@ -35,9 +35,12 @@ class PrometheusMetrics:
         self._locked = Counter(
             "database_locked", "Requests refused because the database was locked", registry=self._registry
         )
-        self._backups = Counter("backups", "Backups attempted", ["result"], registry=self._registry)
-        self._backup_duration = Histogram(
-            "backup_duration_seconds", "Time a backup took", registry=self._registry, buckets=(1, 5, 15, 60, 300, 900)
+        self._maintenance = Counter("maintenance_runs", "Runs of maintenance", ["result"], registry=self._registry)
+        self._maintenance_duration = Histogram(
+            "maintenance_duration_seconds",
+            "Time a run of maintenance took",
+            registry=self._registry,
+            buckets=(1, 5, 15, 60, 300, 900),
         )
 
     def request_finished(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -47,9 +50,9 @@ class PrometheusMetrics:
     def database_locked(self) -> None:
         self._locked.inc()
 
-    def backup_finished(self, succeeded: bool, seconds: float) -> None:
-        self._backups.labels("succeeded" if succeeded else "failed").inc()
-        self._backup_duration.observe(seconds)
+    def maintenance_finished(self, succeeded: bool, seconds: float) -> None:
+        self._maintenance.labels("succeeded" if succeeded else "failed").inc()
+        self._maintenance_duration.observe(seconds)
 
     def exposition(self, gauges: Gauges) -> tuple[bytes, str]:
         return generate_latest(self._registry) + gauge_text(gauges), CONTENT_TYPE_LATEST

@@ -31,6 +31,12 @@ class Retention:
     daily: timedelta
 
 
+@dataclass(frozen=True, slots=True)
+class Expired:
+    backup: Backup
+    why: str
+
+
 def is_label(text: str) -> bool:
     return _NAME.fullmatch(f"app-20000101-0000-{text}.db.gz") is not None
 
@@ -42,36 +48,24 @@ def list_backups(store: ObjectStore) -> list[Backup]:
     return sorted((backup for backup in found if backup), key=_age_order)
 
 
-def prune(store: ObjectStore, just_made: str, keep: Retention) -> None:
-    """Delete what was expired when the backup before `just_made` was made.
+def expired_backups(backups: list[Backup], keep: Retention) -> list[Expired]:
+    """Older than `keep.hourly` unless the last of their day, and all older than `keep.daily`; oldest first.
 
-    Not what is expired now: a clock that leaps ahead would make everything look old at once.
-    """
-    found = list_backups(store)
-    before = [backup.time for backup in found if backup.complete and backup.name != just_made]
-    for backup in expired(found, before[-1], keep) if before else []:
-        # manifest first: if this stops half-way, what remains is an incomplete backup, pruned next time
-        store.delete(backup.name + ".json")
-        store.delete(backup.name)
-
-
-def expired(backups: list[Backup], now: datetime, keep: Retention) -> list[Backup]:
-    """Those to delete: older than `keep.hourly` unless the last of their day, and all older than `keep.daily`.
-
-    Never a labelled one, never the newest complete one.
+    Never a labelled one, never the newest complete one. What counts is the time of the backup before that one, not
+    the present: a clock that leaps ahead would make everything look old at once.
     """
     complete = [backup for backup in backups if backup.complete]
+    if len(complete) < 2:
+        return []
+    newest, now = complete[-1], complete[-2].time
     last_of_day = {backup.time.date(): backup.name for backup in complete if backup.label is None}
-    protected = {backup.name for backup in complete[-1:]}
-
-    def is_expired(backup: Backup) -> bool:
-        if backup.label is not None or backup.name in protected:
-            return False
-        age = now - backup.time
-        is_daily = last_of_day.get(backup.time.date()) == backup.name
-        return age > keep.daily if is_daily else age > keep.hourly
-
-    return [backup for backup in backups if is_expired(backup)]
+    return [
+        Expired(backup, f"older than {(keep.daily if is_daily else keep.hourly).days} days")
+        for backup in backups
+        if backup.label is None and backup != newest
+        for is_daily in [last_of_day.get(backup.time.date()) == backup.name]
+        if now - backup.time > (keep.daily if is_daily else keep.hourly)
+    ]
 
 
 def _age_order(backup: Backup) -> tuple[datetime, datetime, datetime]:

@@ -30,7 +30,10 @@ class Settings(BaseModel):
     read_freshness_seconds: float = Field(1.0, alias="READ_FRESHNESS_SECONDS", ge=0)
     commit_timeout_seconds: float = Field(10.0, alias="COMMIT_TIMEOUT_SECONDS", gt=0, le=600)
     backup_url: str = Field("", alias="BACKUP_URL", validate_default=True)
-    backup_interval_seconds: int = Field(3600, alias="BACKUP_INTERVAL_SECONDS", ge=0)
+    maintenance_interval_seconds: int = Field(3600, alias="MAINTENANCE_INTERVAL_SECONDS", ge=0)
+    keep_commits_hours: int = Field(24, alias="KEEP_COMMITS_HOURS", ge=24, le=24 * _MOST_DAYS)
+    keep_runs_days: int = Field(7, alias="KEEP_RUNS_DAYS", ge=1, le=_MOST_DAYS)
+    keep_daily_days: int = Field(30, alias="KEEP_DAILY_DAYS", ge=1, le=_MOST_DAYS)
     backup_keep_hourly_days: int = Field(7, alias="BACKUP_KEEP_HOURLY_DAYS", ge=1, le=_MOST_DAYS)
     backup_keep_daily_days: int = Field(30, alias="BACKUP_KEEP_DAILY_DAYS", ge=1, le=_MOST_DAYS)
     busy_timeout_seconds: float = Field(5.0, alias="BUSY_TIMEOUT_SECONDS", ge=0, le=600)
@@ -70,8 +73,8 @@ class Settings(BaseModel):
     def _defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
         database = Path(os.path.realpath(values.get("DATABASE_PATH") or cls.model_fields["database_path"].default))
         if values.pop(_FUNCTION_NAME, None):
-            if not values.get("BACKUP_URL"):
-                raise ValueError("BACKUP_URL must be set on Lambda: nothing else outlives the function's /tmp")
+            if not values.get("BACKUP_URL") and not values.get("REPLICA_URL"):
+                raise ValueError("REPLICA_URL must be set on Lambda: nothing else outlives the function's /tmp")
             return {"READ_FRESHNESS_SECONDS": 0, **values}
         return {
             "BACKUP_URL": (database.parent / "backups").as_uri(),

@@ -1,4 +1,4 @@
-"""A consistent copy of a live SQLite file, and the checks that a copy is sound."""
+"""What is in a database file, and whether it is sound."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -13,7 +13,6 @@ from infra.sqlite_errors import translated_errors
 
 # Called with the name of the phase, what is done and the total, in bytes
 Progress = Callable[[str, int, int], None]
-_PAGES_PER_STEP = 1024
 _BUSY_TIMEOUT_MS = 5000
 
 
@@ -27,24 +26,13 @@ class Contents:
     schema_version: int
 
 
-def take_snapshot(database: Path, target: Path, progress: Progress) -> None:
-    """Copy the last commit of `database` into `target`, a new file, while others read and write.
-
-    Uses SQLite's backup API inside one read transaction: without it each write by another connection would
-    start the copy again. Raises DatabaseUnavailable, DatabaseLocked or DatabaseFull.
-    """
-    with _open_live(database) as source, closing(apsw.Connection(str(target))) as copy:
-        page_size = source.pragma("page_size")
-        source.execute("BEGIN")
-        source.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-        with copy.backup("main", source, "main") as backup:
-            while not backup.done:
-                backup.step(_PAGES_PER_STEP)
-                total = backup.page_count * page_size
-                progress("copy", total - backup.remaining * page_size, total)
-        source.execute("ROLLBACK")
-        # a single file that opens anywhere, also read-only, instead of one that wants a -wal beside it
-        copy.pragma("journal_mode", "delete")
+def make_single_file(database: Path) -> None:
+    """One that opens anywhere, also read-only, instead of one that wants a -wal beside it. Raises BackupDamaged."""
+    try:
+        with closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
+            connection.pragma("journal_mode", "delete")
+    except apsw.Error as error:
+        raise BackupDamaged(f"not a sound SQLite database: {error}") from error
 
 
 def inspect(database: Path) -> Contents:

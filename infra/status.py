@@ -1,11 +1,13 @@
-"""What an operator asks first: is the database sound, who has it, how old is the newest backup."""
+"""What an operator asks first: is the database sound, who has it, how old is the newest backup, was it proven."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from core.errors import ServiceError
 from infra.backups import Backups
+from infra.object_store import ObjectStore
 from infra.owner_lock import OwnerLock
+from infra.report import Report, read_report
 from infra.settings import Settings
 from infra.snapshot import count_rows
 
@@ -19,6 +21,8 @@ class Status:
     backup_url: str
     newest_backup: str | None
     backup_age: str | None
+    maintenance: str
+    verified: str
     problems: list[str]
 
 
@@ -45,9 +49,16 @@ def read_status(settings: Settings, backups: Backups) -> Status:
         problems.append(str(error))
     if newest:
         age = datetime.now(UTC) - newest.modified
-        interval = settings.backup_interval_seconds
-        if interval and age.total_seconds() > 2 * interval:
-            problems.append(f"the newest backup is older than two intervals of {interval} s")
+    report = Report()
+    try:
+        if settings.replica_url:
+            report = read_report(ObjectStore(settings.replica_url))
+    except ServiceError as error:
+        problems.append(str(error))
+    problems += report.problems
+    interval = settings.maintenance_interval_seconds
+    if interval and report.last_success < datetime.now(UTC).timestamp() - 2 * interval:
+        problems.append(f"no maintenance has succeeded within two intervals of {interval} s")
     return Status(
         database=str(path),
         size_bytes=path.stat().st_size if path.is_file() else None,
@@ -56,5 +67,23 @@ def read_status(settings: Settings, backups: Backups) -> Status:
         backup_url=settings.backup_url,
         newest_backup=newest.name if newest else None,
         backup_age=str(age).split(".")[0] if age is not None else None,
+        maintenance=_maintenance(report),
+        verified=_verified(report),
         problems=problems,
     )
+
+
+def _maintenance(report: Report) -> str:
+    if not report.last_success:
+        return "has never succeeded"
+    return f"succeeded at {_text(report.last_success)}, TXID {report.txid}"
+
+
+def _verified(report: Report) -> str:
+    if not (verified := report.verified):
+        return "nothing yet"
+    return f"snapshot {verified.snapshot} and {verified.backup}, at {_text(verified.at)}"
+
+
+def _text(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")

@@ -20,14 +20,12 @@ def workspace() -> Iterator[Path]:
     top = Path(tempfile.gettempdir())
     with disk_errors(top):
         _remove_abandoned(top)
-        with tempfile.TemporaryDirectory(prefix=_PREFIX) as directory:
-            descriptor = _open(Path(directory))
-            try:
-                # the kernel drops it when the process dies, however it dies
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield Path(directory)
-            finally:
-                os.close(descriptor)
+        directory, descriptor = _locked_directory()
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+            os.close(descriptor)
 
 
 @contextmanager
@@ -36,6 +34,18 @@ def disk_errors(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise BackupError(f"Cannot work in {directory}: {error} (TMPDIR names another temporary directory)") from error
+
+
+def _locked_directory() -> tuple[Path, int]:
+    """The kernel drops the lock when the process dies, however it dies."""
+    while True:
+        directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        with suppress(FileNotFoundError):  # taken for abandoned, in the moment before it was locked
+            descriptor = _open(directory)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if directory.exists():
+                return directory, descriptor
+            os.close(descriptor)
 
 
 def _remove_abandoned(top: Path) -> None:

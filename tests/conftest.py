@@ -36,7 +36,7 @@ def make_settings(tmp_path: Path) -> MakeSettings:
     def make(**environment: Any) -> Settings:
         defaults = {
             "DATABASE_PATH": str(tmp_path / "data" / "app.db"),
-            "BACKUP_INTERVAL_SECONDS": "0",
+            "MAINTENANCE_INTERVAL_SECONDS": "0",
             "BUSY_TIMEOUT_SECONDS": "1",
         }
         return Settings.from_environment({**defaults, **{name: str(value) for name, value in environment.items()}})

@@ -10,7 +10,7 @@ from core.errors import LogDamaged
 from infra.commitlog import ltx
 
 _CHUNK = 1024 * 1024  # bytes
-_IN_MEMORY = 16 * _CHUNK
+IN_MEMORY = 16 * _CHUNK
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class LogObject:
 class Change:
     """An object that was read to its end, checked, and may be applied. Whoever gets one closes it."""
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._body = SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  # lives as long as this object
+    def __init__(self, chunks: Iterable[bytes], level: int, in_memory: int = IN_MEMORY) -> None:
+        self._body = SpooledTemporaryFile(max_size=in_memory)  # noqa: SIM115  # lives as long as this object
         try:
             reader = ltx.Reader(self._copied(chunks))
             for _ in reader.pages():
@@ -48,7 +48,7 @@ class Change:
             raise
         self.size = self._body.tell()  # bytes
         self.header = reader.header
-        self.position = position_after(reader)
+        self.position = position_after(reader, level)
 
     def pages(self) -> Iterator[tuple[int, bytes]]:
         self._body.seek(0)
@@ -80,6 +80,24 @@ def chain(objects: list[LogObject], after: int) -> list[LogObject]:
         end = best.max_txid
 
 
+def restorable(objects: list[LogObject]) -> list[LogObject]:
+    """One object for each TXID at which the database can be restored, in their order; each ends there.
+
+    Of the commits only those count that lead to the newest one: what lies before a gap may have been created after
+    its number was free again.
+    """
+    commits = sorted((item for item in objects if not item.level), key=lambda item: item.max_txid)
+    gaps = [n for n in range(1, len(commits)) if commits[n].max_txid != commits[n - 1].max_txid + 1]
+    candidates = [item for item in objects if item.level] + commits[gaps[-1] if gaps else 0 :]
+    result: list[LogObject] = []
+    end = 0
+    for item in sorted(candidates, key=lambda item: (item.max_txid, -item.level)):
+        if item.min_txid <= end + 1 <= item.max_txid:
+            result.append(item)
+            end = item.max_txid
+    return result
+
+
 def write_pages(file: "BinaryFile", header: ltx.Header, pages: Iterable[tuple[int, bytes]]) -> None:
     """Bring a database file from the state before an object's transactions to the one after."""
     for number, page in pages:
@@ -105,7 +123,7 @@ class BinaryFile(Protocol):
     def truncate(self, size: int, /) -> int: ...
 
 
-def position_after(reader: ltx.Reader) -> Position:
+def position_after(reader: ltx.Reader, level: int) -> Position:
+    """Of an object of this level that was read to its end."""
     header = reader.header
-    single = header.min_txid == header.max_txid
-    return Position(header.max_txid, reader.checksum if single else header.node_id, header.timestamp)
+    return Position(header.max_txid, header.node_id if level else reader.checksum, header.timestamp)

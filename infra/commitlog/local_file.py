@@ -64,8 +64,11 @@ class LocalFile:
         self._settled = True
         return position
 
-    def publish(self) -> Position:
-        """Make the file's content the log's next commit, whatever the log has: somebody has decided so."""
+    def publish(self) -> tuple[Position, Position]:
+        """Make the file's content the log's next commit, whatever the log has: somebody has decided so.
+
+        Returns where the log ended before, and where it ends now: the same if there was no difference.
+        """
         head_file = self._beside("comparing")
         with self._consolidated() as page_size:
             while True:
@@ -84,7 +87,7 @@ class LocalFile:
                 finally:
                     head_file.unlink(missing_ok=True)
         self.close(position, self.known)
-        return position
+        return head, position
 
     def apply(self, changes: Iterable[Change], position: Position, known: Known) -> Position:
         """Put changes into the file, which is at `position`, with the WAL beside it; returns its new position.

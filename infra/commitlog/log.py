@@ -1,15 +1,9 @@
-"""The log in the object store: who comes next is decided here, by creating an object only if it is absent.
-
-Names are Litestream's. In a bucket `<prefix>/<level, 4 hex digits>/<first TXID>-<last TXID>.ltx`, in a
-directory `ltx/<level>/...`, TXIDs as 16 hex digits. Level 0 holds one commit each, level 1 merged runs of
-them, level 9 snapshots; Litestream itself also writes the levels between.
-"""
+"""The log in the object store: who comes next is decided here, by creating an object only if it is absent."""
 
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -30,7 +24,19 @@ from core.errors import (
 )
 from infra.clock import Clock
 from infra.commitlog import ltx
-from infra.commitlog.chain import START, Change, LogObject, Position, chain, check_follows, position_after, write_pages
+from infra.commitlog.catalog import Catalog, retrying
+from infra.commitlog.chain import (
+    IN_MEMORY,
+    START,
+    Change,
+    LogObject,
+    Position,
+    chain,
+    check_follows,
+    position_after,
+    write_pages,
+)
+from infra.commitlog.names import Names
 from infra.object_store import ObjectInfo, ObjectStore
 from infra.snapshot import Progress, no_progress
 
@@ -41,9 +47,8 @@ _PROBE = "create-if-absent"
 _QUICK_TIMEOUT = 3.0
 _SMALL = 1024 * 1024  # bytes that surely pass within the quick timeout
 _PROBES_BEFORE_LISTING = 8
-_READ_ATTEMPTS = 2
 _PARALLEL_READS = 8
-_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx")
+_LOOKS = 3
 
 
 class Store(Protocol):
@@ -73,59 +78,85 @@ class CommitLog:
         self._clock = clock
         self._random = rng
         self._parallel = parallel
+        self._names = Names(quick.url)
+        self._catalog = Catalog(quick, self._names, clock)
         self._surveyed_at = float("-inf")
         self._verified = float("-inf"), 0  # by the clock: when the log was last known to end, and at which TXID
         self._keeps_create_if_absent = False
 
     # Reading
 
-    def objects(self) -> list[LogObject]:
-        """All objects of the levels above 0, and those of level 0 that they do not cover."""
-        found = [item for level in self._levels() if level for item in self._objects_of(level)]
-        covered = max((item.max_txid for item in chain(found, 0)), default=0)
-        return found + self._objects_of(0, covered)
-
     def everything(self) -> list[LogObject]:
         """All objects of all levels, level by level in order of TXID."""
-        return [item for level in self._levels() for item in self._objects_of(level)]
+        return self._catalog.everything()
 
-    def read(self, item: LogObject) -> Change:
+    def read(self, item: LogObject, in_memory: int = IN_MEMORY) -> Change:
+        """`in_memory`: bytes; what is larger passes through a temporary file."""
         with self._naming(item):
-            change = self._retrying(lambda: Change(self._chunks(item)))
+            change = self._retrying(lambda: Change(self._chunks(item), item.level, in_memory))
             if (item.min_txid, item.max_txid) != (change.header.min_txid, change.header.max_txid):
                 change.close()
                 raise LogDamaged(f"holds TXID {change.header.min_txid}-{change.header.max_txid}")
             return change
 
     def name_of(self, item: LogObject) -> str:
-        return f"{self.url}/{self._path(item.level, item.min_txid, item.max_txid)}"
+        return f"{self.url}/{self._names.path_of(item)}"
 
-    def restore(self, path: Path, txid: int | None = None, progress: Progress = no_progress) -> Position:
+    def timestamp_of(self, item: LogObject) -> int:
+        """Of its last commit, milliseconds since 1970. Raises ObjectMissing."""
+        with self._naming(item):
+            head = self._retrying(lambda: self._quick.read_range(self._names.path_of(item), ltx.HEADER_SIZE))
+            return ltx.decode_header(head).timestamp
+
+    def restore(
+        self,
+        path: Path,
+        txid: int | None = None,
+        progress: Progress = no_progress,
+        snapshot: LogObject | None = None,
+    ) -> Position:
         """Build the database after commit `txid`, or the newest, in a new file. START if the log is empty.
 
-        What was written so far stays there after an error.
+        `snapshot`: the one to begin with, instead of whatever makes for the fewest reads. What was written so far
+        stays there after an error. Raises TxidNotKept.
         """
         position = START
         with path.open("xb") as file:
             for look_again in (True, False):
                 try:
                     asked = self._clock.now()
-                    plan = self._plan(position, txid)
-                    done, total = 0, sum(item.size for item in plan)
+                    plan = self._plan(position, txid, None if position.txid else snapshot)
+                    read = _Read(sum(item.size for item in plan), progress)
                     for item, chunks in self._bodies(plan):
                         with self._naming(item):
-                            reader = ltx.Reader(chunks)
+                            reader = ltx.Reader(read.counted(chunks))
                             check_follows(reader.header, position)
                             write_pages(file, reader.header, reader.pages())
-                            position = position_after(reader)
-                        done += item.size
-                        progress("restore", done, total)
+                            position = position_after(reader, item.level)
+                    if plan and not plan[-1].level and (txid or self._has_slept(asked)):
+                        self._check_confirmed(position, txid)
                     if txid is None:
                         self._is_head(asked, position.txid)
                     break
                 except ObjectMissing as error:
                     _call_it_a_gap_unless(look_again, error)
+                    if self._has_slept(asked):  # perhaps what was read is not of the log
+                        position = START
+                        file.truncate(0)
         return position
+
+    def is_confirmed(self, position: Position) -> bool:
+        """Whether this is a state of the log beyond doubt: the next commit names it, or it is the newest one.
+
+        An object of level 0 alone does not prove it: one may have been created long after its number was free again.
+        """
+        for _ in range(_LOOKS):
+            try:
+                return self._header_after(position).predecessor in (position.checksum, 0)
+            except ObjectMissing:
+                if _head(self._catalog.towards_the_head()) == position.txid:
+                    return True
+        return False
 
     def changes(self, position: Position) -> Iterator[Change]:
         """Everything after `position`, in order. When it ends, `verified_at` is when the log ended there."""
@@ -143,6 +174,9 @@ class CommitLog:
                 return
             except StoreUnavailable:
                 break  # perhaps it is too large for a quick read: the listing knows
+            if self._survey_is_due(position.txid) and not self.is_confirmed(change.position):
+                change.close()
+                break
             yield change
             position = change.position
         yield from self._listed_changes(position)
@@ -172,9 +206,8 @@ class CommitLog:
         if self._survey_is_due(position.txid):
             return False
         asked = self._clock.now()
-        name = self._path(0, position.txid + 1, position.txid + 1)
         try:
-            self._retrying(lambda: self._quick.read_range(name, ltx.HEADER_SIZE))
+            self._header_after(position)
         except ObjectMissing:
             if not self._survey_is_due(position.txid):  # it may have become so by a sleep on the way
                 self._verified = max(self._verified, (asked, position.txid))
@@ -208,7 +241,7 @@ class CommitLog:
         """An answer of the store alone proves nothing: replies get lost, and 409 and 412 look the same here and
         may be the echo of our own earlier attempt. So whatever is not a clear success is settled by reading.
         """
-        name = self._path(0, txid, txid)
+        name = self._names.path(0, txid, txid)
         store = self._quick if len(body) <= _SMALL else self._bulk
         may_be_stored = False
         attempt = 0
@@ -239,7 +272,7 @@ class CommitLog:
 
     def _holder_is_ours(self, txid: int, body: bytearray, may_be_stored: bool) -> bool:
         """Whether our own bytes have this number; False if nothing has. Raises CommitConflict for another's."""
-        name = self._path(0, txid, txid)
+        name = self._names.path(0, txid, txid)
         try:
             found = self._quick.read_range(name, ltx.HEADER_SIZE)
         except ObjectMissing:
@@ -285,15 +318,15 @@ class CommitLog:
         """Whether only a listing can tell what follows a TXID, as it always is when the log is known to be longer."""
         return self._clock.now() - self._surveyed_at > SURVEY_SECONDS or txid < self._verified[1]
 
-    def _surveyed(self, position: Position) -> list[LogObject]:
+    def _surveyed(self, position: Position, listed: Callable[[], list[LogObject]] | None = None) -> list[LogObject]:
         """What there is, after making sure that it leads from the first commit to the last one, past `position`."""
         for look_again in (True, False):
             asked = self._clock.now()
-            found = self.objects()
+            found = (listed or self._catalog.towards_the_head)()
             head, end = _head(found), _end(chain(found, 0), 0)
             if end == head:
                 break
-            _call_it_a_gap_unless(look_again, ObjectMissing(f"{self.url}/{self._path(0, end + 1, end + 1)}"))
+            _call_it_a_gap_unless(look_again, ObjectMissing(f"{self.url}/{self._names.path(0, end + 1, end + 1)}"))
         if head < position.txid:
             raise LogDamaged(
                 f"{self.url} ends at TXID {head:016x}, but this instance has seen {position.txid:016x}: the log was "
@@ -308,17 +341,22 @@ class CommitLog:
         self._surveyed_at = asked
         self._verified = asked, txid
 
-    def _plan(self, position: Position, txid: int | None = None) -> list[LogObject]:
+    def _plan(self, position: Position, txid: int | None = None, snapshot: LogObject | None = None) -> list[LogObject]:
         """The objects that lead from a position to a TXID or the head, fewest first."""
-        found = self._surveyed(position)
         if txid is None:
-            return chain(found, position.txid)
+            first = [snapshot] if snapshot else []
+            return first + chain(self._surveyed(position), _end(first, position.txid))
+        found = self._surveyed(position, self._catalog.everything)
         if _head(found) < txid:
             raise LogDamaged(f"{self.url} ends at TXID {_head(found):016x}, before {txid:016x}")
-        plan = chain([item for item in found if item.max_txid <= txid], position.txid)
+        kept = [item for item in found if item.max_txid <= txid]
+        plan = [snapshot] if snapshot and snapshot.max_txid == txid else chain(kept, position.txid)
         if _end(plan, position.txid) < txid:
-            raise TxidNotKept(f"{self.url} no longer holds TXID {txid:016x} alone")
+            raise self._not_kept(txid)
         return plan
+
+    def _not_kept(self, txid: int) -> TxidNotKept:
+        return TxidNotKept(f"{self.url} no longer holds TXID {txid:016x} alone; `infra log` shows what it holds")
 
     def _listed_changes(self, position: Position) -> Iterator[Change]:
         for look_again in (True, False):
@@ -326,6 +364,9 @@ class CommitLog:
                 asked = self._clock.now()
                 for item in self._plan(position):
                     change = self._change(item, position)
+                    if not item.level and self._has_slept(asked):
+                        with _closing_on_error(change):
+                            self._check_confirmed(change.position)
                     yield change
                     position = change.position
                 self._is_head(asked, position.txid)
@@ -333,34 +374,35 @@ class CommitLog:
             except ObjectMissing as error:
                 _call_it_a_gap_unless(look_again, error)
 
-    def _levels(self) -> list[int]:
-        found = self._retrying(lambda: self._quick.directories("ltx" if self._in_directory else ""))
-        return sorted(level for level in map(self._level_of, found) if level is not None)
-
-    def _objects_of(self, level: int, after: int = 0) -> list[LogObject]:
-        directory = self._directory(level)
-        start = f"{directory}/{after:016x}-{after:016x}.ltx" if after > 0 else ""
-        found = []
-        for info in self._retrying(lambda: self._quick.objects(directory, start)):
-            if match := _NAME.fullmatch(info.name.rpartition("/")[2]):
-                low, high = (int(text, 16) for text in match.groups())
-                found.append(LogObject(level, low, high, info.size, info.modified))
-        return found
-
     # Objects
 
     def _commit_after(self, position: Position) -> Change:
         txid = position.txid + 1
         return self._change(LogObject(0, txid, txid, 0, _NEVER), position)
 
+    def _header_after(self, position: Position) -> ltx.Header:
+        txid = position.txid + 1
+        item = LogObject(0, txid, txid, 0, _NEVER)
+        with self._naming(item):
+            return ltx.decode_header(
+                self._retrying(lambda: self._quick.read_range(self._names.path_of(item), ltx.HEADER_SIZE))
+            )
+
+    def _has_slept(self, since: float) -> bool:
+        """Whether so much time has passed that an object of level 0 may have been deleted, and created anew."""
+        return self._clock.now() - since > SURVEY_SECONDS
+
+    def _check_confirmed(self, position: Position, asked_for: int | None = None) -> None:
+        """Takes no leftover for a commit: raises ObjectMissing, or TxidNotKept for one that was asked for."""
+        if not self.is_confirmed(position):
+            if asked_for:
+                raise self._not_kept(asked_for)
+            raise ObjectMissing(f"{self.url}/{self._names.path(0, position.txid, position.txid)}")
+
     def _change(self, item: LogObject, position: Position) -> Change:
         change = self.read(item)
-        try:
-            with self._naming(item):
-                check_follows(change.header, position)
-        except LogDamaged:
-            change.close()
-            raise
+        with self._naming(item), _closing_on_error(change):
+            check_follows(change.header, position)
         return change
 
     def _bodies(self, plan: list[LogObject]) -> Iterator[tuple[LogObject, Iterable[bytes]]]:
@@ -384,35 +426,10 @@ class CommitLog:
 
     def _chunks(self, item: LogObject) -> Iterator[bytes]:
         store = self._quick if item.size <= _SMALL else self._bulk
-        return store.read(self._path(item.level, item.min_txid, item.max_txid))
+        return store.read(self._names.path_of(item))
 
     def _retrying(self, ask: Callable[[], T]) -> T:
-        for attempt in range(1, _READ_ATTEMPTS):
-            try:
-                return ask()
-            except StoreUnavailable:
-                self._clock.sleep(0.05 * attempt)
-        return ask()
-
-    # Names
-
-    @property
-    def _in_directory(self) -> bool:
-        return self.url.startswith("file:")
-
-    def _directory(self, level: int) -> str:
-        return f"ltx/{level}" if self._in_directory else f"{level:04x}"
-
-    def _level_of(self, directory: str) -> int | None:
-        text = directory.rpartition("/")[2]
-        try:
-            level = int(text, 10 if self._in_directory else 16)
-        except ValueError:
-            return None
-        return level if directory == self._directory(level) else None
-
-    def _path(self, level: int, low: int, high: int) -> str:
-        return f"{self._directory(level)}/{low:016x}-{high:016x}.ltx"
+        return retrying(self._clock, ask)
 
     def _naming(self, item: LogObject) -> "_Naming":
         return _Naming(self.name_of(item))
@@ -430,6 +447,27 @@ class _Naming:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, LogDamaged):
             raise LogDamaged(f"{self._name} {error}") from error
+
+
+class _Read:
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._done, self._total = 0, total
+        self._progress = progress
+
+    def counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+            self._done += len(chunk)
+            self._progress("restore", self._done, self._total)
+
+
+@contextmanager
+def _closing_on_error(change: Change) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        change.close()
+        raise
 
 
 def open_log(url: str, clock: Clock) -> CommitLog:

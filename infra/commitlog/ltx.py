@@ -14,7 +14,7 @@ random number; in a merged file it is the file checksum of the commit `max_txid`
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import lz4.block
@@ -55,25 +55,45 @@ def lock_page(page_size: int) -> int:
     return _LOCK_BYTE // page_size + 1
 
 
-def encode(header: Header, pages: Iterable[tuple[int, bytes]]) -> tuple[bytearray, int]:
-    """The file and its checksum. `pages` ascend, leave out the lock page, and are all of them in a snapshot."""
-    body = bytearray(_encode_header(header))
-    crc = go_iso(body)
-    index = bytearray()
-    for number, page in pages:
+class Writer:
+    """Encodes a file piece by piece."""
+
+    def __init__(self, header: Header, write: Callable[[bytes], object]) -> None:
+        """`write` is called with each piece; the file is the pieces one after the other."""
+        self._write = write
+        self._index = bytearray()
+        head = _encode_header(header)
+        self._crc = go_iso(head)
+        self._offset = len(head)
+        write(head)
+
+    def add(self, number: int, page: bytes) -> None:
+        """Pages ascend, leave out the lock page, and are all of them in a snapshot."""
         block = lz4.block.compress(page, store_size=False)
         head = _PAGE.pack(number, _SIZE_FOLLOWS, len(block))
-        for value in (number, len(body), len(head) + len(block)):
-            _append_varint(index, value)
-        crc = go_iso(page, go_iso(head, crc))
-        body += head
-        body += block
-    index.append(0)
-    tail = _END_OF_PAGES + index + struct.pack(">QQ", len(index), 0)
-    checksum = go_iso(tail, crc) | _CHECKSUM_FLAG
-    body += tail
-    body += struct.pack(">Q", checksum)
-    return body, checksum
+        size = len(head) + len(block)
+        for value in (number, self._offset, size):
+            _append_varint(self._index, value)
+        self._crc = go_iso(page, go_iso(head, self._crc))
+        self._offset += size
+        self._write(head + block)
+
+    def end(self) -> int:
+        """Returns the file checksum."""
+        self._index.append(0)
+        tail = _END_OF_PAGES + self._index + struct.pack(">QQ", len(self._index), 0)
+        checksum = go_iso(tail, self._crc) | _CHECKSUM_FLAG
+        self._write(tail + struct.pack(">Q", checksum))
+        return checksum
+
+
+def encode(header: Header, pages: Iterable[tuple[int, bytes]]) -> tuple[bytearray, int]:
+    """The file and its checksum; see Writer for the pages."""
+    body = bytearray()
+    writer = Writer(header, body.extend)
+    for number, page in pages:
+        writer.add(number, page)
+    return body, writer.end()
 
 
 def decode_header(data: bytes) -> Header:

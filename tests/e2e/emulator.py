@@ -47,7 +47,9 @@ class Emulator:
 
 
 @contextmanager
-def emulating(start_process: StartProcess, **environment: str) -> Iterator[Emulator]:
+def emulating(
+    start_process: StartProcess, handler: str = "handler.aws_lambda.handler", **environment: str
+) -> Iterator[Emulator]:
     (binary,) = ROOT.glob(".venv-sam/lib/python*/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64")
     binary.chmod(0o755)
     port, api_port = free_port(), free_port()
@@ -60,7 +62,7 @@ def emulating(start_process: StartProcess, **environment: str) -> Iterator[Emula
         sys.executable,
         "-m",
         "awslambdaric",
-        "handler.aws_lambda.handler",
+        handler,
         **{"AWS_LAMBDA_FUNCTION_NAME": "items", "AWS_LAMBDA_FUNCTION_TIMEOUT": "60", **environment},
     )
     process.wait_for("exec|server|listening|rapid")

@@ -35,7 +35,7 @@ from tests.e2e.stores import S3
 pytestmark = pytest.mark.e2e
 
 StartServer = Callable[..., Server]
-WITHOUT_TIMER = {"BACKUP_INTERVAL_SECONDS": "0"}
+WITHOUT_TIMER = {"MAINTENANCE_INTERVAL_SECONDS": "0"}
 
 
 @pytest.fixture

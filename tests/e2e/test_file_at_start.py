@@ -23,7 +23,7 @@ from tests.infra.commitlog.conftest import litestream_restore
 pytestmark = [pytest.mark.e2e, needs_shell]
 
 StartServer = Callable[..., Server]
-TIMER_OFF = {"BACKUP_INTERVAL_SECONDS": "0"}
+TIMER_OFF = {"MAINTENANCE_INTERVAL_SECONDS": "0"}
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ SYSTEM_CALLS = "openat,write,pwrite64,fsync,fdatasync,link,linkat,mkdir,sendto,s
 def test_object_and_its_name_are_on_disk_before_the_answer_leaves(start_process: StartProcess, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     strace = ["strace", "-f", "-y", "-s", "40", "-o", str(trace), "-e", f"trace={SYSTEM_CALLS}"]
-    process = start_process(*strace, sys.executable, "-m", "handler", BACKUP_INTERVAL_SECONDS="0")
+    process = start_process(*strace, sys.executable, "-m", "handler", MAINTENANCE_INTERVAL_SECONDS="0")
     url = process.wait_for(r"Uvicorn running on (http://[0-9.:]+)")[1]
     answer = httpx2.post(f"{url}/api/items", json={"name": "x"}, trust_env=False).raise_for_status()
     process.end(signal.SIGTERM)
@@ -94,7 +94,7 @@ def test_full_log_refuses_writes_loses_none_and_goes_on_when_there_is_room(
     start_server: StartServer, disk: Disk, tmp_path: Path
 ) -> None:
     url = (disk.path / "replica").as_uri()
-    server = start_server(REPLICA_URL=url, BACKUP_INTERVAL_SECONDS="0")
+    server = start_server(REPLICA_URL=url, MAINTENANCE_INTERVAL_SECONDS="0")
     claims = Claims()
     assert assert_problem(fill(server, claims), 503)["stored"] == "no"
     assert server.process.wait_for("nothing can be written: No space left on device")
@@ -116,7 +116,7 @@ def test_read_only_log_refuses_writes_and_stops_no_reads(
     start_server: StartServer, start_process: StartProcess, disk: Disk, tmp_path: Path
 ) -> None:
     url = (disk.path / "replica").as_uri()
-    server = start_server(REPLICA_URL=url, BACKUP_INTERVAL_SECONDS="0")
+    server = start_server(REPLICA_URL=url, MAINTENANCE_INTERVAL_SECONDS="0")
     server.client.post("/api/items", json={"name": "a"}).raise_for_status()
     disk.remount("ro")
     assert assert_problem(server.client.post("/api/items", json={"name": "b"}), 503)["stored"] == "no"

@@ -85,7 +85,7 @@ def check_log_and_file_agree(data: Path, scratch: Path) -> None:
 
 def test_shell_and_requests_write_at_the_same_time(start_server: StartServer, tmp_path: Path) -> None:
     data, claims, stop = tmp_path / "data", Claims(), threading.Event()
-    server = start_server(BACKUP_INTERVAL_SECONDS="0")
+    server = start_server(MAINTENANCE_INTERVAL_SECONDS="0")
     operator = Operator(data / "app.db")
     writers = [partial(write_until, stop, server.client.base_url, str(number), claims) for number in range(4)]
     run_together([*writers, partial(operator.work, stop)])
@@ -103,7 +103,7 @@ def test_shell_and_requests_write_at_the_same_time(start_server: StartServer, tm
 @pytest.mark.parametrize("work", WORKS)
 def test_work_of_the_shell_is_in_the_log_within_a_second(work: str, start_server: StartServer, tmp_path: Path) -> None:
     data = tmp_path / "data"
-    server = start_server(BACKUP_INTERVAL_SECONDS="0")
+    server = start_server(MAINTENANCE_INTERVAL_SECONDS="0")
     server.client.post("/api/items", json={"name": "first"}).raise_for_status()
     log = open_log((data / "replica").as_uri(), Clock())
     operator = Operator(data / "app.db")

@@ -32,7 +32,7 @@ def functions(start_process: StartProcess, bucket: S3) -> Iterator[list[Emulator
 
 @pytest.fixture
 def start(start_server: StartServer, bucket: S3) -> Callable[[], Server]:
-    return lambda: start_server(**bucket.environment(), BACKUP_INTERVAL_SECONDS="0")
+    return lambda: start_server(**bucket.environment(), MAINTENANCE_INTERVAL_SECONDS="0")
 
 
 def write_by_function(function: Emulator, prefix: str, claims: Claims) -> None:

@@ -57,7 +57,7 @@ def test_nothing_acknowledged_is_lost_by_kill_9_under_load(start_server: Callabl
     by_shell: set[str] = set()
     data = tmp_path / "data"
     for life in range(LIVES):
-        server = start_server(BACKUP_INTERVAL_SECONDS="0")
+        server = start_server(MAINTENANCE_INTERVAL_SECONDS="0")
         url = server.client.base_url
         writers = [partial(write_until_killed, url, f"{life}-{number}", claims) for number in range(WRITERS)]
         shell = partial(insert_until_killed, server, data / "app.db", f"shell-{life}", by_shell)
@@ -65,7 +65,7 @@ def test_nothing_acknowledged_is_lost_by_kill_9_under_load(start_server: Callabl
         if life % 5 == 4:  # the log is enough
             for path in {*data.glob("app.db*")} - {*data.glob("*.diverged-*")}:
                 path.unlink()
-    server = start_server(BACKUP_INTERVAL_SECONDS="0")
+    server = start_server(MAINTENANCE_INTERVAL_SECONDS="0")
     server.process.end()
     assert len(claims.acknowledged) > LIVES * 30
     found = {name for _, name in items_in(data / "app.db")}
@@ -78,7 +78,7 @@ def test_nothing_acknowledged_is_lost_by_kill_9_under_load(start_server: Callabl
     shutil.copy(data / "app.db", tmp_path / "before.db")
     for path in data.glob("app.db*"):
         path.unlink()
-    start_server(BACKUP_INTERVAL_SECONDS="0").process.end()
+    start_server(MAINTENANCE_INTERVAL_SECONDS="0").process.end()
     assert items_in(data / "app.db") == items_in(tmp_path / "before.db")
     assert items_in(litestream_restore((data / "replica").as_uri(), tmp_path / "litestream.db")) == items_in(
         data / "app.db"

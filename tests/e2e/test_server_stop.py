@@ -30,7 +30,7 @@ def proxy(bucket: S3) -> Iterator[Proxy]:
 
 @pytest.fixture
 def server(start_server: StartServer, bucket: S3, proxy: Proxy) -> Server:
-    return start_server(**bucket.environment(proxy.endpoint), BACKUP_INTERVAL_SECONDS="0")
+    return start_server(**bucket.environment(proxy.endpoint), MAINTENANCE_INTERVAL_SECONDS="0")
 
 
 def write(url: httpx2.URL, name: str, claims: Claims) -> None:
@@ -103,7 +103,7 @@ def test_second_signal_ends_it_at_once(
     for thread in threads:
         thread.join()
     proxy.rule = pass_on
-    again = start_server(**bucket.environment(), BACKUP_INTERVAL_SECONDS="0")
+    again = start_server(**bucket.environment(), MAINTENANCE_INTERVAL_SECONDS="0")
     write(again.client.base_url, "after", claims)
     assert claims.acknowledged.keys() == {"before", "after"}
     claims.check(restored_and_checked(bucket, tmp_path, monkeypatch))

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from core.errors import MaintenanceError
 from infra.backups import open_backups
+from infra.object_store import ObjectStore
 from infra.settings import Settings
 
 EVENTS = Path(__file__).parents[1] / "events"
@@ -26,6 +28,9 @@ class Context:
     invoked_function_arn = "arn:aws:lambda:eu-central-1:123456789012:function:items"
     aws_request_id = "6f0b1f3e-3a4c-4a3e-9a68-7a4b8a1d2c33"
     tenant_id = None
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 60_000
 
 
 def event(name: str) -> dict[str, Any]:
@@ -95,15 +100,28 @@ def test_swagger_ui_is_served(start: Start) -> None:
     assert base64.b64decode(icon["body"]).startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["backup", "eventbridge_scheduled"])
+@pytest.mark.parametrize("name", ["maintain", "eventbridge_scheduled"])
 def test_scheduled_event_backs_up_and_a_cold_start_restores(start: Start, name: str) -> None:
     invoke = start()
     invoke(event("function_url_create"))
-    made = invoke(event(name))
-    assert made["rows"] == {"items": 1}
+    assert invoke(event(name))["verified"]["rows"] == {"items": 1}
     invoke(request("POST", "/api/items", '{"name": "after the backup"}'))
     answer = start()(request("GET", "/api/items"))
     assert [item["name"] for item in json.loads(answer["body"])["items"]] == ["Lamp"]
+
+
+def test_backup_of_an_earlier_instance_does_not_count_though_its_log_ended_at_the_same_number(start: Start) -> None:
+    invoke = start()
+    invoke(event("function_url_create"))
+    first = invoke(event("maintain"))
+    invoke = start()
+    database, quantity = sys.modules["handler.aws_lambda"]._service.database, 0
+    while f"{database.txid:016x}" < first["txid"]:
+        quantity += 1
+        invoke(request("PATCH", "/api/items/1", json.dumps({"quantity": quantity})))
+    second = invoke(event("maintain"))
+    assert (second["txid"], second["backup"] != "") == (first["txid"], True)
+    assert json.loads(start()(request("GET", "/api/items/1"))["body"])["quantity"] == quantity
 
 
 def test_each_process_has_a_directory_of_its_own(start: Start) -> None:
@@ -145,22 +163,34 @@ def test_event_of_another_kind_is_refused(start: Start) -> None:
         start()({"Records": []})
 
 
-def test_failed_backup_fails_the_invocation(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_maintenance_fails_the_invocation(start: Start) -> None:
     invoke = start()
-    sys.modules["handler.aws_lambda"]._service.database.path.unlink()
-    with pytest.raises(Exception, match="There is no database"):
-        invoke(event("backup"))
+    invoke(event("function_url_create"))
+    log = sys.modules["handler.aws_lambda"]._service.database.path.parent / "replica"
+    (log / "ltx" / "0" / f"{2:016x}-{2:016x}.ltx").write_bytes(b"damaged")
+    with pytest.raises(MaintenanceError, match=str(log)):
+        invoke(event("maintain"))
+
+
+@pytest.mark.parametrize("name", ["maintain", "eventbridge_scheduled"])
+def test_with_a_log_maintenance_is_another_functions(
+    start: Start, s3: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("REPLICA_URL", s3.replace("backups", "log"))
+    with pytest.raises(ValueError, match="unknown event: expected an HTTP request"):
+        start()(event(name))
+    assert ObjectStore(s3).objects() == []
 
 
 def test_cold_start_refuses_what_would_lose_data(
     start: Start, s3: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backups = open_backups(Settings.from_environment({"BACKUP_URL": s3}))
-    start()(event("backup"))
+    start()(event("maintain"))
     newest = backups.newest()
     assert newest is not None
     backups.store.put(newest.name, b"damaged")
-    for url, message in ((s3, "is damaged"), ("s3://nowhere/x", "no such bucket"), ("", "BACKUP_URL must be set")):
+    for url, message in ((s3, "is damaged"), ("s3://nowhere/x", "no such bucket"), ("", "REPLICA_URL must be set")):
         monkeypatch.setenv("BACKUP_URL", url)
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
@@ -181,13 +211,6 @@ def test_with_a_log_every_acknowledged_write_outlives_the_instance(
         answer = invoke(request("GET", "/api/items"))
         assert [item["id"] for item in json.loads(answer["body"])["items"]] == [1, 2, 3, 4, 5, 6]
         assert answer["headers"]["x-commit-txid"] == f"{8:016x}"
-
-
-def test_backup_by_one_instance_has_the_writes_of_all(start: Start, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REPLICA_URL", s3.replace("backups", "log"))
-    first, second = start(), start()
-    first(event("function_url_create"))
-    assert second(event("backup"))["rows"] == {"items": 1}
 
 
 def test_private_log_of_backup_only_mode_is_not_shown(start: Start) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from handler.asgi import create_app
 from handler.service import Service, open_server_service
-from infra.backup_job import BackupJob
 from infra.database import Database
+from infra.maintenance_job import MaintenanceJob
 from tests.conftest import MakeSettings, assert_problem, open_at, serving
 
 
@@ -120,20 +120,20 @@ def test_openapi_names_every_route_of_the_api(client: httpx2.Client) -> None:
     assert references <= set(document["components"]["schemas"])
 
 
-def test_server_starts_while_the_store_is_away_and_backs_up_when_it_is_due(
+def test_server_starts_while_the_store_for_backups_is_away(
     make_settings: MakeSettings, s3: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    service = open_server_service(make_settings(BACKUP_URL=s3, BACKUP_INTERVAL_SECONDS=3600))
+    service = open_server_service(make_settings(BACKUP_URL=s3, MAINTENANCE_INTERVAL_SECONDS=3600))
     with serving(service) as client:
         assert client.post("/api/items", json={"name": "x"}).status_code == 201
     assert "backups cannot be made now" in caplog.text
 
 
-def test_database_is_closed_although_the_backup_job_cannot_be_stopped(
+def test_database_is_closed_although_maintenance_cannot_be_stopped(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(job: BackupJob) -> None:
+    def fail(job: MaintenanceJob) -> None:
         raise RuntimeError("a bug")
 
     async def live() -> None:
@@ -141,7 +141,7 @@ def test_database_is_closed_although_the_backup_job_cannot_be_stopped(
         async with app.router.lifespan_context(app):
             pass
 
-    monkeypatch.setattr(BackupJob, "stop", fail)
+    monkeypatch.setattr(MaintenanceJob, "stop", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         asyncio.run(live())
     open_at(service.settings.database_path).close()

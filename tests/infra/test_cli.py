@@ -2,15 +2,20 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from contextlib import closing
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from core import items
-from core.schemas import ItemQuery, NewItem
+from core.schemas import NewItem
 from infra.__main__ import main
+from infra.database import Database
+from infra.object_store import ObjectStore
+from infra.report import Report, write_report
 from infra.settings import Settings
 from tests.conftest import open_at
 
@@ -21,19 +26,29 @@ def environment(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     open_at(settings.database_path).close()
 
 
+def write(database: Database, name: str) -> None:
+    asyncio.run(database.write(partial(items.create_item, new=NewItem(name=name))))
+
+
 def test_backup_list_verify_restore_tell_what_they_did(capsys: pytest.CaptureFixture[str], settings: Settings) -> None:
+    with closing(open_at(settings.database_path)) as database:
+        write(database, "kept")
     assert main(["backup", "--label", "pre-deploy"]) == 0
-    assert "-pre-deploy.db.gz made: 0 items; " in capsys.readouterr().out
+    assert "-pre-deploy.db.gz made: 1 items; " in capsys.readouterr().out
     assert main(["backups"]) == 0
     assert f"1 backups at {settings.backup_url}" in capsys.readouterr().out
     assert main(["verify", "latest"]) == 0
-    assert "is sound: 0 items" in capsys.readouterr().out
-    assert main(["restore"]) == 0
-    assert f"restored to {settings.database_path}" in capsys.readouterr().out
+    assert "is sound: 1 items" in capsys.readouterr().out
+    with closing(open_at(settings.database_path)) as database:
+        write(database, "lost")
+    assert main(["restore", "latest"]) == 0
+    out = capsys.readouterr().out
+    assert f"TXID {5:016x} of {settings.replica_url} is the state of app-" in out
+    assert out.endswith(f"-pre-deploy.db.gz (1 items); to undo it: python -m infra restore --txid {4:016x}\n")
 
 
 def test_json_output_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["backup"], ["backups"], ["verify"], ["status"], ["restore"]):
+    for arguments in (["backup"], ["backups"], ["verify"], ["maintain"], ["status"], ["restore", "latest"]):
         assert main([*arguments, "--json"]) == 0
         out, err = capsys.readouterr()
         json.loads(out)
@@ -43,24 +58,42 @@ def test_json_output_is_one_document_and_nothing_else(capsys: pytest.CaptureFixt
 def test_progress_is_plain_lines_when_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
     main(["backup"])
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["copy", "compress", "download"]
+    assert [line.split(":")[0] for line in lines] == ["restore", "compress", "download"]
 
 
 def test_progress_is_a_bar_at_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     main(["backup"])
-    assert "copy: 100%" in capsys.readouterr().err
+    assert "compress: 100%" in capsys.readouterr().err
 
 
 def test_failures_are_one_line_on_stderr_and_exit_code_1(
     capsys: pytest.CaptureFixture[str], settings: Settings
 ) -> None:
-    assert main(["restore"]) == 1
+    assert main(["restore", "latest"]) == 1
     assert capsys.readouterr().err == f"error: There is no complete backup at {settings.backup_url}.\n"
-    main(["backup"])
-    with closing(open_at(settings.database_path)):
-        assert main(["restore"]) == 1
-    assert "is in use by process" in capsys.readouterr().err
+
+
+def test_backup_is_of_the_newest_commit_whether_or_not_a_server_runs(
+    capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    with closing(open_at(settings.database_path)) as database:
+        write(database, "x")
+        assert main(["backup", "--json"]) == 0
+        manifest = json.loads(capsys.readouterr().out)
+        assert (manifest["rows"], manifest["txid"]) == ({"items": 1}, f"{database.txid:016x}")
+    assert main(["backup", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["txid"] == manifest["txid"]
+
+
+@pytest.mark.parametrize("command", ["backup", "restore", "log", "verify", "maintain"])
+def test_without_a_log_there_is_nothing_to_look_after(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, s3: str
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "f")  # elsewhere there always is one
+    monkeypatch.setenv("BACKUP_URL", s3)
+    assert main([command, *(["latest"] if command == "restore" else [])]) == 2
+    assert capsys.readouterr().err == "error: REPLICA_URL is not set: there is no commit log\n"
 
 
 def test_wrong_settings_are_exit_code_2(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,26 +106,41 @@ def test_wrong_settings_are_exit_code_2(capsys: pytest.CaptureFixture[str], monk
     assert capsys.readouterr().err.startswith("error: AWS_ENDPOINT_URL='garbage': ")
 
 
-def test_status_names_what_needs_attention(
-    capsys: pytest.CaptureFixture[str], settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_status_names_what_needs_attention(capsys: pytest.CaptureFixture[str], settings: Settings) -> None:
     assert main(["status"]) == 1
-    assert "there is no backup yet" in capsys.readouterr().out
-    main(["backup"])
+    out = capsys.readouterr().out
+    assert "there is no backup yet" in out
+    assert "maintenance      has never succeeded\nverified         nothing yet\n" in out
+    main(["maintain"])
     with closing(open_at(settings.database_path)):
         capsys.readouterr()
         assert main(["status"]) == 0
-        assert "owner            process" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert "owner            process" in out
+        assert f"maintenance      succeeded at {datetime.now(UTC):%Y-%m-%d}T" in out
+        assert "verified         snapshot 0000000000000002 and app-" in out
     settings.database_path.unlink()
     assert main(["status", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["problems"] == [f"There is no database at {settings.database_path}."]
 
 
-def test_status_names_an_old_backup_and_a_lost_store(
-    capsys: pytest.CaptureFixture[str], s3: str, monkeypatch: pytest.MonkeyPatch
+def test_status_says_when_maintenance_has_long_not_succeeded(
+    capsys: pytest.CaptureFixture[str], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BACKUP_INTERVAL_SECONDS", "1")
-    monkeypatch.setenv("BACKUP_URL", "s3://nowhere/x")
+    main(["backup"])
+    write_report(ObjectStore(settings.replica_url), Report(last_success=time.time() - 7201))
+    assert main(["status"]) == 1
+    assert "problem          no maintenance has succeeded within two intervals of 3600 s" in capsys.readouterr().out
+    monkeypatch.setenv("MAINTENANCE_INTERVAL_SECONDS", "0")
+    assert main(["status"]) == 0, "somebody else's timer is not known here"
+
+
+@pytest.mark.parametrize("name", ["BACKUP_URL", "REPLICA_URL"])
+def test_status_names_a_lost_store(
+    name: str, capsys: pytest.CaptureFixture[str], s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["backup"])
+    monkeypatch.setenv(name, "s3://nowhere/x")
     assert main(["status"]) == 1
     out = capsys.readouterr().out
     assert "there is no such bucket" in out
@@ -111,12 +159,12 @@ def test_status_says_that_the_lock_cannot_be_read(capsys: pytest.CaptureFixture[
 
 
 def test_cron_script_is_the_same_command() -> None:
-    script = Path(__file__).parents[2] / "scripts" / "backup.sh"
-    assert "python -m infra backup" in script.read_text()
+    script = Path(__file__).parents[2] / "scripts" / "maintain.sh"
+    assert "python -m infra maintain" in script.read_text()
     subprocess.run(["sh", "-n", script], check=True)
 
 
-def test_log_is_listed_verified_and_restored(
+def test_log_is_listed_verified_and_restored_to_a_file(
     capsys: pytest.CaptureFixture[str], settings: Settings, tmp_path: Path
 ) -> None:
     assert main(["log"]) == 0
@@ -125,10 +173,8 @@ def test_log_is_listed_verified_and_restored(
     assert main(["verify"]) == 0
     assert "is sound: 2 objects" in capsys.readouterr().out
     assert main(["restore", "-o", str(tmp_path / "out.db")]) == 0
-    assert "is the database after commit 0000000000000002" in capsys.readouterr().out
+    assert f"{tmp_path / 'out.db'} is the database of TXID 0000000000000002 of " in capsys.readouterr().out
     assert (tmp_path / "out.db").read_bytes() == settings.database_path.read_bytes()
-    assert main(["restore", "-o", str(tmp_path / "out.db")]) == 2
-    assert "exists" in capsys.readouterr().err
 
 
 def test_log_commands_speak_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -137,7 +183,7 @@ def test_log_commands_speak_json(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert main(["verify", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["head"] == 2
     assert main(["restore", "--json", "-o", str(tmp_path / "out.db")]) == 0
-    assert json.loads(capsys.readouterr().out)["txid"] == f"{2:016x}"
+    assert json.loads(capsys.readouterr().out)["file"] == str(tmp_path / "out.db")
 
 
 def test_damaged_log_fails_verification_by_name(capsys: pytest.CaptureFixture[str], settings: Settings) -> None:
@@ -147,28 +193,3 @@ def test_damaged_log_fails_verification_by_name(capsys: pytest.CaptureFixture[st
     path.write_bytes(body)
     assert main(["verify"]) == 1
     assert f"problem  file://{path} has the checksum" in capsys.readouterr().out
-
-
-def test_empty_log_restores_nothing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("REPLICA_URL", (tmp_path / "empty").as_uri())
-    assert main(["restore", "-o", str(tmp_path / "out.db")]) == 1
-    assert "is empty" in capsys.readouterr().err
-    assert not (tmp_path / "out.db").exists()
-
-
-def test_restored_backup_is_the_next_commit_of_the_log(
-    capsys: pytest.CaptureFixture[str], settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    main(["backup"])
-    with closing(open_at(settings.database_path)) as database:
-        asyncio.run(database.write(partial(items.create_item, new=NewItem(name="after"))))
-    # from another place, as for a function's log: nothing here but the two URLs
-    monkeypatch.setenv("REPLICA_URL", settings.replica_url)
-    monkeypatch.setenv("BACKUP_URL", settings.backup_url)
-    monkeypatch.setenv("DATABASE_PATH", str(tmp_path / "elsewhere" / "app.db"))
-    assert main(["restore"]) == 0
-    with closing(open_at(settings.database_path)) as database:
-        assert database.txid == 4
-        assert asyncio.run(database.read(partial(items.list_items, query=ItemQuery()))).items == []

@@ -10,7 +10,8 @@ def test_defaults_need_no_environment() -> None:
     settings = Settings.from_environment({})
     assert settings.database_path == Path.cwd() / "data" / "app.db"
     assert settings.backup_url == (Path.cwd() / "data" / "backups").as_uri()
-    assert (settings.port, settings.host, settings.backup_interval_seconds) == (8000, "127.0.0.1", 3600)
+    assert (settings.port, settings.host, settings.maintenance_interval_seconds) == (8000, "127.0.0.1", 3600)
+    assert (settings.keep_commits_hours, settings.keep_runs_days, settings.keep_daily_days) == (24, 7, 30)
 
 
 def test_backups_lie_beside_the_database_unless_told_otherwise() -> None:
@@ -24,9 +25,10 @@ def test_empty_variables_count_as_unset() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "abc"), ("PORT", "70000"), ("BACKUP_INTERVAL_SECONDS", "-1"), ("LOG_LEVEL", "LOUD")]
+    [("PORT", "abc"), ("PORT", "70000"), ("MAINTENANCE_INTERVAL_SECONDS", "-1"), ("LOG_LEVEL", "LOUD")]
     + [("BUSY_TIMEOUT_SECONDS", "nan"), ("MAX_BODY_BYTES", "0"), ("BACKUP_KEEP_DAILY_DAYS", "1.5")]
     + [("BACKUP_KEEP_DAILY_DAYS", "36501"), ("BACKUP_KEEP_HOURLY_DAYS", "99999999999")]
+    + [("KEEP_COMMITS_HOURS", "23"), ("KEEP_RUNS_DAYS", "0"), ("KEEP_DAILY_DAYS", "36501")]
     + [
         (name, url)
         for name in ("BACKUP_URL", "REPLICA_URL")
@@ -54,9 +56,15 @@ def test_a_link_is_another_name_of_the_same_database(tmp_path: Path) -> None:
     assert settings.backup_url == (tmp_path / "real" / "backups").as_uri()
 
 
-def test_lambda_without_a_place_for_backups_is_refused() -> None:
-    with pytest.raises(SettingsError, match="BACKUP_URL must be set on Lambda"):
+def test_lambda_without_a_place_that_outlives_it_is_refused() -> None:
+    with pytest.raises(SettingsError, match="REPLICA_URL must be set on Lambda"):
         Settings.from_environment({"AWS_LAMBDA_FUNCTION_NAME": "f"})
+
+
+@pytest.mark.parametrize("name", ["REPLICA_URL", "BACKUP_URL"])
+def test_lambda_has_the_places_that_are_named_and_no_others(name: str) -> None:
+    settings = Settings.from_environment({"AWS_LAMBDA_FUNCTION_NAME": "f", name: "s3://bucket/x"})
+    assert {settings.replica_url, settings.backup_url} == {"s3://bucket/x", ""}
 
 
 def test_log_level_is_read_in_any_case() -> None:

@@ -77,9 +77,14 @@ def test_prometheus_text_has_counters_and_gauges() -> None:
     metrics = PrometheusMetrics()
     metrics.request_finished("GET", "/api/items", 200, 0.01)
     metrics.database_locked()
+    for succeeded in (True, False):
+        metrics.maintenance_finished(succeeded, 2.0)
     text = metrics.exposition(lambda: {"database_size_bytes": 7})[0].decode()
     assert 'http_requests_total{method="GET",route="/api/items",status="200"} 1.0' in text
     assert "database_locked_total 1.0" in text
+    assert 'maintenance_runs_total{result="succeeded"} 1.0' in text
+    assert 'maintenance_runs_total{result="failed"} 1.0' in text
+    assert "maintenance_duration_seconds_sum 4.0" in text
     assert "database_size_bytes 7.0" in text
 
 
@@ -87,12 +92,13 @@ def test_cloudwatch_metrics_are_one_embedded_json_line(capsys: pytest.CaptureFix
     metrics = CloudWatchMetrics()
     metrics.request_finished("GET", "/api/items", 503, 0.01)
     metrics.database_locked()
-    metrics.backup_finished(True, 2.0)
+    metrics.maintenance_finished(True, 2.0)
     metrics.flush()
     line = json.loads(capsys.readouterr().out)
     assert line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "cloud-native-poc"
     assert (line["ColdStart"], line["Requests"], line["Errors"], line["Duration"]) == ([1], [1], [1], [10])
-    assert (line["DatabaseLocked"], line["BackupSucceeded"], line["BackupFailed"]) == ([1], [1], [0])
+    assert line["DatabaseLocked"] == [1]
+    assert (line["MaintenanceSucceeded"], line["MaintenanceFailed"], line["MaintenanceDuration"]) == ([1], [0], [2])
     metrics.flush()
     assert capsys.readouterr().out == ""
     assert b"database_size_bytes 7.0" in metrics.exposition(lambda: {"database_size_bytes": 7})[0]

@@ -54,6 +54,7 @@ class Surroundings:
     faults: Faults
     counts: Counter[str]
     root: Path
+    backups: Path
     tokens: list[int]  # the TXIDs that clients got, and hand on to others
     somebody_sleeps: "Callable[[Instance, float], None]"
     foreign_write: Callable[[], Write]  # a new one, by another program

@@ -1,35 +1,41 @@
-"""Maintenance as the design of the log allows it: merge, snapshot, delete; safe to kill, and when two run at once."""
+"""The real maintenance over a store full of trouble: killed and put to sleep anywhere, and often two at once."""
 
 import random
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from core.errors import CommitError, ObjectExists, StoreError
-from infra.commitlog import ltx
-from infra.commitlog.chain import LogObject, Position, chain, check_follows
+from core.errors import ServiceError
+from infra.backups import Backups
+from infra.commitlog.expiry import Keep
 from infra.commitlog.log import CommitLog
+from infra.commitlog.maintenance import LogMaintenance
+from infra.maintenance import Maintenance
+from infra.object_store import ObjectStore
+from infra.retention import Retention
 from tests.simulation.instance import Surroundings
-from tests.simulation.scheduler import SimulatedClock, Task
+from tests.simulation.scheduler import EPOCH, SimulatedClock, Task
 from tests.simulation.store import Connection, FaultyStore
 
-MERGED = 4  # commits
-_SNAPSHOT_AFTER = 3  # commits
-_KEPT_SECONDS = 24 * 3600
-_MERGED_KEPT_SECONDS = 7 * 24 * 3600
-_MARKER = "maintenance"
+RUN = 4  # of commits, and of runs
+_KEEP = Keep(commits=timedelta(hours=24), runs=timedelta(days=2), daily=timedelta(days=4))
+_BUDGETS = (0.05, 1.0, 60.0, float("inf"))  # seconds
 
 
-class Maintenance:
-    def __init__(self, around: Surroundings, number: int) -> None:
+class Maintainer:
+    def __init__(self, around: Surroundings, number: int, thorough: bool) -> None:
+        """`thorough`: all of it, and in time."""
         self.name = f"maint{number}"
         self._around = around
         self._scheduler = around.scheduler
         self._rng = around.scheduler.rng
-        connection = Connection(around.scheduler, around.bucket, around.faults, self)
-        self._store = FaultyStore(connection, 60.0)
-        clock = SimulatedClock(around.scheduler, 0.0, self.pause)
-        self._log = CommitLog(self._store, self._store, clock, random.Random(number), parallel=1)
-        self._image = around.root / f"{self.name}.db"
+        self._number = number
+        self._thorough = thorough
+        self._clock = SimulatedClock(around.scheduler, 0.0, self.pause)
+        self._connection = Connection(around.scheduler, around.bucket, around.faults, self)
+        self.problems: list[str] = []
         self._task: Task | None = None
 
     def start(self) -> None:
@@ -47,97 +53,33 @@ class Maintenance:
             self._task.pause(self._rng.uniform(0, 40 * 3600))
 
     def _run(self, task: Task) -> None:
-        try:
-            levels = {level: self._objects(level) for level in (0, 1, 9)}
-            self._merge(levels[0], {item.min_txid for item in levels[1]})
-            self._snapshot(levels)
-            self._prune()
-        except (StoreError, CommitError) as error:
-            self._scheduler.say(self.name, f"gives up: {type(error).__name__}: {error}")
-        finally:
-            self._image.unlink(missing_ok=True)
-
-    def _merge(self, commits: list[LogObject], merged: set[int]) -> None:
-        by_txid = {item.min_txid: item for item in commits}
-        for low in sorted({(txid - 1) // MERGED * MERGED + 1 for txid in by_txid} - merged):
-            run = [by_txid[txid] for txid in range(low, low + MERGED) if txid in by_txid]
-            if len(run) == MERGED:
-                self._create(1, *self._merged(run))
-
-    def _merged(self, run: list[LogObject]) -> tuple[ltx.Header, dict[int, bytes]]:
-        pages: dict[int, bytes] = {}
-        headers = []
-        position = Position(run[0].min_txid - 1, 0, 0)
-        for item in run:
-            reader = ltx.Reader(self._store.read(_name(0, item.min_txid, item.max_txid)))
-            pages |= dict(reader.pages())
-            check_follows(reader.header, position)
-            headers.append(reader.header)
-            position = Position(item.max_txid, reader.checksum, reader.header.timestamp)
-        last = headers[-1]
-        header = ltx.Header(
-            last.page_size,
-            last.size,
-            run[0].min_txid,
-            run[-1].max_txid,
-            last.timestamp,
-            headers[0].predecessor,
-            position.checksum,
+        store = FaultyStore(self._connection, 60.0)
+        log = CommitLog(store, store, self._clock, random.Random(self._number), parallel=1)
+        maintenance = Maintenance(
+            LogMaintenance(log, store, self._clock, RUN, self._rng.choice((500, 1 << 20))),
+            store,
+            Backups(
+                ObjectStore(self._around.backups.as_uri()),
+                Retention(timedelta(days=7), timedelta(days=30)),
+                now=lambda: datetime.fromtimestamp(EPOCH + self._scheduler.now(), UTC),
+            ),
+            _KEEP,
+            self._clock,
+            self._scratch,
         )
-        return header, {number: page for number, page in pages.items() if number <= last.size}
-
-    def _snapshot(self, levels: dict[int, list[LogObject]]) -> None:
-        newest = max((item.max_txid for item in levels[9]), default=0)
-        head = max((item.max_txid for items in levels.values() for item in items), default=0)
-        if head < newest + _SNAPSHOT_AFTER:
-            return
-        position = self._log.restore(self._image)
-        data = self._image.read_bytes()
-        page_size = int.from_bytes(data[16:18], "big")
-        pages = {index // page_size + 1: data[index : index + page_size] for index in range(0, len(data), page_size)}
-        header = ltx.Header(page_size, len(pages), 1, position.txid, position.timestamp, 0, position.checksum)
-        self._create(9, header, pages)
-
-    def _create(self, level: int, header: ltx.Header, pages: dict[int, bytes]) -> None:
-        body, _ = ltx.encode(header, sorted(pages.items()))
         try:
-            self._store.create(_name(level, header.min_txid, header.max_txid), body)
-            self._around.counts["merges" if level == 1 else "snapshots"] += 1
-        except ObjectExists:
-            pass  # another one was faster, and has made the same
+            if not self._thorough and self._rng.random() < 0.3:
+                self._scheduler.say(self.name, f"merged {maintenance.merge()}")
+            else:
+                report = maintenance.run(_BUDGETS[-1] if self._thorough else self._rng.choice(_BUDGETS))
+                self._scheduler.say(self.name, f"TXID {report.txid} {report.problems} {report.deleted_objects}")
+                self.problems = report.problems
+        except ServiceError as error:
+            self.problems = [str(error)]
+            self._scheduler.say(self.name, f"gives up: {type(error).__name__}: {error}")
+        self._around.counts += maintenance.log.counts
 
-    def _prune(self) -> None:
-        """Level 0 in ascending order, never the newest; level 1 when a snapshot holds it."""
-        now = self._store_time()
-        merged, snapshots = self._objects(1), self._objects(9)
-        reach = max((item.max_txid for item in chain(merged + snapshots, 0)), default=0)
-        for item in self._objects(0)[:-1]:
-            if item.max_txid > reach or now - item.modified.timestamp() <= _KEPT_SECONDS:
-                break
-            self._delete(item)
-        snapshot = max((item.max_txid for item in snapshots), default=0)
-        for item in merged:
-            if item.max_txid <= snapshot and now - item.modified.timestamp() > _MERGED_KEPT_SECONDS:
-                self._delete(item)
-
-    def _delete(self, item: LogObject) -> None:
-        self._store.delete(_name(item.level, item.min_txid, item.max_txid))
-        self._around.counts["deletions"] += 1
-
-    def _store_time(self) -> float:
-        self._store.delete(_MARKER)
-        with suppress(ObjectExists):
-            self._store.create(_MARKER, b"")
-        found = [info for info in self._store.objects() if info.name == _MARKER]
-        return found[0].modified.timestamp() if found else 0.0  # another one is at work: delete nothing
-
-    def _objects(self, level: int) -> list[LogObject]:
-        found = []
-        for info in self._store.objects(f"{level:04x}"):
-            low, high = (int(text, 16) for text in Path(info.name).stem.split("-"))
-            found.append(LogObject(level, low, high, info.size, info.modified))
-        return found
-
-
-def _name(level: int, low: int, high: int) -> str:
-    return f"{level:04x}/{low:016x}-{high:016x}.ltx"
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        with TemporaryDirectory(dir=self._around.root) as directory:
+            yield Path(directory)

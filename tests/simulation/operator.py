@@ -133,7 +133,9 @@ class Operator:
             with copy.backup("main", source, "main") as backup:
                 backup.step()
             copy.pragma("journal_mode", "delete")
-        self._copy = target.read_bytes(), _state_at(target)
+            has_schema = copy.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        if has_schema:  # without it no request can be served
+            self._copy = target.read_bytes(), _state_at(target)
         target.unlink()
 
 

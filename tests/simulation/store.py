@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
 from core.errors import ObjectExists, ObjectMissing, StoreRefused, StoreUnavailable, StoreUnreachable
@@ -15,6 +16,7 @@ T = TypeVar("T")
 
 _LEADING_ZEROS = re.compile(r"\b0+(?=[0-9a-f])|\.ltx\b")
 _FIRST = f"0000/{1:016x}-{1:016x}.ltx"
+_DELAYS = (0.1, 2.0, 20.0, 300.0)  # seconds
 URL = "s3://simulated/log"
 
 
@@ -172,6 +174,21 @@ class FaultyStore:
         if exists or fault == "echoed_exists":
             raise ObjectExists(f"{name}: 412")
 
+    def put(self, name: str, body: Path | bytes, written_at: datetime | None = None) -> None:
+        content = body if isinstance(body, bytes) else body.read_bytes()
+        fault = self._drawn("unreachable", "lost", "late", "dropped", "error", "error_done", "refused")
+        self._say(f"put {name} {fault}".rstrip())
+        if fault == "late":
+            delay = self._rng.choice(_DELAYS) * self._rng.random()
+            self._scheduler.at(delay, lambda: self._bucket.put(name, content))
+        self._travel()
+        if fault in ("unreachable", "lost", "late", "error", "refused"):
+            self._fail(fault)
+        self._bucket.put(name, content)
+        if fault in ("dropped", "error_done"):
+            self._fail(fault)
+        self._travel(reply=True)
+
     def read(self, name: str) -> Iterator[bytes]:
         body = self._answer(f"read {name}", lambda: self._bucket.content(name))
         if self._drawn("cut"):
@@ -239,7 +256,7 @@ class FaultyStore:
             else:
                 self._say(f"late and stored {name}")
 
-        self._scheduler.at(self._rng.choice((0.1, 2.0, 20.0, 300.0)) * self._rng.random(), land)
+        self._scheduler.at(self._rng.choice(_DELAYS) * self._rng.random(), land)
 
     def _latency(self) -> float:
         return self._rng.choice((0.001, 0.01, 0.05)) * self._rng.uniform(0.5, 2)

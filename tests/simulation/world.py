@@ -11,13 +11,13 @@ from pathlib import Path
 
 import apsw
 
-from core.errors import CommitNotStored, LogDamaged
+from core.errors import CommitNotStored, LogDamaged, TxidNotKept
 from infra.commitlog import ltx
-from infra.commitlog.chain import chain
+from infra.commitlog.chain import chain, restorable
 from infra.commitlog.log import CommitLog
 from infra.commitlog.replica import Replica
 from tests.simulation.instance import Instance, Stop, Surroundings
-from tests.simulation.maintenance import Maintenance
+from tests.simulation.maintenance import RUN, Maintainer
 from tests.simulation.model import Model
 from tests.simulation.scheduler import Scheduler, SimulatedClock, Violation
 from tests.simulation.store import Bucket, Faults
@@ -27,6 +27,7 @@ _MEMORY = Path("/dev/shm")
 _GAPS = (5.0, 400.0, 3 * 3600.0, 26 * 3600.0, 50 * 3600.0)
 _SPANS = (1.0, 10.0, 120.0)
 _A_DAY = 24.5 * 3600
+_MOST_READS = 1 + 4 * (RUN - 1) + RUN - 1
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class World:
             Faults.drawn(rng),
             self.counts,
             root,
+            root / "backups",
             [],
             self._go_on_without,
             self._foreign_write,
@@ -90,6 +92,7 @@ class World:
         self._recover()
         self.counts["leftovers"] = len(self._model.leftovers)
         self._check_restores()
+        self._check_maintenance()
         for instance in self._instances:
             instance.take_note_of_kept_files()
         self._model.check_foreign_writes()
@@ -163,9 +166,12 @@ class World:
     def _submit(self, instance: Instance) -> None:
         instance.submit(self._drawn_request(False))
 
-    def _maintain(self) -> None:
+    def _maintainer(self, thorough: bool) -> Maintainer:
         self._maintenances += 1
-        Maintenance(self._around, self._maintenances).start()
+        return Maintainer(self._around, self._maintenances, thorough)
+
+    def _maintain(self) -> None:
+        self._maintainer(False).start()
 
     def _recycle(self) -> None:
         self._rng.choice(self._instances).submit(Stop())
@@ -194,18 +200,33 @@ class World:
 
     def _check_restores(self) -> None:
         log = self._plain_log(self._bucket)
-        objects = log.objects()
+        points = [item.max_txid for item in restorable(log.everything())]
         head = self._model.chain.head
-        # A leftover may stand for the commit whose object was deleted, so only the newest state is sure then
-        numbers = [] if self._model.leftovers else self._rng.sample(range(1, head + 1), min(2, head))
-        for txid in (head, *numbers):
-            plan = chain([item for item in objects if item.max_txid <= txid], 0)
-            if txid != head and (not plan or plan[-1].max_txid != txid):
-                continue  # merged with later ones
+        if points[-1] != head:
+            raise Violation(f"I7: the log ends at TXID {head}, and the newest that can be restored is {points[-1]}")
+        for txid in {head, *self._rng.sample(points, min(3, len(points)))}:
             path = self._around.root / f"restored-{txid}.db"
-            log.restore(path, None if txid == head else txid)
+            try:
+                log.restore(path, None if txid == head else txid)
+            except (TxidNotKept, LogDamaged):
+                if txid == head or not self._model.leftovers:
+                    raise
+                path.unlink()  # a leftover under that number or the one before
+                continue
             self._check_restored(path, txid)
             path.unlink()
+
+    def _check_maintenance(self) -> None:
+        """Without trouble it finds nothing wrong, and what it leaves is short to read."""
+        maintainer = self._maintainer(True)
+        maintainer.start()
+        self._scheduler.run()
+        if maintainer.problems:
+            raise Violation(f"false alarm by maintenance: {maintainer.problems}")
+        plan = chain(self._plain_log(self._bucket).everything(), 0)
+        if len(plan) > _MOST_READS:
+            raise Violation(f"a start reads {len(plan)} objects of TXID 1-{self._model.chain.head}")
+        self._check_restores()
 
     def _check_restored(self, path: Path, txid: int) -> None:
         image = bytearray(path.read_bytes())

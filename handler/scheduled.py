@@ -1,0 +1,26 @@
+"""Lambda's scheduled events: maintenance."""
+
+from dataclasses import asdict
+from typing import Any
+
+from core.errors import MaintenanceError
+from infra.maintenance_job import MaintenanceJob
+
+_MARGIN_SECONDS = 15.0  # of the function's time, to end in an orderly way
+
+
+def is_scheduled(event: dict[str, Any]) -> bool:
+    """`{"action": "maintain"}`, `{"action": "merge"}`, or an event of a plain EventBridge schedule."""
+    return event.get("action") in ("maintain", "merge") or (
+        event.get("source") in ("aws.events", "aws.scheduler") and event.get("detail-type") == "Scheduled Event"
+    )
+
+
+def run_scheduled(job: MaintenanceJob, event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Raises ServiceError when something is wrong, so that the invocation counts as failed."""
+    if event.get("action") == "merge":
+        return {"runs_merged": job.merge()}
+    report = job.run(context.get_remaining_time_in_millis() / 1000 - _MARGIN_SECONDS)
+    if report.problems:
+        raise MaintenanceError("; ".join(report.problems))
+    return asdict(report)

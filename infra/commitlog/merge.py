@@ -1,0 +1,81 @@
+"""Several objects of the log made into one."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from heapq import merge
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+from infra.commitlog import ltx
+from infra.commitlog.chain import Change, Position
+from infra.commitlog.raw_file import page_size_of, pages_of
+
+_Page = tuple[int, int, bytes]  # number, minus the place of its object among the others, content
+
+
+def write_merged(changes: Sequence[Change], path: Path) -> ltx.Header:
+    """Changes that follow each other as one that does what they do together, byte by byte, in a new file."""
+    first, last = changes[0].header, changes[-1]
+    header = ltx.Header(
+        last.header.page_size,
+        last.header.size,
+        first.min_txid,
+        last.header.max_txid,
+        last.header.timestamp,
+        first.predecessor,
+        last.position.checksum,
+    )
+    _write(header, _merged(changes), path)
+    return header
+
+
+def write_snapshot(image: Path, position: Position, path: Path) -> ltx.Header:
+    """The whole of a database file, which is at this position, in a new file."""
+    page_size = page_size_of(image)
+    size = image.stat().st_size // page_size
+    header = ltx.Header(page_size, size, 1, position.txid, position.timestamp, 0, position.checksum)
+    _write(header, pages_of(image, page_size), path)
+    return header
+
+
+def _write(header: ltx.Header, pages: "Iterator[tuple[int, bytes]]", path: Path) -> None:
+    with path.open("xb") as file:
+        writer = ltx.Writer(header, file.write)
+        for number, page in pages:
+            writer.add(number, page)
+        writer.end()
+
+
+def _merged(changes: Sequence[Change]) -> Iterator[tuple[int, bytes]]:
+    """Of each page the last content, ascending.
+
+    A page past the end of the database at some commit is gone with it, and when the database grows again without
+    writing it, it is zeros: what was there before may not shine through.
+    """
+    last = changes[-1].header
+    lock = ltx.lock_page(last.page_size)
+    smallest = 0 if changes[0].header.min_txid == 1 else min(change.header.size for change in changes)
+    due = smallest + 1
+    for number, page in _last_contents(changes):
+        if number > last.size:
+            break
+        yield from ((zeros, bytes(last.page_size)) for zeros in range(due, number) if zeros != lock)
+        due = max(due, number + 1)
+        yield number, page
+    yield from ((zeros, bytes(last.page_size)) for zeros in range(due, last.size + 1) if zeros != lock)
+
+
+def _last_contents(changes: Sequence[Change]) -> Iterator[tuple[int, bytes]]:
+    reach = [change.header.size for change in changes]  # the largest page that outlives all that comes after
+    for place in reversed(range(len(reach) - 1)):
+        reach[place] = min(reach[place], reach[place + 1])
+    every: Iterator[_Page] = merge(*map(partial(_placed, changes), range(len(changes))), key=itemgetter(0, 1))
+    for number, contents in groupby(every, key=itemgetter(0)):
+        _, place, page = next(contents)
+        if number <= reach[-place]:
+            yield number, page
+
+
+def _placed(changes: Sequence[Change], place: int) -> Iterator[_Page]:
+    return ((number, -place, page) for number, page in changes[place].pages())

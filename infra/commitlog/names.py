@@ -1,0 +1,45 @@
+"""What the objects of a log are called. The names are Litestream's.
+
+In a bucket `<prefix>/<level, 4 hex digits>/<first TXID>-<last TXID>.ltx`, in a directory `ltx/<level>/...`, TXIDs as
+16 hex digits. Level 0 holds one commit each, the levels 1 to 4 merged runs of them, level 9 snapshots; Litestream
+itself writes others between, all of which are read.
+"""
+
+import re
+
+from infra.commitlog.chain import LogObject
+from infra.object_store import ObjectInfo
+
+COMMITS, SNAPSHOTS = 0, 9  # levels
+
+_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx")
+
+
+class Names:
+    def __init__(self, url: str) -> None:
+        self._in_directory = url.startswith("file:")
+        self.levels = "ltx" if self._in_directory else ""  # the directory that holds those of all levels
+
+    def directory(self, level: int) -> str:
+        return f"ltx/{level}" if self._in_directory else f"{level:04x}"
+
+    def level_of(self, directory: str) -> int | None:
+        text = directory.rpartition("/")[2]
+        try:
+            level = int(text, 10 if self._in_directory else 16)
+        except ValueError:
+            return None
+        return level if directory == self.directory(level) else None
+
+    def path(self, level: int, low: int, high: int) -> str:
+        return f"{self.directory(level)}/{low:016x}-{high:016x}.ltx"
+
+    def path_of(self, item: LogObject) -> str:
+        return self.path(item.level, item.min_txid, item.max_txid)
+
+    def object_of(self, level: int, info: ObjectInfo) -> LogObject | None:
+        match = _NAME.fullmatch(info.name.rpartition("/")[2])
+        if not match:
+            return None
+        low, high = (int(text, 16) for text in match.groups())
+        return LogObject(level, low, high, info.size, info.modified)

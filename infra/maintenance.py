@@ -1,0 +1,219 @@
+"""The job that looks after log and backups: merge, write a snapshot and a backup, prove both, delete what is old.
+
+By a server's timer, by a schedule on Lambda, or by hand. Several may run at once, and each may be killed anywhere. What
+was found not to be sound keeps everything that would have been deleted.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from core.errors import (
+    BackupDamaged,
+    LogDamaged,
+    MaintenanceCancelled,
+    MaintenanceOutOfTime,
+    ServiceError,
+    StoreError,
+)
+from infra.backups import Backups, Manifest
+from infra.clock import Clock
+from infra.commitlog.chain import Position
+from infra.commitlog.expiry import Expired, Keep, expired
+from infra.commitlog.log import open_log
+from infra.commitlog.maintenance import LogMaintenance, MaintenanceStore, Snapshots
+from infra.commitlog.raw_file import differing_pages, page_size_of
+from infra.object_store import ObjectStore
+from infra.report import Report, Verified, read_report, write_report
+from infra.retention import Expired as ExpiredBackup
+from infra.settings import Settings
+from infra.snapshot import Progress, inspect, no_progress
+from infra.workspace import workspace
+
+logger = logging.getLogger(__name__)
+
+_TRANSFER_SECONDS = 600
+_PROVEN_AGAIN = timedelta(days=1)  # also when nothing has changed
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a run would do now."""
+
+    runs: int  # to merge
+    snapshot: bool
+    backup: bool
+    verified: str  # the TXID of the snapshot that must be proven first, or has been
+    objects: list[Expired]
+    backups: Sequence[ExpiredBackup]
+
+
+class Maintenance:
+    """One thread's. Raises ServiceError only before it has begun: what goes wrong later is in the report."""
+
+    def __init__(
+        self,
+        log: LogMaintenance,
+        store: MaintenanceStore,
+        backups: Backups,
+        keep: Keep,
+        clock: Clock,
+        scratch: Callable[[], AbstractContextManager[Path]] = workspace,
+    ) -> None:
+        """`store`: that of the log."""
+        self.log = log
+        self.backups = backups
+        self._store = store
+        self._keep = keep
+        self._clock = clock
+        self._scratch = scratch
+
+    def last_report(self) -> Report:
+        return read_report(self._store)
+
+    def merge(self, check: Callable[[], None] = lambda: None) -> int:
+        """Only that, which is what makes starts fast; returns how many runs were made. See LogMaintenance."""
+        with self._scratch() as scratch:
+            return self.log.merge(scratch, check)
+
+    def run(
+        self,
+        seconds: float = float("inf"),
+        progress: Progress = no_progress,
+        check: Callable[[], None] = lambda: None,
+    ) -> Report:
+        """All of it, in at most about so many seconds. `check` is called before each step; what it raises ends it."""
+        begun = self._clock.now()
+        previous = read_report(self._store)
+        now = write_report(self._store, previous)  # which stays for whoever asks meanwhile
+        report = Report(started_at=now, last_success=previous.last_success, verified=previous.verified)
+
+        def check_all() -> None:
+            check()
+            if self._clock.now() > begun + seconds:
+                raise MaintenanceOutOfTime("The time for this run of maintenance is over; the next one goes on.")
+
+        def checked_progress(phase: str, done: int, total: int) -> None:
+            check_all()
+            progress(phase, done, total)
+
+        try:
+            self._work(report, check_all, checked_progress)
+        except MaintenanceCancelled:
+            raise
+        except MaintenanceOutOfTime as error:
+            report.unfinished = True
+            logger.warning("%s", error)
+        except ServiceError as error:
+            report.problems.append(str(error))
+        report.finished_at = report.started_at + self._clock.now() - begun
+        if report.succeeded and not report.unfinished:
+            report.last_success = report.finished_at
+        try:
+            write_report(self._store, report)
+        except StoreError as error:
+            report.problems.append(str(error))
+        return report
+
+    def preview(self) -> Preview:
+        state, now = self.log.snapshots(), datetime.now(UTC)
+        verified = read_report(self._store).verified
+        proven = int(verified.snapshot, 16) if verified else 0
+        if state.newest and state.newest.max_txid > proven:
+            proven = state.newest.max_txid  # it will be, before anything is deleted
+        newest = self.backups.newest_manifest()
+        return Preview(
+            self.log.runs_to_merge(),
+            state.is_due(now),
+            state.head > 0 and (newest is None or newest.txid != f"{state.head:016x}"),
+            f"{proven:016x}",
+            expired(self.log.everything(), proven, now, self._keep),
+            self.backups.expired(),
+        )
+
+    def _work(self, report: Report, check: Callable[[], None], progress: Progress) -> None:
+        with self._scratch() as scratch:
+            self.log.look_again()
+            report.runs_merged = self.log.merge(scratch, check)
+            state = self.log.snapshots()
+            if not state.head:
+                return  # nobody has written anything yet
+            report.txid = f"{state.head:016x}"
+            if self._proof_is_due(report, state):
+                self._prove(report, state, scratch, progress)
+        self._prune(report, check)
+
+    def _proof_is_due(self, report: Report, state: Snapshots) -> bool:
+        now, verified = datetime.fromtimestamp(report.started_at, UTC), report.verified
+        newest = self.backups.newest_manifest()
+        return (
+            state.is_due(now)
+            or verified is None
+            or newest is None
+            or newest.name != verified.backup
+            or newest.txid != report.txid
+            or state.newest is None
+            or f"{state.newest.max_txid:016x}" != verified.snapshot
+            or report.started_at - verified.at > _PROVEN_AGAIN.total_seconds()
+        )
+
+    def _prove(self, report: Report, state: Snapshots, scratch: Path, progress: Progress) -> None:
+        """Build the newest state from the newest snapshot, make from it what is due, and read that back."""
+        image = scratch / "app.db"
+        position = self.log.log.restore(image, progress=progress, snapshot=state.newest)
+        if not self.log.log.is_confirmed(position):
+            raise LogDamaged(f"{self._store.url} does not go on from TXID {position.txid:016x} as it was read")
+        rows = inspect(image).rows
+        snapshot = state.newest
+        if snapshot is None or state.is_due(datetime.fromtimestamp(report.started_at, UTC)):
+            snapshot = self.log.store_snapshot(image, position, scratch)
+            report.snapshot = f"{position.txid:016x}"
+            copy = scratch / "snapshot.db"
+            self.log.log.restore(copy, position.txid, progress, snapshot)
+            if differing_pages(image, copy, page_size_of(image)) or inspect(copy).rows != rows:
+                raise LogDamaged(
+                    f"{self._store.url}: the snapshot at TXID {position.txid:016x} is not what was written"
+                )
+            copy.unlink()
+        manifest = self._backed_up(report, position, image, progress)
+        if manifest.rows != rows:
+            raise BackupDamaged(f"{manifest.name} has the rows {manifest.rows}, the log at its TXID has {rows}")
+        report.txid = f"{position.txid:016x}"
+        report.verified = Verified(f"{snapshot.max_txid:016x}", manifest.name, report.txid, rows, report.started_at)
+
+    def _backed_up(self, report: Report, position: Position, image: Path, progress: Progress) -> Manifest:
+        """The newest backup, which is of this position, read back and checked."""
+        newest = self.backups.newest_manifest()
+        if newest and newest.is_of(position):
+            return self.backups.verify(newest.name, progress)
+        made = self.backups.create(image, position, progress=progress)
+        report.backup = made.name
+        return made
+
+    def _prune(self, report: Report, check: Callable[[], None]) -> None:
+        if report.verified is None:
+            return
+        now = datetime.fromtimestamp(report.started_at, UTC)
+        objects = expired(self.log.everything(), int(report.verified.snapshot, 16), now, self._keep)
+        before = self.log.counts["deletions"]
+        try:
+            self.log.delete(objects, check)
+        finally:
+            report.deleted_objects = self.log.counts["deletions"] - before
+        report.deleted_backups = self.backups.prune()
+
+
+def open_maintenance(settings: Settings, backups: Backups) -> Maintenance:
+    """Raises StoreError when the log's place cannot be used."""
+    clock = Clock()
+    store = ObjectStore(settings.replica_url, timeout=_TRANSFER_SECONDS)
+    keep = Keep(
+        commits=timedelta(hours=settings.keep_commits_hours),
+        runs=timedelta(days=settings.keep_runs_days),
+        daily=timedelta(days=settings.keep_daily_days),
+    )
+    log = LogMaintenance(open_log(settings.replica_url, clock), store, clock)
+    return Maintenance(log, store, backups, keep, clock)

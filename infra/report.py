@@ -1,0 +1,68 @@
+"""What the last run of maintenance did and found, kept beside the log for whoever asks."""
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from core.errors import ObjectMissing
+from infra.commitlog.maintenance import MaintenanceStore
+
+logger = logging.getLogger(__name__)
+
+NAME = "maintenance.json"
+
+
+@dataclass(slots=True)
+class Verified:
+    """What was last restored into a scratch file and found sound."""
+
+    snapshot: str  # TXID
+    backup: str  # name
+    txid: str  # of that backup: snapshot and log lead there to the same rows
+    rows: dict[str, int]
+    at: float  # by the store's clock, seconds since 1970
+
+
+@dataclass(slots=True)
+class Report:
+    """Times are by the store's clock, seconds since 1970; TXIDs are 16 hex digits."""
+
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    last_success: float = 0.0  # of this run or an earlier one
+    txid: str = ""  # where the log ended
+    runs_merged: int = 0
+    snapshot: str = ""  # the TXID of the one that was made
+    backup: str = ""  # the name of the one that was made
+    deleted_objects: int = 0
+    deleted_backups: int = 0
+    verified: Verified | None = None
+    unfinished: bool = False  # the time was over; the next run goes on
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def succeeded(self) -> bool:
+        return not self.problems
+
+
+def read_report(store: MaintenanceStore) -> Report:
+    """An empty one when there is none."""
+    try:
+        data = json.loads(b"".join(store.read(NAME)))
+        verified = data.pop("verified")
+        return Report(**data, verified=Verified(**verified) if verified else None)
+    except ObjectMissing:
+        pass
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        logger.warning("%s/%s is no report and is written anew: %s", store.url, NAME, error)
+    return Report()
+
+
+def write_report(store: MaintenanceStore, report: Report) -> float:
+    """Returns the time by the store's clock, seconds since 1970."""
+    store.put(NAME, json.dumps(asdict(report)).encode())
+    found: list[Any] = [info for info in store.objects() if info.name == NAME]
+    if not found:
+        raise ObjectMissing(f"{store.url}/{NAME} was written and is not there")
+    return float(found[0].modified.timestamp())

@@ -1,0 +1,63 @@
+"""Bringing a state back: of the log at any commit or moment, or of a backup.
+
+In the live service it becomes the next commit of the log, made here as by any other instance: whoever serves that log
+takes it up by itself, and nothing of what came before is gone.
+"""
+
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from playhouse.apsw_ext import APSWDatabase
+
+from core.errors import LogDamaged, SettingsError
+from core.migrations import check_known, migrate
+from infra.clock import Clock
+from infra.commitlog.chain import START, Position
+from infra.commitlog.local_file import LocalFile
+from infra.commitlog.log import CommitLog
+from infra.commitlog.moments import commit_before
+from infra.snapshot import Progress, inspect
+
+_BUSY_SECONDS = 5.0
+
+
+def parse_moment(text: str) -> datetime:
+    """Raises SettingsError for what is no moment, may be several, or is still to come."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo:
+            moment = moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise SettingsError(f"--at {text!r} is no time; write it as 2026-01-31T12:00:00Z") from None
+    if moment.tzinfo is None:
+        raise SettingsError(f"--at {text!r} does not say in which time zone: append Z for UTC, or an offset as +01:00")
+    if moment > datetime.now(UTC):
+        raise SettingsError(f"--at {text!r} is still to come; it is {datetime.now(UTC).isoformat(timespec='seconds')}")
+    return moment
+
+
+def restore_log(log: CommitLog, target: Path, at: datetime | None, txid: int | None, progress: Progress) -> Position:
+    """Write the log's state before a moment, after a commit, or the newest, to a new file.
+
+    Raises TxidNotKept or MomentNotKept for one that the log does not hold.
+    """
+    if at is not None:
+        txid = commit_before(log, at)
+    position = log.restore(target, txid, progress)
+    if position == START:
+        target.unlink()
+        raise LogDamaged(f"{log.url} is empty: there is nothing to restore")
+    return position
+
+
+def publish(log: CommitLog, clock: Clock, image: Path) -> tuple[Position, Position]:
+    """Make a database file, which nobody else uses and which is changed on the way, the log's next commit.
+
+    It is brought to this release's schema first. Returns where the log ended before, and where it ends now. Raises
+    BackupDamaged or SchemaTooNew, and commits nothing, when the file could not be served.
+    """
+    check_known(inspect(image).schema_version)
+    with closing(APSWDatabase(str(image))) as database:
+        migrate(database)
+    return LocalFile(image, log, clock, lasting=False, busy_timeout=_BUSY_SECONDS).publish()

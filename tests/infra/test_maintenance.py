@@ -1,0 +1,345 @@
+import gzip
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NoReturn
+
+import apsw
+import pytest
+
+from core.errors import MaintenanceCancelled, StoreUnavailable
+from infra.__main__ import main
+from infra.backups import Backups, open_backups
+from infra.clock import Clock
+from infra.commitlog.expiry import Keep
+from infra.commitlog.log import open_log
+from infra.commitlog.maintenance import LogMaintenance
+from infra.commitlog.names import Names
+from infra.commitlog.replica import Replica
+from infra.maintenance import Maintenance, open_maintenance
+from infra.maintenance_job import MaintenanceJob
+from infra.object_store import ObjectInfo, ObjectStore
+from infra.prometheus import PrometheusMetrics
+from infra.report import Report, read_report, write_report
+from infra.settings import Settings
+from tests.infra.commitlog.conftest import litestream_restore
+
+RUN = 16
+
+
+class Writer:
+    """A server that does nothing but write."""
+
+    def __init__(self, settings: Settings) -> None:
+        settings.database_path.parent.mkdir(exist_ok=True)
+        self._clock = Clock()
+        log = open_log(settings.replica_url, self._clock)
+        self.replica = Replica(settings.database_path, log, self._clock, lasting=True)
+        self.replica.open()
+        self("CREATE TABLE t (v)")
+
+    def __call__(self, *statements: str) -> None:
+        for statement in statements:
+            self.replica.write(lambda db, s=statement: db.execute_sql(s), self._clock.now() + 10, 0)  # type: ignore[misc]
+
+    def reach(self, txid: int) -> None:
+        while self.replica.visible.txid < txid:
+            self("INSERT INTO t VALUES (1)")
+
+
+@pytest.fixture(autouse=True)
+def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the commands."""
+    monkeypatch.setenv("DATABASE_PATH", str(settings.database_path))
+
+
+@pytest.fixture
+def write(settings: Settings) -> Iterator[Writer]:
+    writer = Writer(settings)
+    yield writer
+    writer.replica.close()
+
+
+@pytest.fixture
+def backups(settings: Settings) -> Backups:
+    return open_backups(settings)
+
+
+@pytest.fixture
+def maintenance(settings: Settings, backups: Backups) -> Maintenance:
+    return open_maintenance(settings, backups)
+
+
+@pytest.fixture
+def store(settings: Settings) -> ObjectStore:
+    return ObjectStore(settings.replica_url)
+
+
+def level(store: ObjectStore, number: int) -> list[int]:
+    """The last TXIDs of its objects."""
+    return [int(info.name[-20:-4], 16) for info in store.objects(Names(store.url).directory(number))]
+
+
+def aged(settings: Settings, backups: Backups, age: timedelta) -> Maintenance:
+    """The same after a while, by the store's clock."""
+
+    class Later(ObjectStore):
+        def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
+            return [
+                info if info.name == "maintenance.json" else ObjectInfo(info.name, info.size, info.modified - age)
+                for info in super().objects(directory, after)
+            ]
+
+    clock, store = Clock(), Later(settings.replica_url)
+    keep = Keep(timedelta(hours=24), timedelta(days=7), timedelta(days=30))
+    return Maintenance(LogMaintenance(open_log(settings.replica_url, clock), store, clock), store, backups, keep, clock)
+
+
+def test_a_run_merges_makes_snapshot_and_backup_and_proves_them(
+    write: Writer, maintenance: Maintenance, backups: Backups, store: ObjectStore
+) -> None:
+    write.reach(RUN + 3)
+    report = maintenance.run()
+    assert (report.problems, report.runs_merged, report.snapshot) == ([], 1, f"{RUN + 3:016x}")
+    [made] = backups.list()
+    assert made.name == report.backup
+    manifest = backups.newest_manifest()
+    assert manifest
+    assert manifest.txid == f"{RUN + 3:016x}"
+    assert report.verified
+    assert (report.verified.snapshot, report.verified.backup) == (report.snapshot, made.name)
+    assert report.verified.rows == manifest.rows == {"t": RUN + 1}
+    assert read_report(store) == report
+
+
+def test_backup_is_what_litestream_makes_of_the_log(
+    write: Writer, maintenance: Maintenance, settings: Settings, backups: Backups, tmp_path: Path
+) -> None:
+    write.reach(5)
+    maintenance.run()
+    theirs = litestream_restore(settings.replica_url, tmp_path / "theirs.db").read_bytes()
+    ours = gzip.decompress((Path(backups.store.url.removeprefix("file://")) / "app-latest.db.gz").read_bytes())
+    page_size = int.from_bytes(ours[16:18], "big")
+    assert ours[page_size:] == theirs[page_size:]  # the first page also says which journal it has
+
+
+def test_nothing_new_means_nothing_to_do_until_a_day_has_passed(
+    write: Writer, maintenance: Maintenance, settings: Settings, backups: Backups, store: ObjectStore
+) -> None:
+    first = maintenance.run()
+    again = maintenance.run()
+    assert (again.snapshot, again.backup, again.verified) == ("", "", first.verified)
+    assert again.verified
+    again.verified.at -= timedelta(days=1, seconds=1).total_seconds()
+    write_report(store, again)
+    proven = maintenance.run()
+    assert proven.verified
+    assert proven.verified.at >= first.started_at
+    assert len(backups.list()) == 1
+    write("INSERT INTO t VALUES (1)")
+    assert maintenance.run().backup != ""
+    assert len(backups.list()) == 2
+
+
+def test_what_is_old_goes_and_the_log_restores(
+    write: Writer, maintenance: Maintenance, settings: Settings, backups: Backups, store: ObjectStore, tmp_path: Path
+) -> None:
+    write.reach(2 * RUN + 3)
+    maintenance.run()
+    report = aged(settings, backups, timedelta(hours=25)).run()
+    assert (report.problems, report.deleted_objects) == ([], 2 * RUN)
+    assert level(store, 0) == [33, 34, 35]
+    assert level(store, 1) == [16, 32]
+    report = aged(settings, backups, timedelta(days=8)).run()
+    assert level(store, 1) == []
+    assert report.problems == []
+    litestream_restore(settings.replica_url, tmp_path / "theirs.db")
+    assert main(["verify"]) == 0
+
+
+def test_backup_of_another_log_does_not_count_though_it_ends_at_the_same_number(
+    write: Writer, maintenance: Maintenance, backups: Backups
+) -> None:
+    write("INSERT INTO t VALUES (1)")
+    here = write.replica.visible
+    other = maintenance.log.log.restore(image := Path(backups.store.url.removeprefix("file://")) / "image")
+    backups.create(image, replace(other, checksum=other.checksum ^ 1))
+    assert maintenance.run().backup != ""
+    newest = backups.newest_manifest()
+    assert newest
+    assert newest.is_of(here)
+
+
+def test_what_is_known_stays_in_the_report_until_the_next_run_is_over(
+    write: Writer, maintenance: Maintenance, store: ObjectStore
+) -> None:
+    write_report(store, Report(txid="1a4", problems=["something"], last_success=1.0))
+
+    def stop() -> NoReturn:
+        raise MaintenanceCancelled("now")
+
+    write.reach(RUN)
+    with pytest.raises(MaintenanceCancelled):
+        maintenance.run(check=stop)
+    assert read_report(store) == Report(txid="1a4", problems=["something"], last_success=1.0)
+    assert level(store, 1) == [], "it stops before the first run is merged"
+
+
+def test_labelled_backups_stay(write: Writer, maintenance: Maintenance, backups: Backups) -> None:
+    assert main(["backup", "--label", "pre-deploy"]) == 0
+    report = maintenance.run()
+    assert report.verified
+    assert report.verified.backup.endswith("-pre-deploy.db.gz"), "there is one of this state already"
+    for _ in range(2):
+        write("INSERT INTO t VALUES (1)")
+        maintenance.run()
+    assert [backup.label for backup in backups.list()].count("pre-deploy") == 1
+
+
+@contextmanager
+def altered(store: ObjectStore, name: str) -> Iterator[None]:
+    """One byte in the middle."""
+    body = b"".join(store.read(name))
+    middle = len(body) // 2
+    store.put(name, body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :])
+    yield
+    store.put(name, body)
+
+
+Damage = Callable[[Maintenance, ObjectStore, Report], tuple[ObjectStore, str]]
+
+
+def snapshot_of(maintenance: Maintenance, store: ObjectStore, report: Report) -> tuple[ObjectStore, str]:
+    return store, Names(store.url).path(9, 1, int(report.snapshot, 16))
+
+
+def backup_of(maintenance: Maintenance, store: ObjectStore, report: Report) -> tuple[ObjectStore, str]:
+    return maintenance.backups.store, report.backup
+
+
+@pytest.mark.parametrize("damage", [snapshot_of, backup_of])
+def test_damage_is_found_said_and_keeps_everything(
+    damage: Damage,
+    write: Writer,
+    maintenance: Maintenance,
+    settings: Settings,
+    backups: Backups,
+    store: ObjectStore,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write.reach(RUN + 3)
+    first = maintenance.run()
+    assert first.verified
+    first.verified.at = 0
+    write_report(store, first)  # a day later it is looked at again
+    metrics = PrometheusMetrics()
+    with altered(*damage(maintenance, store, first)):
+        job = MaintenanceJob(aged(settings, backups, timedelta(hours=25)), metrics)
+        report = job.run()
+        assert report.deleted_objects == 0
+        assert len(level(store, 0)) == RUN + 3
+        assert main(["status"]) == 1
+        assert main(["maintain"]) == 1
+    [problem] = report.problems
+    assert "checksum" in problem or "is damaged" in problem or "uncompressed" in problem
+    assert f"problem          {problem}" in capsys.readouterr().out
+    assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
+        f"maintenance found a problem, and deletes nothing: {problem}"
+    ]
+    assert 'maintenance_runs_total{result="failed"} 1.0' in metrics.exposition(dict)[0].decode()
+    assert aged(settings, backups, timedelta(hours=25)).run().deleted_objects == RUN, "and when it is mended it goes on"
+
+
+def test_backup_with_other_rows_than_the_log_is_a_problem(
+    write: Writer, maintenance: Maintenance, backups: Backups, store: ObjectStore, tmp_path: Path
+) -> None:
+    """Sound by itself, and of another state than it says."""
+    image = tmp_path / "other.db"
+    connection = apsw.Connection(str(image))
+    connection.execute("CREATE TABLE t (v)")
+    connection.close()
+    write("INSERT INTO t VALUES (1)")
+    backups.create(image, write.replica.visible)
+    [problem] = maintenance.run().problems
+    assert "has the rows {'t': 0}, the log at its TXID has {'t': 1}" in problem
+
+
+def test_out_of_time_it_goes_on_with_the_next_run(
+    write: Writer, maintenance: Maintenance, store: ObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    write.reach(2 * RUN)
+    report = maintenance.run(seconds=0)
+    assert (report.unfinished, report.problems, report.last_success) == (True, [], 0)
+    assert level(store, 9) == []
+    assert "the next one goes on" in caplog.text
+    assert maintenance.run().last_success > 0
+    assert level(store, 1) == [16, 32]
+
+
+def test_store_that_fails_is_a_problem_of_the_report_and_of_the_next_run_none(
+    write: Writer, maintenance: Maintenance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write.reach(RUN)
+
+    def fail(*_: object) -> NoReturn:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogMaintenance, "store_snapshot", fail)
+        assert maintenance.run().problems == ["away"]
+    assert maintenance.run().problems == []
+
+
+def test_dry_run_says_what_would_go_and_why_and_does_nothing(
+    write: Writer,
+    maintenance: Maintenance,
+    settings: Settings,
+    backups: Backups,
+    store: ObjectStore,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write.reach(RUN + 1)
+    before = store.objects(), [level(store, number) for number in (0, 1, 9)], backups.list()
+    assert main(["maintain", "--dry-run"]) == 0
+    assert "would merge 1 runs or more\nwould make a snapshot and a backup\n" in capsys.readouterr().out
+    assert (store.objects(), [level(store, number) for number in (0, 1, 9)], backups.list()) == before
+    maintenance.run()
+    monkeypatch.setattr("infra.__main__.open_maintenance", lambda *_: aged(settings, backups, timedelta(hours=25)))
+    assert main(["maintain", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("would delete level 0 ") == RUN
+    assert "older than 24 h, and merged into 0000000000000001-0000000000000010 of level 1" in printed
+    assert f"would delete {RUN} objects of the log and 0 backups, if the snapshot at TXID {RUN + 1:016x}" in printed
+    assert len(level(store, 0)) == RUN + 1
+    assert main(["maintain", "--dry-run", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["objects"]) == RUN
+
+
+def test_backups_expire_with_the_same_job(write: Writer, maintenance: Maintenance, backups: Backups) -> None:
+    now = datetime.now(UTC)
+    manifest = b'{"name": "", "created_at": "", "size": 0, "sha256": "", "rows": {}, "schema_version": 0}'
+    for days in (40, 9, 8):
+        name = f"app-{now - timedelta(days=days):%Y%m%d}-0000.db.gz"
+        backups.store.put(name, b"")
+        backups.store.put(name + ".json", manifest)
+    assert maintenance.run().deleted_backups == 1
+    assert len(backups.list()) == 3
+
+
+def test_empty_log_is_nothing_to_look_after(settings: Settings, maintenance: Maintenance) -> None:
+    report = maintenance.run()
+    assert (report.problems, report.verified, report.txid) == ([], None, "")
+
+
+def test_report_that_cannot_be_read_is_written_anew(
+    write: Writer, maintenance: Maintenance, store: ObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put("maintenance.json", b"{}")
+    assert maintenance.run().problems == []
+    assert "is no report and is written anew" in caplog.text

@@ -1,0 +1,24 @@
+from pathlib import Path
+
+import pytest
+
+from benchmarks.costs import Measured, measure, row
+
+PAGE = Path(__file__).parent.parent / "docs" / "costs.md"
+
+
+@pytest.mark.parametrize("rate", [1, 100])
+def test_page_says_what_a_day_of_the_real_code_asks_of_the_bucket(rate: int) -> None:
+    measured = measure(rate)
+    [line] = [line for line in PAGE.read_text().splitlines() if line.startswith(f"| {rate:,} |")]
+    assert cells(line)[:5] == cells(row(measured))[:5]
+    for said, found in zip(cells(line)[5:9], gigabytes(measured), strict=True):
+        assert float(said) == pytest.approx(found, rel=0.1, abs=0.001)
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def gigabytes(measured: Measured) -> list[float]:
+    return [measured.gigabytes[kind] for kind in ("commits", "runs", "snapshots", "backups")]
