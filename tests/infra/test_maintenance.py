@@ -15,9 +15,12 @@ from core.errors import MaintenanceCancelled, StoreUnavailable
 from infra.__main__ import main
 from infra.backups import Backups, open_backups
 from infra.clock import Clock
+from infra.commitlog import ltx
+from infra.commitlog.chain import Position
 from infra.commitlog.expiry import Keep
-from infra.commitlog.log import open_log
+from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.maintenance import LogMaintenance
+from infra.commitlog.merge import write_snapshot
 from infra.commitlog.names import Names
 from infra.commitlog.replica import Replica
 from infra.maintenance import Maintenance, open_maintenance
@@ -29,6 +32,7 @@ from infra.settings import Settings
 from tests.infra.commitlog.conftest import litestream_restore
 
 RUN = 16
+KEEP = Keep(timedelta(hours=24), timedelta(days=7), timedelta(days=30))
 
 
 class Writer:
@@ -95,8 +99,7 @@ def aged(settings: Settings, backups: Backups, age: timedelta) -> Maintenance:
             ]
 
     clock, store = Clock(), Later(settings.replica_url)
-    keep = Keep(timedelta(hours=24), timedelta(days=7), timedelta(days=30))
-    return Maintenance(LogMaintenance(open_log(settings.replica_url, clock), store, clock), store, backups, keep, clock)
+    return Maintenance(LogMaintenance(open_log(settings.replica_url, clock), store, clock), store, backups, KEEP, clock)
 
 
 def test_a_run_merges_makes_snapshot_and_backup_and_proves_them(
@@ -267,6 +270,62 @@ def test_backup_with_other_rows_than_the_log_is_a_problem(
     backups.create(image, write.replica.visible)
     [problem] = maintenance.run().problems
     assert "has the rows {'t': 0}, the log at its TXID has {'t': 1}" in problem
+
+
+def in_runs_of_four(settings: Settings, backups: Backups) -> Maintenance:
+    clock, store = Clock(), ObjectStore(settings.replica_url)
+    log = LogMaintenance(open_log(settings.replica_url, clock), store, clock, run=4)
+    return Maintenance(log, store, backups, KEEP, clock)
+
+
+def test_it_is_the_snapshot_that_is_proven_though_a_run_holds_more(
+    write: Writer, settings: Settings, backups: Backups, store: ObjectStore
+) -> None:
+    write.reach(5)
+    maintenance = in_runs_of_four(settings, backups)
+    first = maintenance.run()
+    write.reach(16)
+    maintenance.merge()
+    assert level(store, 2) == [16]
+    with altered(*snapshot_of(maintenance, store, first)):
+        assert len(maintenance.run().problems) == 1
+
+
+def test_new_snapshot_that_is_not_what_was_written_is_a_problem(
+    write: Writer, maintenance: Maintenance, backups: Backups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_another(image: Path, position: Position, path: Path) -> ltx.Header:
+        other = tmp_path / "other"
+        other.write_bytes(image.read_bytes()[:-1] + b"x")
+        return write_snapshot(other, position, path)
+
+    monkeypatch.setattr("infra.commitlog.maintenance.write_snapshot", write_another)
+    [problem] = maintenance.run().problems
+    assert "the snapshot at TXID 0000000000000002 is not what was written" in problem
+    assert backups.list() == []
+
+
+def test_state_that_the_log_does_not_go_on_from_is_neither_snapshot_nor_backup(
+    write: Writer, maintenance: Maintenance, backups: Backups, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leftover was read, perhaps."""
+    monkeypatch.setattr(CommitLog, "is_confirmed", lambda *_: False)
+    [problem] = maintenance.run().problems
+    assert "does not go on from TXID 0000000000000002" in problem
+    assert (level(store, 9), backups.list()) == ([], [])
+
+
+def test_a_run_goes_on_where_another_was_killed(
+    write: Writer, settings: Settings, backups: Backups, store: ObjectStore
+) -> None:
+    write.reach(12)
+    maintenance = in_runs_of_four(settings, backups)
+    maintenance.run()
+    write.reach(16)
+    in_runs_of_four(settings, backups).run()
+    store.delete(Names(store.url).path(2, 1, 16))  # as if it had been killed before this one
+    maintenance.run()
+    assert level(store, 2) == [16]
 
 
 def test_out_of_time_it_goes_on_with_the_next_run(

@@ -2,7 +2,7 @@ import errno
 import os
 import socket
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -229,3 +229,9 @@ def test_disk_that_takes_nothing_is_a_refusal(tmp_path: Path, monkeypatch: pytes
             store.create("x", b"1")
     with pytest.raises(ObjectMissing):
         list(store.read("x"))
+
+
+def test_time_of_an_object_is_when_it_was_stored_whatever_date_the_writer_gives_it(store: ObjectStore) -> None:
+    store.create("a", b"x", datetime(2020, 1, 1, tzinfo=UTC))
+    [info] = store.objects()
+    assert abs(info.modified - datetime.now(UTC)) < timedelta(minutes=1)
