@@ -113,6 +113,9 @@ class CountingStore:
     def delete(self, name: str) -> None:
         self.bodies.pop(name, None)  # a request that costs nothing
 
+    def remove_unfinished(self) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class Measured:

@@ -56,15 +56,15 @@ class Maintenance:
 
     def __init__(
         self,
-        log: LogMaintenance,
+        steps: LogMaintenance,
         store: MaintenanceStore,
         backups: Backups,
         keep: Keep,
         clock: Clock,
         scratch: Callable[[], AbstractContextManager[Path]] = workspace,
     ) -> None:
-        """`store`: that of the log."""
-        self.log = log
+        """`steps`: what is done to the log, whose `store` this is."""
+        self.steps = steps
         self.backups = backups
         self._store = store
         self._keep = keep
@@ -77,7 +77,7 @@ class Maintenance:
     def merge(self, check: Callable[[], None] = lambda: None) -> int:
         """Only that, which is what makes starts fast; returns how many runs were made. See LogMaintenance."""
         with self._scratch() as scratch:
-            return self.log.merge(scratch, check)
+            return self.steps.merge(scratch, check)
 
     def run(
         self,
@@ -119,26 +119,26 @@ class Maintenance:
         return report
 
     def preview(self) -> Preview:
-        state, now = self.log.snapshots(), datetime.now(UTC)
+        state, now = self.steps.snapshots(), datetime.now(UTC)
         verified = read_report(self._store).verified
         proven = int(verified.snapshot, 16) if verified else 0
         if state.newest and state.newest.max_txid > proven:
             proven = state.newest.max_txid  # it will be, before anything is deleted
         newest = self.backups.newest_manifest()
         return Preview(
-            self.log.runs_to_merge(),
+            self.steps.runs_to_merge(),
             state.is_due(now),
             state.head > 0 and (newest is None or newest.txid != f"{state.head:016x}"),
             f"{proven:016x}",
-            expired(self.log.everything(), proven, now, self._keep),
+            expired(self.steps.everything(), proven, now, self._keep),
             self.backups.expired(),
         )
 
     def _work(self, report: Report, check: Callable[[], None], progress: Progress) -> None:
         with self._scratch() as scratch:
-            self.log.look_again()
-            report.runs_merged = self.log.merge(scratch, check)
-            state = self.log.snapshots()
+            self.steps.look_again()
+            report.runs_merged = self.steps.merge(scratch, check)
+            state = self.steps.snapshots()
             if not state.head:
                 return  # nobody has written anything yet
             report.txid = f"{state.head:016x}"
@@ -163,16 +163,16 @@ class Maintenance:
     def _prove(self, report: Report, state: Snapshots, scratch: Path, progress: Progress) -> None:
         """Build the newest state from the newest snapshot, make from it what is due, and read that back."""
         image = scratch / "app.db"
-        position = self.log.log.restore(image, progress=progress, snapshot=state.newest)
-        if not self.log.log.is_confirmed(position):
+        position = self.steps.log.restore(image, progress=progress, snapshot=state.newest)
+        if not self.steps.log.is_confirmed(position):
             raise LogDamaged(f"{self._store.url} does not go on from TXID {position.txid:016x} as it was read")
         rows = inspect(image).rows
         snapshot = state.newest
         if snapshot is None or state.is_due(datetime.fromtimestamp(report.started_at, UTC)):
-            snapshot = self.log.store_snapshot(image, position, scratch)
+            snapshot = self.steps.store_snapshot(image, position, scratch)
             report.snapshot = f"{position.txid:016x}"
             copy = scratch / "snapshot.db"
-            self.log.log.restore(copy, position.txid, progress, snapshot)
+            self.steps.log.restore(copy, position.txid, progress, snapshot)
             if differing_pages(image, copy, page_size_of(image)) or inspect(copy).rows != rows:
                 raise LogDamaged(
                     f"{self._store.url}: the snapshot at TXID {position.txid:016x} is not what was written"
@@ -197,13 +197,15 @@ class Maintenance:
         if report.verified is None:
             return
         now = datetime.fromtimestamp(report.started_at, UTC)
-        objects = expired(self.log.everything(), int(report.verified.snapshot, 16), now, self._keep)
-        before = self.log.counts["deletions"]
+        objects = expired(self.steps.everything(), int(report.verified.snapshot, 16), now, self._keep)
+        before = self.steps.counts["deletions"]
         try:
-            self.log.delete(objects, check)
+            self.steps.delete(objects, check)
         finally:
-            report.deleted_objects = self.log.counts["deletions"] - before
+            report.deleted_objects = self.steps.counts["deletions"] - before
         report.deleted_backups = self.backups.prune()
+        for store in (self._store, self.backups.store):
+            store.remove_unfinished()
 
 
 def open_maintenance(settings: Settings, backups: Backups) -> Maintenance:
@@ -215,5 +217,5 @@ def open_maintenance(settings: Settings, backups: Backups) -> Maintenance:
         runs=timedelta(days=settings.keep_runs_days),
         daily=timedelta(days=settings.keep_daily_days),
     )
-    log = LogMaintenance(open_log(settings.replica_url, clock), store, clock)
-    return Maintenance(log, store, backups, keep, clock)
+    steps = LogMaintenance(open_log(settings.replica_url, clock), store, clock)
+    return Maintenance(steps, store, backups, keep, clock)

@@ -99,7 +99,7 @@ class MaintenanceJob:
             if self._stopping.wait(_LOOK_SECONDS):
                 return True
             try:
-                if self._maintenance.log.has_run(self._head()):
+                if self._maintenance.steps.has_run(self._head()):
                     self.merge()
             except MaintenanceCancelled:
                 return True

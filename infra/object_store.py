@@ -10,6 +10,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ _CHUNK = 4 * 1024 * 1024
 _PART = 8 * 1024 * 1024  # of a large upload; S3 takes up to 10,000 of them
 _PARTS_AT_ONCE = 4
 _CHECK_SECONDS = 5
+_UNFINISHED = ".partial"
+_DAY_SECONDS = 24 * 3600
 _WRITTEN_AT = "litestream-timestamp"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STAYS_WRONG = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -135,6 +138,15 @@ class ObjectStore:
                 obstore.delete(self._store, name)
         except ObjectMissing:
             pass
+
+    def remove_unfinished(self) -> None:
+        """What writers that were killed have left of their files, a day ago or more; in a bucket a rule does that."""
+        if self._directory is not None:
+            with self._errors():
+                for path in self._directory.rglob(f".*{_UNFINISHED}"):
+                    with suppress(FileNotFoundError):
+                        if time.time() - path.stat().st_mtime > _DAY_SECONDS:
+                            path.unlink()
 
     def _put(self, name: str, body: Any, mode: Any, written_at: datetime | None = None) -> None:
         with self._errors():
@@ -255,7 +267,7 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
     obstore's LocalStore would link the file into place without any fsync.
     """
     _make_directories(path.parent)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=_UNFINISHED)
     try:
         with os.fdopen(descriptor, "wb") as file:
             if isinstance(body, Path):

@@ -172,7 +172,16 @@ def test_failed_maintenance_fails_the_invocation(start: Start) -> None:
         invoke(event("maintain"))
 
 
-@pytest.mark.parametrize("name", ["maintain", "eventbridge_scheduled"])
+def test_merge_event_merges_and_does_no_more(start: Start, s3: str) -> None:
+    invoke = start()
+    for n in range(16):
+        invoke(request("POST", "/api/items", json.dumps({"name": f"item {n}"})))
+    assert invoke(event("merge")) == {"runs_merged": 1}
+    assert invoke(event("merge")) == {"runs_merged": 0}
+    assert ObjectStore(s3).objects() == []
+
+
+@pytest.mark.parametrize("name", ["maintain", "merge", "eventbridge_scheduled"])
 def test_with_a_log_maintenance_is_another_functions(
     start: Start, s3: str, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

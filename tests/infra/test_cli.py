@@ -8,11 +8,14 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import apsw
 import pytest
 
 from core import items
-from core.schemas import NewItem
+from core.schemas import ItemQuery, NewItem
 from infra.__main__ import main
+from infra.backups import open_backups
+from infra.commitlog.chain import START
 from infra.database import Database
 from infra.object_store import ObjectStore
 from infra.report import Report, write_report
@@ -30,6 +33,11 @@ def write(database: Database, name: str) -> None:
     asyncio.run(database.write(partial(items.create_item, new=NewItem(name=name))))
 
 
+def names(database: Database) -> list[str]:
+    found = asyncio.run(database.read(partial(items.list_items, query=ItemQuery())))
+    return [item.name for item in found.items]
+
+
 def test_backup_list_verify_restore_tell_what_they_did(capsys: pytest.CaptureFixture[str], settings: Settings) -> None:
     with closing(open_at(settings.database_path)) as database:
         write(database, "kept")
@@ -45,6 +53,35 @@ def test_backup_list_verify_restore_tell_what_they_did(capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     assert f"TXID {5:016x} of {settings.replica_url} is the state of app-" in out
     assert out.endswith(f"-pre-deploy.db.gz (1 items); to undo it: python -m infra restore --txid {4:016x}\n")
+
+
+def test_backup_comes_back_by_its_name_though_there_is_a_newer_one(
+    capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    for name in ("first", "second"):
+        with closing(open_at(settings.database_path)) as database:
+            write(database, name)
+        main(["backup", "--label", name])
+    capsys.readouterr()
+    main(["backups", "--json"])
+    older = json.loads(capsys.readouterr().out)[0]["name"]
+    assert main(["restore", older]) == 0
+    assert f"is the state of {older} (1 items)" in capsys.readouterr().out
+    with closing(open_at(settings.database_path)) as database:
+        assert names(database) == ["first"]
+
+
+def test_restored_backup_of_an_older_release_is_served_by_a_server_that_runs(settings: Settings) -> None:
+    image = settings.database_path.with_name("older.db")
+    with closing(apsw.Connection(str(image))) as connection:
+        connection.execute("CREATE TABLE t (v)")  # no migration has run there yet
+    older = open_backups(settings).create(image, START, "older").name
+    with closing(open_at(settings.database_path, READ_FRESHNESS_SECONDS="0")) as database:
+        write(database, "before")
+        assert main(["restore", older]) == 0
+        assert names(database) == []
+        write(database, "after")
+        assert names(database) == ["after"]
 
 
 def test_json_output_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 import gzip
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -169,7 +170,7 @@ def test_backup_of_another_log_does_not_count_though_it_ends_at_the_same_number(
 ) -> None:
     write("INSERT INTO t VALUES (1)")
     here = write.replica.visible
-    other = maintenance.log.log.restore(image := Path(backups.store.url.removeprefix("file://")) / "image")
+    other = maintenance.steps.log.restore(image := Path(backups.store.url.removeprefix("file://")) / "image")
     backups.create(image, replace(other, checksum=other.checksum ^ 1))
     assert maintenance.run().backup != ""
     newest = backups.newest_manifest()
@@ -389,6 +390,22 @@ def test_backups_expire_with_the_same_job(write: Writer, maintenance: Maintenanc
         backups.store.put(name + ".json", manifest)
     assert maintenance.run().deleted_backups == 1
     assert len(backups.list()) == 3
+
+
+def test_what_killed_writers_have_left_goes_after_a_day(
+    write: Writer, maintenance: Maintenance, backups: Backups, store: ObjectStore
+) -> None:
+    left = [
+        Path(place.url.removeprefix("file://")) / directory / f".{name}.partial"
+        for place, directory in ((store, "ltx/0"), (backups.store, "."))
+        for name in ("old", "new")
+    ]
+    for path in left:
+        path.write_bytes(b"x")
+        if "old" in path.name:
+            os.utime(path, (0, 0))
+    assert maintenance.run().problems == []
+    assert [path.exists() for path in left] == [False, True, False, True]
 
 
 def test_empty_log_is_nothing_to_look_after(settings: Settings, maintenance: Maintenance) -> None:

@@ -77,7 +77,7 @@ class Maintainer:
         except ServiceError as error:
             self.problems = [str(error)]
             self._scheduler.say(self.name, f"gives up: {type(error).__name__}: {error}")
-        self._around.counts += maintenance.log.counts
+        self._around.counts += maintenance.steps.counts
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:

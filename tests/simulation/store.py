@@ -217,6 +217,9 @@ class FaultyStore:
     def delete(self, name: str) -> None:
         self._answer(f"delete {name}", lambda: self._bucket.delete(name))
 
+    def remove_unfinished(self) -> None:
+        pass
+
     def _answer(self, request: str, work: Callable[[], T]) -> T:
         fault = self._drawn("unreachable", "lost", "error", "refused")
         self._say(f"{request} {fault}".rstrip())

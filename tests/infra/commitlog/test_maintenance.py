@@ -37,6 +37,9 @@ class Watched(WatchedStore):
     def delete(self, name: str) -> None:
         self._around("delete", name, lambda: self.store.delete(name))
 
+    def remove_unfinished(self) -> None:
+        self.store.remove_unfinished()
+
 
 def maintenance_of(url: str, **options: int) -> LogMaintenance:
     clock = Clock()
