@@ -8,7 +8,7 @@ from typing import Any
 
 import apsw
 
-from core.errors import BackupDamaged, DatabaseUnavailable
+from core.errors import BackupDamaged, BackupError, DatabaseUnavailable
 from infra.sqlite_errors import translated_errors
 
 # Called with the name of the phase, what is done and the total, in bytes
@@ -27,10 +27,12 @@ class Contents:
 
 
 def make_single_file(database: Path) -> None:
-    """One that opens anywhere, also read-only, instead of one that wants a -wal beside it. Raises BackupDamaged."""
+    """One that opens anywhere, also read-only, instead of one that wants a -wal beside it. Raises BackupError."""
     try:
         with closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
             connection.pragma("journal_mode", "delete")
+    except (apsw.IOError, apsw.FullError) as error:
+        raise BackupError(f"Cannot work in {database.parent}: {error} (TMPDIR names another directory)") from error
     except apsw.Error as error:
         raise BackupDamaged(f"not a sound SQLite database: {error}") from error
 

@@ -76,7 +76,7 @@ def read_status(settings: Settings, backups: Backups) -> Status:
 def _maintenance(report: Report) -> str:
     if not report.last_success:
         return "has never succeeded"
-    return f"succeeded at {_text(report.last_success)}, TXID {report.txid}"
+    return f"last succeeded at {_text(report.last_success)}"
 
 
 def _verified(report: Report) -> str:

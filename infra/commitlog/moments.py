@@ -21,7 +21,7 @@ def commit_before(log: CommitLog, moment: datetime) -> int:
     # The times of commits never go back
     after = bisect_left(points, milliseconds, key=log.timestamp_of)
     if after == 0:
-        raise MomentNotKept(f"{moment.isoformat()} is before all that {log.url} holds: {_window(log, points)}")
+        raise MomentNotKept(f"{moment.isoformat()} is before all that {log.url} holds. {_window(log, points)}")
     before = points[after - 1]
     if after < len(points) and points[after].max_txid != before.max_txid + 1:
         raise MomentNotKept(

@@ -154,7 +154,7 @@ def test_status_names_what_needs_attention(capsys: pytest.CaptureFixture[str], s
         assert main(["status"]) == 0
         out = capsys.readouterr().out
         assert "owner            process" in out
-        assert f"maintenance      succeeded at {datetime.now(UTC):%Y-%m-%d}T" in out
+        assert f"maintenance      last succeeded at {datetime.now(UTC):%Y-%m-%d}T" in out
         assert "verified         snapshot 0000000000000002 and app-" in out
     settings.database_path.unlink()
     assert main(["status", "--json"]) == 1
