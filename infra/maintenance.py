@@ -110,7 +110,7 @@ class Maintenance:
         except ServiceError as error:
             report.problems.append(str(error))
         report.finished_at = report.started_at + self._clock.now() - begun
-        if report.succeeded and not report.unfinished:
+        if report.succeeded:
             report.last_success = report.finished_at
         try:
             write_report(self._store, report)

@@ -43,7 +43,7 @@ class Report:
 
     @property
     def succeeded(self) -> bool:
-        return not self.problems
+        return not self.problems and not self.unfinished
 
 
 def read_report(store: MaintenanceStore) -> Report:

@@ -226,6 +226,8 @@ def test_what_cannot_be_served_is_not_restored_and_nothing_half_made_stays(
     [
         ([], "say what: a backup's name"),
         (["latest", "--txid", "1"], "say what: a backup's name"),
+        (["", "-o", "state.db"], "say what: a backup's name"),  # a variable that is not set
+        (["--at", "", "-o", "state.db"], "say what: a backup's name"),
         (["--at", "2026-01-31T12:00:00Z", "--txid", "1"], "say what: a backup's name"),
         (["--at", ""], "say what: a backup's name"),
         (["--at", "2026-01-31T12:00:00"], "does not say in which time zone"),
