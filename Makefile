@@ -71,10 +71,10 @@ maintain: .venv/installed ## merge, write a snapshot and a backup, prove both, d
 	@$(VENV)/python -m infra maintain
 
 backup: .venv/installed ## back up the newest state (LABEL=pre-deploy keeps the backup for ever)
-	@$(VENV)/python -m infra backup $(if $(LABEL),--label $(LABEL))
+	@$(VENV)/python -m infra backup $(if $(LABEL),--label "$(LABEL)")
 
 restore: .venv/installed ## make an earlier state the newest one (NAME=latest, or AT=2026-01-31T12:00:00Z, or TXID=1a4)
-	@$(VENV)/python -m infra restore $(if $(AT),--at $(AT),$(if $(TXID),--txid $(TXID),$(or $(NAME),latest)))
+	@$(VENV)/python -m infra restore $(if $(AT),--at "$(AT)") $(if $(TXID),--txid "$(TXID)") $(if $(NAME),"$(NAME)")
 
 build: ## build the container image
 	docker compose build

@@ -26,6 +26,7 @@ from infra.maintenance import Preview, open_maintenance
 from infra.progress import progress_display
 from infra.report import Report
 from infra.restore import parse_moment, publish, restore_log
+from infra.retention import is_label
 from infra.settings import Settings
 from infra.snapshot import Progress
 from infra.status import read_status
@@ -61,6 +62,10 @@ def _maintain(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _print_report(report: Report) -> None:
+    for problem in report.problems:
+        print(f"problem, so nothing more is deleted: {problem}")
+    if not report.txid and not report.problems:
+        print("the log is empty: there is nothing to look after")
     print(f"{report.runs_merged} runs merged")
     if report.snapshot:
         print(f"snapshot made at TXID {report.snapshot}")
@@ -69,10 +74,9 @@ def _print_report(report: Report) -> None:
     if verified := report.verified:
         rows = ", ".join(f"{count:,} {table}" for table, count in verified.rows.items())
         moment = datetime.fromtimestamp(verified.at, UTC).isoformat(timespec="seconds")
-        print(f"verified at {moment}: snapshot {verified.snapshot}, {verified.backup}, TXID {verified.txid}: {rows}")
+        when = "verified" if verified.at >= report.started_at else "last verified"
+        print(f"{when} at {moment}: snapshot {verified.snapshot}, {verified.backup}, TXID {verified.txid}: {rows}")
     print(f"deleted: {report.deleted_objects:,} objects of the log, {report.deleted_backups:,} backups")
-    for problem in report.problems:
-        print(f"problem, so nothing more is deleted: {problem}")
 
 
 def _print_preview(preview: Preview, options: argparse.Namespace) -> None:
@@ -134,7 +138,8 @@ def _restore(settings: Settings, options: argparse.Namespace) -> int:
             )
         before, after = publish(log, Clock(), image)
     if before == after:
-        return _print_result(options, f"the log is at {source} already", txid=_hex(after), of=source)
+        message = f"nothing to do: the newest commit, TXID {_hex(after)}, has the content of {source}"
+        return _print_result(options, message, txid=_hex(after), of=source)
     message = f"TXID {_hex(after)} of {log.url} is the state of {source}"
     if before == START:
         return _print_result(options, message, txid=_hex(after), of=source)
@@ -211,8 +216,8 @@ def _log(settings: Settings, options: argparse.Namespace) -> int:
 
 def _verify_log(settings: Settings, options: argparse.Namespace) -> int:
     log = _open_log(settings)
-    with TemporaryDirectory(prefix="verify-") as scratch, progress_display(not options.json) as progress:
-        verdict = verify(log, Path(scratch) / "app.db", progress)
+    with workspace() as scratch, progress_display(not options.json) as progress:
+        verdict = verify(log, scratch / "app.db", progress)
     if options.json:
         print(json.dumps(asdict(verdict)))
     else:
@@ -271,6 +276,12 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _label(text: str) -> str:
+    if not is_label(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: at most 40 lower-case letters, digits and dashes, a letter first")
+    return text
+
+
 def _txid(text: str) -> int:
     """As `log` and X-Commit-Txid show it."""
     with suppress(ValueError):
@@ -292,7 +303,7 @@ def _parser() -> argparse.ArgumentParser:
     maintain = command("maintain", _maintain, "merge, write snapshot and backup, prove both, delete what is old")
     maintain.add_argument("--dry-run", action="store_true", help="print what would be done, and why, and do nothing")
     backup = command("backup", _backup, "back up the log's newest state and check the upload")
-    backup.add_argument("--label", help="a word such as pre-deploy; a labelled backup is never pruned")
+    backup.add_argument("--label", type=_label, help="a word such as pre-deploy; a labelled backup is never pruned")
     command("backups", _backups, "list the backups, oldest first")
     restore = command("restore", _restore, "make an earlier state the newest commit, or write it to a file")
     restore.add_argument("name", nargs="?", help="a name from `backups`, or `latest`")

@@ -51,6 +51,7 @@ class ObjectInfo:
     name: str
     size: int  # bytes
     modified: datetime  # by the store's clock, UTC
+    dated: datetime | None = None  # by the writer's, where a listing has that as well
 
 
 class ObjectStore:
@@ -246,7 +247,7 @@ def _endpoint() -> str:
 
 
 def _files(top: Path, directory: str, after: str) -> Iterator[ObjectInfo]:
-    """Their time is that of the last change of any kind, by the kernel's clock: the other one may be the writer's."""
+    """The time of the last change of any kind is the kernel's, the other one is as its writer has dated it."""
     prefix = f"{directory}/" if directory else ""
     if not (top / directory).is_dir():
         return  # nothing has been written there
@@ -258,7 +259,8 @@ def _files(top: Path, directory: str, after: str) -> Iterator[ObjectInfo]:
             with suppress(FileNotFoundError):  # deleted in this moment
                 status = entry.stat()
                 if stat.S_ISREG(status.st_mode):
-                    yield ObjectInfo(name, status.st_size, datetime.fromtimestamp(status.st_ctime, UTC))
+                    changed, dated = (datetime.fromtimestamp(at, UTC) for at in (status.st_ctime, status.st_mtime))
+                    yield ObjectInfo(name, status.st_size, changed, dated)
 
 
 def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_at: datetime | None) -> None:

@@ -2,8 +2,11 @@
 
 import json
 import logging
+import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from core.errors import ObjectMissing
 from infra.commitlog.maintenance import MaintenanceStore
@@ -12,25 +15,30 @@ logger = logging.getLogger(__name__)
 
 NAME = "maintenance.json"
 
+_CLOCK_TOLERANCE_SECONDS = 24 * 3600
+
+Txid = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+Moment = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 
 @dataclass(slots=True)
 class Verified:
     """What was last restored into a scratch file and found sound."""
 
-    snapshot: str  # TXID
+    snapshot: Txid
     backup: str  # name
-    txid: str  # of that backup: snapshot and log lead there to the same rows
+    txid: Txid  # of that backup: snapshot and log lead there to the same rows
     rows: dict[str, int]
-    at: float  # by the store's clock, seconds since 1970
+    at: Moment  # by the store's clock, seconds since 1970
 
 
 @dataclass(slots=True)
 class Report:
     """Times are by the store's clock, seconds since 1970; TXIDs are 16 hex digits."""
 
-    started_at: float = 0.0
-    finished_at: float = 0.0
-    last_success: float = 0.0  # of this run or an earlier one
+    started_at: Moment = 0.0
+    finished_at: Moment = 0.0
+    last_success: Moment = 0.0  # of this run or an earlier one
     txid: str = ""  # where the log ended
     runs_merged: int = 0
     snapshot: str = ""  # the TXID of the one that was made
@@ -46,16 +54,20 @@ class Report:
         return not self.problems and not self.unfinished
 
 
+_REPORT = TypeAdapter(Report)
+
+
 def read_report(store: MaintenanceStore) -> Report:
     """An empty one when there is none."""
     try:
-        data = json.loads(b"".join(store.read(NAME)))
-        verified = data.pop("verified")
-        return Report(**data, verified=Verified(**verified) if verified else None)
+        report = _REPORT.validate_json(b"".join(store.read(NAME)))
+        if report.last_success <= time.time() + _CLOCK_TOLERANCE_SECONDS:
+            return report
+        logger.warning("%s/%s is of a time to come, and ignored", store.url, NAME)
     except ObjectMissing:
         pass
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        logger.warning("%s/%s is no report and is written anew: %s", store.url, NAME, error)
+    except ValidationError as error:
+        logger.warning("%s/%s is no report, and ignored: %s", store.url, NAME, error.errors()[0]["msg"])
     return Report()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from playhouse.apsw_ext import APSWDatabase
 
-from core.errors import LogDamaged, SettingsError
+from core.errors import BackupError, DatabaseFull, DatabaseUnavailable, LogDamaged, SettingsError
 from core.migrations import check_known, migrate
 from infra.clock import Clock
 from infra.commitlog.chain import START, Position
@@ -18,6 +18,7 @@ from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import CommitLog
 from infra.commitlog.moments import commit_before
 from infra.snapshot import Progress, inspect
+from infra.sqlite_errors import translated_errors
 
 _BUSY_SECONDS = 5.0
 
@@ -58,6 +59,9 @@ def publish(log: CommitLog, clock: Clock, image: Path) -> tuple[Position, Positi
     BackupDamaged or SchemaTooNew, and commits nothing, when the file could not be served.
     """
     check_known(inspect(image).schema_version)
-    with closing(APSWDatabase(str(image))) as database:
-        migrate(database)
-    return LocalFile(image, log, clock, lasting=False, busy_timeout=_BUSY_SECONDS).publish()
+    try:
+        with translated_errors(image), closing(APSWDatabase(str(image))) as database:
+            migrate(database)
+        return LocalFile(image, log, clock, lasting=False, busy_timeout=_BUSY_SECONDS).publish()
+    except (DatabaseFull, DatabaseUnavailable) as error:
+        raise BackupError(f"{error} (is there room? TMPDIR names another temporary directory)") from error

@@ -18,6 +18,7 @@ class Status:
     size_bytes: int | None
     rows: dict[str, int] | None
     owner: str
+    replica_url: str
     backup_url: str
     newest_backup: str | None
     backup_age: str | None
@@ -64,6 +65,7 @@ def read_status(settings: Settings, backups: Backups) -> Status:
         size_bytes=path.stat().st_size if path.is_file() else None,
         rows=rows,
         owner=owner,
+        replica_url=settings.replica_url,
         backup_url=settings.backup_url,
         newest_backup=newest.name if newest else None,
         backup_age=str(age).split(".")[0] if age is not None else None,

@@ -32,6 +32,7 @@ class LogObject:
     max_txid: int
     size: int  # bytes
     modified: datetime  # by the store's clock
+    dated: datetime | None = None  # by the writer's, if a listing has that: chmod and cp leave it as it is
 
 
 class Change:

@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from infra.commitlog.chain import LogObject
 from infra.commitlog.names import COMMITS, SNAPSHOTS
@@ -78,11 +78,11 @@ def _expired_runs(objects: list[LogObject], base: LogObject | None, now: datetim
 def _expired_snapshots(
     snapshots: list[LogObject], base: LogObject | None, verified: int, now: datetime, keep: Keep
 ) -> Iterator[Expired]:
-    last_of_day = {item.modified.date(): item for item in snapshots}
+    last_of_day = {_day(item): item for item in snapshots}
     for item in snapshots:
         if item == base or item.max_txid >= verified or item.modified > now - keep.runs:
             continue
-        if last_of_day[item.modified.date()] is not item:
+        if last_of_day[_day(item)] is not item:
             yield Expired(item, f"older than {_text(keep.runs)}, and not the last of its day")
         elif item.modified <= now - keep.daily:
             yield Expired(item, f"older than {_text(keep.daily)}")
@@ -102,6 +102,10 @@ class _Runs:
             if place >= 0 and items[place].max_txid >= txid:
                 return items[place]
         return None
+
+
+def _day(item: LogObject) -> date:
+    return (item.dated or item.modified).date()
 
 
 def _level(objects: list[LogObject], level: int) -> list[LogObject]:

@@ -338,8 +338,12 @@ class LocalFile:
             path.unlink()
             raise errors.LogDamaged(
                 f"{self._log.url} ends at TXID {head.txid:016x}, but {self.path} has been at {self._known.txid:016x}: "
-                "the log was emptied or REPLICA_URL is wrong. To begin a log with this file, "
-                f"remove {self._beside('position')}"
+                "the log was emptied or REPLICA_URL is wrong. "
+                + (
+                    f"To begin a log with this file, remove {self._beside('position')}"
+                    if head == START
+                    else f"To serve that log, move {self.path} and {self._beside('position').name} away"
+                )
             )
         return head
 

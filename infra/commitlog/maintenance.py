@@ -102,7 +102,7 @@ class LogMaintenance:
                 check()
                 if not self._merge(level, run, scratch):
                     return made
-                self._merged_to[level] = run[-1].max_txid
+                self._merged_to[level] = max(run[-1].max_txid, self._merged_to[level])
                 made += 1
             if not runs and not is_new:
                 break  # then nothing has become complete in the levels above
@@ -122,16 +122,14 @@ class LogMaintenance:
 
     def _complete_runs(self, level: int) -> list[list[LogObject]]:
         """Aligned, so that everybody makes the same ones, and in ascending order."""
-        if level not in self._merged_to:
-            self._see_how_far(level)
-        runs = self._complete_runs_after(level, self._merged_to[level])
-        if runs:
-            self._see_how_far(level)  # somebody else may have made them
-        return [run for run in runs if run[0].min_txid > self._merged_to[level]]
-
-    def _see_how_far(self, level: int) -> None:
-        known = self._merged_to.get(level, 0)
-        self._merged_to[level] = max((item.max_txid for item in self._catalog.level(level, known)), default=known)
+        known = self._merged_to.get(level)
+        runs = self._complete_runs_after(level, known or 0)
+        if known is not None and not runs:
+            return []
+        there = self._catalog.level(level, known or 0)  # somebody else may have made them
+        self._merged_to[level] = max((item.max_txid for item in there), default=known or 0)
+        made = {item.min_txid for item in there}
+        return [run for run in runs if run[0].min_txid not in made]
 
     def _complete_runs_after(self, level: int, done: int) -> list[list[LogObject]]:
         span, part = self._run**level, self._run ** (level - 1)

@@ -42,4 +42,4 @@ class Names:
         if not match:
             return None
         low, high = (int(text, 16) for text in match.groups())
-        return LogObject(level, low, high, info.size, info.modified)
+        return LogObject(level, low, high, info.size, info.modified, info.dated)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import apsw
 
-from core.errors import LogDamaged
+from core.errors import DatabaseFull, LogDamaged
 from infra.commitlog.chain import LogObject
 from infra.commitlog.log import CommitLog
 from infra.snapshot import Progress, no_progress
@@ -104,5 +104,7 @@ def _restore(log: CommitLog, scratch: Path, verdict: Verdict) -> None:
     except LogDamaged as error:
         if str(error) not in verdict.problems:
             verdict.problems.append(str(error))
+    except (apsw.IOError, apsw.FullError) as error:
+        raise DatabaseFull(f"{scratch} cannot be checked: {error} (TMPDIR names another directory)") from error
     except apsw.Error as error:
         verdict.problems.append(f"{log.url} restores to a file that SQLite cannot read: {error}")

@@ -325,8 +325,10 @@ def test_a_run_goes_on_where_another_was_killed(
     write.reach(16)
     in_runs_of_four(settings, backups).run()
     store.delete(Names(store.url).path(2, 1, 16))  # as if it had been killed before this one
+    store.delete(Names(store.url).path(1, 5, 8))  # and somebody has removed a damaged run
     maintenance.run()
     assert level(store, 2) == [16]
+    assert level(store, 1) == [4, 8, 12, 16]
 
 
 def test_out_of_time_it_goes_on_with_the_next_run(
@@ -413,9 +415,24 @@ def test_empty_log_is_nothing_to_look_after(settings: Settings, maintenance: Mai
     assert (report.problems, report.verified, report.txid) == ([], None, "")
 
 
-def test_report_that_cannot_be_read_is_written_anew(
-    write: Writer, maintenance: Maintenance, store: ObjectStore, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "text",
+    [
+        "garbage",
+        "[]",
+        '{"last_success": "yesterday"}',
+        '{"last_success": 1e400}',
+        '{"last_success": 9999999999}',
+        '{"verified": {"snapshot": "zz", "backup": "", "txid": "", "rows": {}, "at": 0}}',
+    ],
+)
+def test_report_that_cannot_be_believed_is_ignored_and_the_next_run_writes_it(
+    write: Writer, maintenance: Maintenance, store: ObjectStore, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
-    store.put("maintenance.json", b"{}")
+    store.put("maintenance.json", text.encode())
+    assert maintenance.last_report() == Report()
+    assert "ignored" in caplog.text
+    assert main(["status"]) == 1
+    assert main(["maintain", "--dry-run"]) == 0
     assert maintenance.run().problems == []
-    assert "is no report and is written anew" in caplog.text
+    assert maintenance.last_report().verified

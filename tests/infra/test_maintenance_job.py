@@ -105,9 +105,9 @@ def test_timer_waits_while_the_last_run_is_young_whoever_did_it(
     assert second == 3600
 
 
-@pytest.mark.parametrize(("hours", "due"), [(-1e5, 0), (1e5, 3600)])
+@pytest.mark.parametrize("hours", [-1e5, 1e5])
 def test_wrong_clock_in_the_store_does_not_make_runs_follow_each_other_without_a_pause(
-    hours: float, due: float, settings: Settings, backups: Backups, monkeypatch: pytest.MonkeyPatch
+    hours: float, settings: Settings, backups: Backups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Wrong(ObjectStore):
         def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
@@ -119,7 +119,7 @@ def test_wrong_clock_in_the_store_does_not_make_runs_follow_each_other_without_a
     log = LogMaintenance(open_log(settings.replica_url, clock), store, clock)
     job = MaintenanceJob(Maintenance(log, store, backups, keep, clock), PrometheusMetrics())
     job.run()
-    assert waits_of(job, monkeypatch, 3) == [due, 3600, 3600]
+    assert waits_of(job, monkeypatch, 3) == [0, 3600, 3600]
 
 
 def test_timer_outlives_a_store_that_cannot_be_read_and_a_bug(

@@ -144,7 +144,7 @@ def test_any_commit_and_any_moment_come_back(settings: Settings) -> None:
 def test_restore_of_what_is_there_commits_nothing(capsys: pytest.CaptureFixture[str], settings: Settings) -> None:
     end = written(settings, "x")
     assert main(["restore", "--txid", f"{end:x}"]) == 0
-    assert f"the log is at TXID {end:016x} of " in capsys.readouterr().out
+    assert f"nothing to do: the newest commit, TXID {end:016x}, has the content of " in capsys.readouterr().out
     assert head(settings) == end
 
 

@@ -137,6 +137,13 @@ def test_of_old_snapshots_the_last_of_each_day_stays_for_a_month() -> None:
     assert len({item.modified.date() for item in old}) == len(old) == 23 + 1  # where the week begins
 
 
+def test_days_are_still_told_apart_when_all_files_were_touched_at_once() -> None:
+    """As by chown, or by a copy to another disk."""
+    touched = NOW - timedelta(days=8)
+    snapshots = [LogObject(9, 1, n, 100, touched, NOW - timedelta(days=40 - n)) for n in range(12, 31)]
+    assert expired([*snapshots, made(9, 1, 40, timedelta()), made(0, 40, 40, timedelta())], 40, NOW, KEEP) == []
+
+
 def test_nothing_goes_when_the_proven_snapshot_is_gone() -> None:
     old = timedelta(days=9)
     objects = [*(made(0, n, n, old) for n in range(1, 10)), made(1, 1, 4, old), made(1, 5, 8, old), made(9, 1, 6, old)]
