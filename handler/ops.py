@@ -38,7 +38,7 @@ async def _store_trouble(database: Database) -> str | None:
     done, _ = await asyncio.wait([asking], timeout=_STORE_TIMEOUT_SECONDS)
     if not done:
         asking.cancel()  # the question itself goes on, for whoever else waits for it
-        return "The store does not answer."
+        return "No answer in time: the store is away, or another program has the database open."
     error = asking.exception()
     if error is None or isinstance(error, StoreError | CommitError | DatabaseError):
         return str(error) if error else None
