@@ -32,6 +32,8 @@ from infra.snapshot import Progress
 from infra.status import read_status
 from infra.workspace import workspace
 
+_TRANSFER_SECONDS = 600.0  # for one object of the log
+
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
@@ -232,7 +234,7 @@ def _verify_log(settings: Settings, options: argparse.Namespace) -> int:
 
 def _open_log(settings: Settings) -> CommitLog:
     _check_has_log(settings)
-    return open_log(settings.replica_url, Clock())
+    return open_log(settings.replica_url, Clock(), _TRANSFER_SECONDS)
 
 
 def _check_has_log(settings: Settings) -> None:

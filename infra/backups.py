@@ -28,6 +28,7 @@ from core.errors import (
     InvalidInput,
     ObjectExists,
     ObjectMissing,
+    StoreError,
 )
 from core.migrations import check_known
 from infra.commitlog.chain import Position
@@ -112,8 +113,13 @@ class Backups:
             digest = _pack(image, packed, progress)
             image.unlink()
             manifest = self._upload(packed, label, digest, contents, position)
-            self._read_back(manifest, directory, progress)
-            self.store.put(manifest.name + ".json", json.dumps(asdict(manifest)).encode())
+            try:
+                self._read_back(manifest, directory, progress)
+                self.store.put(manifest.name + ".json", json.dumps(asdict(manifest)).encode())
+            except BaseException:
+                with suppress(StoreError):
+                    self.store.delete(manifest.name)
+                raise
             self._bulk.put(LATEST, packed)
         return manifest
 
@@ -178,11 +184,7 @@ class Backups:
         raise BackupError(f"{name} is there already: other backups are under way; try again in a second.")
 
     def _read_back(self, sent: Manifest, directory: Path, progress: Progress) -> None:
-        try:
-            self._download_checked(sent.name, sent.size, sent, directory / "read-back.db", progress)
-        except BackupDamaged:
-            self.store.delete(sent.name)
-            raise
+        self._download_checked(sent.name, sent.size, sent, directory / "read-back.db", progress)
 
     def _fetch(self, backup: Backup, target: Path, progress: Progress) -> Manifest:
         """Download into `target`, checked against the manifest if there is one."""

@@ -21,7 +21,7 @@ from core.errors import (
 )
 from infra.backups import Backups, Manifest
 from infra.clock import Clock
-from infra.commitlog.chain import Position
+from infra.commitlog.chain import LogObject, Position
 from infra.commitlog.expiry import Expired, Keep, expired
 from infra.commitlog.log import open_log
 from infra.commitlog.maintenance import LogMaintenance, MaintenanceStore, Snapshots
@@ -139,6 +139,12 @@ class Maintenance:
             self.steps.look_again()
             report.runs_merged = self.steps.merge(scratch, check)
             state = self.steps.snapshots()
+            proven = int(report.verified.txid, 16) if report.verified else 0
+            if state.head < proven:
+                raise LogDamaged(
+                    f"{self._store.url} ends at TXID {state.head:016x}, but was proven at {proven:016x}: "
+                    "it was emptied or cut short, or is another one"
+                )
             if not state.head:
                 return  # nobody has written anything yet
             report.txid = f"{state.head:016x}"
@@ -171,18 +177,31 @@ class Maintenance:
         if snapshot is None or state.is_due(datetime.fromtimestamp(report.started_at, UTC)):
             snapshot = self.steps.store_snapshot(image, position, scratch)
             report.snapshot = f"{position.txid:016x}"
-            copy = scratch / "snapshot.db"
-            self.steps.log.restore(copy, position.txid, progress, snapshot)
-            if differing_pages(image, copy, page_size_of(image)) or inspect(copy).rows != rows:
-                raise LogDamaged(
-                    f"{self._store.url}: the snapshot at TXID {position.txid:016x} is not what was written"
-                )
-            copy.unlink()
+            try:
+                self._check_snapshot(snapshot, position, image, rows, scratch / "snapshot.db", progress)
+            except (LogDamaged, BackupDamaged):
+                self.steps.discard(snapshot)  # or it would be what every start begins with
+                raise
         manifest = self._backed_up(report, position, image, progress)
         if manifest.rows != rows:
             raise BackupDamaged(f"{manifest.name} has the rows {manifest.rows}, the log at its TXID has {rows}")
         report.txid = f"{position.txid:016x}"
         report.verified = Verified(f"{snapshot.max_txid:016x}", manifest.name, report.txid, rows, report.started_at)
+
+    def _check_snapshot(
+        self,
+        snapshot: LogObject,
+        position: Position,
+        image: Path,
+        rows: dict[str, int],
+        copy: Path,
+        progress: Progress,
+    ) -> None:
+        """Read it back."""
+        self.steps.log.restore(copy, position.txid, progress, snapshot)
+        if differing_pages(image, copy, page_size_of(image)) or inspect(copy).rows != rows:
+            raise LogDamaged(f"{self._store.url}: the snapshot at TXID {position.txid:016x} is not what was written")
+        copy.unlink()
 
     def _backed_up(self, report: Report, position: Position, image: Path, progress: Progress) -> Manifest:
         """The newest backup, which is of this position, read back and checked."""
@@ -217,5 +236,5 @@ def open_maintenance(settings: Settings, backups: Backups) -> Maintenance:
         runs=timedelta(days=settings.keep_runs_days),
         daily=timedelta(days=settings.keep_daily_days),
     )
-    steps = LogMaintenance(open_log(settings.replica_url, clock), store, clock)
+    steps = LogMaintenance(open_log(settings.replica_url, clock, _TRANSFER_SECONDS), store, clock)
     return Maintenance(steps, store, backups, keep, clock)

@@ -39,7 +39,7 @@ _CHUNK = 4 * 1024 * 1024
 _PART = 8 * 1024 * 1024  # of a large upload; S3 takes up to 10,000 of them
 _PARTS_AT_ONCE = 4
 _CHECK_SECONDS = 5
-_UNFINISHED = ".partial"
+_UNFINISHED = ".being-written-"
 _DAY_SECONDS = 24 * 3600
 _WRITTEN_AT = "litestream-timestamp"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -144,7 +144,7 @@ class ObjectStore:
         """What writers that were killed have left of their files, a day ago or more; in a bucket a rule does that."""
         if self._directory is not None:
             with self._errors():
-                for path in self._directory.rglob(f".*{_UNFINISHED}"):
+                for path in self._directory.rglob(f"{_UNFINISHED}*.partial"):
                     with suppress(FileNotFoundError):
                         if time.time() - path.stat().st_mtime > _DAY_SECONDS:
                             path.unlink()
@@ -269,7 +269,7 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
     obstore's LocalStore would link the file into place without any fsync.
     """
     _make_directories(path.parent)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=_UNFINISHED)
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED, suffix=".partial")
     try:
         with os.fdopen(descriptor, "wb") as file:
             if isinstance(body, Path):

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 from infra.commitlog.chain import LogObject
@@ -22,7 +22,7 @@ class Keep:
 class Expired:
     item: LogObject
     why: str
-    held_by: LogObject | None = None  # the run that has to be sound for it to go
+    held_by: LogObject | None = None  # the run or snapshot that has to be sound for it to go
 
 
 def expired(objects: list[LogObject], verified: int, now: datetime, keep: Keep) -> list[Expired]:
@@ -32,6 +32,7 @@ def expired(objects: list[LogObject], verified: int, now: datetime, keep: Keep) 
     clock. Never the newest commit, the newest snapshot or that one, and nothing that a restore needs which the times
     in `keep` allow: to any commit, to the end of any merged run, to any snapshot, in this order.
     """
+    keep = replace(keep, runs=max(keep.runs, keep.commits))  # without what it begins with no commit can be restored
     snapshots = _level(objects, SNAPSHOTS)
     if verified not in (item.max_txid for item in snapshots):
         return []
@@ -54,7 +55,7 @@ def _expired_commits(
     for item in commits[:-1]:
         run = runs.smallest_with(item.max_txid)
         if base and item.max_txid <= base.max_txid:
-            run, holder = None, f"the snapshot at {base.max_txid:016x} is newer"
+            run, holder = base, f"the snapshot at {base.max_txid:016x} is newer"
         elif run and run.max_txid <= verified:
             # As long as one commit of a run can be restored to, those before it are needed
             if young and young[0] <= run.max_txid:
@@ -72,7 +73,8 @@ def _expired_runs(objects: list[LogObject], base: LogObject | None, now: datetim
         for item in objects:
             is_run = item.level not in (COMMITS, SNAPSHOTS)
             if is_run and item.max_txid <= base.max_txid and item.modified <= now - keep.runs:
-                yield Expired(item, f"older than {_text(keep.runs)}, and the snapshot at {base.max_txid:016x} is newer")
+                why = f"older than {_text(keep.runs)}, and the snapshot at {base.max_txid:016x} is newer"
+                yield Expired(item, why, base)
 
 
 def _expired_snapshots(
@@ -83,9 +85,9 @@ def _expired_snapshots(
         if item == base or item.max_txid >= verified or item.modified > now - keep.runs:
             continue
         if last_of_day[_day(item)] is not item:
-            yield Expired(item, f"older than {_text(keep.runs)}, and not the last of its day")
+            yield Expired(item, f"older than {_text(keep.runs)}, and not the last of its day", base)
         elif item.modified <= now - keep.daily:
-            yield Expired(item, f"older than {_text(keep.daily)}")
+            yield Expired(item, f"older than {_text(keep.daily)}", base)
 
 
 class _Runs:

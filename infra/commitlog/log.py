@@ -470,10 +470,10 @@ def _closing_on_error(change: Change) -> Iterator[None]:
         raise
 
 
-def open_log(url: str, clock: Clock) -> CommitLog:
-    """Raises StoreRefused when the place cannot be used."""
+def open_log(url: str, clock: Clock, bulk_timeout: float = 60.0) -> CommitLog:
+    """Raises StoreRefused when the place cannot be used. `bulk_timeout`: seconds for one large object."""
     quick = ObjectStore(url, timeout=_QUICK_TIMEOUT, retries=0)
-    bulk = ObjectStore(url, retries=0)
+    bulk = ObjectStore(url, timeout=bulk_timeout, retries=0)
     return CommitLog(quick, bulk, clock, random.SystemRandom())
 
 

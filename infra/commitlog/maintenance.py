@@ -13,13 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from core.errors import ObjectExists, ObjectMissing
+from core.errors import MaintenanceOutOfTime, ObjectExists, ObjectMissing
 from infra.clock import Clock
 from infra.commitlog import ltx
 from infra.commitlog.catalog import RUN, Catalog
 from infra.commitlog.chain import Change, LogObject, Position, chain, check_follows
 from infra.commitlog.expiry import Expired
-from infra.commitlog.log import CommitLog
+from infra.commitlog.log import SURVEY_SECONDS, CommitLog
 from infra.commitlog.merge import write_merged, write_snapshot
 from infra.commitlog.names import SNAPSHOTS, Names
 from infra.object_store import ObjectInfo
@@ -82,6 +82,7 @@ class LogMaintenance:
         self.log = log
         self.counts: Counter[str] = Counter()
         self._store = store
+        self._clock = clock
         self._names = Names(store.url)
         self._catalog = Catalog(store, self._names, clock)
         self._run = run
@@ -199,12 +200,20 @@ class LogMaintenance:
         return self._catalog.everything()
 
     def delete(self, expired: Iterable[Expired], check: Check = lambda: None) -> None:
-        """In the order given. A run is read and checked before the commits go that it holds."""
+        """In the order given. The run or snapshot that is left for it is read and checked before anything goes."""
         sound: LogObject | None = None
+        awake = self._clock.now()
         for one in expired:
             check()
+            if self._clock.now() - awake > SURVEY_SECONDS:
+                raise MaintenanceOutOfTime("This machine has slept: what may be deleted must be listed anew.")
             if one.held_by and one.held_by != sound:
                 self.log.read(one.held_by, _IN_MEMORY).close()
                 sound = one.held_by
             self._store.delete(self._names.path_of(one.item))
             self.counts["deletions"] += 1
+            awake = self._clock.now()
+
+    def discard(self, snapshot: LogObject) -> None:
+        """One that was just made, and is not what was written."""
+        self._store.delete(self._names.path_of(snapshot))

@@ -259,6 +259,18 @@ def test_damage_is_found_said_and_keeps_everything(
     assert aged(settings, backups, timedelta(hours=25)).run().deleted_objects == RUN, "and when it is mended it goes on"
 
 
+def test_log_that_was_cut_short_is_a_problem_and_nothing_is_made_of_it(
+    write: Writer, maintenance: Maintenance, backups: Backups, store: ObjectStore
+) -> None:
+    write.reach(6)
+    maintenance.run()
+    for info in [*store.objects("ltx/9"), *store.objects("ltx/0", Names(store.url).path(0, 4, 4))]:
+        store.delete(info.name)
+    [problem] = maintenance.run().problems
+    assert "ends at TXID 0000000000000004, but was proven at 0000000000000006" in problem
+    assert len(backups.list()) == 1
+
+
 def test_backup_with_other_rows_than_the_log_is_a_problem(
     write: Writer, maintenance: Maintenance, backups: Backups, store: ObjectStore, tmp_path: Path
 ) -> None:
@@ -293,7 +305,12 @@ def test_it_is_the_snapshot_that_is_proven_though_a_run_holds_more(
 
 
 def test_new_snapshot_that_is_not_what_was_written_is_a_problem(
-    write: Writer, maintenance: Maintenance, backups: Backups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Writer,
+    maintenance: Maintenance,
+    backups: Backups,
+    store: ObjectStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def write_another(image: Path, position: Position, path: Path) -> ltx.Header:
         other = tmp_path / "other"
@@ -304,6 +321,7 @@ def test_new_snapshot_that_is_not_what_was_written_is_a_problem(
     [problem] = maintenance.run().problems
     assert "the snapshot at TXID 0000000000000002 is not what was written" in problem
     assert backups.list() == []
+    assert level(store, 9) == [], "or every start would begin with it"
 
 
 def test_state_that_the_log_does_not_go_on_from_is_neither_snapshot_nor_backup(
@@ -398,7 +416,7 @@ def test_what_killed_writers_have_left_goes_after_a_day(
     write: Writer, maintenance: Maintenance, backups: Backups, store: ObjectStore
 ) -> None:
     left = [
-        Path(place.url.removeprefix("file://")) / directory / f".{name}.partial"
+        Path(place.url.removeprefix("file://")) / directory / f".being-written-{name}.partial"
         for place, directory in ((store, "ltx/0"), (backups.store, "."))
         for name in ("old", "new")
     ]

@@ -10,7 +10,7 @@ import pytest
 from core.errors import LogDamaged, MaintenanceOutOfTime, StoreUnavailable, TxidNotKept
 from infra.clock import Clock
 from infra.commitlog import ltx, maintenance
-from infra.commitlog.expiry import Keep, expired
+from infra.commitlog.expiry import Expired, Keep, expired
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.maintenance import LogMaintenance
 from infra.commitlog.merge import write_merged
@@ -255,6 +255,42 @@ def test_commits_stay_when_the_run_that_holds_them_is_damaged(
     assert len(gone) == RUN
     with pytest.raises(LogDamaged, match=name(1, RUN)):
         steps.delete(gone)
+    assert len(names(url, 0)) == RUN + 1
+
+
+def test_nothing_goes_for_a_snapshot_that_is_damaged(
+    writer: Callable[[int], Instance], url: str, tmp_path: Path
+) -> None:
+    """The old one that a restore to the beginning of the week needs."""
+    instance = writer(RUN)
+    steps = maintenance_of(url)
+    steps.merge(tmp_path)
+    image, later = tmp_path / "image", tmp_path / "later"
+    base = steps.store_snapshot(image, steps.log.restore(image), tmp_path)
+    instance.sql("INSERT INTO t VALUES (1)")
+    newest = steps.store_snapshot(later, steps.log.restore(later), tmp_path)
+    store, path = ObjectStore(url), Names(url).path(9, 1, base.max_txid)
+    store.put(path, b"".join(store.read(path))[:-1] + b"x")
+    week = datetime.now(UTC) + timedelta(days=8)
+    items = [replace(item, modified=week) if item.max_txid > RUN else item for item in steps.everything()]
+    gone = expired(items, newest.max_txid, week, A_WHILE)
+    assert len(gone) == RUN + 1
+    with pytest.raises(LogDamaged, match=name(1, RUN)):
+        steps.delete(gone)
+    assert len(names(url, 0)) == RUN + 1
+
+
+def test_sleep_in_the_middle_of_deleting_ends_it(tmp_path: Path) -> None:
+    url = synthetic_log(tmp_path / "log", RUN + 1)
+    clock = ManualClock()
+    steps = LogMaintenance(open_log(url, clock), ObjectStore(url), clock)
+    gone = [Expired(item, "old") for item in steps.everything()[:3]]
+
+    def sleep() -> None:
+        clock.seconds += 600
+
+    with pytest.raises(MaintenanceOutOfTime, match="has slept"):
+        steps.delete(gone, sleep)
     assert len(names(url, 0)) == RUN + 1
 
 
