@@ -23,6 +23,7 @@ from infra.commitlog.chain import START, Position
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.verify import verify
 from infra.maintenance import Preview, open_maintenance
+from infra.object_store import TRANSFER_SECONDS
 from infra.progress import progress_display
 from infra.report import Report
 from infra.restore import parse_moment, publish, restore_log
@@ -31,8 +32,6 @@ from infra.settings import Settings
 from infra.snapshot import Progress
 from infra.status import read_status
 from infra.workspace import workspace
-
-_TRANSFER_SECONDS = 600.0  # for one object of the log
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,10 +73,10 @@ def _print_report(report: Report) -> None:
     if report.backup:
         print(f"backup made: {report.backup}")
     if verified := report.verified:
-        rows = ", ".join(f"{count:,} {table}" for table, count in verified.rows.items())
         moment = datetime.fromtimestamp(verified.at, UTC).isoformat(timespec="seconds")
         when = "verified" if verified.at >= report.started_at else "last verified"
-        print(f"{when} at {moment}: snapshot {verified.snapshot}, {verified.backup}, TXID {verified.txid}: {rows}")
+        what = f"snapshot {verified.snapshot}, {verified.backup}, TXID {verified.txid}"
+        print(f"{when} at {moment}: {what}: {_rows(verified.rows)}")
     print(f"deleted: {report.deleted_objects:,} objects of the log, {report.deleted_backups:,} backups")
 
 
@@ -179,8 +178,7 @@ def _put_in_place(image: Path, output: Path) -> None:
 
 def _restored_backup(settings: Settings, name: str, target: Path, progress: Progress) -> str:
     manifest = open_backups(settings).restore(target, name, progress)
-    rows = ", ".join(f"{count:,} {table}" for table, count in manifest.rows.items())
-    return f"{manifest.name} ({rows})"
+    return f"{manifest.name} ({_rows(manifest.rows)})"
 
 
 def _restored_log(log: CommitLog, at: datetime | None, txid: int | None, target: Path, progress: Progress) -> str:
@@ -192,6 +190,10 @@ def _restored_log(log: CommitLog, at: datetime | None, txid: int | None, target:
 def _print_result(options: argparse.Namespace, message: str, **fields: str) -> int:
     print(json.dumps(fields) if options.json else message)
     return 0
+
+
+def _rows(rows: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {table}" for table, count in rows.items())
 
 
 def _hex(position: Position) -> str:
@@ -234,7 +236,7 @@ def _verify_log(settings: Settings, options: argparse.Namespace) -> int:
 
 def _open_log(settings: Settings) -> CommitLog:
     _check_has_log(settings)
-    return open_log(settings.replica_url, Clock(), _TRANSFER_SECONDS)
+    return open_log(settings.replica_url, Clock(), TRANSFER_SECONDS)
 
 
 def _check_has_log(settings: Settings) -> None:
@@ -269,8 +271,7 @@ def _print_manifest(what: str, manifest: Manifest, options: argparse.Namespace) 
     if options.json:
         print(json.dumps(asdict(manifest)))
         return
-    rows = ", ".join(f"{count:,} {table}" for table, count in manifest.rows.items())
-    print(f"{manifest.name} {what}: {rows}; {manifest.size:,} bytes, sha256 {manifest.sha256}")
+    print(f"{manifest.name} {what}: {_rows(manifest.rows)}; {manifest.size:,} bytes, sha256 {manifest.sha256}")
 
 
 def _fail(message: str, code: int) -> int:

@@ -32,7 +32,7 @@ from core.errors import (
 )
 from core.migrations import check_known
 from infra.commitlog.chain import Position
-from infra.object_store import ObjectStore
+from infra.object_store import TRANSFER_SECONDS, ObjectStore
 from infra.retention import Backup, Expired, Retention, expired_backups, is_label, list_backups
 from infra.settings import Settings
 from infra.snapshot import Contents, Progress, inspect, make_single_file, no_progress
@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 LATEST = "app-latest.db.gz"
 
 _CHUNK = 1024 * 1024
-_TRANSFER_SECONDS = 600  # for a whole download, or for one part of an upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ def open_backups(settings: Settings) -> "Backups":
     """Raises StoreError when the place cannot be used."""
     hourly, daily = settings.backup_keep_hourly_days, settings.backup_keep_daily_days
     retention = Retention(hourly=timedelta(days=hourly), daily=timedelta(days=daily))
-    bulk = ObjectStore(settings.backup_url, timeout=_TRANSFER_SECONDS)
+    bulk = ObjectStore(settings.backup_url, timeout=TRANSFER_SECONDS)
     return Backups(ObjectStore(settings.backup_url), retention, bulk)
 
 
@@ -114,7 +113,7 @@ class Backups:
             image.unlink()
             manifest = self._upload(packed, label, digest, contents, position)
             try:
-                self._read_back(manifest, directory, progress)
+                self._download_checked(manifest.name, manifest.size, manifest, directory / "read-back.db", progress)
                 self.store.put(manifest.name + ".json", json.dumps(asdict(manifest)).encode())
             except BaseException:
                 with suppress(StoreError):
@@ -182,9 +181,6 @@ class Backups:
             if stamp.endswith("%S"):
                 time.sleep(1 - now.microsecond / 1_000_000)  # another one is under way, or was killed
         raise BackupError(f"{name} is there already: other backups are under way; try again in a second.")
-
-    def _read_back(self, sent: Manifest, directory: Path, progress: Progress) -> None:
-        self._download_checked(sent.name, sent.size, sent, directory / "read-back.db", progress)
 
     def _fetch(self, backup: Backup, target: Path, progress: Progress) -> Manifest:
         """Download into `target`, checked against the manifest if there is one."""

@@ -26,7 +26,7 @@ from infra.commitlog.expiry import Expired, Keep, expired
 from infra.commitlog.log import open_log
 from infra.commitlog.maintenance import LogMaintenance, MaintenanceStore, Snapshots
 from infra.commitlog.raw_file import differing_pages, page_size_of
-from infra.object_store import ObjectStore
+from infra.object_store import TRANSFER_SECONDS, ObjectStore
 from infra.report import Report, Verified, read_report, write_report
 from infra.retention import Expired as ExpiredBackup
 from infra.settings import Settings
@@ -35,7 +35,6 @@ from infra.workspace import workspace
 
 logger = logging.getLogger(__name__)
 
-_TRANSFER_SECONDS = 600
 _PROVEN_AGAIN = timedelta(days=1)  # also when nothing has changed
 
 
@@ -230,11 +229,11 @@ class Maintenance:
 def open_maintenance(settings: Settings, backups: Backups) -> Maintenance:
     """Raises StoreError when the log's place cannot be used."""
     clock = Clock()
-    store = ObjectStore(settings.replica_url, timeout=_TRANSFER_SECONDS)
+    store = ObjectStore(settings.replica_url, timeout=TRANSFER_SECONDS)
     keep = Keep(
         commits=timedelta(hours=settings.keep_commits_hours),
         runs=timedelta(days=settings.keep_runs_days),
         daily=timedelta(days=settings.keep_daily_days),
     )
-    steps = LogMaintenance(open_log(settings.replica_url, clock, _TRANSFER_SECONDS), store, clock)
+    steps = LogMaintenance(open_log(settings.replica_url, clock, TRANSFER_SECONDS), store, clock)
     return Maintenance(steps, store, backups, keep, clock)

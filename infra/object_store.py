@@ -35,6 +35,8 @@ from core.errors import (
 from infra.durable import fsync_directory
 from infra.store_url import check_endpoint, redacted
 
+TRANSFER_SECONDS = 600.0  # for a whole download of what is as large as the database, or for one part of an upload
+
 _CHUNK = 4 * 1024 * 1024
 _PART = 8 * 1024 * 1024  # of a large upload; S3 takes up to 10,000 of them
 _PARTS_AT_ONCE = 4

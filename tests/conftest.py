@@ -1,7 +1,9 @@
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 import uvicorn
 from moto.server import ThreadedMotoServer
 
+from core import items
+from core.schemas import NewItem
 from handler.asgi import create_app
 from handler.service import Service, open_server_service
 from infra.database import Database, open_database
@@ -56,6 +60,17 @@ def open_at(path: Path, busy_timeout: float = 0.2, **environment: str) -> Databa
             {"DATABASE_PATH": str(path), "BUSY_TIMEOUT_SECONDS": str(busy_timeout), **environment}
         )
     )
+
+
+def write(database: Database, name: str) -> None:
+    asyncio.run(database.write(partial(items.create_item, new=NewItem(name=name))))
+
+
+@pytest.fixture
+def served_database(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    """One that the commands find, stopped."""
+    monkeypatch.setenv("DATABASE_PATH", str(settings.database_path))
+    open_at(settings.database_path).close()
 
 
 @contextmanager

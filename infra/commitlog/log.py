@@ -104,9 +104,7 @@ class CommitLog:
 
     def timestamp_of(self, item: LogObject) -> int:
         """Of its last commit, milliseconds since 1970. Raises ObjectMissing."""
-        with self._naming(item):
-            head = self._retrying(lambda: self._quick.read_range(self._names.path_of(item), ltx.HEADER_SIZE))
-            return ltx.decode_header(head).timestamp
+        return self._header(item).timestamp
 
     def restore(
         self,
@@ -382,11 +380,12 @@ class CommitLog:
 
     def _header_after(self, position: Position) -> ltx.Header:
         txid = position.txid + 1
-        item = LogObject(0, txid, txid, 0, _NEVER)
+        return self._header(LogObject(0, txid, txid, 0, _NEVER))
+
+    def _header(self, item: LogObject) -> ltx.Header:
         with self._naming(item):
-            return ltx.decode_header(
-                self._retrying(lambda: self._quick.read_range(self._names.path_of(item), ltx.HEADER_SIZE))
-            )
+            head = self._retrying(lambda: self._quick.read_range(self._names.path_of(item), ltx.HEADER_SIZE))
+            return ltx.decode_header(head)
 
     def _has_slept(self, since: float) -> bool:
         """Whether so much time has passed that an object of level 0 may have been deleted, and created anew."""

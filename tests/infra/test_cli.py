@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from core import items
-from core.schemas import ItemQuery, NewItem
+from core.schemas import ItemQuery
 from infra.__main__ import main
 from infra.backups import open_backups
 from infra.commitlog.chain import START
@@ -20,17 +20,9 @@ from infra.database import Database
 from infra.object_store import ObjectStore
 from infra.report import Report, write_report
 from infra.settings import Settings
-from tests.conftest import open_at
+from tests.conftest import open_at, write
 
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
-    monkeypatch.setenv("DATABASE_PATH", str(settings.database_path))
-    open_at(settings.database_path).close()
-
-
-def write(database: Database, name: str) -> None:
-    asyncio.run(database.write(partial(items.create_item, new=NewItem(name=name))))
+pytestmark = pytest.mark.usefixtures("served_database")
 
 
 def names(database: Database) -> list[str]:
