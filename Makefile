@@ -76,26 +76,33 @@ backup: .venv/installed ## back up the newest state (LABEL=pre-deploy keeps the 
 restore: .venv/installed ## make an earlier state the newest one (NAME=latest, or AT=2026-01-31T12:00:00Z, or TXID=1a4)
 	@$(VENV)/python -m infra restore $(if $(AT),--at "$(AT)") $(if $(TXID),--txid "$(TXID)") $(if $(NAME),"$(NAME)")
 
+build: export VERSION ?= $(shell git describe --always --tags --dirty 2>/dev/null || echo dev)
+build: export REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 build: ## build the container image
 	docker compose build
 
-run: build ## run the service in a container, in the background
+run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3)
 	@mkdir -p data
 	@test "$$(stat -c %u data 2>/dev/null || echo 1000)" = 1000 || \
 	  docker run --rm --user 0 -v "$(CURDIR)/data:/app/data" $(IMAGE) chown -R 1000:1000 /app/data
 	docker compose up -d --wait
 
-stop: ## stop and remove the container; the data stays
-	docker compose down
+stop: ## stop and remove the containers; the data stays
+	docker compose --profile s3 down
 
 logs: ## follow the container's log
 	docker compose logs --follow --no-log-prefix app
 
 test-docker: ## run the fast tests inside the image
-	docker build --target test -t $(IMAGE):test .
+	docker buildx build --load --target test --tag $(IMAGE):test .
 	docker run --rm $(IMAGE):test
+
+sam-local: .venv-sam/installed ## run the function on http://localhost:3000, its commit log in a local S3
+	docker compose --profile s3 up -d --wait s3
+	$(SAM) build
+	AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test $(SAM) local start-api --config-env local
 
 clean: ## remove what the tools made; data/ stays
 	rm -rf .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve test test-coverage sim e2e bench-log bench-costs lint type fmt openapi validate maintain backup restore build run stop logs test-docker clean
+.PHONY: help install serve test test-coverage sim e2e bench-log bench-costs lint type fmt openapi validate maintain backup restore build run stop logs test-docker sam-local clean

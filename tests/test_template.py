@@ -70,6 +70,7 @@ def test_functions_know_their_log_and_only_maintenance_the_backups(resources: di
         {
             name: text(value).removeprefix("s3://${Bucket}")
             for name, value in resources[function]["Properties"]["Environment"]["Variables"].items()
+            if text(value) != "AWS::NoValue"
         }
         for function in ("Function", "MaintenanceFunction")
     )
