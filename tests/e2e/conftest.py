@@ -1,12 +1,24 @@
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from tests.e2e.checkout import Checkout, checked_out, why_no_container
 from tests.e2e.processes import Process, StartProcess, starting_processes
 from tests.e2e.stores import S3, bucket_at, start_ministack, start_moto
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a test that cannot run here is a failure: nobody would see that it was left out."""
+    report = yield
+    if report.skipped and os.environ.get("CI"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} would be skipped: {report.longreprtext}"
+    return report
 
 
 @pytest.fixture
@@ -53,3 +65,12 @@ def locked_moto_endpoint() -> Iterator[str]:
 def bucket(ministack_endpoint: str) -> Iterator[S3]:
     with bucket_at(ministack_endpoint) as s3:
         yield s3
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """The service in a container, not yet started."""
+    if reason := why_no_container():
+        pytest.skip(reason)
+    with checked_out(tmp_path_factory.mktemp("project")) as checkout:
+        yield checkout
