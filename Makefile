@@ -1,6 +1,7 @@
 # Every verb of the project. `make help` lists them.
 PYTHON ?= python3
 PORT ?= 8000
+SAM_PORT ?= 3000
 IMAGE := cloud-native-poc
 SEEDS ?= 1000
 START ?= 0
@@ -97,10 +98,10 @@ test-docker: ## run the fast tests inside the image
 	docker buildx build --load --target test --tag $(IMAGE):test .
 	docker run --rm $(IMAGE):test
 
-sam-local: .venv-sam/installed ## run the function on http://localhost:3000, its commit log in a local S3
+sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM_PORT=...), its commit log in a local S3
 	docker compose --profile s3 up -d --wait s3
 	$(SAM) build
-	AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test $(SAM) local start-api --config-env local
+	AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test $(SAM) local start-api --config-env local --port $(SAM_PORT)
 
 clean: ## remove what the tools made; data/ stays
 	rm -rf .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*

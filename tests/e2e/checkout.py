@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,17 +25,20 @@ class Checkout:
         self.port = free_port()
         self.data = directory / "data"
         # asked for more often than the image says, or most of the time here would be waiting
-        (directory / "docker-compose.override.yml").write_text("services: {app: {healthcheck: {interval: 1s}}}\n")
+        (directory / "docker-compose.override.yml").write_text(
+            "services: {app: &often {healthcheck: {interval: 1s}}, app-s3: *often}\n"
+        )
         self._environment = {
             **os.environ,
             "PORT": str(self.port),
             "S3_PORT": str(free_port()),
-            "S3_APP_PORT": str(free_port()),
+            "S3_APP_PORT": str(app_s3 := free_port()),
             "COMPOSE_ANSI": "never",
         }
+        self.app_s3 = f"http://localhost:{app_s3}"
         self.client = httpx2.Client(base_url=f"http://localhost:{self.port}", timeout=30, trust_env=False)
 
-    def run(self, script: str, seconds: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """The script's result, with a line `exit code N of: ...` in stderr for each command of it that failed."""
         return subprocess.run(
             ["bash", "-c", _REPORT + script],
@@ -42,21 +47,32 @@ class Checkout:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=seconds,
+            timeout=300,
         )
 
-    def sh(self, script: str, seconds: float = 300, **environment: str) -> str:
+    def sh(self, script: str, **environment: str) -> str:
         """What the script prints. Every command in it must succeed."""
-        result = self.run(script, seconds, **environment)
-        assert result.returncode == 0 and "exit code" not in result.stderr, f"{script}\n{result.stdout}\n{result.stderr}"
+        result = self.run(script, **environment)
+        failed = result.returncode or "exit code" in result.stderr
+        assert not failed, f"{script}\n{result.stdout}\n{result.stderr}"
         return result.stdout
 
     def inspect(self, container: str = CONTAINER) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.sh(f"docker inspect {container}"))[0]
         return found
 
-    def start(self, **environment: str) -> None:
-        self.sh("make run", **environment)
+    def start(self) -> None:
+        self.sh("make run")
+
+    def begin_anew(self) -> None:
+        """Starts the service without data."""
+        self.sh("make stop")
+        self.as_root("rm -rf data")
+        self.start()
+
+    def as_root(self, script: str) -> str:
+        """On the host: what the container has written belongs to user 1000."""
+        return self.sh(script if os.getuid() == 0 else f"sudo sh -c {shlex.quote(script)}")
 
     def add(self, name: str) -> int:
         answer = self.client.post("/api/items", json={"name": name})
@@ -77,21 +93,17 @@ class Checkout:
 
 
 def cloned(directory: Path) -> Path:
-    """A clone of the project as it lies here, whatever of it is committed; its own `origin` is beside it."""
-    origin = directory / "origin"
-    identity = "-c user.name=test -c user.email=test@example.com"
-    script = f"""
-        set -e
-        mkdir -p {origin}
-        if git rev-parse --git-dir >/dev/null 2>&1; then git ls-files -z --cached --others --exclude-standard
-        else find . -type f -not -path './.venv*' -printf '%P\\0'; fi |
-          xargs -0 sh -c 'for f; do test -e "$f" && printf "%s\\0" "$f"; done' sh | tar -cf - --null -T - | tar -xf - -C {origin}
-        cd {origin}
-        git init -q -b main && git add -A && git {identity} commit -q -m state
-        git clone -q {origin} {directory / "clone"}
-    """
-    subprocess.run(["bash", "-c", script], cwd=ROOT, check=True)
-    return directory / "clone"
+    """A clone of the project as it lies here, committed or not; what it was cloned from is beside it."""
+    origin, clone = directory / "origin", directory / "clone"
+    files = subprocess.check_output(["git", "ls-files", "-zco", "--exclude-standard"], cwd=ROOT, text=True)
+    for name in files.split("\0"):
+        if (ROOT / name).is_file():
+            (origin / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, origin / name)
+    git = "git -c user.name=test -c user.email=test@example.com"
+    script = f"git init -qb main && git add -A && {git} commit -qm state && git clone -q . {clone}"
+    subprocess.run(script, shell=True, cwd=origin, check=True)
+    return clone
 
 
 @contextmanager
@@ -105,12 +117,11 @@ def checked_out(directory: Path) -> Iterator[Checkout]:
 
 def why_no_container() -> str:
     """Why containers cannot be tested here; empty if they can."""
-    engine = subprocess.run(["docker", "compose", "version"], capture_output=True, text=True, check=False)
-    if engine.returncode:
-        return f"needs docker with compose: {engine.stderr.strip()}"
-    engine = subprocess.run(["docker", "ps", "-a", "--format", "{{.Names}}"], capture_output=True, text=True, check=False)
-    if engine.returncode:
-        return f"needs a Docker engine: {engine.stderr.strip()}"
-    if CONTAINER in engine.stdout.split():
+    for command in ("docker compose version", "docker buildx version", "docker ps -a --format {{.Names}}"):
+        try:
+            output = subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError) as error:
+            return f"needs a Docker engine with compose and buildx: `{command}`: {getattr(error, 'stderr', error)}"
+    if CONTAINER in output.split():
         return f"a container named {CONTAINER} is here already: `make stop` first"
     return ""

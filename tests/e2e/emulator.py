@@ -16,11 +16,10 @@ from tests.e2e.processes import ROOT, Process, StartProcess, free_port
 EVENTS = ROOT / "tests" / "events"
 
 
-class Emulator:
-    """One instance of the function; like a real one it serves one invocation at a time."""
+class Function:
+    """What answers at an emulator's port; like a real instance it serves one invocation at a time."""
 
-    def __init__(self, process: Process, port: int) -> None:
-        self.process = process
+    def __init__(self, port: int) -> None:
         self._url = f"http://127.0.0.1:{port}/2015-03-31/functions/function/invocations"
 
     def invoke(self, event: dict[str, Any]) -> dict[str, Any]:
@@ -34,6 +33,14 @@ class Emulator:
         event["body"] = body
         return self.invoke(event)
 
+
+class Emulator(Function):
+    """A function whose emulator and runtime are processes of ours."""
+
+    def __init__(self, process: Process, port: int) -> None:
+        super().__init__(port)
+        self.process = process
+
     def signal_runtime(self, number: signal.Signals) -> bool:
         """The emulator puts the runtime in a process group of its own. Returns whether there was one."""
         found = [pid for pid in children(self.process.popen.pid) if "awslambdaric" in command_line(pid)]
@@ -46,15 +53,19 @@ class Emulator:
         assert self.signal_runtime(signal.SIGKILL)
 
 
+def emulator_binary() -> Path:
+    (binary,) = ROOT.glob(".venv-sam/lib/python*/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64")
+    binary.chmod(0o755)
+    return binary
+
+
 @contextmanager
 def emulating(
     start_process: StartProcess, handler: str = "handler.aws_lambda.handler", **environment: str
 ) -> Iterator[Emulator]:
-    (binary,) = ROOT.glob(".venv-sam/lib/python*/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64")
-    binary.chmod(0o755)
     port, api_port = free_port(), free_port()
     process = start_process(
-        str(binary),
+        str(emulator_binary()),
         "--runtime-interface-emulator-address",
         f"127.0.0.1:{port}",
         "--runtime-api-address",

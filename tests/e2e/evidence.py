@@ -1,5 +1,6 @@
 """What many writers claim to have stored, and whether the log agrees."""
 
+import itertools
 import sqlite3
 import threading
 from collections import Counter
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from infra.clock import Clock
@@ -79,3 +81,15 @@ def run_together(functions: list[Callable[[], None]]) -> None:
     with ThreadPoolExecutor(len(functions)) as pool:
         for future in [pool.submit(function) for function in functions]:
             future.result()
+
+
+def write_until_killed(url: httpx2.URL, prefix: str, claims: Claims) -> None:
+    """One write after the other, until nobody answers any more."""
+    with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
+        for number in itertools.count():
+            name = f"{prefix}-{number}"
+            try:
+                answer = client.post("/api/items", json={"name": name})
+            except httpx2.HTTPError:
+                return claims.record(name, 0, {})
+            claims.record(name, answer.status_code, answer.json())

@@ -1,18 +1,16 @@
 """S3 servers to test against: two independent implementations, each in a process of its own."""
 
-import socket
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 import boto3
 from botocore.config import Config
 
-from tests.e2e.processes import StartProcess, free_port
+from tests.e2e.processes import StartProcess, free_port, listens, until
 
 # moto looks whether a key is there and then stores it, without a lock between: so it gets one
 _MOTO = """
@@ -118,9 +116,5 @@ def start_moto(start_process: StartProcess) -> str:
 
 
 def _answering(port: int) -> str:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 1):
-            return f"http://127.0.0.1:{port}"
-        time.sleep(0.02)
-    raise TimeoutError(f"nothing listens on port {port}")
+    until(lambda: listens(port))
+    return f"http://127.0.0.1:{port}"

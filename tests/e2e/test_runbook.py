@@ -89,7 +89,9 @@ class Operator:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         result = self.checkout.run(script, PATH=path)
         failed = [line for line in result.stderr.splitlines() if re.match("exit code|bash: ", line)]
-        assert [line for line in failed if not line.startswith(_NOTHING_FOUND)] == [], script + result.stdout + result.stderr
+        assert [line for line in failed if not line.startswith(_NOTHING_FOUND)] == [], (
+            script + result.stdout + result.stderr
+        )
         return result.stdout + result.stderr
 
 

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from tests.e2e.conftest import Server
-from tests.e2e.evidence import Claims, items_in, run_together
+from tests.e2e.evidence import Claims, items_in, run_together, write_until_killed
 from tests.e2e.processes import needs_shell
 from tests.e2e.test_foreign_writers import INSERT
 from tests.infra.commitlog.conftest import litestream_restore
@@ -22,17 +21,6 @@ pytestmark = [pytest.mark.e2e, needs_shell]
 
 LIVES = int(os.environ.get("LIVES", "20"))
 WRITERS = 4
-
-
-def write_until_killed(url: httpx2.URL, prefix: str, claims: Claims) -> None:
-    with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
-        for number in itertools.count():
-            name = f"{prefix}-{number}"
-            try:
-                answer = client.post("/api/items", json={"name": name})
-            except httpx2.HTTPError:
-                return claims.record(name, 0, {})
-            claims.record(name, answer.status_code, answer.json())
 
 
 def insert_until_killed(server: Server, database: Path, prefix: str, names: set[str]) -> None:

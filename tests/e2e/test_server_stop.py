@@ -1,6 +1,5 @@
 """How a server ends."""
 
-import itertools
 import signal
 import threading
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from tests.e2e.conftest import Server
 from tests.e2e.evidence import Claims, restored_and_checked
+from tests.e2e.processes import until
 from tests.e2e.proxy import Gate, Proxy, pass_on, proxy_before
 from tests.e2e.stores import S3
 
@@ -57,12 +57,6 @@ def writing(server: Server, gate: Gate, claims: Claims) -> list[threading.Thread
 def waiting_in(server: Server) -> float:
     text = server.client.get("/metrics").text
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith("database_writes_waiting "))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in itertools.takewhile(lambda _: not condition(), range(2000)):
-        time.sleep(0.01)
-    assert condition()
 
 
 def test_what_is_in_hand_is_stored_and_answered(

@@ -1,0 +1,90 @@
+"""Signed requests to a function URL, as the README shows them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.emulator import emulating
+from tests.e2e.function_url import CREDENTIALS, REGION, function_url
+from tests.e2e.processes import ROOT, StartProcess
+from tests.e2e.stores import S3
+
+pytestmark = pytest.mark.e2e
+
+CURL = [
+    *("curl", "--silent", "--fail-with-body", "--aws-sigv4", f"aws:amz:{REGION}:lambda"),
+    *("--user", f"{CREDENTIALS.access_key}:{CREDENTIALS.secret_key}"),
+    *("-H", f"x-amz-security-token: {CREDENTIALS.token}", "-H", "content-type: application/json"),
+]
+AWSCURL = [str(Path(sys.executable).parent / "awscurl"), "--fail-with-body", "--service", "lambda", "--region", REGION]
+SCRIPT = [sys.executable, "scripts/call_function.py"]
+CALLERS = {"curl": CURL, "awscurl": AWSCURL, "call_function.py": SCRIPT}
+
+
+@pytest.fixture
+def url(start_process: StartProcess, bucket: S3) -> Iterator[str]:
+    with (
+        emulating(start_process, **{**bucket.environment(), "BACKUP_URL": ""}) as emulator,
+        function_url(emulator) as url,
+    ):
+        yield url
+
+
+def call(caller: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    credentials = {
+        "AWS_ACCESS_KEY_ID": CREDENTIALS.access_key,
+        "AWS_SECRET_ACCESS_KEY": CREDENTIALS.secret_key,
+        "AWS_SESSION_TOKEN": CREDENTIALS.token,
+        "AWS_REGION": REGION,
+        "no_proxy": "127.0.0.1",
+    }
+    return subprocess.run(
+        [*CALLERS[caller], *arguments],
+        cwd=ROOT,
+        env={**os.environ, **credentials, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_signed_request_is_answered(url: str, caller: str) -> None:
+    body = json.dumps({"name": "Lämp", "price": "12.50"})
+    written = call(
+        caller, f"{url}/api/items", *([body] if caller == "call_function.py" else ["-X", "POST", "-d", body])
+    )
+    assert json.loads(written.stdout)["name"] == "Lämp", written
+    search = "mp" if caller == "awscurl" else "l%C3%A4mp"  # awscurl encodes once more what it signs
+    found = call(caller, f"{url}/api/items?limit=10&q={search}")
+    assert [item["name"] for item in json.loads(found.stdout)["items"]] == ["Lämp"], found
+    assert json.loads(call(caller, f"{url}/ready").stdout)["status"] == "ready"
+    deleted = call(caller, "-X", "DELETE", f"{url}/api/items/1")
+    assert deleted.returncode == 0, deleted
+    missing = call(caller, f"{url}/api/items/1")
+    assert json.loads(missing.stdout)["status"] == 404
+    assert missing.returncode != 0
+
+
+def test_request_that_is_not_signed_right_is_refused(url: str) -> None:
+    """Of this harness, or the test above could not fail."""
+    assert call("call_function.py", f"{url}/ready", AWS_SECRET_ACCESS_KEY="another").returncode == 1
+    assert call("call_function.py", f"{url}/ready", AWS_REGION="eu-west-1").returncode == 1
+    assert call("call_function.py", f"{url}/ready", AWS_SESSION_TOKEN="").returncode == 1
+    unsigned = subprocess.run(["curl", "-s", "--noproxy", "*", f"{url}/ready"], capture_output=True, text=True)
+    assert "Missing Authentication Token" in unsigned.stdout
+
+
+def test_script_says_what_is_missing() -> None:
+    failed = call("call_function.py", "http://127.0.0.1:9/ready")
+    assert failed.returncode == 1
+    assert "does not answer" in failed.stderr
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    unset = subprocess.run([*SCRIPT, "http://127.0.0.1:9"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert unset.returncode == 2
+    assert "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION must be set" in unset.stderr

@@ -1,0 +1,150 @@
+"""What is in the images, and that they run with as few rights as a container can have."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import httpx2
+import pytest
+
+from tests.e2e.checkout import Checkout
+from tests.e2e.emulator import Function, emulator_binary
+from tests.e2e.processes import free_port, until
+
+pytestmark = pytest.mark.e2e
+
+HARDENED = "--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges"
+SERVER, LAMBDA = "cloud-native-poc:latest", "cloud-native-poc:lambda-e2e"
+# What an import compiles anew at every start, because no compiled file is there or it does not fit
+UNCOMPILED = """
+import importlib, os, sys
+[importlib.import_module(name) for name in sys.argv[1:]]
+specs = [module.__spec__ for module in list(sys.modules.values()) if getattr(module, "__spec__", None)]
+print([spec.name for spec in specs if spec.cached and not os.path.exists(spec.cached)])
+"""
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def images(checkout: Checkout) -> Iterator[None]:
+    checkout.sh("make build", VERSION="v9.9.9")
+    checkout.sh(f"docker buildx build --load --target lambda --tag {LAMBDA} .")
+    yield
+    checkout.sh(f"docker rmi {LAMBDA}")
+
+
+@pytest.fixture
+def run(images: None, checkout: Checkout) -> Iterator[Run]:
+    """Starts a container in the background; its id."""
+    started: list[str] = []
+
+    def start(options: str) -> str:
+        started.append(checkout.sh(f"docker run --detach {options}").strip())
+        return started[-1]
+
+    yield start
+    for container in started:
+        checkout.sh(f"docker rm --force --volumes {container}")
+
+
+def inside(checkout: Checkout, image: str, script: str, options: str = "") -> str:
+    return checkout.sh(f"docker run --rm --network none --entrypoint sh {options} {image} -c '{script}'").strip()
+
+
+@pytest.mark.parametrize("image", [SERVER, LAMBDA])
+def test_no_compilers_caches_or_tests(images: None, checkout: Checkout, image: str) -> None:
+    assert inside(checkout, image, "command -v gcc cc make git || true") == ""
+    packages = '$(python -c "import sysconfig; print(sysconfig.get_path(\\"purelib\\"))")'
+    assert inside(checkout, image, f"find /app {packages} -type d -name test -o -type d -name tests") == ""
+    caches = "/root/.cache /var/cache/apt/archives /var/lib/apt/lists"
+    assert inside(checkout, image, f"find {caches} -type f 2>/dev/null || true") == ""
+    assert inside(checkout, image, "ls /app").split() == ["core", *["data"] * (image == SERVER), "handler", "infra"]
+
+
+@pytest.mark.parametrize(
+    ("image", "modules", "settings"),
+    [
+        (SERVER, "handler.__main__ handler.asgi handler.docs infra.__main__ http.client", ""),
+        (
+            LAMBDA,
+            "handler.aws_lambda awslambdaric.bootstrap",
+            "-e AWS_LAMBDA_FUNCTION_NAME=f -e REPLICA_URL=file:///tmp/log",
+        ),
+    ],
+)
+def test_nothing_is_compiled_at_a_start(
+    images: None, checkout: Checkout, image: str, modules: str, settings: str
+) -> None:
+    found = checkout.sh(
+        f"docker run --rm {HARDENED} --network none {settings} --entrypoint python {image} -c '{UNCOMPILED}' {modules}"
+    )
+    assert found.strip() == "[]"
+
+
+def test_user_owns_nothing_but_the_data(images: None, checkout: Checkout) -> None:
+    assert inside(checkout, SERVER, "id -u; id -g").split() == ["1000", "1000"]
+    found = inside(
+        checkout,
+        SERVER,
+        'find / -xdev -writable -not -type l -not -path "/proc/*" -not -path "/dev/*" 2>/dev/null || true',
+    )
+    assert set(found.split()) <= {"/app/data", "/tmp", "/var/tmp", "/run/lock"}
+
+
+def test_labels_say_what_it_is(images: None, checkout: Checkout) -> None:
+    labels = checkout.inspect(SERVER)["Config"]["Labels"]
+    assert labels["org.opencontainers.image.version"] == "v9.9.9"
+    assert labels["org.opencontainers.image.revision"] == checkout.sh("git rev-parse HEAD").strip()
+    assert labels["org.opencontainers.image.licenses"] == "MIT"
+
+
+def test_base_image_can_be_pinned(checkout: Checkout) -> None:
+    # by its id here; `python:3.13-slim@sha256:...` is looked up in a registry
+    base = checkout.inspect("python:3.13-slim")["Id"]
+    checkout.sh(f"docker tag {base} base-e2e && docker buildx build --build-arg BASE_IMAGE=base-e2e --target lambda .")
+    failed = checkout.run("docker buildx build --build-arg BASE_IMAGE=no-such-base-e2e --target lambda .")
+    assert "no-such-base-e2e" in failed.stderr
+    checkout.sh("docker rmi base-e2e")
+
+
+def test_server_runs_with_no_rights_at_all(run: Run, checkout: Checkout) -> None:
+    port = free_port()
+    # A proxy in the environment is not for the health check
+    container = run(
+        f"{HARDENED} -p 127.0.0.1:{port}:8000 -e http_proxy=http://127.0.0.1:9 --health-interval 1s {SERVER}"
+    )
+    until(lambda: checkout.inspect(container)["State"]["Health"]["Status"] == "healthy")
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        assert client.post("/api/items", json={"name": "Lamp"}).status_code == 201
+        assert client.get("/docs/swagger-ui-bundle.js").status_code == 200
+        assert "SwaggerUIBundle" in client.get("/docs/start.js").text
+    assert json.loads(checkout.sh(f"docker exec {container} python -m infra maintain --json"))
+    assert checkout.sh(f"docker exec {container} sqlite3 data/app.db 'SELECT name FROM items'").strip() == "Lamp"
+    checkout.sh(f"docker stop {container}")
+    assert checkout.inspect(container)["State"]["ExitCode"] == 0
+
+
+def test_unhealthy_is_seen(run: Run, checkout: Checkout) -> None:
+    container = run(f"-e PORT=8000 --health-interval 1s --health-retries 1 --health-start-period 1ms {SERVER} sleep 60")
+    until(lambda: checkout.inspect(container)["State"]["Health"]["Status"] == "unhealthy")
+
+
+def test_function_starts_with_no_writable_path_but_tmp(run: Run, checkout: Checkout) -> None:
+    port = free_port()
+    container = run(
+        f"{HARDENED} --user 1000:1000 -p 127.0.0.1:{port}:8080 -v {emulator_binary()}:/rie:ro --entrypoint /rie "
+        f"-e AWS_LAMBDA_FUNCTION_NAME=items -e AWS_LAMBDA_FUNCTION_TIMEOUT=30 -e REPLICA_URL=file:///tmp/log {LAMBDA} "
+        "python -m awslambdaric handler.aws_lambda.handler"
+    )
+    function = Function(port)
+    until(lambda: answers(function))
+    assert function.request("POST", "/api/items", '{"name": "Lamp"}')["statusCode"] == 201
+    directories = checkout.sh(f"docker exec {container} find / -xdev -writable -type d 2>/dev/null || true").split()
+    assert [path for path in directories if not path.startswith("/proc")] == ["/tmp"]
+
+
+def answers(function: Function) -> bool:
+    try:
+        return bool(function.request("GET", "/health")["statusCode"] == 200)
+    except httpx2.HTTPError:
+        return False
