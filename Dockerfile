@@ -49,10 +49,10 @@ CMD ["python", "-m", "pytest", "-m", "not e2e", "--cov", "-p", "no:cacheprovider
 
 # ministack, the release that the tests use, with one bucket. For development only: it takes any signature
 FROM ${BASE_IMAGE} AS s3
+WORKDIR /build
 COPY requirements-dev.txt ./
 RUN grep '^ministack==' requirements-dev.txt > ministack.txt \
     && pip install --no-cache-dir --disable-pip-version-check -r ministack.txt \
-    && rm requirements-dev.txt ministack.txt \
     && mkdir /data \
     && chown 1000:1000 /data
 COPY scripts/create_bucket.py /docker-entrypoint-initaws.d/ready.d/

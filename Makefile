@@ -50,6 +50,9 @@ bench-log: .venv/installed ## measure what commits cost, as Markdown
 bench-costs: .venv/installed ## count what a month costs at S3's prices, as Markdown
 	@$(VENV)/python -m benchmarks.costs
 
+bench-images: .venv/installed ## measure the container images, as Markdown
+	@$(VENV)/python -m benchmarks.images
+
 lint: .venv/installed ## check style and common mistakes
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
@@ -106,4 +109,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve test test-coverage sim e2e bench-log bench-costs lint type fmt openapi validate maintain backup restore build run stop logs test-docker sam-local clean
+.PHONY: help install serve test test-coverage sim e2e bench-log bench-costs bench-images lint type fmt openapi validate maintain backup restore build run stop logs test-docker sam-local clean

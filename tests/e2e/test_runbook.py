@@ -66,7 +66,7 @@ class Operator:
 
     def __init__(self, checkout: Checkout) -> None:
         self.checkout = checkout
-        checkout.start()
+        checkout.begin_anew()
         checkout.add("kept")
         checkout.sh("docker tag cloud-native-poc:latest cloud-native-poc:e2e")
         made = checkout.sh(f"docker exec {CONTAINER} python -m infra backup --json")

@@ -15,7 +15,13 @@ pytestmark = pytest.mark.e2e
 
 SAM = ".venv-sam/bin/sam"
 RUNNING = "docker ps --quiet --filter ancestor=function:rapid-x86_64"
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "SAM_CLI_TELEMETRY": "0"}
+# One attempt: `sam` asks AWS for the number of the account, and goes on without it
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_MAX_ATTEMPTS": "1",
+    "SAM_CLI_TELEMETRY": "0",
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +30,7 @@ def built(checkout: Checkout) -> Iterator[Checkout]:
     (checkout.directory / ".venv-sam").symlink_to(ROOT / ".venv-sam")
     os.utime(checkout.directory / "requirements-sam.txt", (0, 0))  # older than what is installed
     checkout.sh("make stop; docker compose --profile s3 down --volumes; docker compose --profile s3 up -d --wait s3")
-    checkout.sh(f"{SAM} build", **CREDENTIALS)
+    checkout.sh(f"{SAM} build", **ENVIRONMENT)
     yield checkout
     checkout.sh(
         "docker ps --all --quiet --filter ancestor=function:rapid-x86_64 | xargs --no-run-if-empty docker rm -f"
@@ -32,7 +38,7 @@ def built(checkout: Checkout) -> Iterator[Checkout]:
 
 
 def test_template_is_valid(built: Checkout) -> None:
-    assert "is a valid SAM Template" in built.sh(f"{SAM} validate --lint --region eu-central-1", **CREDENTIALS)
+    assert "is a valid SAM Template" in built.sh(f"{SAM} validate --lint --region eu-central-1", **ENVIRONMENT)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +55,7 @@ def test_template_is_valid(built: Checkout) -> None:
 )
 def test_every_event_is_answered(built: Checkout, function: str, event: str, expected: dict[str, int]) -> None:
     output = built.sh(
-        f"{SAM} local invoke {function} --config-env local --event tests/events/{event}.json", **CREDENTIALS
+        f"{SAM} local invoke {function} --config-env local --event tests/events/{event}.json", **ENVIRONMENT
     )
     answer = json.loads(output.splitlines()[-1])
     assert "errorMessage" not in answer
@@ -65,7 +71,7 @@ def test_items_survive_the_death_of_two_functions_containers(built: Checkout, st
     """Each `sam local start-api` has a container of its own, as two instances of one function have."""
     ports = [free_port(), free_port()]
     for port in ports:
-        process = start_process("make", "-C", str(built.directory), "sam-local", f"SAM_PORT={port}", **CREDENTIALS)
+        process = start_process("make", "-C", str(built.directory), "sam-local", f"SAM_PORT={port}", **ENVIRONMENT)
         process.wait_for(r"Running on http://127.0.0.1:", seconds=120)
     with httpx2.Client(timeout=60, trust_env=False) as client:
         addresses = [f"http://127.0.0.1:{port}/api/items" for port in ports]
