@@ -1,7 +1,10 @@
 # The images of the service: `lambda` for AWS Lambda, `server` (the last, so the default) for anywhere else; besides
 # them `test`, which runs the tests inside the image, and `s3`, a local S3 for development. No --mount and no syntax
 # line: `sam build` speaks to the builder that knows neither.
-ARG BASE_IMAGE=python:3.13-slim
+# Another base, or this one by its digest: --build-arg BASE_IMAGE=python:3.13-slim@sha256:...
+ARG BASE_IMAGE=base
+
+FROM python:3.13-slim AS base
 
 # Packages are installed and compiled here, once for all images
 FROM ${BASE_IMAGE} AS build
@@ -55,12 +58,12 @@ RUN grep '^ministack==' requirements-dev.txt > ministack.txt \
     && pip install --no-cache-dir --disable-pip-version-check -r ministack.txt \
     && mkdir /data \
     && chown 1000:1000 /data
-COPY scripts/create_bucket.py /docker-entrypoint-initaws.d/ready.d/
+COPY --chown=1000:1000 scripts/create_bucket.py /docker-entrypoint-initaws.d/ready.d/
 USER 1000:1000
 ENV PYTHONUNBUFFERED=1 SERVICES=s3 IOT_MTLS_ENABLED=0 GATEWAY_PORT=9000 S3_PERSIST=1 S3_DATA_DIR=/data BUCKET=items
 EXPOSE 9000
 VOLUME /data
-HEALTHCHECK --interval=1s --timeout=3s --start-period=20s \
+HEALTHCHECK --interval=3s --timeout=3s --start-period=20s \
     CMD ["python", "-c", "import http.client as h, sys; c = h.HTTPConnection('127.0.0.1', 9000, timeout=2); c.request('GET', '/_ministack/ready'); sys.exit(c.getresponse().status != 200)"]
 CMD ["ministack"]
 

@@ -57,6 +57,13 @@ lint: .venv/installed ## check style and common mistakes
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
 
+lint-files: .venv/installed ## check Dockerfile, workflows and shell scripts
+	@$(VENV)/pip install --quiet --disable-pip-version-check -r requirements-lint.txt >&2
+	@$(VENV)/hadolint Dockerfile
+	@$(VENV)/actionlint -shellcheck $(VENV)/shellcheck
+	@$(VENV)/zizmor --quiet --offline .github
+	@$(VENV)/shellcheck .ci/run scripts/*.sh
+
 type: .venv/installed ## check types
 	@$(VENV)/mypy
 
@@ -102,11 +109,11 @@ test-docker: ## run the fast tests inside the image
 	docker run --rm $(IMAGE):test
 
 sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM_PORT=...), its commit log in a local S3
-	docker compose --profile s3 up -d --wait s3
+	docker compose --profile s3 up -d --build --wait s3
 	$(SAM) build
 	AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test $(SAM) local start-api --config-env local --port $(SAM_PORT)
 
 clean: ## remove what the tools made; data/ stays
 	rm -rf .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve test test-coverage sim e2e bench-log bench-costs bench-images lint type fmt openapi validate maintain backup restore build run stop logs test-docker sam-local clean
+.PHONY: help install serve test test-coverage sim e2e bench-log bench-costs bench-images lint lint-files type fmt openapi validate maintain backup restore build run stop logs test-docker sam-local clean

@@ -19,11 +19,17 @@ def megabytes(image: str) -> float:
     return int(output("docker", "image", "inspect", "--format", "{{.Size}}", image)) / 1e6
 
 
+def base_megabytes() -> float:
+    if not output("docker", "images", "--quiet", BASE):
+        output("docker", "pull", "--quiet", BASE)
+    return megabytes(BASE)
+
+
 def main() -> None:
     images = {target: f"cloud-native-poc:size-{target}" for target in TARGETS}
     for target, image in images.items():
         output("docker", "buildx", "build", "--quiet", "--load", "--target", target, "--tag", image, ".")
-    base = megabytes(BASE)
+    base = base_megabytes()
     print(f"| image | MB | above `{BASE}` ({base:.0f} MB) |\n|---|---|---|")
     for target, image in images.items():
         print(f"| `{target}` | {megabytes(image):.0f} | {megabytes(image) - base:.0f} |")

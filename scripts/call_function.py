@@ -58,9 +58,9 @@ def main() -> int:
     parser.add_argument("body", nargs="?", default="", help="JSON")
     parser.add_argument("-X", dest="method", help="GET, or POST if there is a body")
     arguments = parser.parse_args()
-    if missing := [
-        name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION") if name not in os.environ
-    ]:
+    if not arguments.url.startswith(("https://", "http://")):
+        parser.error(f"{arguments.url!r} is no function URL: it begins with https://")
+    if missing := [name for name in NEEDED if not os.environ.get(name)]:
         parser.error(f"{', '.join(missing)} must be set")
     body = arguments.body.encode()
     method = arguments.method or ("POST" if body else "GET")

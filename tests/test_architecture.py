@@ -1,6 +1,8 @@
 import ast
 import inspect
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,16 @@ def test_every_setting_reaches_the_container() -> None:
     names = {str(field.alias) for field in Settings.model_fields.values()} - fixed
     missing = [name for name in sorted(names | {"AWS_ENDPOINT_URL"}) if f"      {name}:\n" not in compose]
     assert missing == []
+
+
+def test_sam_local_finds_the_compose_files_store() -> None:
+    local = tomllib.loads((ROOT / "samconfig.toml").read_text())["local"]["global"]["parameters"]
+    variables = json.loads((ROOT / local["env_vars"]).read_text())["Parameters"]
+    compose = (ROOT / "docker-compose.yml").read_text()
+    project = re.findall(r"^name: (\S+)$", compose, re.MULTILINE)
+    assert [local["docker_network"]] == [f"{name}_default" for name in project]
+    for variable in ("REPLICA_URL", "BACKUP_URL", "AWS_ENDPOINT_URL_S3"):
+        assert f"      {variable}: {variables[variable]}\n" in compose
 
 
 def test_endpoints_are_coroutines() -> None:

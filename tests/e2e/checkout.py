@@ -6,17 +6,20 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from infra.settings import Settings
 from tests.e2e.processes import ROOT, free_port
 
 CONTAINER = "cloud-native-poc"
+FUNCTION_IMAGE = "function:rapid-x86_64"  # what `sam local` runs
+PROJECT = "cloud-native-poc-e2e"  # volumes and networks are not those of whoever works here
 # Says which command of a script failed, and goes on with the next, as whoever types them would
-_REPORT = "set -E; trap 'echo \"exit code $? of: $BASH_COMMAND\" >&2' ERR\n"
+_REPORT = "set -E -o pipefail; trap 'echo \"exit code $? of: $BASH_COMMAND\" >&2' ERR\n"
 
 
 class Checkout:
@@ -28,14 +31,17 @@ class Checkout:
         (directory / "docker-compose.override.yml").write_text(
             "services: {app: &often {healthcheck: {interval: 1s}}, app-s3: *often}\n"
         )
-        self._environment = {
-            **os.environ,
+        self.environment = {
+            **_own_environment(),
+            "COMPOSE_PROJECT_NAME": PROJECT,
+            "SAM_DOCKER_NETWORK": f"{PROJECT}_default",
             "PORT": str(self.port),
             "S3_PORT": str(free_port()),
             "S3_APP_PORT": str(app_s3 := free_port()),
             "COMPOSE_ANSI": "never",
         }
         self.app_s3 = f"http://localhost:{app_s3}"
+        self._latest = self.run("docker image inspect --format '{{.Id}}' cloud-native-poc:latest").stdout.strip()
         self.client = httpx2.Client(base_url=f"http://localhost:{self.port}", timeout=30, trust_env=False)
 
     def run(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -43,7 +49,7 @@ class Checkout:
         return subprocess.run(
             ["bash", "-c", _REPORT + script],
             cwd=self.directory,
-            env={**self._environment, **environment},
+            env={**self.environment, **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -84,12 +90,29 @@ class Checkout:
         assert answer.status_code == 200, answer.text
         return [item["name"] for item in answer.json()["items"]]
 
+    def is_ready(self) -> bool:
+        with suppress(httpx2.HTTPError):
+            return self.client.get("/ready").status_code == 200
+        return False
+
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.sh(f"docker logs {CONTAINER} 2>&1").splitlines()]
 
     def close(self) -> None:
         self.client.close()
         self.run("make stop; docker compose --profile s3 down --volumes")
+        if self._latest:
+            self.run(f"docker tag {self._latest} cloud-native-poc:latest")
+
+
+def _own_environment() -> dict[str, str]:
+    """Without what would reach the service, Compose or make: somebody's bucket, say."""
+    foreign = {str(field.alias) for field in Settings.model_fields.values()} | {"BASE_IMAGE", "VERSION", "REVISION"}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in foreign and not name.startswith(("AWS_", "COMPOSE_", "MAKE"))
+    }
 
 
 def cloned(directory: Path) -> Path:
@@ -117,11 +140,14 @@ def checked_out(directory: Path) -> Iterator[Checkout]:
 
 def why_no_container() -> str:
     """Why containers cannot be tested here; empty if they can."""
-    for command in ("docker compose version", "docker buildx version", "docker ps -a --format {{.Names}}"):
+    for command in ("docker compose version", "docker buildx version", "docker ps -a --format {{.Names}};{{.Image}}"):
         try:
             output = subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout
         except (OSError, subprocess.CalledProcessError) as error:
             return f"needs a Docker engine with compose and buildx: `{command}`: {getattr(error, 'stderr', error)}"
-    if CONTAINER in output.split():
+    here = [line.split(";") for line in output.splitlines()]
+    if CONTAINER in [name for name, _ in here]:
         return f"a container named {CONTAINER} is here already: `make stop` first"
+    if FUNCTION_IMAGE in [image for _, image in here]:
+        return "a container of `sam local` is here already: end that first"
     return ""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import sys
 from collections.abc import Iterator
@@ -54,7 +55,8 @@ class Emulator(Function):
 
 
 def emulator_binary() -> Path:
-    (binary,) = ROOT.glob(".venv-sam/lib/python*/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64")
+    processor = {"aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    (binary,) = ROOT.glob(f".venv-sam/lib/python*/site-packages/samcli/local/rapid/aws-lambda-rie-{processor}")
     binary.chmod(0o755)
     return binary
 

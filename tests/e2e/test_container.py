@@ -75,6 +75,17 @@ def running(checkout: Checkout) -> Checkout:
     return checkout
 
 
+def test_it_runs_with_few_rights_and_bounds(running: Checkout) -> None:
+    container = running.inspect()
+    host = container["HostConfig"]
+    assert container["Config"]["User"] == "1000:1000"
+    assert (host["ReadonlyRootfs"], host["CapDrop"], host["Memory"]) == (True, ["ALL"], LIMIT)
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]
+    assert host["RestartPolicy"]["Name"] == "unless-stopped"
+    assert container["Config"]["StopTimeout"] > 10
+    assert host["LogConfig"]["Config"] == {"max-file": "5", "max-size": "10m"}
+
+
 def test_there_are_no_errors_in_the_log_of_a_quiet_life(running: Checkout) -> None:
     running.sh("docker restart cloud-native-poc; docker compose up -d --wait")
     assert running.sh('docker logs cloud-native-poc | jq \'select(.level=="ERROR" or .level=="WARNING")\'') == ""
@@ -212,13 +223,15 @@ def small_disk(checkout: Checkout) -> Iterator[str]:
     """A container whose /app/data has 16 MB; its name."""
     options = "type=tmpfs --opt device=tmpfs --opt o=size=16m,uid=1000,gid=1000"
     checkout.sh(f"make stop; docker volume create --driver local --opt {options} small-e2e")
-    checkout.sh(
-        f"docker run -d --name small-e2e -p {checkout.port}:8000 --health-interval 1s -v small-e2e:/app/data "
-        "-e MAINTENANCE_INTERVAL_SECONDS=0 cloud-native-poc:latest"
-    )
-    until(lambda: checkout.inspect("small-e2e")["State"]["Health"]["Status"] == "healthy")
-    yield "small-e2e"
-    checkout.sh("docker rm -f small-e2e && docker volume rm small-e2e")
+    try:
+        checkout.sh(
+            f"docker run -d --name small-e2e -p {checkout.port}:8000 --health-interval 1s -v small-e2e:/app/data "
+            "-e MAINTENANCE_INTERVAL_SECONDS=0 cloud-native-poc:latest"
+        )
+        until(lambda: checkout.inspect("small-e2e")["State"]["Health"]["Status"] == "healthy")
+        yield "small-e2e"
+    finally:
+        checkout.sh("docker rm -f small-e2e && docker volume rm small-e2e")
 
 
 def test_full_disk_is_a_507_until_there_is_room(small_disk: str, checkout: Checkout) -> None:
@@ -280,7 +293,7 @@ def memory(service: Checkout) -> int:
 def test_app_stands_alone_by_default_and_the_s3_profile_adds_a_store(service: Checkout) -> None:
     assert service.sh("docker compose ps --services").split() == ["app"]
     service.add("in the embedded log")
-    service.sh("docker compose --profile s3 up -d --wait")
+    service.sh("COMPOSE_PROFILES=s3 make build && docker compose --profile s3 up -d --wait")
     assert sorted(service.sh("docker compose ps --services").split()) == ["app", "app-s3", "s3"]
     with httpx2.Client(base_url=service.app_s3, trust_env=False, timeout=30) as client:
         assert client.post("/api/items", json={"name": "in S3"}).status_code == 201

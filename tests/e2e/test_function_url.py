@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from tests.e2e.emulator import emulating
 from tests.e2e.function_url import CREDENTIALS, REGION, function_url
+from tests.e2e.pages import blocks
 from tests.e2e.processes import ROOT, StartProcess
 from tests.e2e.stores import S3
 
@@ -23,6 +25,13 @@ CURL = [
 ]
 AWSCURL = [str(Path(sys.executable).parent / "awscurl"), "--fail-with-body", "--service", "lambda", "--region", REGION]
 SCRIPT = [sys.executable, "scripts/call_function.py"]
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": CREDENTIALS.access_key,
+    "AWS_SECRET_ACCESS_KEY": CREDENTIALS.secret_key,
+    "AWS_SESSION_TOKEN": CREDENTIALS.token,
+    "AWS_REGION": REGION,
+    "no_proxy": "127.0.0.1",
+}
 CALLERS = {"curl": CURL, "awscurl": AWSCURL, "call_function.py": SCRIPT}
 
 
@@ -36,17 +45,10 @@ def url(start_process: StartProcess, bucket: S3) -> Iterator[str]:
 
 
 def call(caller: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    credentials = {
-        "AWS_ACCESS_KEY_ID": CREDENTIALS.access_key,
-        "AWS_SECRET_ACCESS_KEY": CREDENTIALS.secret_key,
-        "AWS_SESSION_TOKEN": CREDENTIALS.token,
-        "AWS_REGION": REGION,
-        "no_proxy": "127.0.0.1",
-    }
     return subprocess.run(
         [*CALLERS[caller], *arguments],
         cwd=ROOT,
-        env={**os.environ, **credentials, **environment},
+        env={**os.environ, **ENVIRONMENT, **environment},
         capture_output=True,
         text=True,
         timeout=60,
@@ -71,11 +73,28 @@ def test_signed_request_is_answered(url: str, caller: str) -> None:
     assert missing.returncode != 0
 
 
+def test_readme_says_how(url: str) -> None:
+    (script,) = [block.script for block in blocks("README.md") if "awscurl" in block.script]
+    script = re.sub("^export .*", "set -e", script)
+    answers = subprocess.run(
+        ["bash", "-c", script],
+        cwd=ROOT,
+        env={**os.environ, **ENVIRONMENT, "FUNCTION_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert answers.returncode == 0, answers
+    item, *lists = json.loads("[" + re.sub(r"}\s*{", "}, {", answers.stdout) + "]")
+    assert item["name"] == "Lamp"
+    assert [[found["name"] for found in page["items"]] for page in lists] == [["Lamp"], ["Lamp"]]
+
+
 def test_request_that_is_not_signed_right_is_refused(url: str) -> None:
     """Of this harness, or the test above could not fail."""
-    assert call("call_function.py", f"{url}/ready", AWS_SECRET_ACCESS_KEY="another").returncode == 1
-    assert call("call_function.py", f"{url}/ready", AWS_REGION="eu-west-1").returncode == 1
-    assert call("call_function.py", f"{url}/ready", AWS_SESSION_TOKEN="").returncode == 1
+    for wrong in ({"AWS_SECRET_ACCESS_KEY": "another"}, {"AWS_REGION": "eu-west-1"}, {"AWS_SESSION_TOKEN": ""}):
+        refused = call("call_function.py", f"{url}/ready", **wrong)
+        assert (refused.returncode, refused.stderr) == (1, "403 Forbidden\n")
     unsigned = subprocess.run(["curl", "-s", "--noproxy", "*", f"{url}/ready"], capture_output=True, text=True)
     assert "Missing Authentication Token" in unsigned.stdout
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from tests.e2e.checkout import Checkout
+from tests.e2e.checkout import FUNCTION_IMAGE, Checkout
 from tests.e2e.emulator import EVENTS
 from tests.e2e.processes import ROOT, StartProcess, free_port
 
 pytestmark = pytest.mark.e2e
 
 SAM = ".venv-sam/bin/sam"
-RUNNING = "docker ps --quiet --filter ancestor=function:rapid-x86_64"
+RUNNING = f"docker ps --quiet --filter ancestor={FUNCTION_IMAGE}"
 # One attempt: `sam` asks AWS for the number of the account, and goes on without it
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -29,12 +29,12 @@ def built(checkout: Checkout) -> Iterator[Checkout]:
     """With the local S3 running and empty, and both functions' image built."""
     (checkout.directory / ".venv-sam").symlink_to(ROOT / ".venv-sam")
     os.utime(checkout.directory / "requirements-sam.txt", (0, 0))  # older than what is installed
-    checkout.sh("make stop; docker compose --profile s3 down --volumes; docker compose --profile s3 up -d --wait s3")
+    checkout.sh(
+        "make stop; docker compose --profile s3 down --volumes; docker compose --profile s3 up -d --build --wait s3"
+    )
     checkout.sh(f"{SAM} build", **ENVIRONMENT)
     yield checkout
-    checkout.sh(
-        "docker ps --all --quiet --filter ancestor=function:rapid-x86_64 | xargs --no-run-if-empty docker rm -f"
-    )
+    checkout.sh(f"{RUNNING} --all | xargs --no-run-if-empty docker rm -f; docker rmi {FUNCTION_IMAGE} function:lambda")
 
 
 def test_template_is_valid(built: Checkout) -> None:
@@ -71,7 +71,9 @@ def test_items_survive_the_death_of_two_functions_containers(built: Checkout, st
     """Each `sam local start-api` has a container of its own, as two instances of one function have."""
     ports = [free_port(), free_port()]
     for port in ports:
-        process = start_process("make", "-C", str(built.directory), "sam-local", f"SAM_PORT={port}", **ENVIRONMENT)
+        process = start_process(
+            "make", "-C", str(built.directory), "sam-local", f"SAM_PORT={port}", **built.environment, **ENVIRONMENT
+        )
         process.wait_for(r"Running on http://127.0.0.1:", seconds=120)
     with httpx2.Client(timeout=60, trust_env=False) as client:
         addresses = [f"http://127.0.0.1:{port}/api/items" for port in ports]
