@@ -24,6 +24,9 @@ FROM ${BASE_IMAGE} AS runtime
 # The official images carry no compiled standard library, and on a read-only disk each start would compile it anew
 RUN python -m compileall -q -x '/(site-packages|ensurepip|idlelib|lib2to3|pydoc_data|test|tests|turtledemo)/' \
     "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+LABEL org.opencontainers.image.title="cloud-native-poc" \
+      org.opencontainers.image.description="Items service: an ASGI app over SQLite, every commit in the object store" \
+      org.opencontainers.image.licenses="MIT"
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /app
 COPY --from=build /install /usr/local
@@ -34,10 +37,7 @@ COPY --from=build /build/app ./
 FROM runtime AS lambda
 ARG VERSION=dev
 ARG REVISION=unknown
-LABEL org.opencontainers.image.title="cloud-native-poc (Lambda)" \
-      org.opencontainers.image.description="Items service: an ASGI app over SQLite, every commit in the object store" \
-      org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="${VERSION}" \
+LABEL org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 ENTRYPOINT ["python", "-m", "awslambdaric"]
 CMD ["handler.aws_lambda.handler"]
@@ -85,8 +85,5 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
 CMD ["python", "-m", "handler"]
 ARG VERSION=dev
 ARG REVISION=unknown
-LABEL org.opencontainers.image.title="cloud-native-poc" \
-      org.opencontainers.image.description="Items service: an ASGI app over SQLite, every commit in the object store" \
-      org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="${VERSION}" \
+LABEL org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

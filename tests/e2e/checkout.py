@@ -13,9 +13,10 @@ from typing import Any
 import httpx2
 
 from infra.settings import Settings
-from tests.e2e.processes import ROOT, free_port
+from tests.e2e.processes import ROOT, free_port, until
 
 CONTAINER = "cloud-native-poc"
+IMAGE = "cloud-native-poc:latest"
 FUNCTION_IMAGE = "function:rapid-x86_64"  # what `sam local` runs
 PROJECT = "cloud-native-poc-e2e"  # volumes and networks are not those of whoever works here
 # Says which command of a script failed, and goes on with the next, as whoever types them would
@@ -41,7 +42,7 @@ class Checkout:
             "COMPOSE_ANSI": "never",
         }
         self.app_s3 = f"http://localhost:{app_s3}"
-        self._latest = self.run("docker image inspect --format '{{.Id}}' cloud-native-poc:latest").stdout.strip()
+        self._latest = self.run(f"docker image inspect --format '{{{{.Id}}}}' {IMAGE}").stdout.strip()
         self.client = httpx2.Client(base_url=f"http://localhost:{self.port}", timeout=30, trust_env=False)
 
     def run(self, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -66,6 +67,12 @@ class Checkout:
     def inspect(self, container: str = CONTAINER) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.sh(f"docker inspect {container}"))[0]
         return found
+
+    def health(self, container: str = CONTAINER) -> str:
+        return str(self.inspect(container)["State"]["Health"]["Status"])
+
+    def wait_for(self, health: str, container: str) -> None:
+        until(lambda: self.health(container) == health)
 
     def start(self) -> None:
         self.sh("make run")
@@ -101,8 +108,7 @@ class Checkout:
     def close(self) -> None:
         self.client.close()
         self.run("make stop; docker compose --profile s3 down --volumes")
-        if self._latest:
-            self.run(f"docker tag {self._latest} cloud-native-poc:latest")
+        self.run(f"docker tag {self._latest} {IMAGE}" if self._latest else f"docker rmi {IMAGE}")
 
 
 def _own_environment() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What many writers claim to have stored, and whether the log agrees."""
 
-import itertools
 import sqlite3
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -83,10 +83,10 @@ def run_together(functions: list[Callable[[], None]]) -> None:
             future.result()
 
 
-def write_until_killed(url: httpx2.URL, prefix: str, claims: Claims) -> None:
-    """One write after the other, until nobody answers any more."""
+def write_items(url: httpx2.URL, prefix: str, claims: Claims, most: int = sys.maxsize) -> None:
+    """One after the other, until nobody answers any more."""
     with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
-        for number in itertools.count():
+        for number in range(most):
             name = f"{prefix}-{number}"
             try:
                 answer = client.post("/api/items", json={"name": name})

@@ -1,5 +1,6 @@
 """The life of the service in a container, with the project's own Makefile and Compose file."""
 
+import re
 import shutil
 import socket
 import sqlite3
@@ -12,7 +13,7 @@ import httpx2
 import pytest
 
 from tests.e2e.checkout import CONTAINER, Checkout
-from tests.e2e.evidence import Claims, items_in, run_together, write_until_killed
+from tests.e2e.evidence import Claims, items_in, run_together, write_items
 from tests.e2e.processes import until
 
 pytestmark = pytest.mark.e2e
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.e2e
 MIB = 1024 * 1024
 LIMIT = 512 * MIB
 NEXT_MIGRATION = "ALTER TABLE items ADD COLUMN colour TEXT;\n"
-# Of `docker exec`, with a million numbers: rows that fill about 60 MB
+# For `sqlite3`: rows that fill about 60 MB
 MANY_ROWS = """
 .timeout 20000
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)
@@ -44,7 +45,7 @@ def check(claims: Claims, service: Checkout, directory: Path) -> None:
 
 
 def writers(service: Checkout, claims: Claims, number: int = 4) -> list[partial[None]]:
-    return [partial(write_until_killed, service.client.base_url, f"writer {n}", claims) for n in range(number)]
+    return [partial(write_items, service.client.base_url, f"writer {n}", claims) for n in range(number)]
 
 
 # Seen in the runbook that the service was asked to satisfy, so in somebody's fingers
@@ -102,10 +103,10 @@ def test_stop_under_load_loses_nothing(service: Checkout, tmp_path: Path) -> Non
     assert service.inspect()["State"]["ExitCode"] == 0
     check(claims, service, tmp_path)
     service.sh("docker start cloud-native-poc; docker compose up -d --wait")
-    assert len(service.names()) == 100
+    assert set(service.names()) <= claims.acknowledged.keys() | claims.unknown
 
 
-def test_restart_and_replacement_lose_nothing(service: Checkout, tmp_path: Path) -> None:
+def test_restart_and_replacement_lose_nothing(service: Checkout) -> None:
     kept = service.add("kept")
     for command in (
         "docker restart cloud-native-poc",
@@ -202,7 +203,7 @@ def test_port_in_use_is_said_and_harms_nothing(service: Checkout) -> None:
     with closing(socket.create_server(("0.0.0.0", service.port))):
         failed = service.run("make run")
     assert failed.returncode == 2
-    assert "address already in use" in failed.stderr
+    assert re.search("already (in use|allocated)", failed.stderr)
     service.start()
     assert service.names() == ["kept"]
 
@@ -228,7 +229,7 @@ def small_disk(checkout: Checkout) -> Iterator[str]:
             f"docker run -d --name small-e2e -p {checkout.port}:8000 --health-interval 1s -v small-e2e:/app/data "
             "-e MAINTENANCE_INTERVAL_SECONDS=0 cloud-native-poc:latest"
         )
-        until(lambda: checkout.inspect("small-e2e")["State"]["Health"]["Status"] == "healthy")
+        checkout.wait_for("healthy", "small-e2e")
         yield "small-e2e"
     finally:
         checkout.sh("docker rm -f small-e2e && docker volume rm small-e2e")

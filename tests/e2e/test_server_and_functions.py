@@ -8,12 +8,11 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from tests.e2e.conftest import Server
 from tests.e2e.emulator import Emulator, emulating
-from tests.e2e.evidence import Claims, restored_and_checked, run_together
+from tests.e2e.evidence import Claims, restored_and_checked, run_together, write_items
 from tests.e2e.processes import StartProcess
 from tests.e2e.stores import S3
 
@@ -42,17 +41,6 @@ def write_by_function(function: Emulator, prefix: str, claims: Claims) -> None:
         claims.record(name, answer["statusCode"], json.loads(answer["body"]))
 
 
-def write_to_server(url: httpx2.URL, prefix: str, claims: Claims) -> None:
-    with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
-        for number in range(WRITES):
-            name = f"{prefix}-{number}"
-            try:
-                answer = client.post("/api/items", json={"name": name})
-            except httpx2.HTTPError:
-                return claims.record(name, 0, {})
-            claims.record(name, answer.status_code, answer.json())
-
-
 def test_all_of_them_write_and_nothing_is_lost(
     functions: list[Emulator],
     start: Callable[[], Server],
@@ -64,12 +52,12 @@ def test_all_of_them_write_and_nothing_is_lost(
     server = start()
     url = server.client.base_url
     writers = [partial(write_by_function, function, f"function-{next(numbers)}", claims) for function in functions]
-    writers += [partial(write_to_server, url, f"server-{number}", claims) for number in range(4)]
+    writers += [partial(write_items, url, f"server-{number}", claims, WRITES) for number in range(4)]
 
     def kill_the_server() -> None:
         claims.wait_for(WRITES)
         server.process.end(signal.SIGKILL)
-        write_to_server(start().client.base_url, "again", claims)
+        write_items(start().client.base_url, "again", claims, WRITES)
 
     run_together([*writers, kill_the_server])
     assert claims.refused == set()

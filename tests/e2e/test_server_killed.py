@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Server
-from tests.e2e.evidence import Claims, items_in, run_together, write_until_killed
+from tests.e2e.evidence import Claims, items_in, run_together, write_items
 from tests.e2e.processes import needs_shell
 from tests.e2e.test_foreign_writers import INSERT
 from tests.infra.commitlog.conftest import litestream_restore
@@ -47,7 +47,7 @@ def test_nothing_acknowledged_is_lost_by_kill_9_under_load(start_server: Callabl
     for life in range(LIVES):
         server = start_server(MAINTENANCE_INTERVAL_SECONDS="0")
         url = server.client.base_url
-        writers = [partial(write_until_killed, url, f"{life}-{number}", claims) for number in range(WRITERS)]
+        writers = [partial(write_items, url, f"{life}-{number}", claims) for number in range(WRITERS)]
         shell = partial(insert_until_killed, server, data / "app.db", f"shell-{life}", by_shell)
         run_together([*writers, *[shell] * (life % 5 == 2), partial(kill_after, server, claims, 30 + life % 50)])
         if life % 5 == 4:  # the log is enough
