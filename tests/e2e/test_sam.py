@@ -72,7 +72,7 @@ def test_items_survive_the_death_of_two_functions_containers(built: Checkout, st
     ports = [free_port(), free_port()]
     for port in ports:
         process = start_process(
-            "make", "-C", str(built.directory), "sam-local", f"SAM_PORT={port}", **built.environment, **ENVIRONMENT
+            "make", "-C", str(built.directory), "sam-local", f"SAM_PORT={port}", **{**built.environment, **ENVIRONMENT}
         )
         process.wait_for(r"Running on http://127.0.0.1:", seconds=120)
     with httpx2.Client(timeout=60, trust_env=False) as client:
