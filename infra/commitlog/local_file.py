@@ -223,6 +223,12 @@ class LocalFile:
                     if not unmoved:
                         raise Diverged(f"it and the log at {self._log.url} have both changed")
                     raise Diverged("it was changed after a crash, perhaps without what the log has of before that")
+            if unmoved:
+                logger.warning(
+                    "%s was in an older state than it was left in: its -wal was removed, an older copy of both was put "
+                    "in their place, or the power failed; the log's newest state is served",
+                    self.path,
+                )
             return self._replaced_by(head_file, head)
         except (Diverged, errors.CommitConflict) as error:
             return self._kept_beside(str(error), head_file, head)

@@ -298,6 +298,33 @@ def test_old_backup_with_its_own_wal_put_in_place_while_stopped_is_the_next_comm
     assert history(data, tmp_path)[-2:] == [["a", "b"], ["a"]]
 
 
+def test_old_pair_after_a_crash_is_the_log_again_and_said(
+    start: Callable[[], Server], data: Path, tmp_path: Path
+) -> None:
+    """Both are of the log, so nothing is lost, and nothing says that somebody wants the older one."""
+    server = start()
+    add(server, "a")
+    for suffix in ("", "-wal"):
+        cp(data / f"app.db{suffix}", tmp_path / f"old.db{suffix}")
+    add(server, "b")
+    kill(server)
+    for suffix in ("", "-wal"):
+        cp(tmp_path / f"old.db{suffix}", data / f"app.db{suffix}")
+    again = start()
+    assert names_at(again) == ["a", "b"]
+    assert "older state than it was left in" in "\n".join(again.process.lines)
+    assert history(data, tmp_path)[-1] == ["a", "b"]
+
+
+def test_database_that_was_never_served_begins_a_log(start: Callable[[], Server], data: Path) -> None:
+    data.mkdir()
+    shell(data / "app.db", "CREATE TABLE mine (value); INSERT INTO mine VALUES (7);")
+    server = start()
+    add(server, "a")
+    assert names_at(server) == ["a"]
+    assert shell(data / "app.db", "SELECT value FROM mine").strip() == "7"
+
+
 def test_file_without_a_log_begins_one(start: Callable[[], Server], data: Path, tmp_path: Path) -> None:
     server = start()
     add(server, "a")
@@ -309,27 +336,50 @@ def test_file_without_a_log_begins_one(start: Callable[[], Server], data: Path, 
     assert history(data, tmp_path) == [["a"]]
 
 
-def test_log_without_a_file_is_enough(start: Callable[[], Server], data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["app.db", "app.db*"])
+def test_log_without_a_file_is_enough(start: Callable[[], Server], data: Path, lost: str) -> None:
     server = start()
     add(server, "a")
     kill(server)
-    for path in data.glob("app.db*"):
+    for path in data.glob(lost):
         path.unlink()
     assert names_at(start()) == ["a"]
 
 
-def test_both_moved_the_log_is_served_and_the_file_kept(
-    start: Callable[[], Server], start_server: StartServer, data: Path, tmp_path: Path
-) -> None:
-    server = start()
-    add(server, "a")
-    server.process.end()
-    other = start_server(
+@pytest.fixture
+def other(start_server: StartServer, data: Path, tmp_path: Path) -> Callable[[], Server]:
+    """Starts another instance, with a file of its own and the same log."""
+    return lambda: start_server(
         **TIMER_OFF,
         DATABASE_PATH=str(tmp_path / "other" / "app.db"),
         REPLICA_URL=(data / "replica").as_uri(),
     )
-    add(other, "theirs")
+
+
+ENDS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+
+
+@ENDS
+def test_log_that_moved_on_is_served_without_a_word(
+    start: Callable[[], Server], other: Callable[[], Server], data: Path, number: signal.Signals
+) -> None:
+    server = start()
+    add(server, "a")
+    server.process.end(number)
+    add(other(), "theirs")
+    again = start()
+    assert names_at(again) == ["a", "theirs"]
+    assert kept_in(data) == errors_of(again) == []
+
+
+@ENDS
+def test_both_moved_the_log_is_served_and_the_file_kept(
+    start: Callable[[], Server], other: Callable[[], Server], data: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    server = start()
+    add(server, "a")
+    server.process.end(number)
+    add(other(), "theirs")
     shell(data / "app.db", insert("mine"))
     again = start()
     assert names_at(again) == ["a", "theirs"]
@@ -340,17 +390,17 @@ def test_both_moved_the_log_is_served_and_the_file_kept(
 
 
 def test_both_move_while_it_runs_the_log_is_served_and_the_file_kept(
-    start: Callable[[], Server], start_server: StartServer, data: Path, tmp_path: Path
+    start: Callable[[], Server], other: Callable[[], Server], data: Path, tmp_path: Path
 ) -> None:
     server = start()
     add(server, "a")
-    other = start_server(
-        **TIMER_OFF,
-        DATABASE_PATH=str(tmp_path / "other" / "app.db"),
-        REPLICA_URL=(data / "replica").as_uri(),
-    )
-    add(other, "theirs")
+    theirs = other()
+    add(theirs, "theirs")
     shell(data / "app.db", insert("mine"))
     server.process.wait_for("is kept as app.db.diverged-")
     assert names_at(server) == ["a", "theirs"]
     assert kept_in(data) == [["a", "mine"]]
+    assert "is kept as" in errors_of(server)[0]
+    add(server, "b")
+    add(theirs, "c")
+    assert history(data, tmp_path)[-1] == names_at(theirs) == ["a", "b", "c", "theirs"]

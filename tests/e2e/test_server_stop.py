@@ -59,6 +59,25 @@ def waiting_in(server: Server) -> float:
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith("database_writes_waiting "))
 
 
+def test_full_queue_refuses_at_once_and_the_loop_goes_on(start_server: StartServer, bucket: S3, proxy: Proxy) -> None:
+    server = start_server(
+        **bucket.environment(proxy.endpoint), MAINTENANCE_INTERVAL_SECONDS="0", WRITE_QUEUE_LIMIT=str(WRITERS - 1)
+    )
+    claims = Claims()
+    proxy.rule = gate = Gate()
+    threads = writing(server, gate, claims)
+    for _ in range(3):
+        refused = server.client.post("/api/items", json={"name": "one too many"})
+        assert (refused.status_code, refused.json()["stored"]) == (503, "no")
+        assert int(refused.headers["retry-after"]) > 0
+        assert server.client.get("/health").status_code == 200
+    assert len(claims) == 0
+    gate.open()
+    for thread in threads:
+        thread.join()
+    assert len(claims.acknowledged) == WRITERS
+
+
 def test_what_is_in_hand_is_stored_and_answered(
     server: Server, proxy: Proxy, bucket: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
