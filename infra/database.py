@@ -137,7 +137,8 @@ class Database:
 
     async def write_alone(self, use_case: UseCase[T]) -> T:
         """Run outside of any transaction, each statement a commit of its own: VACUUM, and what else SQLite allows
-        nowhere else. Another instance's commit in between runs all of it again.
+        nowhere else. Another instance's commit in between runs all of it again. WRITE_QUEUE_LIMIT does not count it:
+        it is for operators' work, not for requests.
         """
         return await self._on_thread(
             lambda: self._replica.run_alone(use_case, self._clock.now() + self._commit_timeout)
