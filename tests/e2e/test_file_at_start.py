@@ -60,6 +60,11 @@ def cp(source: Path, target: Path) -> None:
     subprocess.run(["cp", str(source), str(target)], check=True)
 
 
+def cp_with_wal(source: Path, target: Path) -> None:
+    for suffix in ("", "-wal"):
+        cp(Path(f"{source}{suffix}"), Path(f"{target}{suffix}"))
+
+
 def kill(server: Server) -> None:
     server.process.end(signal.SIGKILL)
 
@@ -287,12 +292,10 @@ def test_old_backup_with_its_own_wal_put_in_place_while_stopped_is_the_next_comm
 ) -> None:
     server = start()
     add(server, "a")
-    for suffix in ("", "-wal"):
-        cp(data / f"app.db{suffix}", tmp_path / f"old.db{suffix}")
+    cp_with_wal(data / "app.db", tmp_path / "old.db")
     add(server, "b")
     server.process.end()
-    for suffix in ("", "-wal"):
-        cp(tmp_path / f"old.db{suffix}", data / f"app.db{suffix}")
+    cp_with_wal(tmp_path / "old.db", data / "app.db")
     again = start()
     assert names_at(again) == ["a"]
     assert history(data, tmp_path)[-2:] == [["a", "b"], ["a"]]
@@ -304,12 +307,10 @@ def test_old_pair_after_a_crash_is_the_log_again_and_said(
     """Both are of the log, so nothing is lost, and nothing says that somebody wants the older one."""
     server = start()
     add(server, "a")
-    for suffix in ("", "-wal"):
-        cp(data / f"app.db{suffix}", tmp_path / f"old.db{suffix}")
+    cp_with_wal(data / "app.db", tmp_path / "old.db")
     add(server, "b")
     kill(server)
-    for suffix in ("", "-wal"):
-        cp(tmp_path / f"old.db{suffix}", data / f"app.db{suffix}")
+    cp_with_wal(tmp_path / "old.db", data / "app.db")
     again = start()
     assert names_at(again) == ["a", "b"]
     assert "older state than it was left in" in "\n".join(again.process.lines)

@@ -45,8 +45,12 @@ def url(start_process: StartProcess, bucket: S3) -> Iterator[str]:
 
 
 def call(caller: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return run(*CALLERS[caller], *arguments, **environment)
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*CALLERS[caller], *arguments],
+        command,
         cwd=ROOT,
         env={**os.environ, **ENVIRONMENT, **environment},
         capture_output=True,
@@ -76,14 +80,7 @@ def test_signed_request_is_answered(url: str, caller: str) -> None:
 def test_readme_says_how(url: str) -> None:
     (script,) = [block.script for block in blocks("README.md") if "awscurl" in block.script]
     script = re.sub("^export .*", "set -e", script)
-    answers = subprocess.run(
-        ["bash", "-c", script],
-        cwd=ROOT,
-        env={**os.environ, **ENVIRONMENT, "FUNCTION_URL": url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    answers = run("bash", "-c", script, FUNCTION_URL=url)
     assert answers.returncode == 0, answers
     item, *lists = json.loads("[" + re.sub(r"}\s*{", "}, {", answers.stdout) + "]")
     assert item["name"] == "Lamp"

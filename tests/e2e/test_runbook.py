@@ -81,12 +81,13 @@ def operator(checkout: Checkout) -> Iterator[Operator]:
     checkout.sh("docker rmi cloud-native-poc:e2e")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def healthy(operator: Operator) -> None:
     if operator.checkout.health() != "healthy":
         operator.checkout.sh("docker compose up -d --wait")
 
 
+@pytest.mark.usefixtures("healthy")
 @pytest.mark.parametrize("name", RUN)
 def test_block_works_as_written_and_loses_nothing(operator: Operator, name: str) -> None:
     operator.checkout.as_root("touch data/app.db.diverged-1")  # `Disk full` removes what is kept
@@ -103,6 +104,7 @@ def test_block_that_is_not_run_is_shell_at_least(name: str) -> None:
     subprocess.run(["bash", "-n", "-c", BLOCKS[name].script], check=True)
 
 
+@pytest.mark.usefixtures("healthy")
 def test_containers_start_as_the_readme_says(operator: Operator) -> None:
     alone, with_s3 = [block.script for block in blocks("README.md") if block.chapter == "In containers"][:2]
     operator.checkout.sh("make stop")
