@@ -133,7 +133,10 @@ class CommitNotStored(CommitError):
 
 
 class CommitOutcomeUnknown(CommitError):
-    pass
+    def __init__(self, message: str, txid: int) -> None:
+        """`txid`: the number under which the commit is, if it is stored."""
+        super().__init__(message)
+        self.txid = txid
 
 
 class TransactionTooLarge(CommitError):

@@ -255,7 +255,7 @@ class CommitLog:
             except (ObjectExists, StoreUnavailable) as error:
                 trouble, may_be_stored = error, True
             except (StoreRefused, ObjectMissing) as error:
-                raise _given_up(error, may_be_stored) from error
+                raise _given_up(error, txid, may_be_stored) from error
             try:
                 self._check_not_covered(txid, may_be_stored)
                 if created or self._holder_is_ours(txid, body, may_be_stored):
@@ -264,7 +264,7 @@ class CommitLog:
             except (StoreError, LogDamaged) as error:
                 trouble = error
             if self._clock.now() >= deadline:
-                raise _given_up(trouble, may_be_stored) from trouble
+                raise _given_up(trouble, txid, may_be_stored) from trouble
             attempt += 1
             self._clock.sleep(min(0.05 * 2**attempt, 1.0) * self._random.uniform(0.5, 1))
 
@@ -308,7 +308,7 @@ class CommitLog:
             item.level and item.max_txid >= txid for item in self._surveyed(Position(txid - 1, 0, 0))
         ):
             message = f"{self.url} has gone on past TXID {txid:016x} while this instance was asleep"
-            raise CommitOutcomeUnknown(message) if may_be_stored else CommitConflict(message)
+            raise CommitOutcomeUnknown(message, txid) if may_be_stored else CommitConflict(message)
 
     # Listing
 
@@ -482,8 +482,8 @@ def _call_it_a_gap_unless(look_again: bool, error: ObjectMissing) -> None:
         raise LogDamaged(f"{error}: this object is missing, and no merged one holds it") from error
 
 
-def _given_up(cause: Exception | None, may_be_stored: bool) -> Exception:
-    return CommitOutcomeUnknown(str(cause)) if may_be_stored else CommitNotStored(str(cause))
+def _given_up(cause: Exception | None, txid: int, may_be_stored: bool) -> Exception:
+    return CommitOutcomeUnknown(str(cause), txid) if may_be_stored else CommitNotStored(str(cause))
 
 
 def _head(objects: list[LogObject]) -> int:

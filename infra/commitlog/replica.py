@@ -314,12 +314,13 @@ class Replica:
                 raise
             self._whole = False
             raise errors.CommitOutcomeUnknown(
-                f"The commit is stored, but {self.path} could not take it: {error}"
+                f"The commit is stored, but {self.path} could not take it: {error}", self._position.txid
             ) from error
         if self._open.went_unshipped:
             self._whole = False
             raise errors.CommitOutcomeUnknown(
-                "A transaction was committed without being stored (was PRAGMA synchronous changed?)."
+                "A transaction was committed without being stored (was PRAGMA synchronous changed?).",
+                self._position.txid + 1,
             )
         self.visible = self._position
         return self._position != before
