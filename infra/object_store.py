@@ -113,6 +113,20 @@ class ObjectStore:
         with self._errors():
             return bytes(obstore.get(self._store, name, options={"range": (0, end)}).bytes())
 
+    def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
+        """The last `size` bytes, or fewer if there are no more, and when the object was written, by the store's clock.
+
+        Raises ObjectMissing.
+        """
+        with self._errors():
+            if self._directory is not None:
+                with (self._directory / name).open("rb") as file:
+                    status = os.fstat(file.fileno())
+                    file.seek(max(status.st_size - size, 0))
+                    return file.read(), datetime.fromtimestamp(status.st_ctime, UTC)
+            found = obstore.get(self._store, name, options={"range": {"suffix": size}})
+            return bytes(found.bytes()), found.meta["last_modified"]
+
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
         """Every object right in a directory, in order of name, from the first name after `after`."""
         with self._errors():

@@ -20,6 +20,7 @@ class Position:
     txid: int
     checksum: int  # of that commit's file, 0 when unknown
     timestamp: int  # of that commit, milliseconds since 1970
+    log_id: int = 0  # of the log, 0 when unknown
 
 
 START = Position(0, 0, 0)
@@ -110,6 +111,8 @@ def write_pages(file: "BinaryFile", header: ltx.Header, pages: Iterable[tuple[in
 def check_follows(header: ltx.Header, position: Position) -> None:
     if not header.min_txid <= position.txid + 1 <= header.max_txid:
         raise LogDamaged(f"holds TXID {header.min_txid}-{header.max_txid}, which does not follow {position.txid}")
+    if header.log_id and position.log_id and header.log_id != position.log_id:
+        raise LogDamaged(f"is of the log {header.log_id:016x}, but what is before it is of {position.log_id:016x}")
     comparable = header.min_txid == position.txid + 1 and header.predecessor and position.checksum
     if comparable and header.predecessor != position.checksum:
         raise LogDamaged(
@@ -127,4 +130,5 @@ class BinaryFile(Protocol):
 def position_after(reader: ltx.Reader, level: int) -> Position:
     """Of an object of this level that was read to its end."""
     header = reader.header
-    return Position(header.max_txid, header.node_id if level else reader.checksum, header.timestamp)
+    checksum = header.node_id if level else reader.checksum
+    return Position(header.max_txid, checksum, header.timestamp, header.log_id)

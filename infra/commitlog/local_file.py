@@ -195,7 +195,7 @@ class LocalFile:
             and note.closed
             and note.closed == self.known.state
             and not has_wal(self.path)
-            and self._log.has(note.position)
+            and self._log.stands(note.position)
         ):
             return note.position
         head_file = self._beside("restoring")

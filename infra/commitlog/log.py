@@ -1,9 +1,9 @@
 """The log in the object store: who comes next is decided here, by creating an object only if it is absent."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from infra.commitlog.catalog import Catalog, retrying
 from infra.commitlog.chain import (
     IN_MEMORY,
     START,
+    BinaryFile,
     Change,
     LogObject,
     Position,
@@ -42,13 +43,13 @@ from infra.snapshot import Progress, no_progress
 
 T = TypeVar("T")
 
-SURVEY_SECONDS = 300  # how long probing for the next number may replace a listing; see "I4" in docs/commit-log.md
 _PROBE = "create-if-absent"
 _QUICK_TIMEOUT = 3.0
 _SMALL = 1024 * 1024  # bytes that surely pass within the quick timeout
 _PROBES_BEFORE_LISTING = 8
 _PARALLEL_READS = 8
-_LOOKS = 3
+_LOOKS = 5
+_LIKELY_SECONDS = 1.0  # for so long a number is tried without asking first whether it is still the next one
 
 
 class Store(Protocol):
@@ -59,12 +60,17 @@ class Store(Protocol):
     def create(self, name: str, body: bytes | bytearray, written_at: datetime | None = None) -> None: ...
     def read(self, name: str) -> Iterator[bytes]: ...
     def read_range(self, name: str, end: int) -> bytes: ...
+    def read_end(self, name: str, size: int) -> tuple[bytes, datetime]: ...
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]: ...
     def directories(self, directory: str = "") -> list[str]: ...
 
 
 class CommitLog:
     """One instance's view of the log. One thread's, but for `verified_at` and `is_head`.
+
+    No clock decides what is true. Objects of level 0 are deleted in ascending order, the newest never: so if a commit
+    still stands there, no number after it was ever free again. Whatever follows from a number being free, or taken,
+    counts only when the commit before it stands *afterwards*; see "I4" in docs/commit-log.md.
 
     Every method raises StoreRefused or StoreUnavailable when the store cannot be read, and LogDamaged, with
     the object's name, when what it holds is not an unbroken chain.
@@ -80,7 +86,9 @@ class CommitLog:
         self._parallel = parallel
         self._names = Names(quick.url)
         self._catalog = Catalog(quick, self._names, clock)
-        self._surveyed_at = float("-inf")
+        self._stood_at = float(
+            "-inf"
+        )  # by the clock: when a commit that this instance knows was last found in its place
         self._verified = float("-inf"), 0  # by the clock: when the log was last known to end, and at which TXID
         self._keeps_create_if_absent = False
 
@@ -118,66 +126,169 @@ class CommitLog:
         `snapshot`: the one to begin with, instead of whatever makes for the fewest reads. What was written so far
         stays there after an error. Raises TxidNotKept.
         """
-        position = START
         with path.open("xb") as file:
             for look_again in (True, False):
                 try:
-                    asked = self._clock.now()
-                    plan = self._plan(position, txid, None if position.txid else snapshot)
-                    read = _Read(sum(item.size for item in plan), progress)
-                    for item, chunks in self._bodies(plan):
-                        with self._naming(item):
-                            reader = ltx.Reader(read.counted(chunks))
-                            check_follows(reader.header, position)
-                            write_pages(file, reader.header, reader.pages())
-                            position = position_after(reader, item.level)
-                    if plan and not plan[-1].level and (txid or self._has_slept(asked)):
-                        self._check_confirmed(position, txid)
-                    if txid is None:
-                        self._is_head(asked, position.txid)
-                    break
+                    return self._restore(file, txid, progress, snapshot)
                 except ObjectMissing as error:
                     _call_it_a_gap_unless(look_again, error)
-                    if self._has_slept(asked):  # perhaps what was read is not of the log
-                        position = START
-                        file.truncate(0)
+                    file.truncate(0)  # perhaps not all that was read is of the log
+        raise AssertionError("unreachable")
+
+    def _restore(self, file: BinaryFile, txid: int | None, progress: Progress, snapshot: LogObject | None) -> Position:
+        """Raises ObjectMissing when maintenance was at work meanwhile."""
+        asked = self._clock.now()
+        plan = self._plan(START, txid, snapshot)
+        read = _Read(sum(item.size for item in plan), progress)
+        before = position = START
+        for item, chunks in self._bodies(plan):
+            with self._naming(item):
+                reader = ltx.Reader(read.counted(chunks))
+                check_follows(reader.header, position)
+                write_pages(file, reader.header, reader.pages())
+                before, position = position, position_after(reader, item.level)
+        if not plan:
+            self._verified = asked, 0
+            return START
+        is_single = not plan[-1].level
+        if txid is None and self.stands(before if is_single else position):
+            self._verified = asked, position.txid
+        elif is_single and not self.is_confirmed(position, before):
+            if txid:
+                raise self._not_kept(txid)
+            raise ObjectMissing(self.name_of(plan[-1]))
         return position
 
-    def is_confirmed(self, position: Position) -> bool:
-        """Whether this is a state of the log beyond doubt: the next commit names it, or it is the newest one.
+    def stands(self, position: Position) -> bool:
+        """Whether this very commit is in the log, on its own: then no number after it was ever free again."""
+        if not position.txid:
+            return False
+        with suppress(ObjectMissing):
+            path = self._names.path(0, position.txid, position.txid)
+            end, _ = self._retrying(lambda: self._quick.read_end(path, ltx.CHECKSUM_SIZE))
+            if int.from_bytes(end, "big") == position.checksum:
+                self._stood_at = self._clock.now()
+                return True
+        return False
 
-        An object of level 0 alone does not prove it: one may have been created long after its number was free again.
+    def is_confirmed(self, position: Position, before: Position) -> bool:
+        """Whether what was read, or created, is a commit of the log beyond doubt: the next one names it or, if there is
+        none, the one `before` it still stands, or a listing made now ends with it.
+
+        An object of level 0 alone proves nothing: it may have been created long after its number was free again.
         """
         for _ in range(_LOOKS):
             try:
                 return self._header_after(position).predecessor in (position.checksum, 0)
             except ObjectMissing:
-                if _head(self._catalog.towards_the_head()) == position.txid:
+                is_next = before.txid == position.txid - 1
+                if (is_next and self.stands(before)) or self._ends_with(position, before):
                     return True
         return False
 
-    def changes(self, position: Position) -> Iterator[Change]:
-        """Everything after `position`, in order. When it ends, `verified_at` is when the log ended there."""
-        if self._survey_is_due(position.txid):
-            yield from self._listed_changes(position)
-            return
-        for _ in range(_PROBES_BEFORE_LISTING):
-            asked = self._clock.now()
+    def _ends_with(self, position: Position, before: Position) -> bool:
+        """By a listing; False when the log is longer. Raises LogDamaged when it does not lead there."""
+        found = self._surveyed(position)
+        if _head(found) > position.txid:
+            return False
+        rest = [item for item in found if item.max_txid < position.txid]
+        return before.txid != position.txid - 1 or _end(chain(rest, 0), 0) != before.txid or self._is_last(before, rest)
+
+    def changes(self, position: Position, limit: int | None = None) -> Iterator[Change]:
+        """What follows `position`, in order. Whoever takes one closes it.
+
+        When it ends, `verified_at` is when the log ended there: but not if there are `limit` objects or more.
+        """
+        for _ in range(_LOOKS):
+            asked, found, at_end = self._probe(position, limit or _PROBES_BEFORE_LISTING)
+            is_enough = at_end or len(found) == limit
             try:
-                change = self._commit_after(position)
-            except ObjectMissing:
-                if self._survey_is_due(position.txid):
-                    break  # after a sleep since the loop began: merged and deleted, perhaps
-                self._verified = asked, position.txid
+                stands = self.stands(position)  # so nothing after it was ever deleted
+                if stands and at_end:
+                    self._verified = asked, position.txid + len(found)
+                while stands and found:
+                    position = found[0].position
+                    yield found.pop(0)
+            finally:
+                for change in found:
+                    change.close()
+            if stands and is_enough:
                 return
-            except StoreUnavailable:
-                break  # perhaps it is too large for a quick read: the listing knows
-            if self._survey_is_due(position.txid) and not self.is_confirmed(change.position):
-                change.close()
-                break
-            yield change
-            position = change.position
-        yield from self._listed_changes(position)
+            position, at_end = yield from self._listed_changes(position)
+            if at_end:
+                return
+        raise StoreUnavailable(f"{self.url} changes faster than it can be read")
+
+    def _probe(self, position: Position, most: int) -> tuple[float, list[Change], bool]:
+        """The next commits, until one is missing; when that was asked for; and whether it is missing."""
+        found: list[Change] = []
+        with ExitStack() as on_error:
+            while True:
+                asked = self._clock.now()
+                try:
+                    change = self._commit_after(position)
+                except ObjectMissing:
+                    at_end = True
+                    break
+                except (StoreUnavailable, LogDamaged):
+                    at_end = False  # too large for a quick read, or perhaps none of the log: the listing knows
+                    break
+                on_error.callback(change.close)
+                found.append(change)
+                position = change.position
+                if len(found) >= most:
+                    at_end = False
+                    break
+            on_error.pop_all()
+        return asked, found, at_end
+
+    def _listed_changes(self, position: Position) -> Generator[Change, None, tuple[Position, bool]]:
+        """What a listing leads to. Returns where that is, and whether the log is known to have ended there."""
+        for look_again in (True, False):
+            unproven: Change | None = None  # a commit that may still turn out to be none of the log
+            try:
+                asked = self._clock.now()
+                found = self._surveyed(position)
+                plan = chain(found, position.txid)
+                if not plan:
+                    if self._is_last(position, found):
+                        self._verified = asked, position.txid
+                        return position, True
+                    if look_again:
+                        continue
+                    raise self._replaced(_ANOTHER.format(position.txid))
+                before = reached = position
+                for item in plan:
+                    change = self._change(item, reached)
+                    if unproven:
+                        with _closing_on_error(change):
+                            if not _names(change.header, reached):
+                                self._check_confirmed(reached, before)
+                        position = reached
+                        yield unproven
+                        unproven = None
+                    before, reached = reached, change.position
+                    if item.level:
+                        position = reached
+                        yield change
+                    else:
+                        unproven = change
+                at_end = self.stands(before if unproven else reached)
+                if unproven:
+                    if not at_end:
+                        self._check_confirmed(reached, before)
+                    position = reached
+                    yield unproven
+                    unproven = None
+                if at_end:
+                    self._verified = asked, position.txid
+                return position, at_end
+            except ObjectMissing as error:
+                _call_it_a_gap_unless(look_again, error)
+            finally:
+                if unproven:
+                    unproven.close()
+        raise AssertionError("unreachable")
 
     def commits(self, position: Position, end: int) -> Iterator[Change]:
         """The commits after `position` up to TXID `end`, one by one. Raises ObjectMissing for one that was merged."""
@@ -186,14 +297,6 @@ class CommitLog:
             yield change
             position = change.position
 
-    def has(self, position: Position) -> bool:
-        """Whether this very commit is in the log, on its own."""
-        try:
-            with closing(self._commit_after(Position(position.txid - 1, 0, 0))) as change:
-                return change.position.checksum == position.checksum
-        except ObjectMissing:
-            return False
-
     def verified_at(self, txid: int) -> float:
         """When the log was last known to end at this TXID, by the clock; -inf when it is known to be longer."""
         moment, end = self._verified
@@ -201,13 +304,11 @@ class CommitLog:
 
     def is_head(self, position: Position) -> bool:
         """Whether nothing follows `position`; False also when only a listing could tell."""
-        if self._survey_is_due(position.txid):
-            return False
         asked = self._clock.now()
         try:
             self._header_after(position)
         except ObjectMissing:
-            if not self._survey_is_due(position.txid):  # it may have become so by a sleep on the way
+            if self.stands(position):
                 self._verified = max(self._verified, (asked, position.txid))
                 return True
         return False
@@ -225,31 +326,36 @@ class CommitLog:
         txid = position.txid + 1
         timestamp = max(self._clock.timestamp(), position.timestamp)
         commit_id = self._random.getrandbits(64) or 1
-        header = ltx.Header(page_size, size, txid, txid, timestamp, position.checksum, commit_id)
+        log_id = position.log_id or self._random.getrandbits(64) or 1
+        header = ltx.Header(page_size, size, txid, txid, timestamp, position.checksum, commit_id, log_id)
         body, checksum = ltx.encode(header, pages)
+        after = Position(txid, checksum, timestamp, log_id)
         try:
             self._prove_create_if_absent()
             self._check_number_is_next(position)
         except StoreError as error:
             raise CommitNotStored(str(error)) from error
-        self._create_next(txid, body, datetime.fromtimestamp(timestamp / 1000, UTC), deadline)
-        return Position(txid, checksum, timestamp)
+        self._create_next(position, after, body, deadline)
+        return after
 
-    def _create_next(self, txid: int, body: bytearray, written_at: datetime, deadline: float) -> None:
+    def _create_next(self, position: Position, after: Position, body: bytearray, deadline: float) -> None:
         """An answer of the store alone proves nothing: replies get lost, and 409 and 412 look the same here and
-        may be the echo of our own earlier attempt. So whatever is not a clear success is settled by reading.
+        may be the echo of our own earlier attempt. So whatever is not a clear success is settled by reading; and a
+        success counts only if the commit before stands after it: the number may have been free again.
         """
+        txid = after.txid
         name = self._names.path(0, txid, txid)
         store = self._quick if len(body) <= _SMALL else self._bulk
-        may_be_stored = False
+        written_at = datetime.fromtimestamp(after.timestamp / 1000, UTC)
+        is_ours = may_be_stored = False
         attempt = 0
         asked = self._clock.now()  # before the first attempt: the one that stored it, whichever it was
         while True:
-            created = False
             trouble: Exception | None = None
             try:
-                store.create(name, body, written_at)
-                created = may_be_stored = True
+                if not is_ours:
+                    store.create(name, body, written_at)
+                    is_ours = may_be_stored = True
             except StoreUnreachable as error:
                 trouble = error
             except (ObjectExists, StoreUnavailable) as error:
@@ -257,9 +363,10 @@ class CommitLog:
             except (StoreRefused, ObjectMissing) as error:
                 raise _given_up(error, txid, may_be_stored) from error
             try:
-                self._check_not_covered(txid, may_be_stored)
-                if created or self._holder_is_ours(txid, body, may_be_stored):
-                    self._verified = asked, txid - 1
+                is_ours = is_ours or self._holder_is_ours(position, body, may_be_stored)
+                if is_ours:
+                    self._check_created(after, position)
+                    self._verified = asked, position.txid
                     return
             except (StoreError, LogDamaged) as error:
                 trouble = error
@@ -268,8 +375,19 @@ class CommitLog:
             attempt += 1
             self._clock.sleep(min(0.05 * 2**attempt, 1.0) * self._random.uniform(0.5, 1))
 
-    def _holder_is_ours(self, txid: int, body: bytearray, may_be_stored: bool) -> bool:
-        """Whether our own bytes have this number; False if nothing has. Raises CommitConflict for another's."""
+    def _check_created(self, after: Position, position: Position) -> None:
+        """Our object has the number after `position`: raises CommitOutcomeUnknown when that may be a leftover."""
+        if not (self.stands(position) or self.is_confirmed(after, position)):
+            raise CommitOutcomeUnknown(
+                f"{self.url} has gone on past TXID {after.txid:016x} while this instance was asleep", after.txid
+            )
+
+    def _holder_is_ours(self, position: Position, body: bytearray, may_be_stored: bool) -> bool:
+        """Whether our own bytes have the number after `position`; False if nothing has.
+
+        Raises CommitConflict for another's, CommitOutcomeUnknown when ours may have been there before that.
+        """
+        txid = position.txid + 1
         name = self._names.path(0, txid, txid)
         try:
             found = self._quick.read_range(name, ltx.HEADER_SIZE)
@@ -277,8 +395,16 @@ class CommitLog:
             return False
         if found == body[: ltx.HEADER_SIZE]:
             return True
-        self._check_not_covered(txid, may_be_stored)  # ours, merged while we slept; and this one is a leftover
-        raise CommitConflict(f"{self.url}/{name} was stored by another instance first")
+        message = f"{self.url}/{name} was stored by another instance first"
+        if may_be_stored and not self.stands(position) and self._is_covered(txid):
+            raise CommitOutcomeUnknown(f"{message}, or after this one was merged", txid)
+        raise CommitConflict(message)
+
+    def _is_covered(self, txid: int) -> bool:
+        """Whether a number may have been free again: what covers it is there before it is deleted, and something that
+        does always is from then on, in this level or in one that is listed later.
+        """
+        return any(item.level and item.max_txid >= txid for item in self._catalog.everything())
 
     def _prove_create_if_absent(self) -> None:
         """Many S3-compatible stores take If-None-Match and ignore it: on them every writer would overwrite."""
@@ -295,49 +421,47 @@ class CommitLog:
             )
 
     def _check_number_is_next(self, position: Position) -> None:
-        """After a long time the next number may be free because its object was merged and deleted long ago."""
-        if self._survey_is_due(position.txid) and _head(self._surveyed(position)) > position.txid:
-            raise CommitConflict(f"{self.url} has gone on while this instance was asleep")
+        """After some time the next number may be free although it was taken long ago, or because this is another log.
 
-    def _check_not_covered(self, txid: int, may_be_stored: bool) -> None:
-        """The same again after an attempt, in case the sleep fell between. The store may have created an object under
-        a number that was taken, merged and deleted long ago: a leftover, not a commit. Or it created the object in
-        time, and that was merged while we slept.
+        The check after the create finds that as well, but by then the object is there.
         """
-        if self._survey_is_due(txid - 1) and any(
-            item.level and item.max_txid >= txid for item in self._surveyed(Position(txid - 1, 0, 0))
-        ):
-            message = f"{self.url} has gone on past TXID {txid:016x} while this instance was asleep"
-            raise CommitOutcomeUnknown(message, txid) if may_be_stored else CommitConflict(message)
+        if self._clock.now() - self._stood_at <= _LIKELY_SECONDS or self.stands(position):
+            return
+        for _ in range(2):
+            found = self._surveyed(position)
+            if _head(found) > position.txid:
+                raise CommitConflict(f"{self.url} has gone on while this instance was asleep")
+            if self._is_last(position, found):
+                return
+        raise self._replaced(_ANOTHER.format(position.txid))
 
     # Listing
-
-    def _survey_is_due(self, txid: int) -> bool:
-        """Whether only a listing can tell what follows a TXID, as it always is when the log is known to be longer."""
-        return self._clock.now() - self._surveyed_at > SURVEY_SECONDS or txid < self._verified[1]
 
     def _surveyed(self, position: Position, listed: Callable[[], list[LogObject]] | None = None) -> list[LogObject]:
         """What there is, after making sure that it leads from the first commit to the last one, past `position`."""
         for look_again in (True, False):
-            asked = self._clock.now()
             found = (listed or self._catalog.towards_the_head)()
             head, end = _head(found), _end(chain(found, 0), 0)
             if end == head:
                 break
             _call_it_a_gap_unless(look_again, ObjectMissing(f"{self.url}/{self._names.path(0, end + 1, end + 1)}"))
         if head < position.txid:
-            raise LogDamaged(
-                f"{self.url} ends at TXID {head:016x}, but this instance has seen {position.txid:016x}: the log was "
-                "emptied or replaced. Nothing is written to it; restore its objects, or use a new prefix"
-            )
-        if head == position.txid:
-            self._is_head(asked, head)
+            raise self._replaced(f"ends at TXID {head:016x}, but this instance has seen {position.txid:016x}")
         return found
 
-    def _is_head(self, asked: float, txid: int) -> None:
-        """Whoever has all of the listing made at `asked`, to this TXID, may probe for the next one for a while."""
-        self._surveyed_at = asked
-        self._verified = asked, txid
+    def _is_last(self, position: Position, found: list[LogObject]) -> bool:
+        """Whether a listing that ends at this TXID has this very commit there, and not another log's."""
+        if not position.checksum:
+            return True  # nothing is known of it but its number
+        merged = [item for item in found if item.level and item.max_txid == position.txid]
+        known = {self._header(item).node_id for item in merged}
+        return bool(known & {position.checksum, 0}) or self.stands(position)  # 0: Litestream leaves it out
+
+    def _replaced(self, what: str) -> LogDamaged:
+        return LogDamaged(
+            f"{self.url} {what}: the log was emptied or replaced. Nothing is written to it; restore its objects, or "
+            "use a new prefix"
+        )
 
     def _plan(self, position: Position, txid: int | None = None, snapshot: LogObject | None = None) -> list[LogObject]:
         """The objects that lead from a position to a TXID or the head, fewest first."""
@@ -356,22 +480,6 @@ class CommitLog:
     def _not_kept(self, txid: int) -> TxidNotKept:
         return TxidNotKept(f"{self.url} no longer holds TXID {txid:016x} alone; `infra log` shows what it holds")
 
-    def _listed_changes(self, position: Position) -> Iterator[Change]:
-        for look_again in (True, False):
-            try:
-                asked = self._clock.now()
-                for item in self._plan(position):
-                    change = self._change(item, position)
-                    if not item.level and self._has_slept(asked):
-                        with _closing_on_error(change):
-                            self._check_confirmed(change.position)
-                    yield change
-                    position = change.position
-                self._is_head(asked, position.txid)
-                return
-            except ObjectMissing as error:
-                _call_it_a_gap_unless(look_again, error)
-
     # Objects
 
     def _commit_after(self, position: Position) -> Change:
@@ -387,15 +495,9 @@ class CommitLog:
             head = self._retrying(lambda: self._quick.read_range(self._names.path_of(item), ltx.HEADER_SIZE))
             return ltx.decode_header(head)
 
-    def _has_slept(self, since: float) -> bool:
-        """Whether so much time has passed that an object of level 0 may have been deleted, and created anew."""
-        return self._clock.now() - since > SURVEY_SECONDS
-
-    def _check_confirmed(self, position: Position, asked_for: int | None = None) -> None:
-        """Takes no leftover for a commit: raises ObjectMissing, or TxidNotKept for one that was asked for."""
-        if not self.is_confirmed(position):
-            if asked_for:
-                raise self._not_kept(asked_for)
+    def _check_confirmed(self, position: Position, before: Position) -> None:
+        """Raises ObjectMissing for a commit that may be none of the log."""
+        if not self.is_confirmed(position, before):
             raise ObjectMissing(f"{self.url}/{self._names.path(0, position.txid, position.txid)}")
 
     def _change(self, item: LogObject, position: Position) -> Change:
@@ -482,6 +584,11 @@ def _call_it_a_gap_unless(look_again: bool, error: ObjectMissing) -> None:
         raise LogDamaged(f"{error}: this object is missing, and no merged one holds it") from error
 
 
+def _names(header: ltx.Header, position: Position) -> bool:
+    """Whether it says that it was made on top of this very commit."""
+    return header.min_txid == position.txid + 1 and header.predecessor == position.checksum
+
+
 def _given_up(cause: Exception | None, txid: int, may_be_stored: bool) -> Exception:
     return CommitOutcomeUnknown(str(cause), txid) if may_be_stored else CommitNotStored(str(cause))
 
@@ -494,4 +601,5 @@ def _end(plan: list[LogObject], start: int) -> int:
     return plan[-1].max_txid if plan else start
 
 
+_ANOTHER = "has another commit under TXID {:016x} than this instance has seen"
 _NEVER = datetime.fromtimestamp(0, UTC)

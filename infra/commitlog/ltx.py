@@ -8,9 +8,11 @@ Source: the README and the Go code of github.com/superfly/ltx. All integers are 
 
 The file checksum is CRC-64/GO-ISO, with the highest bit set, over all of that with the pages uncompressed.
 
-Three header fields that Litestream leaves to the writer carry what this log needs. The two WAL salts hold the
+Four header fields that Litestream leaves to the writer carry what this log needs. The two WAL salts hold the
 file checksum of the commit before `min_txid`. The node id of a single commit (level 0) is its commit id, a
-random number; in a merged file it is the file checksum of the commit `max_txid`. Zero means unknown.
+random number; in a merged file it is the file checksum of the commit `max_txid`. The first eight of the reserved
+bytes are the log's id, a random number that its first commit has drawn and every other object repeats. Zero means
+unknown.
 """
 
 import struct
@@ -23,12 +25,13 @@ from fastcrc.crc64 import go_iso
 from core.errors import LogDamaged
 
 HEADER_SIZE = 100
+CHECKSUM_SIZE = 8  # of the file checksum, its last bytes
 _MAGIC = b"LTX1"
 _NO_CHECKSUM = 1 << 1  # no rolling checksum of the whole database, as Litestream writes it
 _CHECKSUM_FLAG = 1 << 63
 _SIZE_FOLLOWS = 1 << 0
 _WAL_OFFSET = 32  # must not be zero when the salts are used
-_HEADER = struct.Struct(">4sIIIQQqQqqQQ20x")
+_HEADER = struct.Struct(">4sIIIQQqQqqQQQ12x")
 _PAGE = struct.Struct(">IHI")
 _END_OF_PAGES = bytes(6)
 _LOCK_BYTE = 0x40000000
@@ -44,6 +47,7 @@ class Header:
     timestamp: int  # milliseconds since 1970
     predecessor: int = 0
     node_id: int = 0
+    log_id: int = 0
 
     @property
     def is_snapshot(self) -> bool:
@@ -100,9 +104,8 @@ def decode_header(data: bytes) -> Header:
     """Raises LogDamaged when the first 100 bytes are not the header of an LTX file."""
     if len(data) < HEADER_SIZE:
         raise LogDamaged(f"is only {len(data)} bytes long")
-    magic, flags, page_size, size, low, high, timestamp, checksum, offset, wal_size, salts, node_id = _HEADER.unpack(
-        data[:HEADER_SIZE]
-    )
+    fields = _HEADER.unpack(data[:HEADER_SIZE])
+    magic, flags, page_size, size, low, high, timestamp, checksum, offset, wal_size, salts, node_id, log_id = fields
     if magic != _MAGIC:
         raise LogDamaged(f"does not begin with {_MAGIC!r} but with {magic!r}")
     if flags & ~_NO_CHECKSUM:
@@ -115,7 +118,8 @@ def decode_header(data: bytes) -> Header:
     if offset < 0 or wal_size < 0 or tracks_database is (checksum == 0):
         raise LogDamaged("has an impossible header")
     ours = node_id and not wal_size  # Litestream leaves the node id out, and has real salts
-    return Header(page_size, size, low, high, timestamp, salts if ours else 0, node_id)
+    predecessor, log_id = (salts, log_id) if ours else (0, 0)
+    return Header(page_size, size, low, high, timestamp, predecessor, node_id, log_id)
 
 
 class Reader:
@@ -201,6 +205,7 @@ def _encode_header(header: Header) -> bytes:
         0,
         header.predecessor,
         header.node_id,
+        header.log_id,
     )
 
 

@@ -25,6 +25,7 @@ def write_merged(changes: Sequence[Change], path: Path) -> ltx.Header:
         last.header.timestamp,
         first.predecessor,
         last.position.checksum,
+        last.header.log_id,
     )
     _write(header, _merged(changes), path)
     return header
@@ -34,7 +35,7 @@ def write_snapshot(image: Path, position: Position, path: Path) -> ltx.Header:
     """The whole of a database file, which is at this position, in a new file."""
     page_size = page_size_of(image)
     size = image.stat().st_size // page_size
-    header = ltx.Header(page_size, size, 1, position.txid, position.timestamp, 0, position.checksum)
+    header = ltx.Header(page_size, size, 1, position.txid, position.timestamp, 0, position.checksum, position.log_id)
     _write(header, pages_of(image, page_size), path)
     return header
 

@@ -74,7 +74,7 @@ def _encode(sequence: int, note: Note) -> bytes:
     position, closed = note.position, note.closed
     fields = {
         "sequence": sequence,
-        "position": [position.txid, position.checksum, position.timestamp],
+        "position": [position.txid, position.checksum, position.timestamp, position.log_id],
         "checkpointed": note.checkpointed,
         "wal": note.wal and [note.wal.frames, note.wal.header.hex()],
         "applying": note.applying,

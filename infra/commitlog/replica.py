@@ -230,7 +230,7 @@ class Replica:
         if not self._whole:
             self._settle()
             return True
-        changes = islice(self.log.changes(self._position), limit)
+        changes = self.log.changes(self._position, limit)
         moved = False
         while True:
             with ExitStack() as stack:

@@ -19,7 +19,7 @@ from infra.clock import Clock
 from infra.commitlog import ltx
 from infra.commitlog.chain import Position
 from infra.commitlog.expiry import Keep
-from infra.commitlog.log import CommitLog, open_log
+from infra.commitlog.log import open_log
 from infra.commitlog.maintenance import LogMaintenance
 from infra.commitlog.merge import write_snapshot
 from infra.commitlog.names import Names
@@ -322,16 +322,6 @@ def test_new_snapshot_that_is_not_what_was_written_is_a_problem(
     assert "the snapshot at TXID 0000000000000002 is not what was written" in problem
     assert backups.list() == []
     assert level(store, 9) == [], "or every start would begin with it"
-
-
-def test_state_that_the_log_does_not_go_on_from_is_neither_snapshot_nor_backup(
-    write: Writer, maintenance: Maintenance, backups: Backups, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A leftover was read, perhaps."""
-    monkeypatch.setattr(CommitLog, "is_confirmed", lambda *_: False)
-    [problem] = maintenance.run().problems
-    assert "does not go on from TXID 0000000000000002" in problem
-    assert (level(store, 9), backups.list()) == ([], [])
 
 
 def test_a_run_goes_on_where_another_was_killed(

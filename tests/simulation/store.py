@@ -45,6 +45,9 @@ class Bucket:
     def read_range(self, name: str, end: int) -> bytes:
         return self.content(name)[:end]
 
+    def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
+        return self.content(name)[-size:], self._objects[name][1]
+
     def content(self, name: str) -> bytes:
         if name not in self._objects:
             raise ObjectMissing(name)
@@ -200,6 +203,9 @@ class FaultyStore:
 
     def read_range(self, name: str, end: int) -> bytes:
         return self._answer(f"read the head of {name}", lambda: self._bucket.read_range(name, end))
+
+    def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
+        return self._answer(f"read the end of {name}", lambda: self._bucket.read_end(name, size))
 
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
         found = self._answer(f"list {directory} {after}".rstrip(), lambda: self._bucket.objects(directory, after))

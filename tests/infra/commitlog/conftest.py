@@ -61,6 +61,10 @@ class WatchedStore:
     def read_range(self, name: str, end: int) -> bytes:
         return bytes(self._around("read_range", name, lambda: self.store.read_range(name, end)))
 
+    def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
+        found: tuple[bytes, datetime] = self._around("read_end", name, lambda: self.store.read_end(name, size))
+        return found
+
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
         return list(self._around("objects", directory, lambda: self.store.objects(directory, after)))
 

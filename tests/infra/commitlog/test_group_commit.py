@@ -69,7 +69,7 @@ def test_they_share_one_object(a: Instance, file_url: str, tmp_path: Path) -> No
     a.store.requests.clear()
     assert together(a, *(insert(n) for n in range(50))) == list(range(50))
     assert commits(file_url) == before + 1
-    assert [verb for verb, _ in a.store.requests] == ["create"]
+    assert [verb for verb, _ in a.store.requests] == ["create", "read_end"]
     assert a.rows() == stored_in(file_url, tmp_path / "out.db") == list(range(50))
 
 
@@ -87,7 +87,7 @@ def test_none_is_answered_before_the_object_is_there(a: Instance) -> None:
     seen = []
     a.store.before = lambda verb, name: seen.append((verb, a.rows(), [write.shown for write in writes]))
     a.replica.write_together(writes, 10)
-    assert seen == [("create", [], [0, 0, 0])]
+    assert seen == [("create", [], [0, 0, 0]), ("read_end", [], [0, 0, 0])]
     assert [write.shown for write in writes] == [a.replica.visible.txid] * 3
 
 

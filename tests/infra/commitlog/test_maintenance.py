@@ -10,7 +10,7 @@ import pytest
 from core.errors import LogDamaged, MaintenanceOutOfTime, StoreUnavailable, TxidNotKept
 from infra.clock import Clock
 from infra.commitlog import ltx, maintenance
-from infra.commitlog.expiry import Expired, Keep, expired
+from infra.commitlog.expiry import Keep, expired
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.maintenance import LogMaintenance
 from infra.commitlog.merge import write_merged
@@ -280,18 +280,25 @@ def test_nothing_goes_for_a_snapshot_that_is_damaged(
     assert len(names(url, 0)) == RUN + 1
 
 
-def test_sleep_in_the_middle_of_deleting_ends_it(tmp_path: Path) -> None:
-    url = synthetic_log(tmp_path / "log", RUN + 1)
-    clock = ManualClock()
-    steps = LogMaintenance(open_log(url, clock), ObjectStore(url), clock)
-    gone = [Expired(item, "old") for item in steps.everything()[:3]]
-
-    def sleep() -> None:
-        clock.seconds += 600
-
-    with pytest.raises(MaintenanceOutOfTime, match="has slept"):
-        steps.delete(gone, sleep)
-    assert len(names(url, 0)) == RUN + 1
+def test_commits_are_deleted_one_by_one_and_none_before_the_one_below_it_is_gone(
+    writer: Callable[[int], Instance], url: str, tmp_path: Path
+) -> None:
+    """All that says that a number was never free again rests on this order: no bulk delete, no second thread."""
+    writer(2 * RUN + 1)
+    store, clock = Watched(ObjectStore(url)), ManualClock()
+    steps = LogMaintenance(open_log(url, clock), store, clock)
+    steps.merge(tmp_path)
+    left = []
+    store.before = lambda verb, name: left.append((name, names(url, 0))) if verb == "delete" else None
+    keep = Keep(timedelta(0), timedelta(0), timedelta(0))
+    log = open_log(url, clock)
+    image = tmp_path / "image.db"
+    snapshot = steps.store_snapshot(image, log.restore(image), tmp_path)
+    now = datetime.now(UTC) + timedelta(days=2)
+    steps.delete(one for one in expired(steps.everything(), snapshot.max_txid, now, keep) if not one.item.level)
+    assert [gone.rpartition("/")[2] for gone, _ in left] == [name(n, n) for n in range(1, 2 * RUN + 1)]
+    assert all(gone.endswith(there[0]) for gone, there in left)
+    assert names(url, 0) == [name(2 * RUN + 1, 2 * RUN + 1)]
 
 
 def test_out_of_time_it_stops_between_two_runs_and_goes_on_later(

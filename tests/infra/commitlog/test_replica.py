@@ -29,7 +29,7 @@ from core.errors import (
 )
 from infra.clock import Clock
 from infra.commitlog import ltx, note, open_file, vfs
-from infra.commitlog.log import SURVEY_SECONDS, open_log
+from infra.commitlog.log import open_log
 from infra.commitlog.verify import verify
 from infra.object_store import ObjectStore
 from tests.infra.commitlog.conftest import Instance, StartInstance, stored_in
@@ -64,15 +64,27 @@ def test_no_reader_sees_a_commit_before_it_is_stored(a: Instance) -> None:
 
     a.store.before = a.store.after = look
     a.sql("INSERT INTO t VALUES (1)")
-    assert seen == [("create", [], [(0,)])] * 2
+    assert seen == [("create", [], [(0,)])] * 2 + [("read_end", [], [(0,)])] * 2
     assert a.rows() == [1]
 
 
-def test_a_write_costs_one_request(a: Instance) -> None:
+def test_a_write_is_created_and_then_the_one_before_is_looked_at(a: Instance) -> None:
     a.sql("INSERT INTO t VALUES (1)")
     a.store.requests.clear()
     a.sql("INSERT INTO t VALUES (2)")
-    assert [verb for verb, _ in a.store.requests] == ["create"]
+    assert [(verb, name[-20:]) for verb, name in a.store.requests] == [
+        ("create", "0000000000000004.ltx"),
+        ("read_end", "0000000000000003.ltx"),
+    ]
+
+
+def test_a_write_after_a_while_looks_at_the_one_before_first_as_well(a: Instance) -> None:
+    """It would leave an object where it does not belong, in a log that has gone on or was replaced."""
+    a.sql("INSERT INTO t VALUES (1)")
+    a.clock.seconds += 5
+    a.store.requests.clear()
+    a.sql("INSERT INTO t VALUES (2)")
+    assert [verb for verb, _ in a.store.requests] == ["read_end", "create", "read_end"]
 
 
 # I6: what failed never comes back
@@ -285,7 +297,7 @@ def test_echo_of_our_own_attempt_is_no_conflict(a: Instance, file_url: str, tmp_
     store.create = create_twice  # type: ignore[method-assign]
     a.sql("INSERT INTO t VALUES (1)")
     assert a.rows() == stored_in(file_url, tmp_path / "out.db") == [1]
-    assert len([verb for verb, _ in a.store.requests if verb == "read_range"]) == 1
+    assert [verb for verb, _ in a.store.requests][-3:] == ["create", "read_range", "read_end"]
 
 
 def test_put_that_lands_late_is_found(a: Instance, file_url: str, tmp_path: Path) -> None:
@@ -345,10 +357,45 @@ def test_sleeper_does_not_take_a_number_that_is_free_again(
     for n in range(4):
         b.sql(f"INSERT INTO t VALUES ({n})")
     merged_away(file_url, 5)
-    a.clock.seconds += SURVEY_SECONDS + 1
+    a.clock.seconds += 5
     a.sql("INSERT INTO t VALUES ('a')")
     assert a.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2, 3, "a"]
     assert not (tmp_path / "replica/ltx/0/0000000000000003-0000000000000003.ltx").exists()
+
+
+def test_sleeper_whose_clocks_stood_still_is_not_believed(
+    a: Instance, b: Instance, file_url: str, tmp_path: Path
+) -> None:
+    """A paused virtual machine: nothing here says that time has passed, and the number is free."""
+    for n in range(4):
+        b.sql(f"INSERT INTO t VALUES ({n})")
+    merged_away(file_url, 5)
+    with pytest.raises(CommitOutcomeUnknown, match="asleep") as caught:
+        a.sql("INSERT INTO t VALUES ('a')")
+    assert caught.value.txid == 3
+    assert a.fresh_rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2, 3]
+    [leftover] = verify(open_log(file_url, Clock()), tmp_path / "scratch.db").leftovers
+    assert "/0000000000000003-" in leftover
+
+
+def test_conflict_with_a_leftover_after_a_lost_reply_is_an_unknown_outcome(
+    a: Instance, b: Instance, file_url: str
+) -> None:
+    """Ours was stored, merged and deleted while its reply was awaited; what has the number now is somebody else's."""
+
+    def sleep(verb: str, name: str) -> None:
+        if verb == "create":
+            a.store.after = lambda verb, name: None
+            for n in range(4):
+                b.sql(f"INSERT INTO t VALUES ({n})")
+            merged_away(file_url, 6)
+            b.store.store.create(name, ltx.encode(ltx.Header(4096, 2, 3, 3, 1, 1, 1), [(1, bytes(4096))])[0])
+            raise StoreUnavailable("the reply was lost")
+
+    a.store.after = sleep
+    with pytest.raises(CommitOutcomeUnknown, match="or after this one was merged"):
+        a.sql("INSERT INTO t VALUES ('a')")
+    assert a.fresh_rows() == [0, 1, 2, 3, "a"]
 
 
 def test_sleep_in_the_middle_of_a_put_is_noticed(a: Instance, b: Instance, file_url: str, tmp_path: Path) -> None:
@@ -376,7 +423,6 @@ def test_reader_that_slept_asks_with_a_listing(a: Instance, b: Instance, file_ur
     for n in range(4):
         b.sql(f"INSERT INTO t VALUES ({n})")
     merged_away(file_url, 5)
-    a.clock.seconds += SURVEY_SECONDS + 1
     assert a.fresh_rows() == [0, 1, 2, 3]
 
 
@@ -387,7 +433,10 @@ def test_current_read_costs_one_request_and_a_fresh_one_none(a: Instance) -> Non
     a.fresh_rows()
     a.store.requests.clear()
     a.fresh_rows()
-    assert a.store.requests == [("read", "ltx/0/0000000000000003-0000000000000003.ltx")]
+    assert a.store.requests == [
+        ("read", "ltx/0/0000000000000003-0000000000000003.ltx"),
+        ("read_end", "ltx/0/0000000000000002-0000000000000002.ltx"),
+    ]
     a.store.requests.clear()
     a.replica.refresh(a.clock.now() - 1)
     assert a.store.requests == []
@@ -429,11 +478,44 @@ def test_far_behind_is_caught_up_by_a_listing(a: Instance, b: Instance) -> None:
 def test_emptied_log_is_never_current(a: Instance, tmp_path: Path) -> None:
     a.sql("INSERT INTO t VALUES (1)")
     shutil.rmtree(tmp_path / "replica" / "ltx")
-    a.clock.seconds += SURVEY_SECONDS + 1
+    a.clock.seconds += 5
     for use in (a.fresh_rows, lambda: a.sql("INSERT INTO t VALUES (2)")):
         with pytest.raises(LogDamaged, match="emptied or replaced"):
             use()
     assert not (tmp_path / "replica" / "ltx").exists()
+
+
+def test_nothing_is_acknowledged_into_a_log_that_was_emptied_this_moment(a: Instance, tmp_path: Path) -> None:
+    a.sql("INSERT INTO t VALUES (1)")
+    shutil.rmtree(tmp_path / "replica" / "ltx")
+    with pytest.raises(CommitOutcomeUnknown, match="is missing"):
+        a.sql("INSERT INTO t VALUES (2)")
+    with pytest.raises(LogDamaged):
+        a.fresh_rows()
+
+
+@pytest.mark.parametrize("more", [0, 1, 5])
+def test_log_that_was_begun_anew_is_never_current(
+    a: Instance, b: Instance, start: StartInstance, file_url: str, tmp_path: Path, more: int
+) -> None:
+    """Numbers alone do not tell it: it is as long, or longer, and its commits may be merged."""
+    a.sql("INSERT INTO t VALUES (1)")
+    shutil.rmtree(tmp_path / "replica" / "ltx")
+    other = start("other", file_url)
+    other.sql("CREATE TABLE t (v)")
+    for n in range(1 + more):
+        other.sql(f"INSERT INTO t VALUES ('theirs {n}')")
+    assert other.replica.visible.txid == 3 + more
+    if more == 5:
+        merged_away(file_url, 7)
+    before = open_log(file_url, Clock()).everything()
+    a.clock.seconds += 5
+    for use in (a.fresh_rows, lambda: a.sql("INSERT INTO t VALUES (2)")):
+        with pytest.raises(LogDamaged):
+            use()
+    assert a.rows() == [1]
+    assert open_log(file_url, Clock()).everything() == before
+    assert start("c", file_url).rows() == other.fresh_rows()
 
 
 def test_gap_is_named(a: Instance, file_url: str, tmp_path: Path, start: StartInstance) -> None:
