@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -181,18 +182,23 @@ class CommitLog:
             try:
                 return self._header_after(position).predecessor in (position.checksum, 0)
             except ObjectMissing:
-                is_next = before.txid == position.txid - 1
-                if (is_next and self.stands(before)) or self._ends_with(position, before):
+                if self.stands(before) or self._ends_with(position, before):
                     return True
         return False
 
     def _ends_with(self, position: Position, before: Position) -> bool:
-        """By a listing; False when the log is longer. Raises LogDamaged when it does not lead there."""
+        """Whether a listing ends with this very commit, after the one before it. Raises LogDamaged for a gap."""
         found = self._surveyed(position)
         if _head(found) > position.txid:
             return False
+        if any(item.level and item.max_txid == position.txid for item in found):
+            return self._is_last(position, found)
         rest = [item for item in found if item.max_txid < position.txid]
-        return before.txid != position.txid - 1 or _end(chain(rest, 0), 0) != before.txid or self._is_last(before, rest)
+        return (
+            _end(chain(rest, 0), 0) == before.txid == position.txid - 1
+            and self._is_last(before, rest)
+            and self.stands(position)
+        )
 
     def changes(self, position: Position, limit: int | None = None) -> Iterator[Change]:
         """What follows `position`, in order. Whoever takes one closes it.
@@ -323,57 +329,71 @@ class CommitLog:
         Raises CommitConflict when another instance has taken the number, CommitNotStored when it is certain
         that nothing was stored or ever will be, CommitOutcomeUnknown otherwise.
         """
-        txid = position.txid + 1
         timestamp = max(self._clock.timestamp(), position.timestamp)
-        commit_id = self._random.getrandbits(64) or 1
-        log_id = position.log_id or self._random.getrandbits(64) or 1
-        header = ltx.Header(page_size, size, txid, txid, timestamp, position.checksum, commit_id, log_id)
-        body, checksum = ltx.encode(header, pages)
-        after = Position(txid, checksum, timestamp, log_id)
+        log_id = position.log_id or self._drawn_id()
+        header = ltx.Header(
+            page_size,
+            size,
+            position.txid + 1,
+            position.txid + 1,
+            timestamp,
+            position.checksum,
+            self._drawn_id(),
+            log_id,
+        )
+        attempt = _Attempt(header, *ltx.encode(header, pages))
         try:
             self._prove_create_if_absent()
             self._check_number_is_next(position)
         except StoreError as error:
             raise CommitNotStored(str(error)) from error
-        self._create_next(position, after, body, deadline)
-        return after
+        return self._create_next(position, attempt, deadline)
 
-    def _create_next(self, position: Position, after: Position, body: bytearray, deadline: float) -> None:
+    def _create_next(self, position: Position, attempt: "_Attempt", deadline: float) -> Position:
         """An answer of the store alone proves nothing: replies get lost, and 409 and 412 look the same here and
         may be the echo of our own earlier attempt. So whatever is not a clear success is settled by reading; and a
         success counts only if the commit before stands after it: the number may have been free again.
+
+        No attempt is made twice: each has a commit id of its own. Bytes that were stored once, merged and deleted would
+        otherwise come back, and others who know them would take that for a commit that stands.
         """
-        txid = after.txid
+        txid = position.txid + 1
         name = self._names.path(0, txid, txid)
-        store = self._quick if len(body) <= _SMALL else self._bulk
-        written_at = datetime.fromtimestamp(after.timestamp / 1000, UTC)
-        is_ours = may_be_stored = False
-        attempt = 0
+        store = self._quick if len(attempt.body) <= _SMALL else self._bulk
+        doubtful: dict[bytes, Position] = {}  # attempts that may be stored, or may yet be, by their header
+        after: Position | None = None  # the one that has the number
+        tries = 0
         asked = self._clock.now()  # before the first attempt: the one that stored it, whichever it was
         while True:
             trouble: Exception | None = None
             try:
-                if not is_ours:
-                    store.create(name, body, written_at)
-                    is_ours = may_be_stored = True
+                if after is None:
+                    if attempt.head in doubtful:
+                        attempt = attempt.with_id(self._drawn_id())
+                    store.create(name, attempt.body, attempt.written_at)
+                    after = attempt.position
             except StoreUnreachable as error:
                 trouble = error
             except (ObjectExists, StoreUnavailable) as error:
-                trouble, may_be_stored = error, True
+                trouble = error
+                doubtful[attempt.head] = attempt.position
             except (StoreRefused, ObjectMissing) as error:
-                raise _given_up(error, txid, may_be_stored) from error
+                raise _given_up(error, txid, bool(doubtful)) from error
             try:
-                is_ours = is_ours or self._holder_is_ours(position, body, may_be_stored)
-                if is_ours:
+                after = after or self._holder_among(doubtful, position)
+                if after:
                     self._check_created(after, position)
                     self._verified = asked, position.txid
-                    return
+                    return after
             except (StoreError, LogDamaged) as error:
                 trouble = error
             if self._clock.now() >= deadline:
-                raise _given_up(trouble, txid, may_be_stored) from trouble
-            attempt += 1
-            self._clock.sleep(min(0.05 * 2**attempt, 1.0) * self._random.uniform(0.5, 1))
+                raise _given_up(trouble, txid, bool(after or doubtful)) from trouble
+            tries += 1
+            self._clock.sleep(min(0.05 * 2**tries, 1.0) * self._random.uniform(0.5, 1))
+
+    def _drawn_id(self) -> int:
+        return self._random.getrandbits(64) or 1
 
     def _check_created(self, after: Position, position: Position) -> None:
         """Our object has the number after `position`: raises CommitOutcomeUnknown when that may be a leftover."""
@@ -382,8 +402,8 @@ class CommitLog:
                 f"{self.url} has gone on past TXID {after.txid:016x} while this instance was asleep", after.txid
             )
 
-    def _holder_is_ours(self, position: Position, body: bytearray, may_be_stored: bool) -> bool:
-        """Whether our own bytes have the number after `position`; False if nothing has.
+    def _holder_among(self, attempts: dict[bytes, Position], position: Position) -> Position | None:
+        """Which of our attempts has the number after `position`; None if nothing has.
 
         Raises CommitConflict for another's, CommitOutcomeUnknown when ours may have been there before that.
         """
@@ -392,11 +412,11 @@ class CommitLog:
         try:
             found = self._quick.read_range(name, ltx.HEADER_SIZE)
         except ObjectMissing:
-            return False
-        if found == body[: ltx.HEADER_SIZE]:
-            return True
+            return None
+        if found in attempts:
+            return attempts[found]
         message = f"{self.url}/{name} was stored by another instance first"
-        if may_be_stored and not self.stands(position) and self._is_covered(txid):
+        if attempts and not self.stands(position) and self._is_covered(txid):
             raise CommitOutcomeUnknown(f"{message}, or after this one was merged", txid)
         raise CommitConflict(message)
 
@@ -455,7 +475,7 @@ class CommitLog:
             return True  # nothing is known of it but its number
         merged = [item for item in found if item.level and item.max_txid == position.txid]
         known = {self._header(item).node_id for item in merged}
-        return bool(known & {position.checksum, 0}) or self.stands(position)  # 0: Litestream leaves it out
+        return bool(known & {position.checksum, 0}) if known else self.stands(position)  # 0: Litestream leaves it out
 
     def _replaced(self, what: str) -> LogDamaged:
         return LogDamaged(
@@ -534,6 +554,31 @@ class CommitLog:
 
     def _naming(self, item: LogObject) -> "_Naming":
         return _Naming(self.name_of(item))
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """An object that is to be the next commit."""
+
+    header: ltx.Header
+    body: bytearray
+    checksum: int
+
+    @property
+    def head(self) -> bytes:
+        return bytes(self.body[: ltx.HEADER_SIZE])
+
+    @property
+    def position(self) -> Position:
+        return Position(self.header.max_txid, self.checksum, self.header.timestamp, self.header.log_id)
+
+    @property
+    def written_at(self) -> datetime:
+        return datetime.fromtimestamp(self.header.timestamp / 1000, UTC)
+
+    def with_id(self, commit_id: int) -> "_Attempt":
+        header = replace(self.header, node_id=commit_id)
+        return _Attempt(header, *ltx.encode(header, ltx.Reader([bytes(self.body)]).pages()))
 
 
 class _Naming:
