@@ -298,10 +298,15 @@ class CommitLog:
 
     def commits(self, position: Position, end: int) -> Iterator[Change]:
         """The commits after `position` up to TXID `end`, one by one. Raises ObjectMissing for one that was merged."""
+        before = position
         while position.txid < end:
-            change = self._commit_after(position)
+            try:
+                change = self._commit_after(position)
+            except LogDamaged:
+                self._check_confirmed(position, before)
+                raise
             yield change
-            position = change.position
+            before, position = position, change.position
 
     def verified_at(self, txid: int) -> float:
         """When the log was last known to end at this TXID, by the clock; -inf when it is known to be longer."""

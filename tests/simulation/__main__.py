@@ -19,6 +19,8 @@ _SHOWN = (
     "looks",
     "crashes",
     "freezes",
+    "leaps",
+    "emptied",
     "merges",
     "snapshots",
     "deletions",

@@ -87,7 +87,14 @@ class Instance:
         self._operator = Operator(around.model, self._rng, around.foreign_write, around.counts)
 
     def start(self) -> None:
+        if self._around.bucket.is_emptied:  # it could not know
+            self._scheduler.at(5.0, self.start)
+            return
         self._task = self._scheduler.start(self._live)
+
+    @property
+    def is_running(self) -> bool:
+        return self._replica is not None
 
     def submit(self, request: Request) -> None:
         """A client's request arrives."""
@@ -149,6 +156,8 @@ class Instance:
             self._crash()
         elif roll < self._around.faults.crash + self._around.faults.freeze:
             self._sleep()
+        elif self._clock and self._rng.random() < self._around.faults.leap:
+            self._leap()
         self._look()
 
     # A process
@@ -303,8 +312,18 @@ class Instance:
         self._around.somebody_sleeps(self, seconds)
         self._frozen = True
         self._thaws_at = self._scheduler.now() + seconds
+        if self._clock and self._rng.random() < self._around.faults.still:
+            self._say("and its clocks with it")
+            self._clock.stand_still(seconds)
         self._task.pause(seconds)
         self._frozen = False
+
+    def _leap(self) -> None:
+        assert self._clock
+        seconds = self._rng.choice((30.0, 3600.0, 48 * 3600.0)) * self._rng.choice((-1, 1))
+        self._say(f"its clock leaps by {seconds:.0f} s")
+        self._around.counts["leaps"] += 1
+        self._clock.leap(seconds)
 
     # Requests
 
@@ -315,7 +334,7 @@ class Instance:
     def _read(self, request: Read) -> None:
         assert self._replica
         assert self._clock
-        not_before = self._clock.at(request.arrived - request.freshness)
+        not_before = self._clock.at(request.arrived) - request.freshness
         try:
             if not self._replica.is_fresh(not_before, request.at_least):
                 self._replica.refresh(not_before, request.at_least)
@@ -328,9 +347,8 @@ class Instance:
         assert self._replica
         shown = self._replica.visible.txid
         state = state_in(self._replica.reader)
-        self._model.read(
-            state, shown, request.at_least, request.arrived - request.freshness, self._answered(f"read at TXID {shown}")
-        )
+        answered = self._answered(f"read at TXID {shown}", self._fresh_since(request))
+        self._model.read(state, shown, request.at_least, self._fresh_since(request), answered)
         self._around.counts["reads"] += 1
 
     def _write(self, group: list[Write]) -> None:
@@ -341,7 +359,7 @@ class Instance:
         for write in group:
             self._model.begun(write)
             attempts.append(
-                replica_module.Write(write, self._clock.at(write.arrived - write.freshness), write.at_least)
+                replica_module.Write(write, self._clock.at(write.arrived) - write.freshness, write.at_least)
             )
         touches = self._touches
         self._replica.write_together(attempts, _COMMIT_SECONDS)
@@ -357,7 +375,7 @@ class Instance:
     def _conclude(self, write: Write, attempt: replica_module.Write, shared: bool) -> None:
         match attempt.error:
             case None if write.ends == "commit":
-                txid = self._model.acknowledged(write, self._answered(f"write {write.number} done"))
+                txid = self._model.acknowledged(write, self._answered(f"write {write.number} done", write.arrived))
                 if txid != attempt.shown:
                     raise Violation(f"what an answer names: TXID {attempt.shown} for a commit that is {txid}")
                 self._around.tokens.append(txid)
@@ -378,14 +396,23 @@ class Instance:
 
     def _answer_from(self, write: Write, shown: int, shared: bool) -> None:
         """One that committed nothing was a read."""
-        now = self._answered(f"write {write.number} without a commit at TXID {shown}")
-        self._model.read(write.seen, shown, write.at_least, write.arrived - write.freshness, now, shared)
+        now = self._answered(f"write {write.number} without a commit at TXID {shown}", self._fresh_since(write))
+        self._model.read(write.seen, shown, write.at_least, self._fresh_since(write), now, shared)
         self._model.failed(write)
         self._around.counts["reads"] += 1
 
-    def _answered(self, event: str) -> float:
+    def _fresh_since(self, request: Read | Write) -> float:
+        """By this machine's clock: who allows some age believes it. And not if all was put back in the meantime."""
+        assert self._clock
+        since = self._clock.earliest(self._clock.at(request.arrived) - request.freshness)
+        return since if since > self._around.bucket.last_emptied else float("-inf")
+
+    def _answered(self, event: str, asked: float = float("-inf")) -> float:
+        """`asked`: since when the store must have been there."""
         self._say(event)
         assert self._connection
+        if self._around.bucket.emptied_since < asked:
+            raise Violation(f"I9: {self.name} answered although there is no log any more: {event}")
         if self._scheduler.running is self._task and self._connection.emptied_at > self._begun:
             raise Violation(f"I9: {self.name} answered although its last listing was empty: {event}")
         self._around.counts["answered"] += 1
@@ -401,14 +428,16 @@ class Instance:
         assert self._connection
         if isinstance(error, TxidNotReached):
             raise Violation(f"read your writes: {error}") from error
-        excused = self._naps > 1 or self._connection.last_emptied > self._begun
+        bucket = self._around.bucket
+        emptied = bucket.is_emptied or bucket.last_emptied > self._begun or self._connection.last_emptied > self._begun
+        excused = self._naps > 1 or emptied or bucket.is_replaced
         if isinstance(error, LogDamaged | DatabaseDamaged) and not excused:
             raise Violation(f"false alarm: {error}") from error
 
     def _is_fresh_for(self, request: Read) -> bool:
         if not self._replica or not self._clock or not self._can_be_read():
             return False
-        return self._replica.is_fresh(self._clock.at(request.arrived - request.freshness), request.at_least)
+        return self._replica.is_fresh(self._clock.at(request.arrived) - request.freshness, request.at_least)
 
     def _can_be_read(self) -> bool:
         return bool(self._replica and not self._swapping and not self._frozen and self._replica.is_fresh(float("-inf")))

@@ -154,20 +154,47 @@ class Task:
 
 
 class SimulatedClock(Clock):
-    """One machine's clock. `skew`: seconds by which its wall clock is wrong."""
+    """One machine's clock, which may stand still and leap. `skew`: seconds by which its wall clock is wrong."""
 
     def __init__(self, scheduler: Scheduler, skew: float, pause: Callable[[float], None]) -> None:
         self.skew = skew
         self._scheduler = scheduler
         self._pause = pause
         self._made = scheduler.now()
+        self._offsets = [(self._made, -self._made)]  # from a moment of virtual time on: what to add to it
+        self._stopped: list[tuple[float, float]] = []  # from, to
 
     def now(self) -> float:
         return self.at(self._scheduler.now())
 
     def at(self, moment: float) -> float:
         """What this clock showed, or would have shown, at a moment of virtual time."""
-        return moment - self._made
+        for start, end in self._stopped:
+            if start <= moment < end:
+                moment = start
+        return moment + next(
+            offset for since, offset in reversed(self._offsets) if since <= moment or since == self._made
+        )
+
+    def earliest(self, shown: float) -> float:
+        """The moment of virtual time at which it showed this first, or more."""
+        for (since, offset), (until, _) in zip(self._offsets, [*self._offsets[1:], (float("inf"), 0.0)], strict=True):
+            if shown < until + offset:
+                return max(since, shown - offset)
+        raise AssertionError("unreachable")
+
+    def stand_still(self, seconds: float) -> None:
+        """From now on, as in a virtual machine that is paused; the wall clock stays behind."""
+        now = self._scheduler.now()
+        self._stopped.append((now, now + seconds))
+        self._offsets.append((now + seconds, self._offsets[-1][1] - seconds))
+        self.skew -= seconds
+
+    def leap(self, seconds: float) -> None:
+        """Somebody sets the wall clock; back, that is no step of the time that passes."""
+        self.skew += seconds
+        if seconds > 0:
+            self._offsets.append((self._scheduler.now(), self._offsets[-1][1] + seconds))
 
     def timestamp(self) -> int:
         return int((EPOCH + self._scheduler.now() + self.skew) * 1000)

@@ -3,12 +3,13 @@
 import random
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
 from core.errors import ObjectExists, ObjectMissing, StoreRefused, StoreUnavailable, StoreUnreachable
+from infra.commitlog import ltx
 from infra.object_store import ObjectInfo
 from tests.simulation.scheduler import EPOCH, Crash, Scheduler, Violation
 
@@ -16,7 +17,8 @@ T = TypeVar("T")
 
 _LEADING_ZEROS = re.compile(r"\b0+(?=[0-9a-f])|\.ltx\b")
 _FIRST = f"0000/{1:016x}-{1:016x}.ltx"
-_DELAYS = (0.1, 2.0, 20.0, 300.0)  # seconds
+_DELAYS = (0.1, 2.0, 20.0, 300.0, 900.0, 30 * 3600.0)  # seconds
+_SIGNED_SECONDS = 900.0  # S3 refuses a request that was signed longer ago
 URL = "s3://simulated/log"
 
 
@@ -26,18 +28,53 @@ class Bucket:
     def __init__(self, scheduler: Scheduler, created: Callable[[str, bytes], None]) -> None:
         self.url = URL
         self.keeps_create_if_absent = True
+        self.skew = 0.0  # seconds by which its clock is wrong
+        self.emptied_since = float("inf")
+        self.last_emptied = float("-inf")  # when it last was
+        self.is_replaced = False
         self._scheduler = scheduler
         self._created = created
         self._objects: dict[str, tuple[bytes, datetime]] = {}
+        self._moved_away: dict[str, tuple[bytes, datetime]] = {}
 
     def create(self, name: str, body: bytes | bytearray, written_at: datetime | None = None) -> None:
         if name in self._objects and self.keeps_create_if_absent:
             raise ObjectExists(name)
+        if name.startswith("0000/") and name in self._moved_away and self.is_emptied:
+            raise StoreRefused(f"{name}: its earlier attempt would be put back over it")
         self.put(name, bytes(body))
         self._created(name, bytes(body))
 
     def put(self, name: str, body: bytes) -> None:
-        self._objects[name] = (body, datetime.fromtimestamp(EPOCH + self._scheduler.now(), UTC))
+        self._objects[name] = (body, datetime.fromtimestamp(EPOCH + self._scheduler.now() + self.skew, UTC))
+
+    def empty(self) -> None:
+        """Somebody moves all of it away."""
+        self._moved_away, self._objects = self._objects, {}
+        self.emptied_since = self._scheduler.now()
+
+    def refill(self) -> None:
+        """And puts it back."""
+        self._objects |= self._moved_away
+        self.emptied_since, self.last_emptied = float("inf"), self._scheduler.now()
+
+    @property
+    def is_emptied(self) -> bool:
+        return self.emptied_since < float("inf")
+
+    def replace_by_another_history(self) -> None:
+        """As long as the one that was here, with the same pages, by others."""
+        commits = [body for name, (body, _) in sorted(self._objects.items()) if name.startswith("0000/")]
+        merged = [body for name, (body, _) in sorted(self._objects.items()) if name.startswith("0009/")]
+        self._objects.clear()
+        self.is_replaced = True
+        predecessor = 0
+        for level, body in [*((9, body) for body in merged[-1:]), *((0, body) for body in commits)]:
+            reader = ltx.Reader([body])
+            header = replace(reader.header, log_id=1, node_id=reader.header.node_id ^ 1, predecessor=predecessor)
+            new, checksum = ltx.encode(header, reader.pages())
+            predecessor = checksum if not level else 0
+            self.put(f"{level:04x}/{header.min_txid:016x}-{header.max_txid:016x}.ltx", bytes(new))
 
     def read(self, name: str) -> Iterator[bytes]:
         yield self.content(name)
@@ -81,10 +118,13 @@ class Faults:
     echoed_exists: float = 0.0  # 412 for an object that this very request has stored
     refused: float = 0.0  # 403
     cut: float = 0.0  # the body of a reply ends in an error
+    late_delete: float = 0.0  # the same of a delete
     emptied: float = 0.0  # one listing finds nothing: the bucket is lost
     slow: float = 0.0
     crash: float = 0.0  # of the process, at a pause
     freeze: float = 0.0  # of the process, for hours or days
+    still: float = 0.0  # a freeze stops the clocks of the machine as well
+    leap: float = 0.0  # of a machine's clock, at a pause
     operator: float = 0.0  # another program at the file of a server, at a pause
 
     @classmethod
@@ -92,7 +132,9 @@ class Faults:
         """Few kinds, but often: what only several of one kind together bring about shows itself, too."""
         kinds = sorted(cls.__dataclass_fields__)
         drawn = {kind: rng.uniform(0.01, 0.15) if rng.random() < 0.4 else 0.0 for kind in kinds}
-        return cls(**drawn | {"crash": drawn["crash"] / 6, "freeze": drawn["freeze"] / 4})
+        still = rng.choice((0.0, 0.5, 1.0))
+        rarer = {"crash": drawn["crash"] / 6, "freeze": drawn["freeze"] / 4, "still": still, "leap": drawn["leap"] / 10}
+        return cls(**drawn | rarer)
 
     def stop(self) -> None:
         for kind in self.__dataclass_fields__:
@@ -182,8 +224,7 @@ class FaultyStore:
         fault = self._drawn("unreachable", "lost", "late", "dropped", "error", "error_done", "refused")
         self._say(f"put {name} {fault}".rstrip())
         if fault == "late":
-            delay = self._rng.choice(_DELAYS) * self._rng.random()
-            self._scheduler.at(delay, lambda: self._bucket.put(name, content))
+            self._scheduler.at(self._delay(), lambda: self._bucket.put(name, content))
         self._travel()
         if fault in ("unreachable", "lost", "late", "error", "refused"):
             self._fail(fault)
@@ -221,6 +262,10 @@ class FaultyStore:
         return [] if emptied else found
 
     def delete(self, name: str) -> None:
+        if self._drawn("late_delete"):
+            self._say(f"delete {name} late")
+            self._scheduler.at(self._delay(), lambda: self._bucket.delete(name))
+            self._fail("late")
         self._answer(f"delete {name}", lambda: self._bucket.delete(name))
 
     def remove_unfinished(self) -> None:
@@ -257,15 +302,22 @@ class FaultyStore:
         self._connection.process.pause(self._rng.uniform(0.2, 0.9) * self._timeout if slow else self._latency())
 
     def _land_later(self, name: str, content: bytes) -> None:
+        sent = self._scheduler.now()
+
         def land() -> None:
+            if self._scheduler.now() - sent > _SIGNED_SECONDS and self._rng.random() < 0.5:
+                return self._say(f"late and refused {name}")  # a directory, and some other stores, look at no signature
             try:
                 self._bucket.create(name, content)
-            except ObjectExists:
+            except (ObjectExists, StoreRefused):
                 self._say(f"late and exists {name}")
             else:
                 self._say(f"late and stored {name}")
 
-        self._scheduler.at(self._rng.choice(_DELAYS) * self._rng.random(), land)
+        self._scheduler.at(self._delay(), land)
+
+    def _delay(self) -> float:
+        return self._rng.choice(_DELAYS) * self._rng.random()
 
     def _latency(self) -> float:
         return self._rng.choice((0.001, 0.01, 0.05)) * self._rng.uniform(0.5, 2)

@@ -64,6 +64,7 @@ class World:
         self._rng = rng = scheduler.rng
         self._model = Model()
         self._bucket = Bucket(scheduler, self._stored)
+        self._bucket.skew = rng.choice((0.0, 0.0, 3600.0, -86_400.0))
         self._around = Surroundings(
             scheduler,
             self._bucket,
@@ -98,6 +99,8 @@ class World:
         self._model.check_foreign_writes()
         if self._rng.random() < 0.2:
             self._check_other_history_is_refused()
+        elif self._rng.random() < 0.3:
+            self._check_replaced_log_is_refused()
         if self._rng.random() < 0.05:
             self._check_careless_store_is_refused()
 
@@ -115,6 +118,8 @@ class World:
                 self._scheduler.at(moment + span + self._rng.random() * gap, self._maintain)
             if self._rng.random() < 0.3:
                 self._scheduler.at(moment + span + self._rng.random() * gap, self._recycle)
+            if self._rng.random() < 0.1:
+                self._scheduler.at(moment + span * self._rng.random(), self._empty)
             moment += span + gap
         self._scheduler.at(moment, self._around.faults.stop)
 
@@ -175,6 +180,19 @@ class World:
 
     def _recycle(self) -> None:
         self._rng.choice(self._instances).submit(Stop())
+
+    def _empty(self) -> None:
+        """Somebody moves the log away, and puts it back some time later."""
+        bucket = self._bucket
+        if not bucket.is_emptied and self._model.chain.head > 1:
+            self._scheduler.say("world", "the log is moved away")
+            self.counts["emptied"] += 1
+            bucket.empty()
+            self._scheduler.at(self._rng.choice((1.0, 30.0, 3600.0)) * self._rng.random(), self._refill)
+
+    def _refill(self) -> None:
+        self._scheduler.say("world", "the log is put back")
+        self._bucket.refill()
 
     def _stored(self, name: str, body: bytes) -> None:
         try:
@@ -256,6 +274,23 @@ class World:
         except LogDamaged:
             return
         raise Violation("I8: a commit of another history, or after a gap, was restored")
+
+    def _check_replaced_log_is_refused(self) -> None:
+        """Another history of the same length: whoever has been in the old one neither reads nor writes."""
+        self._bucket.replace_by_another_history()
+        before = self._bucket.objects("0000")
+        running = [instance for instance in self._instances if instance.is_running]
+        for instance in running:
+            for read in (True, False, True):
+                answered = self.counts["answered"]
+                request = self._drawn_request(read)
+                request.freshness = 0.0
+                instance.submit(request)
+                self._scheduler.run()
+                if self.counts["answered"] != answered:
+                    raise Violation(f"I9: {instance.name} answered, although the log was replaced by another")
+        if [info.name for info in self._bucket.objects("0000")] != [info.name for info in before]:
+            raise Violation("I9: a commit was added to a log that was replaced by another")
 
     def _check_careless_store_is_refused(self) -> None:
         bucket = Bucket(self._scheduler, lambda name, body: None)
