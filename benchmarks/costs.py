@@ -91,6 +91,9 @@ class CountingStore:
     def read_range(self, name: str, end: int) -> bytes:
         return self._get(name)[:end]
 
+    def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
+        return self._get(name)[-size:], self.bodies[name][1]
+
     def _get(self, name: str) -> bytes:
         self.requests["GET"] += 1
         if name not in self.bodies:
