@@ -118,6 +118,8 @@ class Instance:
         """On a second thread of the process: one question to the store, which may spare the read its wait."""
         try:
             current = replica.is_current()
+            if current:
+                replica.check_reached(request.at_least)
         except ServiceError as error:
             self._refused(error)
             return
@@ -426,9 +428,9 @@ class Instance:
     def _check_excused(self, error: ServiceError) -> None:
         """Errors that nothing in the surroundings explains."""
         assert self._connection
-        if isinstance(error, TxidNotReached):
-            raise Violation(f"read your writes: {error}") from error
         bucket = self._around.bucket
+        if isinstance(error, TxidNotReached) and bucket.last_emptied < self._begun:
+            raise Violation(f"read your writes: {error}") from error
         emptied = bucket.is_emptied or bucket.last_emptied > self._begun or self._connection.last_emptied > self._begun
         excused = self._naps > 1 or emptied or bucket.is_replaced
         if isinstance(error, LogDamaged | DatabaseDamaged) and not excused:
