@@ -348,17 +348,17 @@ def test_status_alone_decides_and_the_body_is_not_repeated(
     server, store = chosen
     if body.lstrip().startswith((b"<?xml", b"<Error")):
         body = b"-" + body
-    server.reply = reply(status, b"SECRET " + body)
+    server.reply = reply(status, b"TOLD " + body)
     error = error_of_create(store)
     assert type(error) is expected
-    assert "SECRET" not in str(error)
+    assert "TOLD" not in str(error)
     assert "\n" not in str(error)
 
 
 def said(code: str) -> bytes:
     return (
-        f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>SECRET</Message>'
-        f"<AWSAccessKeyId>SECRET</AWSAccessKeyId><Code>NoSuchBucket</Code></Error>"
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>TOLD</Message>'
+        f"<AWSAccessKeyId>TOLD</AWSAccessKeyId><Code>NoSuchBucket</Code></Error>"
     ).encode()
 
 
@@ -389,7 +389,7 @@ def test_refusal_is_certain_and_says_what_to_do(
         assert str(caught.value).startswith("s3://bucket/p: ")
         assert advice in str(caught.value)
         assert str(caught.value).endswith(f" {code})")
-        assert "SECRET" not in str(caught.value)
+        assert "TOLD" not in str(caught.value)
 
 
 @pytest.mark.parametrize("code", ["RequestTimeout", "IncompleteBody", "BadDigest"])
