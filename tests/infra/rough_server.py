@@ -24,21 +24,22 @@ def rough_server(behaviour: Behaviour) -> Iterator[str]:
             while True:
                 connection, _ = listener.accept()
                 open_ones.append(connection)
-                threads.append(threading.Thread(target=serve, args=(connection,)))
+                threads.append(threading.Thread(target=serve, args=(connection,), daemon=True))
                 threads[-1].start()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        accepting = threading.Thread(target=accept)
+        accepting = threading.Thread(target=accept, daemon=True)
         accepting.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with suppress(OSError):
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
             listener.shutdown(socket.SHUT_RDWR)
-    accepting.join()
-    for connection in open_ones:
-        with suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
-    for thread in threads:
-        thread.join()
+            accepting.join()
+            for connection in open_ones:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join()
 
 
 def read_request(connection: socket.socket) -> bytes:

@@ -111,6 +111,13 @@ def test_connection_that_nobody_takes_is_certain(store_at: StoreAt) -> None:
     assert type(error) is StoreUnreachable
 
 
+def test_reset_at_once_is_certain_only_as_long_as_there_was_no_connection(store_at: StoreAt) -> None:
+    """It may come before the client has seen that the connection is there, and so before anything was sent."""
+    with rough_server(reset) as endpoint:
+        error = error_of_create(store_at(endpoint))
+    assert type(error) is (StoreUnreachable if '"tcp connect error"' in str(error.__cause__) else StoreUnavailable)
+
+
 def test_name_without_address_leaves_doubt_since_a_redirect_may_have_led_to_it(store_at: StoreAt) -> None:
     assert type(error_of_create(store_at(f"http://{'x' * 64}:9"))) is StoreUnavailable  # no resolver is asked
 
@@ -184,7 +191,6 @@ def hang(connection: socket.socket) -> None:
 @pytest.mark.parametrize(
     "behaviour",
     [
-        pytest.param(reset, id="reset at once"),
         pytest.param(close, id="closed at once"),
         pytest.param(in_the_body(reset), id="reset in the body"),
         pytest.param(in_the_body(close), id="closed in the body"),
