@@ -219,6 +219,7 @@ class Maintenance:
             self.steps.delete(objects, check)
         finally:
             report.deleted_objects = self.steps.counts["deletions"] - before
+        self.steps.delete_raced(now)
         report.deleted_backups = self.backups.prune()
         for store in (self._store, self.backups.store):
             store.remove_unfinished()

@@ -6,17 +6,19 @@ plain http is allowed only for an endpoint that somebody named (AWS_ENDPOINT_URL
 
 import errno
 import os
-import re
 import shutil
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -33,6 +35,7 @@ from core.errors import (
     StoreUnreachable,
 )
 from infra.durable import fsync_directory
+from infra.store_errors import ending_of
 from infra.store_url import check_endpoint, redacted
 
 TRANSFER_SECONDS = 600.0  # for a whole download of what is as large as the database, or for one part of an upload
@@ -45,6 +48,7 @@ _UNFINISHED = ".being-written-"
 _DAY_SECONDS = 24 * 3600
 _WRITTEN_AT = "litestream-timestamp"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_SUCH_RANGE = 416
 _STAYS_WRONG = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -72,6 +76,9 @@ class ObjectStore:
         self.url = url.rstrip("/")
         self._directory: Path | None = None
         self._inode: tuple[int, int] | None = None
+        self._lasting: set[Path] = set()  # directories below it whose names are safe from a power cut
+        self._timeout = timeout
+        self._racers: list[ObjectStore] = []
         with self._errors():
             if urlsplit(url).scheme == "file":
                 directory = _made_directory(url)
@@ -103,15 +110,45 @@ class ObjectStore:
         """
         self._put(name, body, "create", written_at)
 
+    def race(self, name: str, body: bytes, racers: int) -> int:
+        """Create an object over so many connections at the same moment, and return how many were told that it is new.
+
+        Above 1 the store does not keep create-if-absent. Otherwise one without a clear answer raises its error.
+        """
+        with self._errors():
+            while len(self._racers) < racers:
+                alone = self if self._directory else ObjectStore(self.url, timeout=self._timeout, retries=0)
+                self._racers.append(alone)
+        start = threading.Barrier(racers)
+        with ThreadPoolExecutor(racers) as pool:
+            answers = list(pool.map(lambda racer: racer._raced(name, body, start), self._racers[:racers]))
+        unclear = [answer for answer in answers if isinstance(answer, StoreError)]
+        won = answers.count(True)
+        if unclear and won < 2:
+            raise unclear[0]
+        return won
+
     def read(self, name: str) -> Iterator[bytes]:
         """The object's bytes in chunks. Raises ObjectMissing."""
         with self._errors():
-            yield from map(bytes, obstore.get(self._store, name).stream(min_chunk_size=_CHUNK))
+            if self._directory is not None:
+                with _opened(self._directory / name) as file:
+                    yield from iter(partial(file.read, _CHUNK), b"")
+            else:
+                yield from map(bytes, obstore.get(self._store, name).stream(min_chunk_size=_CHUNK))
 
     def read_range(self, name: str, end: int) -> bytes:
         """The first `end` bytes, or fewer if there are no more. Raises ObjectMissing."""
         with self._errors():
-            return bytes(obstore.get(self._store, name, options={"range": (0, end)}).bytes())
+            if self._directory is not None:
+                with _opened(self._directory / name) as file:
+                    return file.read(end)
+            try:
+                return bytes(obstore.get(self._store, name, options={"range": (0, end)}).bytes())
+            except BaseError as error:
+                if ending_of(str(error)).status == _NO_SUCH_RANGE:
+                    return b""  # of an empty object
+                raise
 
     def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
         """The last `size` bytes, or fewer if there are no more, and when the object was written, by the store's clock.
@@ -165,10 +202,31 @@ class ObjectStore:
                         if time.time() - path.stat().st_mtime > _DAY_SECONDS:
                             path.unlink()
 
+    def _raced(self, name: str, body: bytes, start: threading.Barrier) -> bool | StoreError:
+        """Whether this one has created it, on a connection that was there before the start."""
+        try:
+            with suppress(ObjectMissing):
+                self.read_range(name, 1)
+        except StoreError as error:
+            start.abort()
+            return error
+        try:
+            start.wait()
+            self.create(name, body)
+        except threading.BrokenBarrierError:
+            return StoreUnavailable(f"{self.url}: another connection could not be made")
+        except ObjectExists:
+            return False
+        except StoreError as error:
+            return error
+        return True
+
     def _put(self, name: str, body: Any, mode: Any, written_at: datetime | None = None) -> None:
         with self._errors():
             if self._directory is not None:
-                _write_file(self._directory / name, body, mode, written_at)
+                path = self._directory / name
+                self._make_directory(path.parent)
+                _write_file(path, body, mode, written_at)
                 return
             attributes = {_WRITTEN_AT: written_at.isoformat().replace("+00:00", "Z")} if written_at else None
             obstore.put(
@@ -180,6 +238,15 @@ class ObjectStore:
                 chunk_size=_PART,
                 max_concurrency=_PARTS_AT_ONCE,
             )
+
+    def _make_directory(self, path: Path) -> None:
+        """Whoever has made it may not have come to the fsync of its name yet, so each of us does that once."""
+        if path == self._directory or (path in self._lasting and path.is_dir()):
+            return
+        self._make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        fsync_directory(path.parent)
+        self._lasting.add(path)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -197,32 +264,22 @@ class ObjectStore:
             raise StoreRefused(f"{self.url}: an AWS_* variable has a value that cannot be used ({error})") from error
 
     def _translate(self, error: Exception) -> StoreError:
-        text = " ".join(str(error).split("\n\nDebug source")[0].split())
-        message = f"{self.url}: {_without_xml(text)}"
-        if "<Code>NoSuchBucket</Code>" in text or "<Code>InvalidBucketName</Code>" in text:
-            return StoreRefused(f"{self.url}: there is no such bucket; create it or correct the URL")
+        ending = ending_of(str(error))
+        message = f"{self.url}: {ending.summary}"
+        if ending.without_credentials:
+            advice = "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
+            return StoreUnreachable(f"{self.url}: {advice}")
+        if ending.refusal:
+            return StoreRefused(f"{self.url}: {ending.refusal} ({ending.summary})")
         if isinstance(error, AlreadyExistsError | FileExistsError):
             return ObjectExists(message)
-        without_credentials = "169.254.169.254" in text
-        denied = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
-        if denied or ("403 Forbidden" in text and not without_credentials):  # a denied listing is a plain BaseError
-            return StoreRefused(f"{self.url}: access denied ({_without_xml(text)})")
         if isinstance(error, FileNotFoundError):
             return ObjectMissing(message)
+        if isinstance(error, PermissionError | PermissionDeniedError | UnauthenticatedError):
+            return StoreRefused(f"{self.url}: access denied ({ending.summary})")
         if isinstance(error, OSError) and error.errno in _STAYS_WRONG:
             return StoreRefused(f"{self.url}: nothing can be written: {error.strerror}")
-        if without_credentials:
-            message = f"{self.url}: no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
-        if "kind: Connect" in str(error):
-            return StoreUnreachable(message)
-        return StoreUnavailable(message)
-
-
-def _without_xml(text: str) -> str:
-    """S3 answers with the caller's key id and more; the error's code is all that an operator needs of it."""
-    head, _, body = text.partition("<?xml") if "<?xml" in text else text.partition("<Error")
-    code = re.search(r"<Code>(\w+)</Code>", body)
-    return f"{head.rstrip(': ')} {code[1]}" if code else head.rstrip(": ")
+        return StoreUnreachable(message) if ending.unsent else StoreUnavailable(message)
 
 
 def _made_directory(url: str) -> Path:
@@ -240,7 +297,8 @@ def _s3_store(url: str, timeout: float, retries: int) -> S3Store:
         url,
         client_options={
             "allow_http": endpoint.startswith("http://"),
-            "connect_timeout": timedelta(seconds=3),
+            # the sooner: a connection that was never made is certain, a request that timed out is not
+            "connect_timeout": timedelta(seconds=min(3, timeout / 2)),
             "timeout": timedelta(seconds=timeout),
         },
         retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=30)},
@@ -279,12 +337,21 @@ def _files(top: Path, directory: str, after: str) -> Iterator[ObjectInfo]:
                     yield ObjectInfo(name, status.st_size, changed, dated)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file whose name is safe from a power cut, so that one may answer with its content: its writer may not have come
+    to that yet, and never will if the power fails now. Once it is open, as it must be the name that was found.
+    """
+    with path.open("rb") as file:
+        fsync_directory(path.parent)
+        yield file
+
+
 def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_at: datetime | None) -> None:
     """Whole, and safe from a power cut, before the name is there for anybody to see.
 
     obstore's LocalStore would link the file into place without any fsync.
     """
-    _make_directories(path.parent)
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED, suffix=".partial")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -307,13 +374,13 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
                 raise
         else:
             os.replace(partial, path)
-        _make_name_last(path)
+        _make_outlive_power_cuts(path)
     finally:
         with suppress(OSError):  # it must not hide what has happened
             Path(partial).unlink()
 
 
-def _make_name_last(path: Path) -> None:
+def _make_outlive_power_cuts(path: Path) -> None:
     try:
         fsync_directory(path.parent)
     except OSError as error:

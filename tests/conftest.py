@@ -11,7 +11,9 @@ import httpx2
 import hypothesis
 import pytest
 import uvicorn
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.server import MotoRequestHandler  # type: ignore[attr-defined]
+from werkzeug.serving import make_server
 
 from core import items
 from core.schemas import NewItem
@@ -106,11 +108,19 @@ def client(service: Service) -> Iterator[httpx2.Client]:
 
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    moto, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        with lock:  # moto looks whether a key is there and then stores it: two creates at once would both succeed
+            return list(moto(environ, start_response))
+
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 @pytest.fixture

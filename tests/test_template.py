@@ -43,13 +43,13 @@ def test_the_function_that_serves_may_read_the_log_and_create_commits(resources:
         "logs:PutLogEvents": {"LogGroup.Arn"},
         "s3:ListBucket": {"Bucket.Arn"},
         "s3:GetObject": {"/log/*"},
-        "s3:PutObject": {"/log/0000/*", "/log/create-if-absent"},
+        "s3:PutObject": {"/log/0000/*", "/log/create-if-absent", "/log/create-if-absent-*"},
     }
 
 
 def test_maintenance_alone_may_delete_and_cannot_commit(resources: dict[str, Any]) -> None:
     found = allowed(resources["MaintenanceRole"])
-    assert found["s3:DeleteObject"] == {"/log/000*", "/backups/*"}
+    assert found["s3:DeleteObject"] == {"/log/000*", "/log/create-if-absent-*", "/backups/*"}
     levels = {f"/log/000{level}/*" for level in (1, 2, 3, 4, 9)}
     assert found["s3:PutObject"] == {*levels, "/log/maintenance.json", "/backups/*"}
     assert found["s3:GetObject"] == {"/log/*", "/backups/*"}
@@ -61,7 +61,8 @@ def test_bucket_refuses_an_unconditional_put_of_a_commit_from_anybody(resources:
     policy = resources["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
     (denied,) = [found for found in policy if found["Sid"] == "CommitLogIsCreateOnly"]
     assert (denied["Effect"], denied["Principal"], denied["Action"]) == ("Deny", "*", "s3:PutObject")
-    assert set(map(text, denied["Resource"])) == {"/log/0000/*", "/log/create-if-absent"}
+    created = {"/log/0000/*", "/log/create-if-absent", "/log/create-if-absent-*"}
+    assert set(map(text, denied["Resource"])) == created
     assert denied["Condition"]["Null"] == {"s3:if-none-match": "true"}
 
 

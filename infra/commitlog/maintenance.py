@@ -18,6 +18,7 @@ from infra.clock import Clock
 from infra.commitlog import ltx
 from infra.commitlog.catalog import RUN, Catalog
 from infra.commitlog.chain import Change, LogObject, Position, chain, check_follows
+from infra.commitlog.create_probe import RACED
 from infra.commitlog.expiry import Expired
 from infra.commitlog.log import CommitLog
 from infra.commitlog.merge import write_merged, write_snapshot
@@ -209,6 +210,12 @@ class LogMaintenance:
                 sound = one.held_by
             self._store.delete(self._names.path_of(one.item))
             self.counts["deletions"] += 1
+
+    def delete_raced(self, now: datetime) -> None:
+        """What proofs of create-if-absent have left, a day ago or more. `now`: by the store's clock."""
+        for info in self._store.objects():
+            if RACED.fullmatch(info.name) and now - info.modified > _A_DAY:
+                self._store.delete(info.name)
 
     def discard(self, snapshot: LogObject) -> None:
         """One that was just made, and is not what was written."""

@@ -4,6 +4,7 @@ import http.client
 import itertools
 import re
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,8 @@ class Reply:
     body: bytes
 
 
+RESET = Reply(0, {}, b"")  # none: the connection is reset
+
 Forward = Callable[[Request], Reply]
 Rule = Callable[[Request, Forward], Reply | None]  # None: the connection is cut without a reply
 
@@ -62,19 +65,26 @@ class Proxy:
     @contextmanager
     def away(self) -> Iterator[None]:
         """Connections are refused meanwhile."""
-        address = self._server.server_address
         self.close()
         try:
             yield
         finally:
-            self._server = _Server(self, (str(address[0]), int(address[1])))
-            self._thread = self._started()
+            self.listen_again()
 
     def close(self) -> None:
+        self.refuse_connections()
+        self._server.cut_connections()
+
+    def refuse_connections(self) -> None:
+        """New ones; those that there are go on. A rule may do it."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
-        self._server.cut_connections()
+
+    def listen_again(self) -> None:
+        address = self._server.server_address
+        self._server = _Server(self, (str(address[0]), int(address[1])))
+        self._thread = self._started()
 
     def handle(self, request: Request) -> Reply | None:
         reply = self.rule(request, self._forward)
@@ -146,6 +156,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
+        if reply is RESET:
+            self.close_connection = True
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            socket.close(self.connection.detach())  # at once, whoever else holds it: no FIN before
+            return
         self.send_response_only(reply.status)
         for name, value in reply.headers.items():
             if name.lower() not in _BY_HOP:
@@ -170,6 +185,12 @@ def lost_reply(request: Request, forward: Forward) -> Reply | None:
     return None
 
 
+def reset_reply(request: Request, forward: Forward) -> Reply:
+    """The same, and the connection is reset: a restart of the store, or of what is before it."""
+    forward(request)
+    return RESET
+
+
 def answered(status: int, code: str) -> Rule:
     """An error instead of any service."""
     return lambda request, forward: _error(status, code)
@@ -181,6 +202,16 @@ def applied_but_answered(status: int, code: str) -> Rule:
     def rule(request: Request, forward: Forward) -> Reply:
         forward(request)
         return _error(status, code)
+
+    return rule
+
+
+def applied_but_replied(reply: Reply) -> Rule:
+    """The same with any reply at all."""
+
+    def rule(request: Request, forward: Forward) -> Reply:
+        forward(request)
+        return reply
 
     return rule
 

@@ -16,6 +16,7 @@ from tests.e2e.conftest import Server
 from tests.e2e.evidence import Claims, restored_and_checked, run_together
 from tests.e2e.processes import StartProcess
 from tests.e2e.proxy import (
+    RESET,
     Forward,
     Proxy,
     Reply,
@@ -23,11 +24,14 @@ from tests.e2e.proxy import (
     Rule,
     answered,
     applied_but_answered,
+    applied_but_replied,
     delayed,
+    every_commit,
     first_try_of_every,
     lost_reply,
     pass_on,
     proxy_before,
+    reset_reply,
     without_header,
 )
 from tests.e2e.stores import S3
@@ -98,6 +102,8 @@ def names_at(server: Server) -> set[str]:
     "fault",
     [
         pytest.param(lost_reply, id="lost reply"),
+        pytest.param(reset_reply, id="reset"),
+        pytest.param(applied_but_replied(Reply(502, {}, b"kind: Connect")), id="502 that talks of a connection"),
         pytest.param(delayed(0.3), id="delay"),
         pytest.param(applied_but_answered(500, "InternalError"), id="500"),
         pytest.param(applied_but_answered(503, "SlowDown"), id="503"),
@@ -138,6 +144,70 @@ def test_outcome_that_nobody_learns_is_called_unknown(
     assert write(server, claims, "after").status_code == 201
     claims.check(restored_and_checked(bucket, tmp_path, monkeypatch))
     assert names_at(server) == {"before", "nobody knows", "after"}  # this one was stored
+
+
+class StoredAndGone:
+    """The store does it, and is not heard of any more until it is back: connections are reset, new ones refused."""
+
+    def __init__(self, proxy: Proxy, reply: Reply) -> None:
+        self._proxy = proxy
+        self._reply = reply
+        self._gone = False
+
+    def __call__(self, request: Request, forward: Forward) -> Reply:
+        if self._gone:
+            return RESET
+        reply = forward(request)
+        if not request.is_commit:
+            return reply
+        self._gone = True
+        self._proxy.refuse_connections()
+        return self._reply
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(RESET, id="reset"),
+        pytest.param(Reply(502, {}, b"kind: Connect"), id="502 that talks of a connection"),
+        pytest.param(Reply(503, {}, b"403 Forbidden <Code>NoSuchBucket</Code>"), id="503 that talks of a refusal"),
+        pytest.param(Reply(303, {"Location": "http://127.0.0.1:9/"}, b""), id="redirect to nowhere"),
+    ],
+)
+def test_write_that_was_stored_before_the_store_went_away_is_never_called_not_stored(
+    reply: Reply, bucket: S3, proxy: Proxy, start: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = Claims()
+    server = start(COMMIT_TIMEOUT_SECONDS="1")
+    write(server, claims, "before")
+    proxy.rule = StoredAndGone(proxy, reply)
+    answer = write(server, claims, "nobody knows")
+    assert assert_problem(answer, 503)["stored"] == "unknown"
+    proxy.rule = pass_on
+    proxy.listen_again()
+    assert write(server, claims, "after").status_code == 201
+    claims.check(restored_and_checked(bucket, tmp_path, monkeypatch))
+    assert names_at(server) == {"before", "nobody knows", "after"}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "advice"),
+    [
+        (400, "ExpiredToken", "renew AWS_ACCESS_KEY_ID"),
+        (400, "AuthorizationHeaderMalformed", "check AWS_REGION"),
+        (403, "RequestTimeTooSkewed", "clock is wrong"),
+    ],
+)
+def test_refusal_of_the_store_is_an_answer_at_once(
+    status: int, code: str, advice: str, proxy: Proxy, start: StartServer
+) -> None:
+    server = start(COMMIT_TIMEOUT_SECONDS="60")  # longer than the client of this test waits
+    before = len(proxy.requests)
+    proxy.rule = every_commit(answered(status, code))
+    answer = server.client.post("/api/items", json={"name": "x"})
+    assert assert_problem(answer, 503)["stored"] == "no"
+    assert server.process.wait_for(advice)
+    assert len([request for request, _ in proxy.requests[before:] if request.is_commit]) == 1
 
 
 def test_store_that_never_answers_costs_no_more_than_the_time_limit(proxy: Proxy, start: StartServer) -> None:

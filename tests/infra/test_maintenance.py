@@ -17,6 +17,7 @@ from infra.__main__ import main
 from infra.backups import Backups, open_backups
 from infra.clock import Clock
 from infra.commitlog import ltx
+from infra.commitlog import maintenance as log_maintenance
 from infra.commitlog.chain import Position
 from infra.commitlog.expiry import Keep
 from infra.commitlog.log import open_log
@@ -444,3 +445,16 @@ def test_report_that_cannot_be_believed_is_ignored_and_the_next_run_writes_it(
     assert main(["maintain", "--dry-run"]) == 0
     assert maintenance.run().problems == []
     assert maintenance.last_report().verified
+
+
+def test_what_proofs_of_create_if_absent_have_left_goes_as_well(
+    write: Writer, maintenance: Maintenance, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("INSERT INTO t VALUES (1)")
+    name = f"create-if-absent-{7:016x}"
+    store.create(name, b"x")
+    assert maintenance.run().succeeded
+    assert name in {info.name for info in store.objects()}
+    monkeypatch.setattr(log_maintenance, "_A_DAY", timedelta(seconds=-60))
+    assert maintenance.run().succeeded
+    assert name not in {info.name for info in store.objects()}
