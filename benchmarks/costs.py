@@ -75,6 +75,12 @@ class CountingStore:
             raise ObjectExists(name)
         self._store(name, body)
 
+    def race(self, name: str, body: bytes, racers: int) -> int:
+        self.requests["PUT"] += racers
+        self.requests["GET"] += racers
+        self._store(name, body)
+        return 1
+
     def put(self, name: str, body: bytes | bytearray | Path, written_at: datetime | None = None) -> None:
         size = self._store(name, body)
         self.requests["PUT"] += 1 if size <= _PART else 2 + ceil(size / _PART)

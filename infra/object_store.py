@@ -157,7 +157,7 @@ class ObjectStore:
         """
         with self._errors():
             if self._directory is not None:
-                with (self._directory / name).open("rb") as file:
+                with _opened(self._directory / name) as file:
                     status = os.fstat(file.fileno())
                     file.seek(max(status.st_size - size, 0))
                     return file.read(), datetime.fromtimestamp(status.st_ctime, UTC)

@@ -38,13 +38,13 @@ from infra.commitlog.chain import (
     position_after,
     write_pages,
 )
+from infra.commitlog.create_probe import prove_create_if_absent
 from infra.commitlog.names import Names
 from infra.object_store import ObjectInfo, ObjectStore
 from infra.snapshot import Progress, no_progress
 
 T = TypeVar("T")
 
-_PROBE = "create-if-absent"
 _QUICK_TIMEOUT = 3.0
 _SMALL = 1024 * 1024  # bytes that surely pass within the quick timeout
 _PROBES_BEFORE_LISTING = 8
@@ -59,6 +59,7 @@ class Store(Protocol):
     @property
     def url(self) -> str: ...
     def create(self, name: str, body: bytes | bytearray, written_at: datetime | None = None) -> None: ...
+    def race(self, name: str, body: bytes, racers: int) -> int: ...
     def read(self, name: str) -> Iterator[bytes]: ...
     def read_range(self, name: str, end: int) -> bytes: ...
     def read_end(self, name: str, size: int) -> tuple[bytes, datetime]: ...
@@ -348,7 +349,9 @@ class CommitLog:
         )
         attempt = _Attempt(header, *ltx.encode(header, pages))
         try:
-            self._prove_create_if_absent()
+            if not self._keeps_create_if_absent:
+                prove_create_if_absent(self._quick, self._random)
+                self._keeps_create_if_absent = True
             self._check_number_is_next(position)
         except StoreError as error:
             raise CommitNotStored(str(error)) from error
@@ -430,20 +433,6 @@ class CommitLog:
         does always is from then on, in this level or in one that is listed later.
         """
         return any(item.level and item.max_txid >= txid for item in self._catalog.everything())
-
-    def _prove_create_if_absent(self) -> None:
-        """Many S3-compatible stores take If-None-Match and ignore it: on them every writer would overwrite."""
-        for _ in range(0 if self._keeps_create_if_absent else 2):
-            try:
-                self._quick.create(_PROBE, b"Two creates of this object: the second one must fail.\n")
-            except ObjectExists:
-                self._keeps_create_if_absent = True
-                return
-        if not self._keeps_create_if_absent:
-            raise StoreRefused(
-                f"{self.url}: this store overwrites an object that was to be created only if absent (If-None-Match); "
-                "commits of different instances would destroy each other. Use S3 or a store that keeps this promise."
-            )
 
     def _check_number_is_next(self, position: Position) -> None:
         """After some time the next number may be free although it was taken long ago, or because this is another log.

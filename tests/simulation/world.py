@@ -294,7 +294,10 @@ class World:
 
     def _check_careless_store_is_refused(self) -> None:
         bucket = Bucket(self._scheduler, lambda name, body: None)
-        bucket.keeps_create_if_absent = False
+        if self._rng.random() < 0.5:
+            bucket.keeps_create_if_absent = False
+        else:
+            bucket.is_atomic = False
         clock = SimulatedClock(self._scheduler, 0.0, lambda seconds: None)
         directory = self._around.root / "careless"
         directory.mkdir()

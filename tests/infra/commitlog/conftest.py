@@ -54,6 +54,9 @@ class WatchedStore:
     def create(self, name: str, body: bytes | bytearray, written_at: datetime | None = None) -> None:
         self._around("create", name, lambda: self.store.create(name, body, written_at))
 
+    def race(self, name: str, body: bytes, racers: int) -> int:
+        return int(self._around("race", name, lambda: self.store.race(name, body, racers)))
+
     def read(self, name: str) -> Iterator[bytes]:
         found: list[bytes] = self._around("read", name, lambda: list(self.store.read(name)))
         return iter(found)
