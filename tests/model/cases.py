@@ -57,6 +57,7 @@ RIGHT = (
     Case("a PUT that lands twice, in time", _RIGHT, _merged_before((3, 1), repeats=True, bounded=True), states=120_000),
     Case("an emptied prefix", _RIGHT, World((2, 1), keepers=0, emptied=_ANY_END), states=15_000),
     Case("an emptied prefix, a late PUT", _RIGHT, World((1, 1), keepers=0, unclear=1, emptied=_ANY_END), states=20_000),
+    Case("one attempt only", Rules(attempts="same"), _merged_before((3, 1), attempts=1), states=110_000),
     Case(
         "an emptied prefix, readers",
         _RIGHT,
@@ -103,8 +104,27 @@ BROKEN = (
         24,
         600_000,
     ),
+    Case(
+        "the same bytes put twice, N read before",
+        Rules(attempts="same", again="checked"),
+        _merged_before((1, 2), 1, bounded=True),
+        _STALE,
+        25,
+        700_000,
+    ),
     Case("a PUT that lands twice, a day apart", _RIGHT, _merged_before((3, 1), repeats=True), _LOST, 20, 80_000),
 )
+
+
+def row(case: Case) -> str:
+    """Of the tables in docs/model.md."""
+    if case.broken:
+        return f"| {case.name} | {case.broken} | {case.steps} |"
+    world = case.world
+    readers = f"{world.readers} + {world.strangers} new" if world.strangers else f"{world.readers}"
+    writes = " + ".join(map(str, world.writes))
+    end = "yes" if world.emptied else ""
+    return f"| {case.name} | {writes} | {readers} | {world.keepers} | {world.unclear} | {world.crashes} | {end} |"
 
 
 def every_case() -> Iterator[Case]:

@@ -1,6 +1,10 @@
+from pathlib import Path
+
 import pytest
 
-from tests.model.cases import BROKEN, RIGHT, Case, every_case
+from tests.model.cases import BROKEN, RIGHT, Case, every_case, row
+
+_PAGE = Path(__file__).parents[2] / "docs" / "model.md"
 
 _QUICK = [case for case in every_case() if case.is_quick]
 
@@ -30,3 +34,9 @@ def test_the_protocol_was_led_into_every_corner() -> None:
         "a gap, or less than it has seen",
     ):
         assert corner in taken
+
+
+def test_page_has_every_verdict() -> None:
+    rows = [line for line in _PAGE.read_text().splitlines() if line.startswith("| ")]
+    missing = [row(case) for case in every_case() if row(case) not in rows]
+    assert not missing, "\n".join(missing)
