@@ -28,7 +28,7 @@ class Case:
 
 
 _RIGHT = Rules()
-_LOST, _FORK = "acknowledged, but lost", "fork"
+_LOST = "acknowledged, but lost"
 _STALE, _FOREIGN = "read less than was acknowledged", "read what is not of the history"
 _DENIED, _TWICE, _MERGED = "denied, but stored", "applied twice", "merged what is not of the history"
 _SLEEPER, _READER = World((2, 1)), World((2,), readers=1)
