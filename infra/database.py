@@ -110,9 +110,11 @@ class Database:
         deadline = self._clock.now() + self._busy_timeout
         while True:
             try:
-                session.shown = self.txid
                 with self._file_is_whole, translated_errors(self.path):
-                    return use_case(self._replica.reader)
+                    try:
+                        return use_case(self._replica.reader)
+                    finally:
+                        session.shown = self._replica.stored.txid  # after the query, which may have seen a new commit
             except errors.DatabaseLocked:
                 if self._clock.now() >= deadline:
                     raise

@@ -59,7 +59,7 @@ class Write:
 class Replica:
     """A file that is a prefix of the log.
 
-    Everything but `reader`, `visible` and `check` belongs to one thread. Raises what CommitLog raises,
+    Everything but `reader`, `visible`, `stored` and `check` belongs to one thread. Raises what CommitLog raises,
     and DatabaseError when the file itself cannot be used.
     """
 
@@ -79,7 +79,7 @@ class Replica:
         """
         self.path = path
         self.log = log
-        self.visible = START  # the newest commit that readers see
+        self.visible = START  # readers see this commit at least
         self._position = START  # of the log, as far as this instance has it
         self._clock = clock
         self._turns = Turns(clock, rng or random.SystemRandom())
@@ -97,6 +97,11 @@ class Replica:
         if not self._whole:
             raise errors.DatabaseUnavailable(f"{self.path} is being brought in order; try again.")
         return self._open.reader
+
+    @property
+    def stored(self) -> Position:
+        """The newest commit that readers may see: SQLite shows one before `visible` has moved, never before this."""
+        return self._position
 
     def open(self) -> None:
         """Bring the file to the log's head and connect to it."""
