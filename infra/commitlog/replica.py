@@ -336,6 +336,8 @@ class Replica:
             for write in writes:
                 self._open.run_until = min(self._deadline, self._clock.now() + share)
                 self._run(write)
+            if len(writes) == 1 and writes[0].error:
+                raise _Aborted(writes[0])  # what its savepoint has undone would be a commit of nothing
 
     def _run(self, write: Write) -> None:
         """In a savepoint, so that its failure undoes nothing but itself. Raises _Aborted when that is not possible."""

@@ -37,7 +37,7 @@ def test_reader_that_goes_from_one_server_to_the_other_never_sees_less(
             done.set()
 
     def read() -> list[tuple[int, int]]:
-        pairs = []
+        pairs: list[tuple[int, int]] = []
         with httpx2.Client(timeout=30, trust_env=False) as client:
             while not done.is_set() or not pairs:
                 first = client.get(f"{a.client.base_url}{item}").raise_for_status()

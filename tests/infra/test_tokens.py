@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,8 @@ def test_no_answer_names_less_than_it_shows(url: str, tmp_path: Path, monkeypatc
     async def look_and_fail(database: Database, writing: "asyncio.Future[Any]") -> None:
         """A write that commits nothing answers from what it has read."""
         while not writing.done():
-            session, found = Session(), []
+            session = Session()
+            found: list[int] = []
 
             def fail(db: peewee.Database, found: list[int] = found) -> None:
                 found.append(quantity(db))
@@ -151,7 +153,7 @@ def test_no_answer_names_less_than_it_shows(url: str, tmp_path: Path, monkeypatc
 
     async def tidy(database: Database) -> None:
         for statement in ("ANALYZE", "REINDEX") * 2:
-            await database.write_alone(lambda db, statement=statement: db.execute_sql(statement).fetchall())
+            await database.write_alone(methodcaller("execute_sql", statement))
             await asyncio.sleep(0.05)
 
     async def scenario() -> None:
