@@ -1,8 +1,11 @@
-"""The TXID beside an answer is never older than the state in it: whoever hands it on is shown no less."""
+"""The TXID beside an answer is never older than the state in it: whoever hands it on is shown no less.
+
+And one that nobody has given costs next to nothing.
+"""
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import closing, suppress
 from functools import partial
 from operator import methodcaller
@@ -14,14 +17,18 @@ import peewee
 import pytest
 
 from core import items
-from core.errors import ItemNotFound
+from core.errors import CommitOutcomeUnknown, ItemNotFound, StoreUnavailable, TxidNotReached
 from core.schemas import ItemPatch, NewItem
 from infra.clock import Clock
 from infra.commitlog import open_file
 from infra.commitlog.log import open_log
 from infra.commitlog.open_file import OpenFile
-from infra.database import Database, Session
+from infra.database import Database, Session, open_database
+from infra.object_store import ObjectStore
+from infra.settings import Settings
 from tests.conftest import open_at
+from tests.e2e.processes import until
+from tests.infra.commitlog.conftest import ManualClock
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -168,3 +175,126 @@ def test_no_answer_names_less_than_it_shows(url: str, tmp_path: Path, monkeypatc
     assert [(value, token) for value, token in shown if token < named[value]] == []
     head = max(item.max_txid for item in open_log(url, Clock()).everything())
     assert max(token for _, token in shown) <= head
+
+
+# A TXID that a caller made up
+
+
+class Counted:
+    """How often the store is asked for the next commit, by a clock that only those who wait move on."""
+
+    def __init__(self, path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = ManualClock()
+        self.database = Database(path, open_log(url, self.clock), self.clock, freshness=3600)
+        self.asked = 0
+        read, sleep = ObjectStore.read, asyncio.sleep
+
+        def counted(store: ObjectStore, name: str) -> Iterator[bytes]:
+            self.asked += 1
+            return read(store, name)
+
+        async def at_once(seconds: float) -> None:
+            self.clock.seconds += seconds
+            await sleep(0)
+
+        monkeypatch.setattr(ObjectStore, "read", counted)
+        monkeypatch.setattr(asyncio, "sleep", at_once)
+
+    async def read(self, txid: int) -> int:
+        """The TXID that it is shown."""
+        session = Session(txid)
+        await self.database.read(lambda db: None, session)
+        return session.shown
+
+    async def write(self, txid: int) -> None:
+        await self.database.write(lambda db: None, Session(txid))
+
+    async def refused(self, *waiting: Coroutine[Any, Any, object]) -> bool:
+        """Whether each of them was told that the log is not there, together."""
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        return [type(error) for error in found] == [TxidNotReached] * len(waiting)
+
+
+@pytest.fixture
+def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
+    counted = Counted(tmp_path / "a" / "app.db", (tmp_path / "log").as_uri(), monkeypatch)
+    with closing(counted.database):
+        yield counted
+
+
+@pytest.mark.parametrize("act", [Counted.read, Counted.write])
+def test_token_that_no_log_can_have_reached_asks_nobody(counted: Counted, act: Any) -> None:
+    async def scenario() -> None:
+        for _ in range(100):
+            assert await counted.refused(act(counted, counted.database.txid + 1_000_001))
+
+    asyncio.run(scenario())
+    assert counted.asked == 0
+
+
+def test_token_far_ahead_of_an_instance_that_has_not_looked_for_long_is_asked_for_once(counted: Counted) -> None:
+    async def scenario() -> None:
+        counted.clock.seconds += 61
+        for _ in range(100):
+            assert await counted.refused(counted.read(2**63 - 1))
+
+    asyncio.run(scenario())
+    assert counted.asked == 1
+
+
+@pytest.mark.parametrize("act", [Counted.read, Counted.write])
+def test_made_up_tokens_one_after_the_other_ask_twenty_times_a_second(counted: Counted, act: Any) -> None:
+    async def scenario() -> None:
+        for number in range(300):
+            assert await counted.refused(act(counted, counted.database.txid + 1 + number))
+
+    asyncio.run(scenario())
+    assert counted.clock.seconds >= 10
+    assert counted.asked <= 21 + 20 * counted.clock.seconds
+
+
+def test_made_up_tokens_at_once_ask_once(counted: Counted) -> None:
+    async def scenario() -> bool:
+        return await counted.refused(*(counted.read(counted.database.txid + 1 + number) for number in range(300)))
+
+    assert asyncio.run(scenario())
+    assert counted.asked <= 2
+
+
+def test_token_of_another_instances_commit_is_served_among_made_up_ones(counted: Counted, tmp_path: Path) -> None:
+    other = open_at(tmp_path / "b" / "app.db", REPLICA_URL=(tmp_path / "log").as_uri())
+
+    async def scenario() -> None:
+        for _ in range(50):
+            await counted.refused(*(counted.read(counted.database.txid + 1000 + number) for number in range(20)))
+            session = Session()
+            await other.write(partial(items.create_item, new=NewItem(name="n")), session)
+            made_up = [counted.read(session.shown + 1000 + number) for number in range(20)]
+            legitimate, refused = await asyncio.gather(counted.read(session.shown), counted.refused(*made_up))
+            assert legitimate == session.shown
+            assert refused
+
+    with closing(other):
+        asyncio.run(scenario())
+    assert counted.asked <= 4 * 50 + 20 * counted.clock.seconds
+
+
+def test_function_takes_the_number_of_an_unknown_outcome_with_its_next_request(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"DATABASE_PATH": str(tmp_path / "app.db"), "REPLICA_URL": url, "COMMIT_TIMEOUT_SECONDS": "0.1"}
+    database = open_database(Settings.from_environment(settings), lasting=False)
+
+    def fail(*arguments: object) -> None:
+        raise StoreUnavailable("no reply")
+
+    with closing(database):
+        with monkeypatch.context() as patch:
+            patch.setattr(ObjectStore, "create", fail)
+            with pytest.raises(CommitOutcomeUnknown) as error:
+                asyncio.run(database.write(partial(items.create_item, new=NewItem(name="late"))))
+            asyncio.run(database.verify())  # reads go on, though nothing can be stored
+        until(lambda: not database._queue.is_busy)  # a request that comes while it is may be told to come again
+        session = Session(error.value.txid)
+        asyncio.run(database.read(lambda db: None, session))
+        assert session.shown == error.value.txid
