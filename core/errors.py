@@ -28,6 +28,7 @@ ServiceError
 │   ├── MomentNotKept           the same of a moment
 │   ├── TxidNotReached          the caller has seen a commit that this log does not have
 │   └── LogDamaged              an object is missing, cut short or altered, or the log is not the one it was
+├── StatementRefused            SQL of an operator that cannot be run, or whose outcome could not be served
 ├── BackupError
 │   ├── BackupMissing
 │   └── BackupDamaged
@@ -160,6 +161,10 @@ class TxidNotReached(CommitError):
 
 
 class LogDamaged(CommitError):
+    pass
+
+
+class StatementRefused(ServiceError):
     pass
 
 

@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.routing import BaseRoute, Route
 
 API_VERSION = "1.0.0"
@@ -39,8 +39,15 @@ def operation(summary: str, **details: Any) -> Callable[[F], F]:
     return describe
 
 
+def _may_be_left_out(schema: dict[str, Any]) -> None:
+    del schema["default"]
+
+
 class Problem(BaseModel):
-    """RFC 9457 problem details."""
+    """RFC 9457 problem details. `stored` is a member of each 503 that answers a write: "no" is certain. With "unknown"
+    comes `txid`: when an answer names that one or a later one in X-Commit-Txid, a read shows the write, or nothing ever
+    will. Only a server that stops knows no `txid`.
+    """
 
     type: str
     title: str
@@ -49,6 +56,8 @@ class Problem(BaseModel):
     instance: str
     request_id: str
     errors: list[dict[str, str]] = []
+    stored: Literal["no", "unknown"] = Field("no", json_schema_extra=_may_be_left_out)
+    txid: str = Field("", pattern="^[0-7][0-9a-f]{15}$", json_schema_extra=_may_be_left_out)
 
 
 def build_openapi(routes: Iterable[BaseRoute]) -> dict[str, Any]:

@@ -82,13 +82,9 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
             return problem(request.scope, 412, str(error))
         case TransactionTooLarge():
             return problem(request.scope, 413, str(error))
-        case CommitOutcomeUnknown():
-            logger.error("%s", error)
-            return _try_again(
-                request.scope,
-                "The store did not confirm the commit: it may be stored, or not. Read before you try again.",
-                stored="unknown",
-            )
+        case CommitOutcomeUnknown(txid=txid):
+            logger.error("TXID %016x may be stored, or not: %s", txid, error)
+            return _outcome_unknown(request.scope, txid)
         case CommitError() | StoreError():
             logger.error("%s", error)
             return _try_again(request.scope, "The store that holds the newest state cannot be used now. Try again.")
@@ -98,13 +94,26 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
     raise error
 
 
+def _outcome_unknown(scope: Mapping[str, Any], txid: int) -> JSONResponse:
+    detail = "The store did not confirm the commit: it is stored, or not, or may yet be."
+    if "session" not in scope["state"]:  # no other answer names a TXID either
+        return _try_again(scope, f"{detail} Read before you try again.", stored="unknown")
+    wait = (
+        f"Wait until an answer names TXID {txid:016x} or a later one (send it as X-Commit-Txid: it is a 412 until the "
+        "log is there). Then a read is certain: it is there, or it never will be."
+    )
+    return _try_again(scope, f"{detail} {wait}", stored="unknown", txid=f"{txid:016x}")
+
+
 def stopping(scope: Mapping[str, Any]) -> JSONResponse:
-    return _try_again(scope, "The service is stopping. Read before you try again.", stored="unknown")
+    """What is under way has no number yet, or none that is its last."""
+    detail = "The service is stopping, and no longer knows what becomes of this request."
+    return _try_again(scope, f"{detail} Read more than once before you try again.", stored="unknown")
 
 
-def _try_again(scope: Mapping[str, Any], detail: str, stored: str = "no") -> JSONResponse:
+def _try_again(scope: Mapping[str, Any], detail: str, **outcome: str) -> JSONResponse:
     """A write says whether it was stored; a read has nothing to say about that."""
-    members = {} if scope["method"] in ("GET", "HEAD") else {"stored": stored}
+    members = {} if scope["method"] in ("GET", "HEAD") else {"stored": "no", **outcome}
     return problem(scope, 503, detail, {"Retry-After": RETRY_AFTER_SECONDS}, **members)
 
 

@@ -1,4 +1,4 @@
-"""The operators' commands: python -m infra maintain | backup | backups | restore | verify | log | status
+"""The operators' commands: python -m infra maintain | backup | backups | restore | sql | verify | log | status
 
 Exit codes: 0 done, 1 failed (the message on stderr says what and why), 2 wrong settings or arguments.
 """
@@ -30,6 +30,7 @@ from infra.restore import parse_moment, publish, restore_log
 from infra.retention import is_label
 from infra.settings import Settings
 from infra.snapshot import Progress
+from infra.sql import Outcome, as_members, as_text, parts_of, run_parts
 from infra.status import read_status
 from infra.workspace import workspace
 
@@ -192,6 +193,51 @@ def _print_result(options: argparse.Namespace, message: str, **fields: str) -> i
     return 0
 
 
+def _sql(settings: Settings, options: argparse.Namespace) -> int:
+    asked = "\n;\n".join(options.statements)
+    parts = parts_of(sys.stdin.read() if asked in ("", "-") else asked)
+    log = _open_log(settings)
+    if len(parts) > 1:
+        print(f"VACUUM needs a commit of its own: this script is {len(parts)}, each for itself", file=sys.stderr)
+    done: list[Outcome] = []
+    try:
+        with workspace() as scratch:
+            for outcome in run_parts(log, Clock(), parts, scratch / "app.db", options.timeout):
+                done.append(outcome)
+                if not options.json:
+                    _print_outcome(outcome)
+    except KeyboardInterrupt:
+        return _fail("interrupted: what was not printed may be stored or not; look before you repeat it", 130)
+    finally:
+        if options.json:
+            _print_outcomes(done)
+    return 0
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    for rows in outcome.answers:
+        print(as_text(rows))
+    if outcome.txid:
+        print(f"commit {outcome.txid:016x} ({outcome.changed:,} rows changed)")
+        print(f"to undo it, and all that came after it: python -m infra restore --txid {outcome.before:016x}")
+    elif outcome.writes:
+        print("nothing was changed, so there is no commit")
+
+
+def _print_outcomes(outcomes: list[Outcome]) -> None:
+    commits = [
+        {
+            "txid": f"{outcome.txid:016x}",
+            "rows_changed": outcome.changed,
+            "undo": f"restore --txid {outcome.before:016x}",
+        }
+        for outcome in outcomes
+        if outcome.txid
+    ]
+    answers = [as_members(rows) for outcome in outcomes for rows in outcome.answers]
+    print(json.dumps({"answers": answers, "commits": commits}))
+
+
 def _rows(rows: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {table}" for table, count in rows.items())
 
@@ -313,6 +359,9 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("--at", metavar="TIME", help="the log's state before this moment, as 2026-01-31T12:00:00Z")
     restore.add_argument("--txid", metavar="N", type=_txid, help="the log's state after this commit, hexadecimal")
     restore.add_argument("-o", "--output", type=Path, metavar="FILE", help="only write it, to this new file")
+    sql = command("sql", _sql, "run SQL as commits of the log, whoever serves it meanwhile; VACUUM and SELECT too")
+    sql.add_argument("statements", nargs="*", help="one or more; none, or -, reads a script from standard input")
+    sql.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0, help="for each commit; 60 unless given")
     verify = command("verify", _verify, "read the whole commit log and check it; or one backup, by name")
     verify.add_argument("name", nargs="?", help="a name from `backups`, or `latest`: check that backup instead")
     command("log", _log, "what the commit log holds: ranges, sizes, times")

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,12 @@ UseCase = Callable[[peewee.Database], T]
 _BUSY_POLL_SECONDS = 0.02
 _WATCH_SECONDS = 0.5  # how often an idle server looks for the work of other programs
 _LOOP_SECONDS = 0.1
+# A caller may name a TXID that the log does not have. Whoever asks the store for it in vain may do so so often
+_VAIN_SECONDS = 0.05  # from one question to the next, all callers together
+_VAIN_BURST_SECONDS = 1.0  # but this much of it at once
+# and what no log can have reached since a good look at it is not asked for
+_MOST_AHEAD = 1_000_000
+_LOOKED_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -74,7 +81,9 @@ class Database:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._catching_up: asyncio.Future[None] | None = None
         self._file_is_whole = threading.Lock()
-        self._asked_at = 0.0
+        self._asked = self._answered = 0  # questions to the store so far; the latest that had an answer
+        self._vain_until = 0.0  # questions in vain have used up their time until then
+        self._lasting = lasting
         self._is_watch_failing = False
         self._probing_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-probe")
         self._lock = OwnerLock(path)
@@ -110,9 +119,11 @@ class Database:
         deadline = self._clock.now() + self._busy_timeout
         while True:
             try:
-                session.shown = self.txid
                 with self._file_is_whole, translated_errors(self.path):
-                    return use_case(self._replica.reader)
+                    try:
+                        return use_case(self._replica.reader)
+                    finally:
+                        session.shown = self._replica.stored.txid  # after the query, which may have seen a new commit
             except errors.DatabaseLocked:
                 if self._clock.now() >= deadline:
                     raise
@@ -122,9 +133,12 @@ class Database:
         """Run in a transaction, with whatever else waits; when this returns, the commit is in the log.
 
         Raises DatabaseLocked when the writes ahead took longer than the busy timeout, or another program held the
-        lock that long, TooManyWrites at once when too many are waiting. Whatever the use case raises undoes it alone.
+        lock that long, TooManyWrites at once when too many are waiting, TxidNotReached as `read` does, with nothing
+        done. Whatever the use case raises undoes it alone.
         """
         session = session or Session()
+        if session.at_least > self.txid:
+            await self._refresh(float("-inf"), session.at_least)
         self._loop = asyncio.get_running_loop()
         arrived = self._clock.now()
         write = Write(use_case, arrived - self._freshness, session.at_least)
@@ -196,29 +210,60 @@ class Database:
 
     async def _refresh(self, not_before: float, txid: int) -> None:
         """One question to the store answers all reads that were waiting when it was asked."""
-        arrived = self._clock.now()
+        before = self._asked
         while not self._replica.is_fresh(not_before, txid):
+            self._check_plausible(txid)
+            if self._answered > before:
+                self._replica.check_reached(txid)
+                return
+            if self._catching_up is None and (pause := self._pause_before_asking(not_before)) > 0:
+                await asyncio.sleep(pause)
+                continue
             if self._catching_up is None:
-                self._asked_at = self._clock.now()
-                self._catching_up = asyncio.ensure_future(self._catch_up())
-                self._catching_up.add_done_callback(self._caught_up)
-            covers_this = self._asked_at >= arrived
+                self._catching_up = self._ask(txid)
+            covers_this = self._asked > before
             done, _ = await asyncio.wait([self._catching_up])
             if covers_this:
                 done.pop().result()
-                self._replica.check_reached(txid)
-                return
+
+    def _ask(self, txid: int) -> "asyncio.Future[None]":
+        self._asked += 1
+        asking = asyncio.ensure_future(self._catch_up())
+        asking.add_done_callback(partial(self._caught_up, txid))
+        return asking
+
+    def _check_plausible(self, txid: int) -> None:
+        """Raises TxidNotReached for what is so far ahead that nobody need be asked."""
+        known = self._replica.visible.txid
+        if txid > known + _MOST_AHEAD and self.log.verified_at(known) > self._clock.now() - _LOOKED_SECONDS:
+            self._replica.check_reached(txid)
+
+    def _pause_before_asking(self, not_before: float) -> float:
+        """Seconds; none for a question that is due without any TXID that a caller has named."""
+        if not self._replica.is_fresh(not_before):
+            return 0.0
+        return self._vain_until - self._clock.now()
 
     async def _catch_up(self) -> None:
         """A write that is being stored keeps its thread: beside it one can ask, and need not wait if nothing is new."""
         loop = asyncio.get_running_loop()
         if not (self._queue.is_busy and await loop.run_in_executor(self._probing_thread, self._replica.is_current)):
-            await self._on_thread(self._replica.catch_up)
+            await self._on_thread(self._brought_up_to_date)
 
-    def _caught_up(self, done: "asyncio.Future[None]") -> None:
+    def _brought_up_to_date(self) -> None:
+        self._replica.catch_up()
+        if not self._lasting:  # nothing watches over it between two requests
+            try:
+                self._replica.settle_unknown(self._clock.now())
+            except errors.ServiceError as error:
+                logger.warning("the number of a commit of unknown outcome is not taken yet: %s", error)
+
+    def _caught_up(self, txid: int, done: "asyncio.Future[None]") -> None:
         self._catching_up = None
-        if not done.cancelled():
-            done.exception()  # whoever waited has it; nobody need have
+        if not done.cancelled() and not done.exception():  # whoever waited has it; nobody need have
+            self._answered = self._asked
+            if not self._replica.is_fresh(float("-inf"), txid):
+                self._vain_until = max(self._vain_until, self._clock.now() - _VAIN_BURST_SECONDS) + _VAIN_SECONDS
 
     async def _on_thread(self, function: Callable[[], T]) -> T:
         self._loop = asyncio.get_running_loop()

@@ -7,7 +7,7 @@ from handler.problems import problem
 from infra.database import Session
 
 HEADER = "X-Commit-Txid"
-_TXID = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_TXID = re.compile(r"[0-7][0-9a-f]{15}", re.ASCII)
 
 
 class CommitTxid:
@@ -23,7 +23,7 @@ class CommitTxid:
             return await self.app(scope, receive, send)
         given = Headers(scope=scope).get(HEADER)
         if given is not None and not _TXID.fullmatch(given):
-            answer = problem(scope, 400, f"{HEADER} should be 16 hexadecimal digits, as an answer has it.")
+            answer = problem(scope, 400, f"{HEADER} should be 16 hexadecimal digits below 2^63, as an answer has it.")
             return await answer(scope, receive, send)
         session = Session(int(given, 16) if given else 0)
         scope["state"]["session"] = session

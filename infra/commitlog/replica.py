@@ -59,7 +59,7 @@ class Write:
 class Replica:
     """A file that is a prefix of the log.
 
-    Everything but `reader`, `visible` and `check` belongs to one thread. Raises what CommitLog raises,
+    Everything but `reader`, `visible`, `stored` and `check` belongs to one thread. Raises what CommitLog raises,
     and DatabaseError when the file itself cannot be used.
     """
 
@@ -79,13 +79,14 @@ class Replica:
         """
         self.path = path
         self.log = log
-        self.visible = START  # the newest commit that readers see
+        self.visible = START  # readers see this commit at least
         self._position = START  # of the log, as far as this instance has it
         self._clock = clock
         self._turns = Turns(clock, rng or random.SystemRandom())
         self._swap = swap
         self._busy_timeout = busy_timeout
         self._deadline = 0.0
+        self._unsettled = 0  # the TXID of the last write whose outcome is unknown: somebody must take it
         self._whole = False  # whether file and connections are what `_position` says
         self._overwritten: Known | None = None  # what was known of a file that somebody has overwritten
         self._at_rest = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout)
@@ -97,6 +98,11 @@ class Replica:
         if not self._whole:
             raise errors.DatabaseUnavailable(f"{self.path} is being brought in order; try again.")
         return self._open.reader
+
+    @property
+    def stored(self) -> Position:
+        """The newest commit that readers may see: SQLite shows one before `visible` has moved, never before this."""
+        return self._position
 
     def open(self) -> None:
         """Bring the file to the log's head and connect to it."""
@@ -198,6 +204,16 @@ class Replica:
             self.catch_up()
         except FileChanged:
             self._settle()
+        self.settle_unknown(deadline)
+
+    def settle_unknown(self, deadline: float) -> None:
+        """After an unknown outcome, see to it that its number is taken: then what is still on its way can never land,
+        and whoever finds the log at that number knows. Raises StoreError or CommitError when that is not to be had now.
+        """
+        if self._position.txid < self._unsettled:
+            self.catch_up()
+        if self._position.txid < self._unsettled:
+            self.write(self._take_the_number, deadline, float("-inf"))
 
     def refresh(self, not_before: float, txid: int = 0) -> bool:
         """See to it that the log's head was known after `not_before`; returns whether there was anything new.
@@ -270,6 +286,9 @@ class Replica:
                 if len(writes) > 1:
                     raise
                 committed = False
+            except errors.CommitOutcomeUnknown as error:
+                self._unsettled = error.txid
+                raise
             except errors.CommitConflict as error:
                 if self._clock.now() >= deadline:
                     raise errors.CommitNotStored("Other instances were faster every time.") from error
@@ -331,6 +350,8 @@ class Replica:
             for write in writes:
                 self._open.run_until = min(self._deadline, self._clock.now() + share)
                 self._run(write)
+            if len(writes) == 1 and writes[0].error:
+                raise _Aborted(writes[0])  # what its savepoint has undone would be a commit of nothing
 
     def _run(self, write: Write) -> None:
         """In a savepoint, so that its failure undoes nothing but itself. Raises _Aborted when that is not possible."""
@@ -345,6 +366,11 @@ class Replica:
             write.error = error
         if isinstance(write.error, errors.TransactionTooSlow):
             raise _Aborted(write)  # alone it may take its time
+
+    def _take_the_number(self, db: peewee.Database) -> None:
+        """By a commit that changes nothing: to set what stands there already writes the first page anew."""
+        if self._position.txid < self._unsettled:
+            db.execute_sql(f"PRAGMA user_version = {db.execute_sql('PRAGMA user_version').fetchone()[0]}")
 
     def _is_outdated(self, writes: Sequence[Write]) -> bool:
         not_before, txid = max(write.not_before for write in writes), max(write.txid for write in writes)

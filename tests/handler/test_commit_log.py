@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from core.errors import (
     DatabaseLocked,
+    ObjectExists,
     StoreRefused,
     StoreUnavailable,
     StoreUnreachable,
@@ -20,6 +22,7 @@ from core.errors import (
 from handler.service import Service, open_server_service
 from infra.object_store import ObjectStore
 from tests.conftest import MakeSettings, assert_problem, serving
+from tests.e2e.processes import until
 
 HEADER = "x-commit-txid"
 Start = Callable[[str], httpx2.Client]
@@ -71,10 +74,13 @@ def test_write_on_an_old_state_is_no_404(two: tuple[httpx2.Client, httpx2.Client
 
 
 def test_commit_that_nobody_made_is_412(client: httpx2.Client) -> None:
-    assert_problem(client.get("/api/items", headers={HEADER: "f" * 16}), 412)
+    for unknown in ("0000000000000010", "7" + "f" * 15):
+        assert_problem(client.get("/api/items", headers={HEADER: unknown}), 412)
+        assert_problem(client.post("/api/items", json={"name": "x"}, headers={HEADER: unknown}), 412)
+    assert client.get("/api/items").json()["items"] == []
 
 
-@pytest.mark.parametrize("value", ["1", "x" * 16, "F" * 16, "-000000000000001", "0" * 17, ""])
+@pytest.mark.parametrize("value", ["1", "x" * 16, "F" * 16, "f" * 16, "8" + "0" * 15, "-000000000000001", "0" * 17, ""])
 def test_malformed_commit_is_400(client: httpx2.Client, value: str) -> None:
     assert HEADER.title() in assert_problem(client.get("/api/items", headers={HEADER: value}), 400)["detail"].title()
 
@@ -96,9 +102,54 @@ def test_failed_write_says_whether_it_was_stored(
         problem = assert_problem(response, 503)
         assert response.headers["retry-after"] == "1"
         assert problem["stored"] == stored
+        assert ("txid" in problem) is (stored == "unknown")
         assert client.get("/api/items").json()["items"] == []
         monkeypatch.undo()
         assert client.post("/api/items", json={"name": "x"}).status_code == 201
+
+
+@pytest.mark.parametrize("arrives_first", [False, True])
+def test_unknown_outcome_names_the_commit_to_wait_for_and_then_a_read_is_certain(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, arrives_first: bool
+) -> None:
+    held: list[tuple[Any, ...]] = []
+    create = ObjectStore.create
+
+    def hold(*arguments: Any) -> None:
+        held.append(arguments)
+        raise StoreUnavailable("no reply")
+
+    with serving(open_server_service(make_settings(COMMIT_TIMEOUT_SECONDS=0.1))) as client:
+        client.post("/api/items", json={"name": "before"})
+        monkeypatch.setattr(ObjectStore, "create", hold)
+        problem = assert_problem(client.post("/api/items", json={"name": "late"}), 503)
+        waiting_for = {HEADER: problem["txid"]}
+        assert problem["txid"] in problem["detail"]
+        assert_problem(client.get("/api/items", headers=waiting_for), 412)
+        if arrives_first:
+            create(*held[0])
+        monkeypatch.undo()
+        until(lambda: client.get("/api/items", headers=waiting_for).status_code == 200)  # nobody else writes
+        names = [item["name"] for item in client.get("/api/items", headers=waiting_for).json()["items"]]
+        assert names == (["before", "late"] if arrives_first else ["before"])
+        with pytest.raises(ObjectExists):
+            create(*held[0])
+        assert client.post("/api/items", json={"name": "after"}).status_code == 201
+        assert [item["name"] for item in client.get("/api/items").json()["items"]] == [*names, "after"]
+
+
+def test_unknown_outcome_names_nothing_where_no_answer_does(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In backup-only mode the log is the instance's own."""
+    service = open_server_service(make_settings(COMMIT_TIMEOUT_SECONDS=0.1))
+    private = replace(service, settings=service.settings.model_copy(update={"replica_url": ""}))
+    with serving(private) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(ObjectStore, "create", _away)
+            problem = assert_problem(client.post("/api/items", json={"name": "x"}), 503)
+        assert problem["stored"] == "unknown"
+        assert "txid" not in problem
 
 
 def test_reads_go_on_while_the_store_is_away(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -343,7 +343,17 @@ class Instance:
         except ServiceError as error:
             self._refused(error)
             return
+        self._settle_unknown()
         self._answer_read(request)
+
+    def _settle_unknown(self) -> None:
+        """As the function does with each look at the log; a server does it while it watches."""
+        if self._replica and self._clock and not self._lasting:
+            try:
+                self._replica.settle_unknown(self._clock.now())
+            except ServiceError as error:
+                self._check_excused(error)
+                self._say(f"settles in vain: {_named(error)}")
 
     def _answer_read(self, request: Read) -> None:
         assert self._replica
@@ -386,6 +396,7 @@ class Instance:
                 self._answer_from(write, attempt.shown, shared)
             case CommitOutcomeUnknown() as error:
                 self._say(f"write {write.number}: {_named(error)}")
+                self._model.unknown(write, error.txid)
                 self._around.counts["unknown"] += 1
             case ServiceError() as error:
                 self._model.failed(write)

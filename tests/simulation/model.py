@@ -34,6 +34,7 @@ class Model:
         self._txid_of: dict[int, int] = {}  # by write
         self._base_of: dict[int, State] = {}  # by write: the state it was applied to
         self._failed: set[int] = set()
+        self._unknown: dict[int, int] = {}  # by write: the TXID that its answer named, as the only one it may have
         self._writes: dict[int, Write] = {}
         self._reach: dict[State, int] = {}  # the newest TXID with this state
         self._within: dict[State, int] = {}  # the same of states that only those saw who shared a commit
@@ -74,7 +75,8 @@ class Model:
         if state.writes[: len(before.writes)] != before.writes:
             raise Violation(f"I4 history: TXID {txid} turns {before} into {state}")
         if not new and self._mangled == 0:
-            _check("a commit that nobody made", txid <= SCHEMA_ONLY, lambda: f"TXID {txid}")
+            expected = txid <= SCHEMA_ONLY or txid in self._unknown.values()  # somebody has to take that number
+            _check("a commit that nobody made", expected, lambda: f"TXID {txid}")
         between = before
         for number in new:  # those that share the commit, in their order
             self._within[between] = txid
@@ -85,6 +87,7 @@ class Model:
             if number in self._failed:
                 raise Violation(f"I5 what failed is not there: write {number} is TXID {txid}")
             self._txid_of[number] = txid
+            self._check_named(number)
         _check("a write is whole", state == between, lambda: f"TXID {txid} {state}")
         self._within[state] = self._reach[state] = txid
         self.chain.states.append(state)
@@ -160,6 +163,16 @@ class Model:
         """Answered with an error that says that nothing was stored."""
         _check("I5 what failed is not there", write.number not in self._txid_of, lambda: f"write {write.number}")
         self._failed.add(write.number)
+
+    def unknown(self, write: Write, txid: int) -> None:
+        """Answered with an error that says that it may be stored under this number, or may yet be."""
+        self._unknown[write.number] = txid
+        self._check_named(write.number)
+
+    def _check_named(self, number: int) -> None:
+        found = self._txid_of.get(number)
+        named = self._unknown.get(number, found)
+        _check("what is unknown has its number or none", found in (named, None), lambda: f"{number} is TXID {found}")
 
     def read(
         self, state: State, shown: int, at_least: int, not_before: float, now: float, shared: bool = False
