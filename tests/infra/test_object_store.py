@@ -2,6 +2,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -177,7 +178,12 @@ def test_content_whose_name_cannot_be_made_safe_is_not_used(tmp_path: Path, monk
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(object_store, "fsync_directory", broken)
-    for use in (lambda: read(store, "a"), lambda: store.read_range("a", 1)):
+    uses: list[Callable[[], object]] = [
+        lambda: read(store, "a"),
+        lambda: store.read_range("a", 1),
+        lambda: store.read_end("a", 1),
+    ]
+    for use in uses:
         with pytest.raises(StoreUnavailable, match="Input/output error"):
             use()
 
