@@ -60,20 +60,27 @@ class Evidence:
         pages = committed_pages(wal) if wal.exists() else {}
         if not pages:
             return None if in_file else set()
-        if not in_file and not (note.wal and reaches(wal, note.wal) and self._valid_frames(wal) >= note.wal.frames):
+        if not in_file and not (
+            note.wal and reaches(wal, note.wal) and self._valid_frames(wal, self._path) >= note.wal.frames
+        ):
             return set()
         # If SQLite has removed the WAL, then after it has moved all of it into the file
         return set(pages) if has_wal(self._path) or self._has_moved(wal, pages) else set()
 
-    def _valid_frames(self, wal: Path) -> int:
+    def is_all_shipped(self, note: Note, head_file: Path) -> bool:
+        """Whether the WAL has nothing that the log has not."""
+        wal = wal_of(self._path)
+        return bool(note.wal and reaches(wal, note.wal) and self._valid_frames(wal, head_file) == note.wal.frames)
+
+    def _valid_frames(self, wal: Path, database: Path) -> int:
         """How much of a WAL SQLite takes for committed: it looks at every checksum, a power cut may have torn one.
 
         What it has found invalid it writes over, and leaves the rest of it behind.
         """
         scratch = self._path.with_name(f"{self._path.name}.comparing")
         try:
-            with RawFile(self._path) as file:
-                scratch.write_bytes(file.read(page_size_of(self._path)))  # without a database it looks at no WAL
+            with RawFile(database) as file:
+                scratch.write_bytes(file.read(page_size_of(database)))  # without a database it looks at no WAL
             shutil.copyfile(wal, wal_of(scratch))
             with translated_errors(scratch), closing(existing_database(scratch)) as connection:
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)

@@ -3,11 +3,12 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import apsw
+import peewee
 
 from core import errors
 from infra.clock import Clock
@@ -18,6 +19,7 @@ from infra.commitlog.file_state import FileChanged, Known, has_wal, last_wal_of,
 from infra.commitlog.log import CommitLog
 from infra.commitlog.note import Note, NoteFile, WalEnd
 from infra.commitlog.raw_file import RawFile, differing_pages, page_size_of, pages_of
+from infra.commitlog.schema import AnySchema, Schema, is_new, opened_image
 from infra.commitlog.vfs import salts_in
 from infra.durable import fsync_directory
 from infra.sqlite_errors import translated_errors
@@ -37,8 +39,19 @@ class LocalFile:
     Raises what CommitLog raises, and DatabaseError when the file cannot be used.
     """
 
-    def __init__(self, path: Path, log: CommitLog, clock: Clock, *, lasting: bool, busy_timeout: float) -> None:
-        """`lasting`: the file outlives this process. `busy_timeout`: seconds to wait for another program."""
+    def __init__(
+        self,
+        path: Path,
+        log: CommitLog,
+        clock: Clock,
+        *,
+        lasting: bool,
+        busy_timeout: float,
+        schema: Schema | None = None,
+    ) -> None:
+        """`lasting`: the file outlives this process. `busy_timeout`: seconds to wait for another program. `schema`: of
+        what may become a commit.
+        """
         self.path = path
         self.known = Known(None)  # as it was left
         self.checkpointed = 0  # TXID up to which the file has everything without its WAL
@@ -46,6 +59,7 @@ class LocalFile:
         self._clock = clock
         self._lasting = lasting
         self._busy_timeout = busy_timeout
+        self._schema = schema or AnySchema()
         self._note = NoteFile(path) if lasting else None
         self._evidence = Evidence(path, log)
         self._known = START  # the newest commit that this file has been at
@@ -70,13 +84,14 @@ class LocalFile:
         Returns where the log ended before, and where it ends now: the same if there was no difference.
         """
         head_file = self._beside("comparing")
-        with self._consolidated() as page_size:
+        with self._consolidated() as connection:
+            page_size = int(connection.pragma("page_size"))
             while True:
                 head_file.unlink(missing_ok=True)
                 head = self._log.restore(head_file)
                 try:
                     if head == START:
-                        position = self._first_commit(page_size)
+                        position = self._first_commit(connection)
                     elif changed := differing_pages(self.path, head_file, page_size):
                         position = self._committed(head, changed, page_size, page_size_of(head_file))
                     else:
@@ -201,36 +216,10 @@ class LocalFile:
         head_file = self._beside("restoring")
         head = self._head_in(head_file)
         try:
-            if note and note.applying:
-                logger.warning("%s was left in the middle of a change; building it anew from the log", self.path)
-                if not self._evidence.is_of_the_log(note, head, page_size_of(head_file)):
-                    raise Diverged("it was changed by another program before it was whole again")
-                return self._replaced_by(head_file, head)
-            if note and not note.closed:
-                self._evidence.check_not_overwritten(note, head)
-            unmoved = note is not None and _is_same(note.position, head)
-            changeable = self._evidence.changed_on_top_of_all(note) if note and unmoved else set()
-            with self._consolidated() as page_size:
-                if head == START:
-                    return self._first_commit(page_size)
-                changed = differing_pages(self.path, head_file, page_size)
-                if not changed:
-                    return head
-                if self._evidence.is_an_edit(note, head, changed, changeable, page_size):
-                    logger.warning("%s was changed by another program; the changes are the next commit", self.path)
-                    return self._committed(head, changed, page_size, page_size_of(head_file))
-                if note is None or self._evidence.unknown_pages(note.checkpointed, head, page_size):
-                    if not unmoved:
-                        raise Diverged(f"it and the log at {self._log.url} have both changed")
-                    raise Diverged("it was changed after a crash, perhaps without what the log has of before that")
-            if unmoved:
-                logger.warning(
-                    "%s was in an older state than it was left in: its -wal was removed, an older copy of both was put "
-                    "in their place, or the power failed; the log's newest state is served",
-                    self.path,
-                )
-            return self._replaced_by(head_file, head)
-        except (Diverged, errors.CommitConflict) as error:
+            return self._compared(note, head_file, head)
+        except errors.CommitConflict as error:
+            raise FileChanged(str(error)) from error  # not the file, but what it is compared with
+        except Diverged as error:
             return self._kept_beside(str(error), head_file, head)
         except errors.DatabaseDamaged as error:
             if head == START:
@@ -240,6 +229,93 @@ class LocalFile:
             return self._kept_beside(str(error), head_file, head)
         finally:
             head_file.unlink(missing_ok=True)
+
+    def _compared(self, note: Note | None, head_file: Path, head: Position) -> Position:
+        """Row by row what "Start, and files that others touch" in docs/commit-log.md says. Raises Diverged."""
+        if self.known.state and not self.known.state.size and head != START:
+            return self._filled(note, head_file, head)
+        if note and note.applying:
+            logger.warning("%s was left in the middle of a change; building it anew from the log", self.path)
+            if not self._evidence.is_of_the_log(note, head, page_size_of(head_file)):
+                raise Diverged("it was changed by another program before it was whole again")
+            return self._replaced_by(head_file, head)
+        if note and not note.closed:
+            self._evidence.check_not_overwritten(note, head)
+        unmoved = note is not None and _is_same(note.position, head)
+        changeable = self._evidence.changed_on_top_of_all(note) if note and unmoved else set()
+        if head == START:
+            self._check_may_begin()
+        with self._consolidated() as connection:
+            if head == START:
+                return self._first_commit(connection)
+            page_size = int(connection.pragma("page_size"))
+            changed = differing_pages(self.path, head_file, page_size)
+            if not changed:
+                return head
+            is_an_edit = self._evidence.is_an_edit(note, head, changed, changeable, page_size)
+            if is_an_edit and self._is_served(connection):
+                return self._committed_edit(head, changed, page_size, head_file)
+            if not is_an_edit and (note is None or self._evidence.unknown_pages(note.checkpointed, head, page_size)):
+                if not unmoved:
+                    raise Diverged(f"it and the log at {self._log.url} have both changed")
+                raise Diverged("it was changed after a crash, perhaps without what the log has of before that")
+        if is_an_edit:
+            return self._committed_migrated(head, head_file)
+        if unmoved:
+            logger.warning(
+                "%s was in an older state than it was left in: its -wal was removed, an older copy of both was put "
+                "in their place, or the power failed; the log's newest state is served",
+                self.path,
+            )
+        return self._replaced_by(head_file, head)
+
+    def _filled(self, note: Note | None, head_file: Path, head: Position) -> Position:
+        """A file of 0 bytes, of which SQLite would take the WAL away."""
+        if has_wal(self.path) and not (note and self._evidence.is_all_shipped(note, head_file)):
+            raise Diverged("it is empty, and its -wal has what the log does not")
+        self._remove("-wal", "-shm")
+        logger.warning("%s was empty, which is no edit; the log's newest state is served", self.path)
+        return self._replaced_by(head_file, head)
+
+    def _is_served(self, connection: apsw.Connection) -> bool:
+        """Whether it can be a commit as it is, or must be migrated first. Raises Diverged when it cannot be one."""
+        if is_new(connection):
+            raise Diverged("there is nothing in it")
+        try:
+            return self._schema.check(connection)
+        except (errors.NotServed, apsw.SQLError) as error:
+            raise Diverged(str(error)) from error
+
+    def _check_may_begin(self) -> None:
+        """Raises NotServed for another program's database, before anything is done to it."""
+        with translated_errors(self.path), closing(existing_database(self.path)) as connection:
+            try:
+                if not is_new(connection):
+                    self._schema.check(connection)
+            except errors.NotServed as error:
+                raise type(error)(
+                    f"{self.path} cannot begin the log at {self._log.url}. {error}. It was left as it is; move it "
+                    "away, or name another file with DATABASE_PATH"
+                ) from error
+
+    def _committed_edit(self, head: Position, changed: list[int], page_size: int, head_file: Path) -> Position:
+        logger.warning("%s was changed by another program; the changes are the next commit", self.path)
+        return self._committed(head, changed, page_size, page_size_of(head_file))
+
+    def _committed_migrated(self, head: Position, head_file: Path) -> Position:
+        """An edit of an older schema, migrated before anybody sees it."""
+        try:
+            self._schema.migrate(self.path)
+        except errors.DatabaseLocked:
+            raise
+        except (errors.DatabaseError, apsw.Error, peewee.PeeweeException) as error:
+            raise Diverged(f"its schema cannot be migrated: {error}") from error
+        with self._consolidated() as connection:
+            if not self._is_served(connection):
+                raise Diverged("its schema was changed while it was migrated")
+            page_size = int(connection.pragma("page_size"))
+            changed = differing_pages(self.path, head_file, page_size)
+            return self._committed_edit(head, changed, page_size, head_file) if changed else head
 
     def _rebuilt(self) -> Position:
         self._discard()  # a WAL without its database says nothing
@@ -252,7 +328,8 @@ class LocalFile:
         _create_empty(restoring)
         self._put_in_place(restoring, START)
         try:
-            return self._first_commit(page_size_of(self.path))
+            with self._consolidated() as connection:
+                return self._first_commit(connection)
         except errors.CommitConflict:
             return self._rebuilt()  # another instance has begun the log meanwhile
 
@@ -309,9 +386,9 @@ class LocalFile:
             return file.read(_VERSIONS.stop)[_VERSIONS] == _WAL_MODE
 
     @contextmanager
-    def _consolidated(self) -> Iterator[int]:
-        """Everything that was committed to the file is in the file itself, and nothing is added meanwhile. Gives its
-        page size in bytes. What other programs commit stays in the WAL.
+    def _consolidated(self) -> Iterator[apsw.Connection]:
+        """Everything that was committed to the file is in the file itself, and nothing is added meanwhile. Gives a
+        connection that reads it. What other programs commit stays in the WAL.
 
         Raises DatabaseDamaged: what is broken must not become history.
         """
@@ -335,7 +412,7 @@ class LocalFile:
             [(found,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
             if found != "ok":
                 raise errors.DatabaseDamaged(f"{self.path} is damaged: {found}")
-            yield int(connection.pragma("page_size"))
+            yield connection
 
     def _head_in(self, path: Path) -> Position:
         """The log's newest state in a new file. Raises LogDamaged when the log has lost what this file has seen."""
@@ -351,9 +428,25 @@ class LocalFile:
                     else f"To serve that log, move {self.path} and {self._beside('position').name} away"
                 )
             )
+        if head != START:
+            with opened_image(path) as connection:
+                self.check_served(connection)
         return head
 
-    def _first_commit(self, page_size: int) -> Position:
+    def check_served(self, connection: apsw.Connection) -> None:
+        """Raises NotServed when the log's newest state, which is open there, is not for this release to serve."""
+        try:
+            if not is_new(connection):
+                self._schema.check(connection)
+        except errors.NotServed as error:
+            raise type(error)(
+                f"The newest state at {self._log.url} cannot be served. {error}. Nothing was changed; if the log is "
+                "another program's, set REPLICA_URL to a prefix of its own; if somebody has spoilt this one, "
+                "`python -m infra restore --txid N` brings an earlier state back"
+            ) from error
+
+    def _first_commit(self, connection: apsw.Connection) -> Position:
+        page_size = int(connection.pragma("page_size"))
         size = self.path.stat().st_size // page_size
         return self._append(START, page_size, size, pages_of(self.path, page_size))
 
@@ -375,7 +468,8 @@ class LocalFile:
     def _kept_beside(self, reason: str, image: Path, head: Position) -> Position:
         """The log's state in place of the file, of which a copy is kept, with its WAL."""
         kept = self._beside(f"diverged-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
-        with self._alone():
+        empty = not (self.known.state and self.known.state.size)  # SQLite would remove the WAL of that
+        with nullcontext() if empty else self._alone():
             for suffix in ("", "-wal") if has_wal(self.path) else ("",):
                 _copy(self._with(suffix), kept.with_name(kept.name + suffix))
             fsync_directory(kept.parent)

@@ -22,7 +22,9 @@ from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import CommitLog
 from infra.commitlog.note import WalEnd
 from infra.commitlog.open_file import OpenFile, SavepointLost
+from infra.commitlog.schema import AnySchema, Schema
 from infra.commitlog.turns import Turns
+from infra.commitlog.writers import check_written_here
 from infra.sqlite_errors import root_cause, translated_errors
 
 logger = logging.getLogger(__name__)
@@ -73,9 +75,11 @@ class Replica:
         busy_timeout: float = 5.0,
         rng: random.Random | None = None,
         swap: Callable[[Callable[[], None]], None] = lambda change: change(),
+        schema: Schema | None = None,
     ) -> None:
         """`lasting`: the file outlives this process. `busy_timeout`: seconds to wait for other programs. `swap` runs
-        what replaces the file under the connections, at a moment when nobody is reading.
+        what replaces the file under the connections, at a moment when nobody is reading. `schema`: what may become a
+        commit that another program has made, and what the log must hold at the start.
         """
         self.path = path
         self.log = log
@@ -88,8 +92,9 @@ class Replica:
         self._deadline = 0.0
         self._whole = False  # whether file and connections are what `_position` says
         self._overwritten: Known | None = None  # what was known of a file that somebody has overwritten
-        self._at_rest = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout)
-        self._open = OpenFile(path, clock, self._ship, self._note_checkpoint, lasting=lasting)
+        schema = schema or AnySchema()
+        self._at_rest = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout, schema=schema)
+        self._open = OpenFile(path, clock, self._ship, self._note_checkpoint, schema, lasting=lasting)
 
     @property
     def reader(self) -> peewee.Database:
@@ -99,10 +104,14 @@ class Replica:
         return self._open.reader
 
     def open(self) -> None:
-        """Bring the file to the log's head and connect to it."""
+        """Bring the file to the log's head and connect to it. Raises NotServed or LogInUse when the log is not for
+        this service.
+        """
         asked = self._clock.now()
         self._settle()
         self.refresh(asked)
+        self._at_rest.check_served(self._open.writer.connection())
+        check_written_here(self.log, self.visible)
         if self.visible.timestamp > self._clock.timestamp() + _CLOCK_TOLERANCE_MS:
             logger.error(
                 "%s: the newest commit is of %s, which is ahead of this machine's clock; one of the clocks is wrong, "
@@ -409,6 +418,9 @@ class Replica:
         if self._whole and self._open.is_overwritten():
             logger.warning("%s was overwritten while the service runs", self.path)
             self._overwritten = self._open.known
+        if self._whole and self._open.has_moved_everything():  # by another program, which the note cannot know
+            self._note_checkpoint()
+            self._at_rest.write_note(self._position)
         self._swap(self._disconnect)
         if self._overwritten:
             with suppress(FileChanged):  # a shell has mixed the two by now: then the log decides

@@ -1,0 +1,42 @@
+"""What the engine asks of the application whose database it keeps."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import apsw
+
+
+class Schema(Protocol):
+    def check(self, connection: apsw.Connection) -> bool:
+        """Raises NotServed for a database that may not become a commit; returns False for one that must be migrated
+        before.
+        """
+
+    def migrate(self, path: Path) -> None:
+        """Bring a file to the newest schema, all or nothing. Raises ServiceError."""
+
+
+class AnySchema:
+    """Takes whatever is a database."""
+
+    def check(self, connection: apsw.Connection) -> bool:
+        return True
+
+    def migrate(self, path: Path) -> None:
+        pass
+
+
+def is_new(connection: apsw.Connection) -> bool:
+    """Whether it is as SQLite makes it, with nothing in it."""
+    [(content,)] = connection.execute("SELECT count(*) FROM sqlite_schema")
+    return not (content or connection.pragma("user_version") or connection.pragma("application_id"))
+
+
+@contextmanager
+def opened_image(path: Path) -> Iterator[apsw.Connection]:
+    """For reading a file that nobody writes; no -wal or -shm is looked for or left behind."""
+    uri = path.absolute().as_uri() + "?immutable=1"
+    with closing(apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)) as connection:
+        yield connection
