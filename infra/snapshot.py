@@ -54,12 +54,13 @@ def inspect(database: Path) -> Contents:
 
 def count_rows(database: Path) -> dict[str, int]:
     """Rows of each table of a live database. Raises DatabaseUnavailable or DatabaseLocked."""
-    with _open_live(database) as connection:
+    with open_live(database) as connection:
         return _rows(connection)
 
 
 @contextmanager
-def _open_live(database: Path) -> Iterator[apsw.Connection]:
+def open_live(database: Path) -> Iterator[apsw.Connection]:
+    """For reading. Raises DatabaseUnavailable or DatabaseLocked."""
     if not database.is_file():
         raise DatabaseUnavailable(f"There is no database at {database}.")
     with (

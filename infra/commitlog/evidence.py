@@ -47,8 +47,9 @@ class Evidence:
         discarded = note is not None and note.checkpointed != note.position.txid
         return not discarded or bool(note and self.unknown_pages(note.checkpointed, head, page_size))
 
-    def changed_on_top_of_all(self, note: Note) -> set[int] | None:
+    def changed_on_top_of_all(self, note: Note, found_before: set[int]) -> set[int] | None:
         """The pages that another program can have changed on top of all that was committed; None is any.
+        `found_before`: what an earlier look has returned, which has moved the WAL into the file.
 
         A power cut, or whoever removes the WAL, takes the last commits from the file; not from the log. And a file
         that was put beside the WAL of another one is a mixture as soon as SQLite has opened it.
@@ -59,13 +60,13 @@ class Evidence:
         wal = wal_of(self._path) if has_wal(self._path) else last_wal_of(self._path)
         pages = committed_pages(wal) if wal.exists() else {}
         if not pages:
-            return None if in_file else set()
-        if not in_file and not (
+            return found_before or (None if in_file else set())
+        if not (in_file or found_before) and not (
             note.wal and reaches(wal, note.wal) and self._valid_frames(wal, self._path) >= note.wal.frames
         ):
             return set()
         # If SQLite has removed the WAL, then after it has moved all of it into the file
-        return set(pages) if has_wal(self._path) or self._has_moved(wal, pages) else set()
+        return found_before | set(pages) if has_wal(self._path) or self._has_moved(wal, pages) else set()
 
     def is_all_shipped(self, note: Note, head_file: Path) -> bool:
         """Whether the WAL has nothing that the log has not."""

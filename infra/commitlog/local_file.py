@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 import apsw
@@ -16,9 +15,11 @@ from infra.commitlog.anchor import begin_reading
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
 from infra.commitlog.evidence import Diverged, Evidence, existing_database
 from infra.commitlog.file_state import FileChanged, Known, has_wal, last_wal_of, state_of, wal_of
+from infra.commitlog.kept import CHANGES, DIVERGED, KeptFiles
 from infra.commitlog.log import CommitLog
 from infra.commitlog.note import Note, NoteFile, WalEnd
 from infra.commitlog.raw_file import RawFile, differing_pages, page_size_of, pages_of
+from infra.commitlog.row_changes import NotRowByRow, changes_between, keep_changes
 from infra.commitlog.schema import AnySchema, Schema, is_new, opened_image
 from infra.commitlog.vfs import salts_in
 from infra.durable import fsync_directory
@@ -61,21 +62,26 @@ class LocalFile:
         self._busy_timeout = busy_timeout
         self._schema = schema or AnySchema()
         self._note = NoteFile(path) if lasting else None
+        self._kept = KeptFiles(path)
+        self.waiting = self._kept.all(CHANGES) if lasting else []  # row changes that are to be done again
         self._evidence = Evidence(path, log)
         self._known = START  # the newest commit that this file has been at
         self._settled = False
+        self._edited: set[int] = set()  # pages that others have changed, by looks that came to no end
 
     def settle(self) -> Position:
         """Make the file what the log says at some commit, the head unless it was left well, and return that."""
         note = self._note.read() if self._note else None
         if note and note.position.txid > self._known.txid:
             self._known = note.position
-        for suffix in ("restoring", "comparing"):
-            self._beside(suffix).unlink(missing_ok=True)
+        for name in ("restoring", "comparing", "base"):  # left by a crash
+            self._remove(*_scratch_names(name))
         if self._settled and not self._lasting:
             self._discard()
         position = self._settled_position(note) if self.path.exists() else self._rebuilt()
         self._settled = True
+        self._edited = set()
+        self._kept.prune(self.waiting)
         return position
 
     def publish(self) -> tuple[Position, Position]:
@@ -239,26 +245,28 @@ class LocalFile:
             if not self._evidence.is_of_the_log(note, head, page_size_of(head_file)):
                 raise Diverged("it was changed by another program before it was whole again")
             return self._replaced_by(head_file, head)
-        if note and not note.closed:
+        if note and not note.closed and not self._edited:
             self._evidence.check_not_overwritten(note, head)
         unmoved = note is not None and _is_same(note.position, head)
-        changeable = self._evidence.changed_on_top_of_all(note) if note and unmoved else set()
+        changeable = self._evidence.changed_on_top_of_all(note, self._edited) if note else None
+        row_changes: Path | None = None
         if head == START:
             self._check_may_begin()
         with self._consolidated() as connection:
+            self._edited = changeable or set()
             if head == START:
                 return self._first_commit(connection)
             page_size = int(connection.pragma("page_size"))
             changed = differing_pages(self.path, head_file, page_size)
             if not changed:
                 return head
-            is_an_edit = self._evidence.is_an_edit(note, head, changed, changeable, page_size)
+            is_an_edit = unmoved and self._evidence.is_an_edit(note, head, changed, changeable, page_size)
             if is_an_edit and self._is_served(connection):
                 return self._committed_edit(head, changed, page_size, head_file)
             if not is_an_edit and (note is None or self._evidence.unknown_pages(note.checkpointed, head, page_size)):
-                if not unmoved:
-                    raise Diverged(f"it and the log at {self._log.url} have both changed")
-                raise Diverged("it was changed after a crash, perhaps without what the log has of before that")
+                if unmoved:
+                    raise Diverged("it was changed after a crash, perhaps without what the log has of before that")
+                row_changes = self._kept_row_changes(note, changeable, page_size)
         if is_an_edit:
             return self._committed_migrated(head, head_file)
         if unmoved:
@@ -267,7 +275,45 @@ class LocalFile:
                 "in their place, or the power failed; the log's newest state is served",
                 self.path,
             )
-        return self._replaced_by(head_file, head)
+        try:
+            return self._replaced_by(head_file, head)
+        except FileChanged:
+            if row_changes:  # what was changed is still in the file, and is looked for again
+                self.remove_changes(row_changes)
+            raise
+
+    def remove_changes(self, path: Path) -> None:
+        """For good: after a power cut they must not be done once more."""
+        self.waiting.remove(path)
+        path.unlink()
+        fsync_directory(path.parent)
+
+    def _kept_row_changes(self, note: Note | None, changeable: set[int] | None, page_size: int) -> Path | None:
+        """What was changed on top of a commit that is no longer the newest, in a file of its own; None if no row was.
+
+        Only what came through the WAL: a file that has changed without is perhaps an older copy, and not meant as a
+        change of these rows. Raises Diverged.
+        """
+        base_file = self._beside("base")
+        try:
+            if not (note and changeable):
+                raise NotRowByRow("and which rows were changed is not to be told")
+            base = self._log.restore(base_file, note.position.txid)
+            changed = differing_pages(self.path, base_file, page_size)
+            is_on_top = self._evidence.is_an_edit(note, base, changed, changeable, page_size)
+            if not (is_on_top and _is_same(base, note.position)):
+                raise NotRowByRow("and not only on top of what the log had")
+            changeset = changes_between(base_file, self.path)
+        except (NotRowByRow, errors.TxidNotKept) as error:
+            raise Diverged(f"it and the log at {self._log.url} have both changed: {error}") from error
+        finally:
+            self._remove(*_scratch_names("base"))
+        if not changeset:
+            return None
+        path = self._kept.new(CHANGES)
+        keep_changes(changeset, path)
+        self.waiting.append(path)
+        return path
 
     def _filled(self, note: Note | None, head_file: Path, head: Position) -> Position:
         """A file of 0 bytes, of which SQLite would take the WAL away."""
@@ -467,7 +513,7 @@ class LocalFile:
 
     def _kept_beside(self, reason: str, image: Path, head: Position) -> Position:
         """The log's state in place of the file, of which a copy is kept, with its WAL."""
-        kept = self._beside(f"diverged-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
+        kept = self._kept.new(DIVERGED)
         empty = not (self.known.state and self.known.state.size)  # SQLite would remove the WAL of that
         with nullcontext() if empty else self._alone():
             for suffix in ("", "-wal") if has_wal(self.path) else ("",):
@@ -506,6 +552,10 @@ class LocalFile:
 def _is_same(one: Position, two: Position) -> bool:
     known = one.checksum and two.checksum
     return one.txid == two.txid and (not known or one.checksum == two.checksum)
+
+
+def _scratch_names(name: str) -> tuple[str, ...]:
+    return tuple(f".{name}{suffix}" for suffix in ("", "-wal", "-shm", "-journal"))
 
 
 def _copy(source: Path, target: Path) -> None:

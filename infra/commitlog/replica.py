@@ -22,6 +22,7 @@ from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import CommitLog
 from infra.commitlog.note import WalEnd
 from infra.commitlog.open_file import OpenFile, SavepointLost
+from infra.commitlog.row_changes import DoesNotFit, apply_changes
 from infra.commitlog.schema import AnySchema, Schema
 from infra.commitlog.turns import Turns
 from infra.commitlog.writers import check_written_here
@@ -39,6 +40,7 @@ _LOOK_FURTHER = 4  # lost numbers
 _BUSY_POLL_SECONDS = 0.01
 _SHARE_SECONDS = 1.0  # how long one of several requests in a transaction may keep the others waiting
 _SETTLINGS = 5
+_REDO_SECONDS = 1.0  # how long another program's changes may keep requests waiting
 
 
 @dataclass(slots=True)
@@ -159,6 +161,8 @@ class Replica:
         All of it is one commit. What makes that fail as a whole, and is the doing of one of them, runs each of them
         again in a transaction of its own, whoever did it last. `seconds`: how long each commit is tried.
         """
+        with suppress(errors.ServiceError):  # `watch` says it
+            self._redo()
         culprit: Write | None = None
         if len(writes) > 1:
             try:
@@ -207,6 +211,7 @@ class Replica:
             self.catch_up()
         except FileChanged:
             self._settle()
+        self._redo()
 
     def refresh(self, not_before: float, txid: int = 0) -> bool:
         """See to it that the log's head was known after `not_before`; returns whether there was anything new.
@@ -387,6 +392,30 @@ class Replica:
             logger.info("another program's changes of %s are commit %016x", self.path, self._position.txid)
         return bool(adopted)
 
+    def _redo(self) -> None:
+        """Commit what other programs had changed on top of a state that was not the newest any more."""
+        for path in list(self._at_rest.waiting):
+            changeset = path.read_bytes()
+
+            def use_case(db: peewee.Database, changeset: bytes = changeset) -> None:
+                apply_changes(changeset, db.connection())
+
+            try:
+                self.write(use_case, self._clock.now() + _REDO_SECONDS, float("-inf"))
+            except DoesNotFit as error:
+                self._at_rest.waiting.remove(path)
+                logger.error(
+                    "%s: another program's changes do not fit the state that the log has since: %s. They are kept; "
+                    "`python -m infra changes %s` shows them as SQL, and the next start tries them again",
+                    path,
+                    error,
+                    path,
+                )
+            else:
+                self._at_rest.remove_changes(path)
+                txid = self._position.txid
+                logger.info("another program's changes of %s, done again, are commit %016x", self.path, txid)
+
     def _ship(self, page_size: int, size: int, pages: Iterable[tuple[int, bytes]], end: WalEnd) -> None:
         started = self._clock.now()
         self._position = self.log.append(self._position, page_size, size, pages, self._deadline)
@@ -439,7 +468,8 @@ class Replica:
     def _connect(self, position: Position, known: Known) -> None:
         self._open.connect(known)
         self._position = self.visible = position
-        self._at_rest.write_note(position)
+        if not known.shipped.frames:  # or the note says already where the WAL has this commit
+            self._at_rest.write_note(position)
         self._at_rest.keep_hold_of_wal()
         self._whole = True
 
