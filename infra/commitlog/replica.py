@@ -201,12 +201,12 @@ class Replica:
         """Called every now and then while nobody writes: store what other programs have committed, and do not keep
         their checkpoints waiting. Raises StoreError or CommitError when that cannot be stored now.
         """
-        if not self._whole:
-            self._settle()
-            return
         try:
-            self._open.check_unchanged()
-            self._adopt(deadline)
+            if self._whole:
+                self._open.check_unchanged()
+                self._adopt(deadline)
+            else:
+                self._settle()
         except errors.CommitConflict:
             self.catch_up()
         except FileChanged:
