@@ -7,6 +7,7 @@ from pathlib import Path
 import apsw
 
 from core import errors
+from infra.commitlog.anchor import existing_database
 from infra.commitlog.chain import START, Position
 from infra.commitlog.file_state import has_wal, last_wal_of, wal_of
 from infra.commitlog.log import CommitLog
@@ -137,8 +138,3 @@ class Evidence:
         finally:
             image.unlink(missing_ok=True)
         return unknown
-
-
-def existing_database(path: Path) -> apsw.Connection:
-    """Never creates a file."""
-    return apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)

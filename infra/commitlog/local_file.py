@@ -11,9 +11,9 @@ import peewee
 
 from core import errors
 from infra.clock import Clock
-from infra.commitlog.anchor import begin_reading
+from infra.commitlog.anchor import Guard, begin_reading, existing_database
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
-from infra.commitlog.evidence import Diverged, Evidence, existing_database
+from infra.commitlog.evidence import Diverged, Evidence
 from infra.commitlog.file_state import FileChanged, Known, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.kept import CHANGES, DIVERGED, KeptFiles
 from infra.commitlog.log import CommitLog
@@ -65,12 +65,29 @@ class LocalFile:
         self._kept = KeptFiles(path)
         self.waiting = self._kept.all(CHANGES) if lasting else []  # row changes that are to be done again
         self._evidence = Evidence(path, log)
+        self._guard = Guard(path)
         self._known = START  # the newest commit that this file has been at
         self._settled = False
         self._edited: set[int] = set()  # pages that others have changed, by looks that came to no end
 
     def settle(self) -> Position:
         """Make the file what the log says at some commit, the head unless it was left well, and return that."""
+        if has_wal(self.path):
+            self.hold()
+        try:
+            position = self._settle()
+        except errors.ServiceError:
+            self.hold()  # until the next look
+            raise
+        self._guard.release()
+        return position
+
+    def hold(self) -> None:
+        """See to it that others take nothing away of what they commit, until `settle` has looked at it."""
+        if self._lasting:
+            self._guard.hold()
+
+    def _settle(self) -> Position:
         note = self._note.read() if self._note else None
         if note and note.position.txid > self._known.txid:
             self._known = note.position
@@ -149,6 +166,7 @@ class LocalFile:
 
     def close(self, position: Position | None, known: Known) -> None:
         """`position`: what the file is at with its WAL, all of which was shipped; None when that is not known."""
+        self._guard.release()
         if self._note:
             if position:
                 try:
@@ -175,6 +193,7 @@ class LocalFile:
     @contextmanager
     def _exclusively(self) -> Iterator[apsw.Connection]:
         """No other program has the database open, or can open it, meanwhile. Raises DatabaseLocked."""
+        self._guard.release()
         with translated_errors(self.path), closing(existing_database(self.path)) as connection:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             try:
@@ -438,6 +457,7 @@ class LocalFile:
 
         Raises DatabaseDamaged: what is broken must not become history.
         """
+        self._guard.release()
         with translated_errors(self.path), closing(existing_database(self.path)) as connection:
             connection.set_busy_timeout(int(self._busy_timeout * 1000))
             if not self._is_in_wal_mode():  # which SQLite does not see when a WAL lies beside it

@@ -450,6 +450,8 @@ class Replica:
         if self._whole and self._open.has_moved_everything():  # by another program, which the note cannot know
             self._note_checkpoint()
             self._at_rest.write_note(self._position)
+        if self._whole and not self._overwritten:
+            self._at_rest.hold()
         self._swap(self._disconnect)
         if self._overwritten:
             with suppress(FileChanged):  # a shell has mixed the two by now: then the log decides

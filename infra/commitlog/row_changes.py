@@ -12,7 +12,7 @@ from pathlib import Path
 import apsw
 
 from core.errors import ServiceError
-from infra.commitlog.evidence import existing_database
+from infra.commitlog.schema import image_uri, opened_image
 from infra.durable import fsync_directory
 
 _FLAGS = apsw.SQLITE_CHANGESETAPPLY_FKNOACTION | apsw.SQLITE_CHANGESETAPPLY_IGNORENOOP
@@ -34,13 +34,16 @@ class DoesNotFit(ServiceError):
 
 def changes_between(base: Path, edited: Path) -> bytes:
     """The changeset that makes of `base`, which is used up by that, what is in `edited`; empty if no row differs.
+    Both are files to which nobody writes meanwhile; a WAL beside them does not count.
 
     Raises NotRowByRow, also when what comes out is not exactly the same.
     """
     try:
-        with closing(_attached(edited, base)) as connection:
+        with opened_image(edited) as connection:
+            _attach(connection, base)
             changeset = _difference(connection)
-        with closing(_attached(base, edited)) as connection:
+        with closing(apsw.Connection(str(base), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)) as connection:
+            _attach(connection, edited)
             if changeset:
                 apply_changes(changeset, connection)
             for table in _tables(connection):
@@ -102,12 +105,10 @@ def statements(changeset: bytes, connection: apsw.Connection) -> Iterator[str]:
                 yield f"UPDATE {table} SET {_each(columns, new, ' = ', ', ')} WHERE {as_it_was};"  # noqa: S608
 
 
-def _attached(main: Path, other: Path) -> apsw.Connection:
-    connection = existing_database(main)
-    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+def _attach(connection: apsw.Connection, other: Path) -> None:
+    """Without what may be in a WAL beside it."""
+    connection.execute("ATTACH ? AS other", (image_uri(other),))
     connection.execute("PRAGMA foreign_keys = 1")
-    connection.execute("ATTACH ? AS other", (str(other),))
-    return connection
 
 
 def _difference(connection: apsw.Connection) -> bytes:

@@ -34,9 +34,14 @@ def is_new(connection: apsw.Connection) -> bool:
     return not (content or connection.pragma("user_version") or connection.pragma("application_id"))
 
 
+def image_uri(path: Path) -> str:
+    """Of a file that nobody writes; no -wal or -shm is looked for or left behind."""
+    return path.absolute().as_uri() + "?immutable=1"
+
+
 @contextmanager
 def opened_image(path: Path) -> Iterator[apsw.Connection]:
-    """For reading a file that nobody writes; no -wal or -shm is looked for or left behind."""
-    uri = path.absolute().as_uri() + "?immutable=1"
-    with closing(apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)) as connection:
+    """For reading; see `image_uri`."""
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    with closing(apsw.Connection(image_uri(path), flags=flags)) as connection:
         yield connection
