@@ -24,6 +24,7 @@ _SHOWN = (
     "deletions",
     "leftovers",
     "diverged",
+    "row changes",
     "shared commits",
     "foreign",
     "visits",
