@@ -11,7 +11,8 @@ ServiceError
 │   ├── DatabaseInUse           another process owns the file
 │   ├── DatabaseUnavailable     missing, replaced or unreadable file
 │   │   └── DatabaseDamaged
-│   └── SchemaTooNew            written by a newer version of this service
+│   └── NotServed               a database that this release cannot serve: another program's, or not whole
+│       └── SchemaTooNew        written by a newer version of this service
 ├── StoreError                  the object store
 │   ├── ObjectExists            create-if-absent found the name taken
 │   ├── ObjectMissing
@@ -27,6 +28,7 @@ ServiceError
 │   ├── TxidNotKept             the log has this commit only together with others, or no more at all
 │   ├── MomentNotKept           the same of a moment
 │   ├── TxidNotReached          the caller has seen a commit that this log does not have
+│   ├── LogInUse                another program writes into this log
 │   └── LogDamaged              an object is missing, cut short or altered, or the log is not the one it was
 ├── StatementRefused            SQL of an operator that cannot be run, or whose outcome could not be served
 ├── BackupError
@@ -93,7 +95,11 @@ class DatabaseDamaged(DatabaseUnavailable):
     pass
 
 
-class SchemaTooNew(DatabaseError):
+class NotServed(DatabaseError):
+    pass
+
+
+class SchemaTooNew(NotServed):
     pass
 
 
@@ -157,6 +163,10 @@ class MomentNotKept(CommitError):
 
 
 class TxidNotReached(CommitError):
+    pass
+
+
+class LogInUse(CommitError):
     pass
 
 

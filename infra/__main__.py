@@ -1,4 +1,4 @@
-"""The operators' commands: python -m infra maintain | backup | backups | restore | sql | verify | log | status
+"""The operators' commands: python -m infra COMMAND, which --help lists.
 
 Exit codes: 0 done, 1 failed (the message on stderr says what and why), 2 wrong settings or arguments.
 """
@@ -21,6 +21,7 @@ from infra.backups import Manifest, open_backups
 from infra.clock import Clock
 from infra.commitlog.chain import START, Position
 from infra.commitlog.log import CommitLog, open_log
+from infra.commitlog.row_changes import statements
 from infra.commitlog.verify import verify
 from infra.maintenance import Preview, open_maintenance
 from infra.object_store import TRANSFER_SECONDS
@@ -29,7 +30,7 @@ from infra.report import Report
 from infra.restore import parse_moment, publish, restore_log
 from infra.retention import is_label
 from infra.settings import Settings
-from infra.snapshot import Progress
+from infra.snapshot import Progress, open_live
 from infra.sql import Outcome, as_members, as_text, parts_of, run_parts
 from infra.status import read_status
 from infra.workspace import workspace
@@ -246,6 +247,17 @@ def _hex(position: Position) -> str:
     return f"{position.txid:016x}"
 
 
+def _changes(settings: Settings, options: argparse.Namespace) -> int:
+    try:
+        changeset = options.file.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{options.file} cannot be read: {error.strerror}") from error
+    with open_live(settings.database_path) as connection:
+        for statement in statements(changeset, connection):
+            print(statement)
+    return 0
+
+
 def _log(settings: Settings, options: argparse.Namespace) -> int:
     log = _open_log(settings)
     found = log.everything()
@@ -364,6 +376,8 @@ def _parser() -> argparse.ArgumentParser:
     sql.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0, help="for each commit; 60 unless given")
     verify = command("verify", _verify, "read the whole commit log and check it; or one backup, by name")
     verify.add_argument("name", nargs="?", help="a name from `backups`, or `latest`: check that backup instead")
+    changes = command("changes", _changes, "show a kept app.db.changes-... file as SQL")
+    changes.add_argument("file", type=Path, help="it names rows of the database at DATABASE_PATH")
     command("log", _log, "what the commit log holds: ranges, sizes, times")
     command("status", _status, "database, owner, backup, maintenance; exit code 1 if something needs attention")
     return parser

@@ -30,10 +30,10 @@ from core.errors import (
     ObjectMissing,
     StoreError,
 )
-from core.migrations import check_known
 from infra.commitlog.chain import Position
 from infra.object_store import TRANSFER_SECONDS, ObjectStore
 from infra.retention import Backup, Expired, Retention, expired_backups, is_label, list_backups
+from infra.served import check_image
 from infra.settings import Settings
 from infra.snapshot import Contents, Progress, inspect, make_single_file, no_progress
 from infra.workspace import disk_errors, workspace
@@ -143,11 +143,11 @@ class Backups:
     def restore(self, target: Path, name: str | None = None, progress: Progress = no_progress) -> Manifest:
         """Write the database of a backup (default: the newest), checked, to `target`.
 
-        Raises SchemaTooNew for one that this release could not serve.
+        Raises NotServed for one that this release could not serve.
         """
         with disk_errors(target.parent):
             manifest = self._fetch(self._find(name), target, progress)
-        check_known(manifest.schema_version)
+        check_image(target)
         return manifest
 
     def _find(self, name: str | None) -> Backup:

@@ -23,6 +23,7 @@ from infra.commitlog.local_file import START_SECONDS
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.replica import Replica, Write
 from infra.owner_lock import OwnerLock
+from infra.served import ServedSchema
 from infra.settings import Settings
 from infra.sqlite_errors import translated_errors
 from infra.write_queue import Waiting, WriteQueue
@@ -89,7 +90,9 @@ class Database:
         self._lock = OwnerLock(path)
         _make_directory(path.parent)
         self._lock.acquire()
-        self._replica = Replica(path, log, clock, lasting=lasting, busy_timeout=busy_timeout, swap=self._swap)
+        self._replica = Replica(
+            path, log, clock, lasting=lasting, busy_timeout=busy_timeout, swap=self._swap, schema=ServedSchema()
+        )
         try:
             self._replica.open()
             self._replica.write(migrate, clock.now() + START_SECONDS, clock.now())

@@ -4,21 +4,17 @@ In the live service it becomes the next commit of the log, made here as by any o
 takes it up by itself, and nothing of what came before is gone.
 """
 
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from playhouse.apsw_ext import APSWDatabase
-
 from core.errors import BackupError, DatabaseFull, DatabaseUnavailable, LogDamaged, SettingsError
-from core.migrations import check_known, migrate
 from infra.clock import Clock
 from infra.commitlog.chain import START, Position
 from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import CommitLog
 from infra.commitlog.moments import commit_before
+from infra.served import ServedSchema, check_image
 from infra.snapshot import Progress, inspect
-from infra.sqlite_errors import translated_errors
 
 _BUSY_SECONDS = 5.0
 
@@ -56,12 +52,12 @@ def publish(log: CommitLog, clock: Clock, image: Path) -> tuple[Position, Positi
     """Make a database file, which nobody else uses and which is changed on the way, the log's next commit.
 
     It is brought to this release's schema first. Returns where the log ended before, and where it ends now. Raises
-    BackupDamaged or SchemaTooNew, and commits nothing, when the file could not be served.
+    BackupDamaged or NotServed, and commits nothing, when the file could not be served.
     """
-    check_known(inspect(image).schema_version)
+    inspect(image)
+    check_image(image)
     try:
-        with translated_errors(image), closing(APSWDatabase(str(image))) as database:
-            migrate(database)
+        ServedSchema().migrate(image)
         return LocalFile(image, log, clock, lasting=False, busy_timeout=_BUSY_SECONDS).publish()
     except (DatabaseFull, DatabaseUnavailable) as error:
         raise BackupError(f"{error} (is there room? TMPDIR names another temporary directory)") from error

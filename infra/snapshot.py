@@ -9,6 +9,7 @@ from typing import Any
 import apsw
 
 from core.errors import BackupDamaged, BackupError, DatabaseUnavailable
+from infra.commitlog.schema import opened_image
 from infra.sqlite_errors import translated_errors
 
 # Called with the name of the phase, what is done and the total, in bytes
@@ -41,10 +42,8 @@ def inspect(database: Path) -> Contents:
     """Check every page of a file that nobody writes and count its rows. Raises BackupDamaged."""
     if database.stat().st_size == 0:
         raise BackupDamaged("the file is empty")  # which SQLite takes for a database without tables
-    # immutable: no -wal or -shm is looked for or left behind
-    uri = database.absolute().as_uri() + "?immutable=1"
     try:
-        with closing(apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)) as connection:
+        with opened_image(database) as connection:
             found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(10)")]
             if found != ["ok"]:
                 raise BackupDamaged("integrity_check: " + "; ".join(found))
@@ -55,12 +54,13 @@ def inspect(database: Path) -> Contents:
 
 def count_rows(database: Path) -> dict[str, int]:
     """Rows of each table of a live database. Raises DatabaseUnavailable or DatabaseLocked."""
-    with _open_live(database) as connection:
+    with open_live(database) as connection:
         return _rows(connection)
 
 
 @contextmanager
-def _open_live(database: Path) -> Iterator[apsw.Connection]:
+def open_live(database: Path) -> Iterator[apsw.Connection]:
+    """For reading. Raises DatabaseUnavailable or DatabaseLocked."""
     if not database.is_file():
         raise DatabaseUnavailable(f"There is no database at {database}.")
     with (

@@ -53,6 +53,38 @@ class Anchor:
             self._connections.pop().close()
 
 
+class Guard:
+    """Between two anchors: while it holds, no end of a shell takes the WAL away, and all that is new is in it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: apsw.Connection | None = None
+
+    def hold(self) -> None:
+        if (
+            self._connection or not self._path.exists() or not self._path.stat().st_size
+        ):  # SQLite removes the WAL of that
+            return
+        connection = existing_database(self._path)
+        try:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            begin_reading(connection)
+        except apsw.Error:  # nothing that somebody else could have open either
+            connection.close()
+        else:
+            self._connection = connection
+
+    def release(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+
+def existing_database(path: Path) -> apsw.Connection:
+    """Never creates a file."""
+    return apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+
+
 def begin_reading(connection: apsw.Connection) -> None:
     """Raises apsw.Error, and leaves no transaction behind then."""
     connection.execute("BEGIN")

@@ -7,6 +7,7 @@ from pathlib import Path
 import apsw
 
 from core import errors
+from infra.commitlog.anchor import existing_database
 from infra.commitlog.chain import START, Position
 from infra.commitlog.file_state import has_wal, last_wal_of, wal_of
 from infra.commitlog.log import CommitLog
@@ -47,8 +48,9 @@ class Evidence:
         discarded = note is not None and note.checkpointed != note.position.txid
         return not discarded or bool(note and self.unknown_pages(note.checkpointed, head, page_size))
 
-    def changed_on_top_of_all(self, note: Note) -> set[int] | None:
+    def changed_on_top_of_all(self, note: Note, found_before: set[int]) -> set[int] | None:
         """The pages that another program can have changed on top of all that was committed; None is any.
+        `found_before`: what an earlier look has returned, which has moved the WAL into the file.
 
         A power cut, or whoever removes the WAL, takes the last commits from the file; not from the log. And a file
         that was put beside the WAL of another one is a mixture as soon as SQLite has opened it.
@@ -59,21 +61,28 @@ class Evidence:
         wal = wal_of(self._path) if has_wal(self._path) else last_wal_of(self._path)
         pages = committed_pages(wal) if wal.exists() else {}
         if not pages:
-            return None if in_file else set()
-        if not in_file and not (note.wal and reaches(wal, note.wal) and self._valid_frames(wal) >= note.wal.frames):
+            return found_before or (None if in_file else set())
+        if not (in_file or found_before) and not (
+            note.wal and reaches(wal, note.wal) and self._valid_frames(wal, self._path) >= note.wal.frames
+        ):
             return set()
         # If SQLite has removed the WAL, then after it has moved all of it into the file
-        return set(pages) if has_wal(self._path) or self._has_moved(wal, pages) else set()
+        return found_before | set(pages) if has_wal(self._path) or self._has_moved(wal, pages) else set()
 
-    def _valid_frames(self, wal: Path) -> int:
+    def is_all_shipped(self, note: Note, head_file: Path) -> bool:
+        """Whether the WAL has nothing that the log has not."""
+        wal = wal_of(self._path)
+        return bool(note.wal and reaches(wal, note.wal) and self._valid_frames(wal, head_file) == note.wal.frames)
+
+    def _valid_frames(self, wal: Path, database: Path) -> int:
         """How much of a WAL SQLite takes for committed: it looks at every checksum, a power cut may have torn one.
 
         What it has found invalid it writes over, and leaves the rest of it behind.
         """
         scratch = self._path.with_name(f"{self._path.name}.comparing")
         try:
-            with RawFile(self._path) as file:
-                scratch.write_bytes(file.read(page_size_of(self._path)))  # without a database it looks at no WAL
+            with RawFile(database) as file:
+                scratch.write_bytes(file.read(page_size_of(database)))  # without a database it looks at no WAL
             shutil.copyfile(wal, wal_of(scratch))
             with translated_errors(scratch), closing(existing_database(scratch)) as connection:
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -129,8 +138,3 @@ class Evidence:
         finally:
             image.unlink(missing_ok=True)
         return unknown
-
-
-def existing_database(path: Path) -> apsw.Connection:
-    """Never creates a file."""
-    return apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)

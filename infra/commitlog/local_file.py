@@ -3,21 +3,24 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import apsw
+import peewee
 
 from core import errors
 from infra.clock import Clock
-from infra.commitlog.anchor import begin_reading
+from infra.commitlog.anchor import Guard, begin_reading, existing_database
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
-from infra.commitlog.evidence import Diverged, Evidence, existing_database
+from infra.commitlog.evidence import Diverged, Evidence
 from infra.commitlog.file_state import FileChanged, Known, has_wal, last_wal_of, state_of, wal_of
+from infra.commitlog.kept import CHANGES, DIVERGED, KeptFiles
 from infra.commitlog.log import CommitLog
 from infra.commitlog.note import Note, NoteFile, WalEnd
 from infra.commitlog.raw_file import RawFile, differing_pages, page_size_of, pages_of
+from infra.commitlog.row_changes import NotRowByRow, changes_between, keep_changes
+from infra.commitlog.schema import AnySchema, Schema, is_new, opened_image
 from infra.commitlog.vfs import salts_in
 from infra.durable import fsync_directory
 from infra.sqlite_errors import translated_errors
@@ -37,8 +40,19 @@ class LocalFile:
     Raises what CommitLog raises, and DatabaseError when the file cannot be used.
     """
 
-    def __init__(self, path: Path, log: CommitLog, clock: Clock, *, lasting: bool, busy_timeout: float) -> None:
-        """`lasting`: the file outlives this process. `busy_timeout`: seconds to wait for another program."""
+    def __init__(
+        self,
+        path: Path,
+        log: CommitLog,
+        clock: Clock,
+        *,
+        lasting: bool,
+        busy_timeout: float,
+        schema: Schema | None = None,
+    ) -> None:
+        """`lasting`: the file outlives this process. `busy_timeout`: seconds to wait for another program. `schema`: of
+        what may become a commit.
+        """
         self.path = path
         self.known = Known(None)  # as it was left
         self.checkpointed = 0  # TXID up to which the file has everything without its WAL
@@ -46,22 +60,45 @@ class LocalFile:
         self._clock = clock
         self._lasting = lasting
         self._busy_timeout = busy_timeout
+        self._schema = schema or AnySchema()
         self._note = NoteFile(path) if lasting else None
+        self._kept = KeptFiles(path)
+        self.waiting = self._kept.all(CHANGES) if lasting else []  # row changes that are to be done again
         self._evidence = Evidence(path, log)
+        self._guard = Guard(path)
         self._known = START  # the newest commit that this file has been at
         self._settled = False
+        self._edited: set[int] = set()  # pages that others have changed, by looks that came to no end
 
     def settle(self) -> Position:
         """Make the file what the log says at some commit, the head unless it was left well, and return that."""
+        if has_wal(self.path):
+            self.hold()
+        try:
+            position = self._settle()
+        except errors.ServiceError:
+            self.hold()  # until the next look
+            raise
+        self._guard.release()
+        return position
+
+    def hold(self) -> None:
+        """See to it that others take nothing away of what they commit, until `settle` has looked at it."""
+        if self._lasting:
+            self._guard.hold()
+
+    def _settle(self) -> Position:
         note = self._note.read() if self._note else None
         if note and note.position.txid > self._known.txid:
             self._known = note.position
-        for suffix in ("restoring", "comparing"):
-            self._beside(suffix).unlink(missing_ok=True)
+        for name in ("restoring", "comparing", "base"):  # left by a crash
+            self._remove(*_scratch_names(name))
         if self._settled and not self._lasting:
             self._discard()
         position = self._settled_position(note) if self.path.exists() else self._rebuilt()
         self._settled = True
+        self._edited = set()
+        self._kept.prune(self.waiting)
         return position
 
     def publish(self) -> tuple[Position, Position]:
@@ -70,13 +107,14 @@ class LocalFile:
         Returns where the log ended before, and where it ends now: the same if there was no difference.
         """
         head_file = self._beside("comparing")
-        with self._consolidated() as page_size:
+        with self._consolidated() as connection:
+            page_size = int(connection.pragma("page_size"))
             while True:
                 head_file.unlink(missing_ok=True)
                 head = self._log.restore(head_file)
                 try:
                     if head == START:
-                        position = self._first_commit(page_size)
+                        position = self._first_commit(connection)
                     elif changed := differing_pages(self.path, head_file, page_size):
                         position = self._committed(head, changed, page_size, page_size_of(head_file))
                     else:
@@ -128,6 +166,7 @@ class LocalFile:
 
     def close(self, position: Position | None, known: Known) -> None:
         """`position`: what the file is at with its WAL, all of which was shipped; None when that is not known."""
+        self._guard.release()
         if self._note:
             if position:
                 try:
@@ -154,6 +193,7 @@ class LocalFile:
     @contextmanager
     def _exclusively(self) -> Iterator[apsw.Connection]:
         """No other program has the database open, or can open it, meanwhile. Raises DatabaseLocked."""
+        self._guard.release()
         with translated_errors(self.path), closing(existing_database(self.path)) as connection:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             try:
@@ -201,36 +241,10 @@ class LocalFile:
         head_file = self._beside("restoring")
         head = self._head_in(head_file)
         try:
-            if note and note.applying:
-                logger.warning("%s was left in the middle of a change; building it anew from the log", self.path)
-                if not self._evidence.is_of_the_log(note, head, page_size_of(head_file)):
-                    raise Diverged("it was changed by another program before it was whole again")
-                return self._replaced_by(head_file, head)
-            if note and not note.closed:
-                self._evidence.check_not_overwritten(note, head)
-            unmoved = note is not None and _is_same(note.position, head)
-            changeable = self._evidence.changed_on_top_of_all(note) if note and unmoved else set()
-            with self._consolidated() as page_size:
-                if head == START:
-                    return self._first_commit(page_size)
-                changed = differing_pages(self.path, head_file, page_size)
-                if not changed:
-                    return head
-                if self._evidence.is_an_edit(note, head, changed, changeable, page_size):
-                    logger.warning("%s was changed by another program; the changes are the next commit", self.path)
-                    return self._committed(head, changed, page_size, page_size_of(head_file))
-                if note is None or self._evidence.unknown_pages(note.checkpointed, head, page_size):
-                    if not unmoved:
-                        raise Diverged(f"it and the log at {self._log.url} have both changed")
-                    raise Diverged("it was changed after a crash, perhaps without what the log has of before that")
-            if unmoved:
-                logger.warning(
-                    "%s was in an older state than it was left in: its -wal was removed, an older copy of both was put "
-                    "in their place, or the power failed; the log's newest state is served",
-                    self.path,
-                )
-            return self._replaced_by(head_file, head)
-        except (Diverged, errors.CommitConflict) as error:
+            return self._compared(note, head_file, head)
+        except errors.CommitConflict as error:
+            raise FileChanged(str(error)) from error  # not the file, but what it is compared with
+        except Diverged as error:
             return self._kept_beside(str(error), head_file, head)
         except errors.DatabaseDamaged as error:
             if head == START:
@@ -240,6 +254,133 @@ class LocalFile:
             return self._kept_beside(str(error), head_file, head)
         finally:
             head_file.unlink(missing_ok=True)
+
+    def _compared(self, note: Note | None, head_file: Path, head: Position) -> Position:
+        """Row by row what "Start, and files that others touch" in docs/commit-log.md says. Raises Diverged."""
+        if self.known.state and not self.known.state.size and head != START:
+            return self._filled(note, head_file, head)
+        if note and note.applying:
+            logger.warning("%s was left in the middle of a change; building it anew from the log", self.path)
+            if not self._evidence.is_of_the_log(note, head, page_size_of(head_file)):
+                raise Diverged("it was changed by another program before it was whole again")
+            return self._replaced_by(head_file, head)
+        if note and not note.closed and not self._edited:
+            self._evidence.check_not_overwritten(note, head)
+        unmoved = note is not None and _is_same(note.position, head)
+        changeable = self._evidence.changed_on_top_of_all(note, self._edited) if note else None
+        row_changes: Path | None = None
+        if head == START:
+            self._check_may_begin()
+        with self._consolidated() as connection:
+            self._edited = changeable or set()
+            if head == START:
+                return self._first_commit(connection)
+            page_size = int(connection.pragma("page_size"))
+            changed = differing_pages(self.path, head_file, page_size)
+            if not changed:
+                return head
+            is_an_edit = unmoved and self._evidence.is_an_edit(note, head, changed, changeable, page_size)
+            if is_an_edit and self._is_served(connection):
+                return self._committed_edit(head, changed, page_size, head_file)
+            if not is_an_edit and (note is None or self._evidence.unknown_pages(note.checkpointed, head, page_size)):
+                if unmoved:
+                    raise Diverged("it was changed after a crash, perhaps without what the log has of before that")
+                row_changes = self._kept_row_changes(note, changeable, page_size)
+        if is_an_edit:
+            return self._committed_migrated(head, head_file)
+        if unmoved:
+            logger.warning(
+                "%s was in an older state than it was left in: its -wal was removed, an older copy of both was put "
+                "in their place, or the power failed; the log's newest state is served",
+                self.path,
+            )
+        try:
+            return self._replaced_by(head_file, head)
+        except FileChanged:
+            if row_changes:  # what was changed is still in the file, and is looked for again
+                self.remove_changes(row_changes)
+            raise
+
+    def remove_changes(self, path: Path) -> None:
+        """For good: after a power cut they must not be done once more."""
+        self.waiting.remove(path)
+        path.unlink()
+        fsync_directory(path.parent)
+
+    def _kept_row_changes(self, note: Note | None, changeable: set[int] | None, page_size: int) -> Path | None:
+        """What was changed on top of a commit that is no longer the newest, in a file of its own; None if no row was.
+
+        Only what came through the WAL: a file that has changed without is perhaps an older copy, and not meant as a
+        change of these rows. Raises Diverged.
+        """
+        base_file = self._beside("base")
+        try:
+            if not (note and changeable):
+                raise NotRowByRow("and which rows were changed is not to be told")
+            base = self._log.restore(base_file, note.position.txid)
+            changed = differing_pages(self.path, base_file, page_size)
+            is_on_top = self._evidence.is_an_edit(note, base, changed, changeable, page_size)
+            if not (is_on_top and _is_same(base, note.position)):
+                raise NotRowByRow("and not only on top of what the log had")
+            changeset = changes_between(base_file, self.path)
+        except (NotRowByRow, errors.TxidNotKept) as error:
+            raise Diverged(f"it and the log at {self._log.url} have both changed: {error}") from error
+        finally:
+            self._remove(*_scratch_names("base"))
+        if not changeset:
+            return None
+        path = self._kept.new(CHANGES)
+        keep_changes(changeset, path)
+        self.waiting.append(path)
+        return path
+
+    def _filled(self, note: Note | None, head_file: Path, head: Position) -> Position:
+        """A file of 0 bytes, of which SQLite would take the WAL away."""
+        if has_wal(self.path) and not (note and self._evidence.is_all_shipped(note, head_file)):
+            raise Diverged("it is empty, and its -wal has what the log does not")
+        self._remove("-wal", "-shm")
+        logger.warning("%s was empty, which is no edit; the log's newest state is served", self.path)
+        return self._replaced_by(head_file, head)
+
+    def _is_served(self, connection: apsw.Connection) -> bool:
+        """Whether it can be a commit as it is, or must be migrated first. Raises Diverged when it cannot be one."""
+        if is_new(connection):
+            raise Diverged("there is nothing in it")
+        try:
+            return self._schema.check(connection)
+        except (errors.NotServed, apsw.SQLError) as error:
+            raise Diverged(str(error)) from error
+
+    def _check_may_begin(self) -> None:
+        """Raises NotServed for another program's database, before anything is done to it."""
+        with translated_errors(self.path), closing(existing_database(self.path)) as connection:
+            try:
+                if not is_new(connection):
+                    self._schema.check(connection)
+            except errors.NotServed as error:
+                raise type(error)(
+                    f"{self.path} cannot begin the log at {self._log.url}. {error}. It was left as it is; move it "
+                    "away, or name another file with DATABASE_PATH"
+                ) from error
+
+    def _committed_edit(self, head: Position, changed: list[int], page_size: int, head_file: Path) -> Position:
+        logger.warning("%s was changed by another program; the changes are the next commit", self.path)
+        return self._committed(head, changed, page_size, page_size_of(head_file))
+
+    def _committed_migrated(self, head: Position, head_file: Path) -> Position:
+        """An edit of an older schema, migrated before anybody sees it."""
+        try:
+            self._schema.migrate(self.path)
+        except errors.DatabaseLocked:
+            raise
+        except (errors.DatabaseError, apsw.Error, peewee.PeeweeException) as error:
+            raise Diverged(f"its schema cannot be migrated: {error}") from error
+        with self._consolidated() as connection:
+            if not self._is_served(connection):
+                raise Diverged("its schema was changed while it was migrated")
+            page_size = int(connection.pragma("page_size"))
+            changed = differing_pages(self.path, head_file, page_size)
+            return self._committed_edit(head, changed, page_size, head_file) if changed else head
 
     def _rebuilt(self) -> Position:
         self._discard()  # a WAL without its database says nothing
@@ -252,7 +393,8 @@ class LocalFile:
         _create_empty(restoring)
         self._put_in_place(restoring, START)
         try:
-            return self._first_commit(page_size_of(self.path))
+            with self._consolidated() as connection:
+                return self._first_commit(connection)
         except errors.CommitConflict:
             return self._rebuilt()  # another instance has begun the log meanwhile
 
@@ -309,12 +451,13 @@ class LocalFile:
             return file.read(_VERSIONS.stop)[_VERSIONS] == _WAL_MODE
 
     @contextmanager
-    def _consolidated(self) -> Iterator[int]:
-        """Everything that was committed to the file is in the file itself, and nothing is added meanwhile. Gives its
-        page size in bytes. What other programs commit stays in the WAL.
+    def _consolidated(self) -> Iterator[apsw.Connection]:
+        """Everything that was committed to the file is in the file itself, and nothing is added meanwhile. Gives a
+        connection that reads it. What other programs commit stays in the WAL.
 
         Raises DatabaseDamaged: what is broken must not become history.
         """
+        self._guard.release()
         with translated_errors(self.path), closing(existing_database(self.path)) as connection:
             connection.set_busy_timeout(int(self._busy_timeout * 1000))
             if not self._is_in_wal_mode():  # which SQLite does not see when a WAL lies beside it
@@ -335,7 +478,7 @@ class LocalFile:
             [(found,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
             if found != "ok":
                 raise errors.DatabaseDamaged(f"{self.path} is damaged: {found}")
-            yield int(connection.pragma("page_size"))
+            yield connection
 
     def _head_in(self, path: Path) -> Position:
         """The log's newest state in a new file. Raises LogDamaged when the log has lost what this file has seen."""
@@ -351,9 +494,25 @@ class LocalFile:
                     else f"To serve that log, move {self.path} and {self._beside('position').name} away"
                 )
             )
+        if head != START:
+            with opened_image(path) as connection:
+                self.check_served(connection)
         return head
 
-    def _first_commit(self, page_size: int) -> Position:
+    def check_served(self, connection: apsw.Connection) -> None:
+        """Raises NotServed when the log's newest state, which is open there, is not for this release to serve."""
+        try:
+            if not is_new(connection):
+                self._schema.check(connection)
+        except errors.NotServed as error:
+            raise type(error)(
+                f"The newest state at {self._log.url} cannot be served. {error}. Nothing was changed; if the log is "
+                "another program's, set REPLICA_URL to a prefix of its own; if somebody has spoilt this one, "
+                "`python -m infra restore --txid N` brings an earlier state back"
+            ) from error
+
+    def _first_commit(self, connection: apsw.Connection) -> Position:
+        page_size = int(connection.pragma("page_size"))
         size = self.path.stat().st_size // page_size
         return self._append(START, page_size, size, pages_of(self.path, page_size))
 
@@ -374,8 +533,9 @@ class LocalFile:
 
     def _kept_beside(self, reason: str, image: Path, head: Position) -> Position:
         """The log's state in place of the file, of which a copy is kept, with its WAL."""
-        kept = self._beside(f"diverged-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
-        with self._alone():
+        kept = self._kept.new(DIVERGED)
+        empty = not (self.known.state and self.known.state.size)  # SQLite would remove the WAL of that
+        with nullcontext() if empty else self._alone():
             for suffix in ("", "-wal") if has_wal(self.path) else ("",):
                 _copy(self._with(suffix), kept.with_name(kept.name + suffix))
             fsync_directory(kept.parent)
@@ -412,6 +572,10 @@ class LocalFile:
 def _is_same(one: Position, two: Position) -> bool:
     known = one.checksum and two.checksum
     return one.txid == two.txid and (not known or one.checksum == two.checksum)
+
+
+def _scratch_names(name: str) -> tuple[str, ...]:
+    return tuple(f".{name}{suffix}" for suffix in ("", "-wal", "-shm", "-journal"))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -116,6 +116,10 @@ class CommitLog:
         """Of its last commit, milliseconds since 1970. Raises ObjectMissing."""
         return self._header(item).timestamp
 
+    def header_of(self, txid: int) -> ltx.Header:
+        """Of a commit on its own. Raises ObjectMissing."""
+        return self._header(LogObject(0, txid, txid, 0, _NEVER))
+
     def restore(
         self,
         path: Path,
@@ -501,8 +505,7 @@ class CommitLog:
         return self._change(LogObject(0, txid, txid, 0, _NEVER), position)
 
     def _header_after(self, position: Position) -> ltx.Header:
-        txid = position.txid + 1
-        return self._header(LogObject(0, txid, txid, 0, _NEVER))
+        return self.header_of(position.txid + 1)
 
     def _header(self, item: LogObject) -> ltx.Header:
         with self._naming(item):

@@ -14,8 +14,9 @@ from playhouse.apsw_ext import APSWDatabase
 
 from core import errors
 from infra.clock import Clock
-from infra.commitlog.anchor import Anchor
+from infra.commitlog.anchor import Anchor, begin_reading
 from infra.commitlog.file_state import FileChanged, FileState, Known, shm_of, state_of, wal_of
+from infra.commitlog.schema import Schema
 from infra.commitlog.vfs import Ship, ShippingVFS, salts_in
 from infra.sqlite_errors import translated_errors
 
@@ -56,8 +57,10 @@ class SavepointLost(Exception):
 class OpenFile:
     """One connection that writes, one that reads, and an anchor. Raises DatabaseError."""
 
-    def __init__(self, path: Path, clock: Clock, ship: Ship, moved: Callable[[], None], *, lasting: bool) -> None:
-        """`moved` is called when all of the WAL has been moved into the file."""
+    def __init__(
+        self, path: Path, clock: Clock, ship: Ship, moved: Callable[[], None], schema: Schema, *, lasting: bool
+    ) -> None:
+        """`moved` is called when all of the WAL has been moved into the file. `schema`: what may become a commit."""
         self.path = path
         self.run_until = float("inf")  # by the clock: a statement that takes longer is stopped
         self.went_unshipped = False  # whether a commit has gone by that was not shipped
@@ -69,6 +72,8 @@ class OpenFile:
         self._names: tuple[int, ...] = ()  # inodes of the WAL and its index
         self._overwritten: tuple[float, FileState] | None = None  # since when the file has been what it should not be
         self._may_commit = False
+        self._schema = schema
+        self._checked = 0  # SQLite's data_version of the state that was last looked at, if others have made it
         self._anchor = Anchor(path)
         self._vfs = ShippingVFS(f"commitlog-{next(_vfs_numbers)}", ship, MAX_TRANSACTION_BYTES, lasting)
         # Who waits, and for how long, is not decided by SQLite
@@ -92,6 +97,7 @@ class OpenFile:
                 self._backfilled = self._wal_backfilled()
                 self._check_is(known)
                 self._names = self._inodes()
+                self._checked = self.writer.connection().pragma("data_version")
         except BaseException:
             self.disconnect()
             raise
@@ -130,6 +136,7 @@ class OpenFile:
         """Commits when the body ends well, and nowhere before. What Peewee was told to do after the commit follows."""
         callbacks: list[Callable[[], Any]] = []
         with self._work(), self.writer.atomic("IMMEDIATE"):
+            self._check_foreign(self.writer.connection())  # what was committed just before is shipped along
             yield
             callbacks, self._callbacks[:] = list(self._callbacks), []
             self._may_commit = True
@@ -242,9 +249,34 @@ class OpenFile:
         shipped = 0
         with translated_errors(self.path), self._anchor.moving():
             while frames := self._vfs.unshipped(self._frames):
-                self._vfs.ship_foreign(frames)
-                shipped += 1
+                with self._reading() as connection:
+                    self._check_foreign(connection)
+                if frames == self._vfs.unshipped(self._frames):  # and so the state that was looked at
+                    self._vfs.ship_foreign(frames)
+                    shipped += 1
         return shipped
+
+    @contextmanager
+    def _reading(self) -> Iterator[apsw.Connection]:
+        connection = self.writer.connection()
+        begin_reading(connection)
+        try:
+            yield connection
+        finally:
+            connection.execute("ROLLBACK")
+
+    def _check_foreign(self, connection: apsw.Connection) -> None:
+        """Raises FileChanged when another program has made of the database what may not become a commit as it is."""
+        version = connection.pragma("data_version")
+        if version == self._checked:
+            return
+        try:
+            servable = self._schema.check(connection)
+        except errors.NotServed as error:
+            raise FileChanged(f"{self.path} was changed by another program. {error}") from error
+        if not servable:
+            raise FileChanged(f"{self.path} was brought to an older schema by another program.")
+        self._checked = version
 
     def check_in_place(self) -> None:
         """Raises DatabaseUnavailable when the file is not the one that was opened; any thread may ask.
@@ -267,8 +299,11 @@ class OpenFile:
         if self._inodes() != self._names:
             raise FileChanged(f"the write-ahead log of {self.path}, or its index, was removed.")
         found = state_of(self.path)
-        with translated_errors(self.path):
-            backfilled = self._wal_backfilled()
+        try:
+            with translated_errors(self.path):
+                backfilled = self._wal_backfilled()
+        except errors.DatabaseDamaged:
+            backfilled = self._backfilled  # that was no checkpoint
         if found is None or found == self._state or backfilled != self._backfilled:
             # A checkpoint of somebody else may hide that the file was overwritten: the next start looks into it
             self._vouched &= found is None or found == self._state
@@ -280,6 +315,10 @@ class OpenFile:
         if now - self._overwritten[0] < _OVERWRITTEN_SECONDS:
             raise errors.DatabaseLocked(f"{self.path} is being written by another program.")
         raise FileChanged(f"{self.path} was overwritten by another program.")
+
+    def has_moved_everything(self) -> bool:
+        """Whether the WAL was begun anew after all that was shipped of it had been moved into the file."""
+        return self._vfs.salts != self._vfs.shipped.salts
 
     def is_overwritten(self) -> bool:
         """Whether something has written to the file that was no checkpoint, and all of the WAL is shipped."""

@@ -22,7 +22,10 @@ from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import CommitLog
 from infra.commitlog.note import WalEnd
 from infra.commitlog.open_file import OpenFile, SavepointLost
+from infra.commitlog.row_changes import DoesNotFit, apply_changes
+from infra.commitlog.schema import AnySchema, Schema
 from infra.commitlog.turns import Turns
+from infra.commitlog.writers import check_written_here
 from infra.sqlite_errors import root_cause, translated_errors
 
 logger = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ _LOOK_FURTHER = 4  # lost numbers
 _BUSY_POLL_SECONDS = 0.01
 _SHARE_SECONDS = 1.0  # how long one of several requests in a transaction may keep the others waiting
 _SETTLINGS = 5
+_REDO_SECONDS = 1.0  # how long another program's changes may keep requests waiting
 
 
 @dataclass(slots=True)
@@ -73,9 +77,11 @@ class Replica:
         busy_timeout: float = 5.0,
         rng: random.Random | None = None,
         swap: Callable[[Callable[[], None]], None] = lambda change: change(),
+        schema: Schema | None = None,
     ) -> None:
         """`lasting`: the file outlives this process. `busy_timeout`: seconds to wait for other programs. `swap` runs
-        what replaces the file under the connections, at a moment when nobody is reading.
+        what replaces the file under the connections, at a moment when nobody is reading. `schema`: what may become a
+        commit that another program has made, and what the log must hold at the start.
         """
         self.path = path
         self.log = log
@@ -89,8 +95,9 @@ class Replica:
         self._unsettled = 0  # the TXID of the last write whose outcome is unknown: somebody must take it
         self._whole = False  # whether file and connections are what `_position` says
         self._overwritten: Known | None = None  # what was known of a file that somebody has overwritten
-        self._at_rest = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout)
-        self._open = OpenFile(path, clock, self._ship, self._note_checkpoint, lasting=lasting)
+        schema = schema or AnySchema()
+        self._at_rest = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout, schema=schema)
+        self._open = OpenFile(path, clock, self._ship, self._note_checkpoint, schema, lasting=lasting)
 
     @property
     def reader(self) -> peewee.Database:
@@ -105,10 +112,14 @@ class Replica:
         return self._position
 
     def open(self) -> None:
-        """Bring the file to the log's head and connect to it."""
+        """Bring the file to the log's head and connect to it. Raises NotServed or LogInUse when the log is not for
+        this service.
+        """
         asked = self._clock.now()
         self._settle()
         self.refresh(asked)
+        self._at_rest.check_served(self._open.writer.connection())
+        check_written_here(self.log, self.visible)
         if self.visible.timestamp > self._clock.timestamp() + _CLOCK_TOLERANCE_MS:
             logger.error(
                 "%s: the newest commit is of %s, which is ahead of this machine's clock; one of the clocks is wrong, "
@@ -156,6 +167,8 @@ class Replica:
         All of it is one commit. What makes that fail as a whole, and is the doing of one of them, runs each of them
         again in a transaction of its own, whoever did it last. `seconds`: how long each commit is tried.
         """
+        with suppress(errors.ServiceError):  # `watch` says it
+            self._redo()
         culprit: Write | None = None
         if len(writes) > 1:
             try:
@@ -194,16 +207,17 @@ class Replica:
         """Called every now and then while nobody writes: store what other programs have committed, and do not keep
         their checkpoints waiting. Raises StoreError or CommitError when that cannot be stored now.
         """
-        if not self._whole:
-            self._settle()
-            return
         try:
-            self._open.check_unchanged()
-            self._adopt(deadline)
+            if self._whole:
+                self._open.check_unchanged()
+                self._adopt(deadline)
+            else:
+                self._settle()
         except errors.CommitConflict:
             self.catch_up()
         except FileChanged:
             self._settle()
+        self._redo()
         self.settle_unknown(deadline)
 
     def settle_unknown(self, deadline: float) -> None:
@@ -404,6 +418,30 @@ class Replica:
             logger.info("another program's changes of %s are commit %016x", self.path, self._position.txid)
         return bool(adopted)
 
+    def _redo(self) -> None:
+        """Commit what other programs had changed on top of a state that was not the newest any more."""
+        for path in list(self._at_rest.waiting):
+            changeset = path.read_bytes()
+
+            def use_case(db: peewee.Database, changeset: bytes = changeset) -> None:
+                apply_changes(changeset, db.connection())
+
+            try:
+                self.write(use_case, self._clock.now() + _REDO_SECONDS, float("-inf"))
+            except DoesNotFit as error:
+                self._at_rest.waiting.remove(path)
+                logger.error(
+                    "%s: another program's changes do not fit the state that the log has since: %s. They are kept; "
+                    "`python -m infra changes %s` shows them as SQL, and the next start tries them again",
+                    path,
+                    error,
+                    path,
+                )
+            else:
+                self._at_rest.remove_changes(path)
+                txid = self._position.txid
+                logger.info("another program's changes of %s, done again, are commit %016x", self.path, txid)
+
     def _ship(self, page_size: int, size: int, pages: Iterable[tuple[int, bytes]], end: WalEnd) -> None:
         started = self._clock.now()
         self._position = self.log.append(self._position, page_size, size, pages, self._deadline)
@@ -435,6 +473,11 @@ class Replica:
         if self._whole and self._open.is_overwritten():
             logger.warning("%s was overwritten while the service runs", self.path)
             self._overwritten = self._open.known
+        if self._whole and self._open.has_moved_everything():  # by another program, which the note cannot know
+            self._note_checkpoint()
+            self._at_rest.write_note(self._position)
+        if self._whole and not self._overwritten:
+            self._at_rest.hold()
         self._swap(self._disconnect)
         if self._overwritten:
             with suppress(FileChanged):  # a shell has mixed the two by now: then the log decides
@@ -453,7 +496,8 @@ class Replica:
     def _connect(self, position: Position, known: Known) -> None:
         self._open.connect(known)
         self._position = self.visible = position
-        self._at_rest.write_note(position)
+        if not known.shipped.frames:  # or the note says already where the WAL has this commit
+            self._at_rest.write_note(position)
         self._at_rest.keep_hold_of_wal()
         self._whole = True
 

@@ -19,6 +19,7 @@ from core.errors import (
     SchemaTooNew,
     StoreUnavailable,
 )
+from core.migrations import scripts
 from infra.backups import LATEST, Backups
 from infra.commitlog.chain import Position
 from infra.object_store import ObjectStore
@@ -62,8 +63,10 @@ def make_image(path: Path, rows: int) -> Path:
     """A closed database that nobody else uses, in WAL mode like the log's."""
     with closing(apsw.Connection(str(path))) as connection:
         connection.execute("PRAGMA journal_mode = wal")
-        connection.execute("CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT)")
-        connection.executemany("INSERT INTO items (name) VALUES (?)", [(f"item {n}",) for n in range(rows)])
+        connection.execute("".join(scripts()) + f"PRAGMA user_version = {len(scripts())}")
+        connection.executemany(
+            "INSERT INTO items (name, created_at, updated_at) VALUES (?, '', '')", [(f"item {n}",) for n in range(rows)]
+        )
     return path
 
 

@@ -26,6 +26,7 @@ _SHOWN = (
     "deletions",
     "leftovers",
     "diverged",
+    "row changes",
     "shared commits",
     "foreign",
     "visits",

@@ -278,6 +278,9 @@ class Instance:
                 self._operator.take_note_of(kept)
         for kept in (directory or self._directory).glob("*.diverged-*"):
             kept.unlink()
+        for kept in (directory or self._directory).glob("*.changes-*"):  # which a later process tries again
+            self._around.counts["row changes"] += 1
+            self._operator.take_note_of_changes(kept)
 
     def _swap(self, change: Callable[[], None]) -> None:
         self._swapping = True

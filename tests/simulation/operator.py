@@ -58,6 +58,12 @@ class Operator:
         """A file that the service has put aside."""
         self._model.kept(_state_at(kept))
 
+    def take_note_of_changes(self, kept: Path) -> None:
+        """The same of single rows."""
+        changes = apsw.Changeset.iter(kept.read_bytes())
+        numbers = [change.new[1] for change in changes if change.name == "writes" and change.new]
+        self._model.kept(State(tuple(number for number in numbers if isinstance(number, int))))
+
     def forget(self, path: Path) -> None:
         """A power cut is about to take what was synced last, which it would not do in truth."""
         self._model.torn(_state_at(path))

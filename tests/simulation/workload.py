@@ -11,8 +11,8 @@ from core.errors import ItemNotFound
 _SCHEMA = (
     # No unique write: applying one twice must show, not fail
     "CREATE TABLE IF NOT EXISTS writes (position INTEGER PRIMARY KEY, number INTEGER NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS counter (value INTEGER NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS rows (number INTEGER NOT NULL, payload BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS counter (id INTEGER PRIMARY KEY, value INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS rows (id INTEGER PRIMARY KEY, number INTEGER NOT NULL, payload BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS unique_only (value INTEGER UNIQUE)",
 )
 SCHEMA_ONLY = 2  # the newest TXID that may be there without any client's write

@@ -11,6 +11,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from core.errors import LogInUse
 from infra.clock import Clock
 from infra.commitlog import ltx
 from infra.commitlog.chain import Position
@@ -99,7 +100,9 @@ def count(path: Path) -> int:
     return int(str(found))
 
 
-def test_what_litestream_wrote_is_restored_and_continued(start: StartInstance, file_url: str, tmp_path: Path) -> None:
+def test_what_litestream_wrote_is_restored_and_goes_on_under_another_prefix(
+    start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
     source = tmp_path / "source.db"
     config = tmp_path / "litestream.yml"
     config.write_text(
@@ -126,12 +129,17 @@ def test_what_litestream_wrote_is_restored_and_continued(start: StartInstance, f
         process.terminate()
         process.communicate()
     connection.close()
-    instance = start("a", file_url)
+    before = [item.max_txid for item in log.everything()]
+    with pytest.raises(LogInUse, match="Set REPLICA_URL to a prefix of its own"):
+        start("a", file_url)
+    assert [item.max_txid for item in log.everything()] == before
+    ours = tmp_path / "b" / "app.db"  # as the message says
+    ours.parent.mkdir()
+    litestream_restore(file_url, ours)
+    instance = start("b", (tmp_path / "new").as_uri(), lasting=True)
     assert instance.rows() == list(range(written))
     instance.sql("INSERT INTO t VALUES ('ours')")
-    assert instance.fresh_rows() == [*range(written), "ours"]
-    assert count(litestream_restore(file_url, tmp_path / "theirs.db")) == written + 1
-    assert start("b", file_url).rows() == [*range(written), "ours"]
+    assert start("c", (tmp_path / "new").as_uri()).rows() == [*range(written), "ours"]
 
 
 @pytest.mark.e2e

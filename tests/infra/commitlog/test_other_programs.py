@@ -1,6 +1,7 @@
 """What the SQLite shell does to the file of a running server."""
 
 import logging
+import os
 import shutil
 import threading
 import time
@@ -13,11 +14,14 @@ import apsw
 import pytest
 
 from core.errors import CommitNotStored, DatabaseLocked, StoreUnreachable
+from infra.__main__ import main
 from infra.clock import Clock
-from infra.commitlog import local_file, open_file
+from infra.commitlog import local_file, open_file, row_changes
+from infra.commitlog.kept import KeptFiles
 from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import open_log
 from infra.commitlog.raw_file import differing_pages
+from infra.commitlog.replica import Replica, Write
 from tests.infra.commitlog.conftest import Instance, StartInstance, litestream_restore, stored_in
 
 Shell = Callable[..., list[Any]]
@@ -634,3 +638,200 @@ def test_journal_that_was_left_does_not_get_into_a_new_file(
     again.sql("INSERT INTO t VALUES (1)")
     assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1]
     check_file_is_the_log(again, file_url, tmp_path)
+
+
+# While another instance is faster
+
+
+@pytest.fixture
+def keyed(server: Instance) -> Instance:
+    server.sql("CREATE TABLE k (id INTEGER PRIMARY KEY, v)")
+    server.sql("INSERT INTO k VALUES (1, 'a'), (2, 'b')")
+    return server
+
+
+def kept(path: Path) -> list[str]:
+    return sorted(found.name.rpartition("-")[0][:11] for found in path.parent.glob("app.db.[dc][ih]*"))
+
+
+def keyed_rows(instance: Instance) -> list[Any]:
+    instance.fresh_rows()
+    return instance.rows("SELECT id, v FROM k")
+
+
+@pytest.mark.parametrize("end", ["shell is open", "shell has ended", "after a checkpoint"])
+def test_it_is_done_again_on_what_another_instance_has_made(
+    keyed: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path, end: str
+) -> None:
+    other = start("other", file_url)
+    other.sql("UPDATE k SET v = 'theirs' WHERE id = 2")
+    if end == "after a checkpoint":
+        shell_once(path, "PRAGMA wal_checkpoint(TRUNCATE)")()
+    with closing(apsw.Connection(str(path))) as shell:
+        shell.execute("UPDATE k SET v = 'mine' WHERE id = 1")
+        if end != "shell is open":
+            shell.close()
+        else:
+            with pytest.raises(DatabaseLocked):
+                watch(keyed)
+    watch(keyed)
+    assert keyed_rows(keyed) == keyed_rows(other) == [(1, "mine"), (2, "theirs")]
+    assert kept(path) == []
+    check_file_is_the_log(keyed, file_url, tmp_path)
+
+
+def test_it_is_done_again_though_requests_leave_no_pause(
+    keyed: Instance, path: Path, start: StartInstance, file_url: str
+) -> None:
+    other = start("other", file_url)
+    other.sql("UPDATE k SET v = 'theirs' WHERE id = 2")
+    shell_once(path, "UPDATE k SET v = 'mine' WHERE id = 1")()
+    for n in range(2):
+        write = Write(lambda db, n=n: db.execute_sql(f"INSERT INTO t VALUES ({n})"))  # type: ignore[misc]
+        keyed.replica.write_together([write], 10)
+        write.outcome()
+    assert keyed_rows(other) == [(1, "mine"), (2, "theirs")]
+    assert kept(path) == []
+
+
+@pytest.mark.parametrize("statement", ["VACUUM", "REINDEX", "ANALYZE"])
+def test_work_that_changes_no_row_is_forgotten(
+    keyed: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path, statement: str
+) -> None:
+    keyed.sql("DELETE FROM k WHERE id = 1")
+    start("other", file_url).sql("INSERT INTO k VALUES (3, 'theirs')")
+    shell_once(path, statement)()
+    watch(keyed)
+    assert keyed_rows(keyed) == [(2, "b"), (3, "theirs")]
+    assert kept(path) == []
+    check_file_is_the_log(keyed, file_url, tmp_path)
+
+
+@pytest.mark.parametrize("statement", ["CREATE TABLE mine (v)", "INSERT INTO t VALUES ('mine')"])
+def test_what_rows_cannot_tell_is_kept_with_the_whole_file(
+    keyed: Instance, path: Path, start: StartInstance, file_url: str, statement: str
+) -> None:
+    start("other", file_url).sql("INSERT INTO k VALUES (3, 'theirs')")
+    shell_once(path, statement)()
+    watch(keyed)
+    assert keyed_rows(keyed) == [(1, "a"), (2, "b"), (3, "theirs")]
+    assert kept(path) == ["app.db.dive"]
+
+
+def test_rows_that_both_have_changed_are_named_and_kept(
+    keyed: Instance,
+    path: Path,
+    start: StartInstance,
+    file_url: str,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = start("other", file_url)
+    other.sql("UPDATE k SET v = 'theirs' WHERE id = 1")
+    shell_once(path, "UPDATE k SET v = 'mine'")()
+    for _ in range(3):
+        watch(keyed)
+    assert keyed_rows(keyed) == keyed_rows(other) == [(1, "theirs"), (2, "b")]
+    assert kept(path) == ["app.db.chan"]
+    (message,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert "do not fit the state that the log has since: k 1." in message
+    (file,) = path.parent.glob("app.db.changes-*")
+    monkeypatch.setenv("DATABASE_PATH", str(path))
+    assert message.count(f"python -m infra changes {file}") == 1
+    assert main(["changes", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f'UPDATE "k" SET "v" = \'mine\' WHERE "id" IS {number} AND "v" IS \'{old}\';'
+        for number, old in ((1, "a"), (2, "b"))
+    ]
+    keyed.sql("UPDATE k SET v = 'a' WHERE id = 1")  # whoever decides for what was typed
+    keyed.replica.close()
+    again = start("server", file_url, lasting=True)
+    watch(again)
+    assert keyed_rows(again) == [(1, "mine"), (2, "mine")]
+    assert kept(path) == []
+
+
+def test_it_is_done_again_by_the_next_process(
+    keyed: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    start("other", file_url).sql("UPDATE k SET v = 'theirs' WHERE id = 2")
+    shell_once(path, "UPDATE k SET v = 'mine' WHERE id = 1")()
+    keyed.replica._open.close()  # as kill -9 does
+    again = start("server", file_url, lasting=True)
+    watch(again)
+    assert keyed_rows(again) == [(1, "mine"), (2, "theirs")]
+    assert kept(path) == []
+    check_file_is_the_log(again, file_url, tmp_path)
+
+
+@pytest.mark.parametrize("at", ["before the file is replaced", "before it is done again", "before it is forgotten"])
+def test_crash_in_between_loses_nothing_and_does_nothing_twice(
+    keyed: Instance,
+    path: Path,
+    start: StartInstance,
+    file_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+) -> None:
+    other = start("other", file_url)
+    other.sql("UPDATE k SET v = 'theirs' WHERE id = 2")
+    shell_once(path, "UPDATE k SET v = v || '+' WHERE id = 1")()
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    step = {
+        "before the file is replaced": (LocalFile, "_replaced_by"),
+        "before it is done again": (Replica, "_redo"),
+        "before it is forgotten": (LocalFile, "remove_changes"),
+    }[at]
+    with monkeypatch.context() as patch:
+        patch.setattr(*step, crash)
+        with pytest.raises(KeyboardInterrupt):
+            watch(keyed)
+    keyed.replica._whole = False
+    keyed.replica._open.close()
+    again = start("server", file_url, lasting=True)
+    watch(again)
+    assert keyed_rows(again) == keyed_rows(other) == [(1, "a+"), (2, "theirs")]
+    # There the proof is gone that it was made on top of everything
+    assert kept(path) == (["app.db.dive"] if at == "before the file is replaced" else [])
+
+
+def test_commit_of_a_shell_while_its_changes_are_written_down_is_not_lost(
+    keyed: Instance, path: Path, start: StartInstance, file_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = start("other", file_url)
+    other.sql("INSERT INTO k VALUES (3, 'theirs')")
+    shell_once(path, "UPDATE k SET v = 'mine' WHERE id = 1")()
+    meanwhile = shell_once(path, "UPDATE k SET v = 'mine' WHERE id = 2")
+    monkeypatch.setattr(
+        "infra.commitlog.local_file.keep_changes", at_once(row_changes.keep_changes, meanwhile, before=False)
+    )
+    watch(keyed)
+    assert keyed_rows(keyed) == keyed_rows(other) == [(1, "mine"), (2, "mine"), (3, "theirs")]
+    assert kept(path) == []
+
+
+def test_few_kept_files_stay_and_never_the_newest_goes(
+    keyed: Instance, path: Path, start: StartInstance, file_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    day = 24 * 3600
+    for number in range(14):
+        for name, age in ((f"app.db.diverged-{number:02}", 0), (f"app.db.changes-{number:02}", 31 * day)):
+            file = path.with_name(name)
+            file.write_bytes(b"")
+            os.utime(file, (time.time() - age + number,) * 2)
+    path.with_name("app.db.diverged-00-wal").write_bytes(b"")
+    keyed.replica.close()
+    start("server", file_url, lasting=True)
+    left = sorted(found.name for kind in ("diverged", "changes") for found in path.parent.glob(f"app.db.{kind}-*"))
+    # Changes that nobody has tried yet are no leftovers, however many they are
+    assert left == [f"app.db.changes-{n:02}" for n in range(14)] + [f"app.db.diverged-{n:02}" for n in range(4, 14)]
+    warned = [record.getMessage() for record in caplog.records if "is removed" in record.getMessage()]
+    assert [f"app.db.diverged-{n:02}," in message for n, message in enumerate(warned)] == [True] * 4
+    files = KeptFiles(path)
+    files.prune([])
+    assert files.all("changes") == [path.with_name("app.db.changes-13")]
+    assert len(files.all("diverged")) == 10
