@@ -118,10 +118,15 @@ class _Facts:
         view[frozenset(rows.values())].append((begin, _NEVER))
         return view
 
-    def reached(self, operation: Operation) -> int:
-        """The newest TXID that must have been in the log when this answer came."""
-        landed = self.landings(operation)[:1] if operation.is_acknowledged else []
-        return max([operation.token, *landed])
+    def reached(self, answer: Operation) -> int:
+        """The newest TXID that was in the log when this answer came: its token may be newer than what it shows."""
+        return max(answer.token, self.shown(answer))
+
+    def shown(self, answer: Operation) -> int:
+        """The oldest TXID that the answer can be of."""
+        if answer.is_acknowledged:
+            return next(iter(self.landings(answer)), 0)
+        return next((begin for begin, _ in self.spans(answer)), 0)
 
     def while_(self, kind: str, operation: Operation) -> bool:
         return any(window.kind == kind and window.overlaps(operation) for window in self.windows)
@@ -140,17 +145,17 @@ class _Facts:
 class _Newest:
     """The newest TXID that any of some answers had reached before a moment."""
 
-    def __init__(self, facts: _Facts, operations: Iterable[Operation]) -> None:
+    def __init__(self, reached: Callable[[Operation], int], operations: Iterable[Operation]) -> None:
         answers = sorted(operations, key=lambda operation: operation.returned)
         self._answers = answers
         self._times = [operation.returned for operation in answers]
-        self._txids = list(accumulate(map(facts.reached, answers), max))
+        self._txids = list(accumulate(map(reached, answers), max))
 
     def before(self, moment: float) -> int:
         end = bisect_left(self._times, moment)
         return self._txids[end - 1] if end else 0
 
-    def witness(self, facts: _Facts, moment: float) -> Operation:
+    def witness(self, moment: float) -> Operation:
         """The first answer that had reached this."""
         return self._answers[bisect_left(self._txids, self.before(moment))]
 
@@ -246,22 +251,22 @@ def absence_is_final(facts: _Facts) -> Iterator[Violation]:
 
 def order(facts: _Facts) -> Iterator[Violation]:
     """A write that began after another's answer has a later TXID, and no answer's token is older than its commit."""
-    newest = _Newest(facts, [write for write in facts.writes if write.is_acknowledged])
+    newest = _Newest(facts.reached, [write for write in facts.writes if write.is_acknowledged])
     for write in facts.writes:
         landed = facts.landings(write)[:1] if write.is_acknowledged else []
         if landed and write.token < landed[0]:
             yield Violation("old token", f"{write.token:016x} for a commit that is {landed[0]:016x}", [write])
         if landed and landed[0] <= newest.before(write.invoked):
             text = f"is {landed[0]:016x}, but {newest.before(write.invoked):016x} had been acknowledged"
-            yield Violation("order", text, [newest.witness(facts, write.invoked), write])
+            yield Violation("order", text, [newest.witness(write.invoked), write])
 
 
 def states(facts: _Facts) -> Iterator[Violation]:
     """Each answer shows the log as it was after one commit: not newer than its token, not older than it has to be."""
     answers = [operation for operation in facts.operations if operation.is_acknowledged or operation.shows_state]
-    everywhere = _Newest(facts, answers)
+    everywhere = _Newest(facts.reached, answers)
     servers = {operation.server for operation in answers}
-    at = {server: _Newest(facts, (op for op in answers if op.server == server)) for server in servers}
+    at = {server: _Newest(facts.shown, (op for op in answers if op.server == server)) for server in servers}
     for read in answers:
         if read.is_acknowledged or any(row.name.startswith(SHELL) for row in read.rows):
             continue  # a shell's rows can be seen before they are in the log
@@ -284,12 +289,12 @@ def _too_old(
         yield Violation("less than the token", f"asked for {read.sent:016x}, shown {_shown(spans, read)}", [read])
     if not _has(spans, here.before(read.invoked), read.token):
         text = f"this server had shown {here.before(read.invoked):016x}, then {_shown(spans, read)}"
-        yield Violation("backwards", text, [here.witness(facts, read.invoked), read])
+        yield Violation("backwards", text, [here.witness(read.invoked), read])
     if not facts.cannot_know_its_age(read):
         newest = everywhere.before(fresh_at)
         if not _has(spans, newest, read.token):
             text = f"{newest:016x} had been answered, shown {_shown(spans, read)}"
-            yield Violation("stale", text, [everywhere.witness(facts, fresh_at), read])
+            yield Violation("stale", text, [everywhere.witness(fresh_at), read])
 
 
 def statuses(facts: _Facts) -> Iterator[Violation]:

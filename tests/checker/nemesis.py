@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tests.checker.checks import SHELL
@@ -66,14 +66,20 @@ class Nemesis:
 
     def _run(self) -> None:
         try:
-            while self._deeds and not self._stop.wait(self._random.uniform(0.3, 1.2)):
+            for deed in self._in_turns():
+                if self._stop.wait(self._random.uniform(0.3, 1.2)):
+                    return
                 for server in self._world.servers:
                     server.start()  # one that found no store when it started has ended
-                deed = self._random.choice(self._deeds)
                 self.counts[deed.__name__] += 1
                 deed()
         except BaseException as error:
             self.errors.append(error)
+
+    def _in_turns(self) -> Iterator[Callable[[], None]]:
+        """Every deed, in an order of its own, then every one again."""
+        while self._deeds:
+            yield from self._random.sample(self._deeds, len(self._deeds))
 
     def _note(self, text: str) -> None:
         self._history.note(time.monotonic(), text)

@@ -37,8 +37,8 @@ class Plan:
 
 PLANS = [
     Plan("calm", 2, 8, []),
-    Plan("network", 3, 22, ["black_out"] * 4 + ["weather"] * 4 + ["go_dark", "kill"]),
-    Plan("processes", 4, 20, ["kill"] * 3 + ["wipe", "stop_and_start", "pause", "weather"], maintenance=3),
+    Plan("network", 3, 22, ["black_out"] * 2 + ["weather"] * 2 + ["go_dark"]),
+    Plan("processes", 4, 20, ["kill"] * 2 + ["wipe", "stop_and_start", "pause", "weather"], maintenance=3),
     Plan("directory", 3, 18, ["kill"] * 2 + ["shell"] * 3 + ["pause", "maintain"], directory=True),
     Plan("emptied", 3, 20, ["empty"] * 2 + ["pause"], pause=0.01),
     Plan("clocks", 3, 20, ["sleep"] * 3 + ["leap"] * 2 + ["black_out", "weather"], moves_clocks=True, maintenance=5),
