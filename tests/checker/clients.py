@@ -16,6 +16,7 @@ from tests.checker.history import History, Operation, Row
 from tests.checker.servers import Server
 
 _TIMEOUT = 25.0  # seconds; longer than a server may take
+_IDLE = 3.0  # seconds; less than a server keeps a connection on which nothing comes
 _BATCH = 15  # names that begin alike: they fit on a page
 _HEADER = "X-Commit-Txid"
 _TXID_DIGITS = 16
@@ -28,7 +29,7 @@ class Client:
         self.name = name
         self.history = history
         self.servers = servers
-        self._connections: dict[int, http.client.HTTPConnection] = {}
+        self._connections: dict[int, tuple[http.client.HTTPConnection, float]] = {}  # and when they were last used
 
     def create(self, server: Server, name: str, sent: int = 0, quantity: int = 1) -> Operation:
         operation = self._operation("create" if quantity >= 0 else "invalid", server, value=name, sent=sent)
@@ -67,7 +68,7 @@ class Client:
         return sorted(rows)
 
     def close(self) -> None:
-        for connection in self._connections.values():
+        for connection, _ in self._connections.values():
             connection.close()
         self._connections.clear()
 
@@ -98,10 +99,7 @@ class Client:
         self, server: Server, method: str, path: str, body: object, sent: int
     ) -> tuple[int, int, dict[str, Any]]:
         """Status (0: no whole answer), the answer's TXID, its body. Raises ConnectionRefusedError."""
-        connection = self._connections.pop(server.number, None)
-        if connection is None:
-            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_TIMEOUT)
-            connection.connect()
+        connection = self._connected(server)
         headers = {"Content-Type": "application/json"} if body is not None else {}
         if sent:
             headers[_HEADER] = f"{sent:016x}"
@@ -112,9 +110,20 @@ class Client:
         except (OSError, http.client.HTTPException):
             connection.close()
             return 0, 0, {}
-        self._connections[server.number] = connection
+        self._connections[server.number] = connection, time.monotonic()
         found = json.loads(content) if content else {}
         return response.status, _txid(response.headers.get(_HEADER, 0)), found
+
+    def _connected(self, server: Server) -> http.client.HTTPConnection:
+        """Not one that the server may have closed because nothing came: that would be an answer lost for nothing."""
+        connection, used = self._connections.pop(server.number, (None, 0.0))
+        if connection and time.monotonic() - used < _IDLE:
+            return connection
+        if connection:
+            connection.close()
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_TIMEOUT)
+        connection.connect()
+        return connection
 
 
 class Crowd:
@@ -132,6 +141,7 @@ class Crowd:
         self._deletable: deque[int] = deque()
         self._registers: list[int] = []
         self.pause = 0.0  # seconds between two requests of a caller
+        self.rest = 0.0  # the same of the one who changes one item at one server: it leaves the others their turns
         self.errors: list[BaseException] = []
 
     def start(self, registers: int = 3) -> None:
@@ -191,8 +201,9 @@ class Crowd:
     # What a caller does
 
     def _hammer(self, client: Client, rng: random.Random) -> None:
-        """Changes one item at one server, as fast as that answers."""
+        """Changes one item at one server, as fast as that answers, or nearly."""
         for number in self._each():
+            self._stop.wait(self.rest)
             self._tell(client.patch(self._servers[0], self._registers[0], f"{self._label} hammer {number}"))
 
     def _watch(self, client: Client, rng: random.Random) -> None:

@@ -159,6 +159,9 @@ class Nemesis:
         seconds = self._world.commit_timeout + self._random.uniform(0.3, 1.5)
         self._note(f"blackout of {len(others)} for {seconds:.1f} s after the next commit through port {proxy.port}")
         proxy.black_out_after_commit(others, seconds)
+        patience = time.monotonic() + 3
+        while proxy.is_armed and time.monotonic() < patience:
+            self._wait(0.05, 0.05)
         self._wait(seconds, seconds + 1)
 
     def go_dark(self) -> None:

@@ -103,13 +103,18 @@ class Proxy:
         """The store takes the next commit, its connection is reset, and then these proxies refuse every connection."""
         self._darkens.append((proxies, seconds))
 
+    @property
+    def is_armed(self) -> bool:
+        """Whether that commit is still to come."""
+        return bool(self._darkens)
+
     def go_dark(self, seconds: float) -> None:
         with self._lock:
             self._dark_until = max(self._dark_until, time.monotonic() + seconds)
             listening, self._listening = self._listening, None
         if listening:
-            listening.end()
-            threading.Thread(target=self._come_back, daemon=True).start()
+            listening.refuse()
+            threading.Thread(target=self._come_back, args=(listening,), daemon=True).start()
 
     def heal(self) -> None:
         self.weather = (0.0, 0.0)
@@ -121,10 +126,13 @@ class Proxy:
         with self._lock:
             listening, self._listening = self._listening, None
         if listening:
-            listening.end()
+            listening.refuse()
+            listening.shutdown()
 
     def handle(self, request: Request, upstream: http.client.HTTPConnection) -> Reply:
         """Raises Cut."""
+        if time.monotonic() < self._dark_until:
+            raise Cut(reset=True)
         if request.is_commit and self._darkens:
             with suppress(IndexError):
                 return self._black_out(request, upstream, *self._darkens.pop())
@@ -141,7 +149,7 @@ class Proxy:
         _forward(request, upstream)
         self.faults["blackout after a commit"] += 1
         for proxy in proxies:
-            threading.Thread(target=proxy.go_dark, args=(seconds,), daemon=True).start()
+            proxy.go_dark(seconds)
         raise Cut(reset=True)
 
     def _with_fault(self, fault: str, request: Request, upstream: http.client.HTTPConnection) -> Reply:
@@ -189,7 +197,8 @@ class Proxy:
         with self._lock:
             self._listening = listening
 
-    def _come_back(self) -> None:
+    def _come_back(self, before: "_Listener") -> None:
+        before.shutdown()
         while time.monotonic() < self._dark_until:
             time.sleep(0.02)
         while not self._closed:
@@ -212,9 +221,8 @@ class _Listener(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", proxy.port), _Handler)
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
-    def end(self) -> None:
-        """Stop listening and reset every connection."""
-        self.shutdown()
+    def refuse(self) -> None:
+        """From now on no connection is made, and those that are there are reset."""
         self.server_close()
         for connection in list(self.connections):
             with suppress(OSError):

@@ -32,12 +32,13 @@ class Plan:
     commit_timeout: float = 2.0
     maintenance: int = 0
     moves_clocks: bool = False
-    pause: float = 0.0  # of each caller between two requests
+    pause: float = 0.0  # seconds of each caller between two requests
+    rest: float = 0.04  # the same of the one who changes one item all the time
 
 
 PLANS = [
-    Plan("calm", 2, 8, []),
-    Plan("network", 3, 22, ["black_out"] * 2 + ["weather"] * 2 + ["go_dark"]),
+    Plan("calm", 2, 8, [], rest=0.0),
+    Plan("network", 3, 22, ["black_out"] * 3 + ["weather", "go_dark"]),
     Plan("processes", 4, 20, ["kill"] * 2 + ["wipe", "stop_and_start", "pause", "weather"], maintenance=3),
     Plan("directory", 3, 18, ["kill"] * 2 + ["shell"] * 3 + ["pause", "maintain"], directory=True),
     Plan("emptied", 3, 20, ["empty"] * 2 + ["pause"], pause=0.01),
@@ -101,7 +102,7 @@ def run_round(
 def _trouble(outcome: Outcome, world: World, number: int, rng: random.Random, seconds: float) -> None:
     label = f"r{number:03}"
     crowd = Crowd(outcome.history, world.servers, random.Random(rng.getrandbits(64)), label)
-    crowd.pause = outcome.plan.pause
+    crowd.pause, crowd.rest = outcome.plan.pause, outcome.plan.rest
     nemesis = Nemesis(world, outcome.history, random.Random(rng.getrandbits(64)), outcome.plan.deeds, label)
     crowd.start()
     nemesis.start()
