@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--code", type=Path, default=ROOT, help="a directory with the service, if not this one")
     parser.add_argument("--only", action="append", help="a round's name, the others are left out; may be repeated")
     parser.add_argument("--without", action="append", default=[], help="what the nemesis does not do; may be repeated")
+    parser.add_argument("--keep", action="store_true", help="keep histories and files also when all was well")
     parser.add_argument("--first", action="store_true", help="end after the first round with a violation")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended first
@@ -41,8 +42,10 @@ def main() -> int:
     print(f"seed {arguments.seed}, {arguments.seconds:.0f} s, code in {arguments.code}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="checker-"))
     outcomes = _rounds(plans, directory, arguments)
-    failed = _report(outcomes, directory)
-    if not failed:
+    failed = _report(outcomes)
+    if failed or arguments.keep:
+        print(f"histories and files are in {directory}")
+    else:
         shutil.rmtree(directory)
     return int(failed)
 
@@ -63,16 +66,16 @@ def _rounds(plans: list[Plan], directory: Path, arguments: argparse.Namespace) -
             outcome = run_round(plan, number, arguments.code.resolve(), place, endpoint, rng, seconds)
             outcomes.append(outcome)
             print(f"{number:3} {outcome.line()}", flush=True)
-            if outcome.violations:
+            if outcome.violations or arguments.keep:
                 outcome.history.write(directory / f"round-{number:03}.jsonl")
-                if arguments.first:
-                    break
             else:
                 shutil.rmtree(place)
+            if outcome.violations and arguments.first:
+                break
     return outcomes
 
 
-def _report(outcomes: list[Outcome], directory: Path) -> bool:
+def _report(outcomes: list[Outcome]) -> bool:
     """Whether anything was wrong."""
     operations = sum(len(outcome.history.operations) for outcome in outcomes)
     deeds = sum((outcome.counts for outcome in outcomes), Counter[str]())
@@ -84,7 +87,7 @@ def _report(outcomes: list[Outcome], directory: Path) -> bool:
         if outcome.violations:
             _show(number, outcome)
     failed = any(outcome.violations for outcome in outcomes)
-    print(f"VIOLATED; the histories are in {directory}" if failed else "every promise was kept")
+    print("VIOLATED" if failed else "every promise was kept")
     return failed
 
 

@@ -27,6 +27,7 @@ _SHELL_WORK = [
 ]
 _WEATHER = [(0.0, 0.0), (0.05, 0.02), (0.3, 0.1), (0.5, 0.0), (0.1, 0.3)]  # the share of commits, and of other requests
 _DAY = 86_400.0
+_BETWEEN_TRIES = 1.0  # seconds; the last one may be so much later than the commit's time-out
 
 
 @dataclass(slots=True)
@@ -156,13 +157,13 @@ class Nemesis:
         """The next commit of a server is stored, its connection is reset, and then nobody answers until it gives up."""
         proxy = self._random.choice(self._world.proxies)
         others = self._random.choice([[proxy], self._world.proxies])
-        seconds = self._world.commit_timeout + self._random.uniform(0.3, 1.5)
+        seconds = self._world.commit_timeout + _BETWEEN_TRIES + self._random.uniform(0.3, 1)
         self._note(f"blackout of {len(others)} for {seconds:.1f} s after the next commit through port {proxy.port}")
         proxy.black_out_after_commit(others, seconds)
         patience = time.monotonic() + 3
         while proxy.is_armed and time.monotonic() < patience:
             self._wait(0.05, 0.05)
-        self._wait(seconds, seconds + 1)
+        self._wait(seconds, seconds + 0.5)
 
     def go_dark(self) -> None:
         proxy = self._random.choice(self._world.proxies)
