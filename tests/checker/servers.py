@@ -127,13 +127,16 @@ class Server:
 
     def shell(self, sql: str) -> bool:
         """Another program on the file; whether all of it was done."""
-        done = subprocess.run(
-            [sys.executable, "-m", "apsw", str(self.database), ".timeout 4000", sql],
-            env=plain_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=60,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "apsw", str(self.database), ".timeout 4000", sql],
+                env=plain_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=30,
+            )
+        except subprocess.TimeoutExpired:
+            return False
         return done.returncode == 0
 
     def rows(self) -> list[Row]:
