@@ -188,9 +188,9 @@ def _versions_without_a_write(facts: _Facts, item: int, writes: list[Operation])
     """Each change of an item makes its next version, also one that another of the same commit has hidden."""
     last = max((change.row.version for change in facts.by_item[item] if change.row), default=1)
     acknowledged = [write for write in writes if write.is_acknowledged]
-    unknown = [write for write in writes if write.is_unknown]
-    if last - 1 > len(acknowledged) + len(unknown):
-        text = f"item {item} has version {last} after {len(acknowledged)} acknowledged changes, {len(unknown)} unknown"
+    others = [write for write in writes if not write.is_acknowledged and (write.is_unknown or facts.landings(write))]
+    if last - 1 > len(acknowledged) + len(others):
+        text = f"item {item} has version {last} after {len(acknowledged)} acknowledged changes and {len(others)} others"
         yield Violation("doubled", text, writes[-3:])
     taken = Counter(row.version for write in acknowledged for row in write.rows)
     for version, count in taken.items():

@@ -30,6 +30,10 @@ class LogPlace(ABC):
         """For a process that uses it, through a proxy if its endpoint is given."""
 
     @abstractmethod
+    def head(self) -> int:
+        """The newest TXID."""
+
+    @abstractmethod
     def commits(self) -> dict[int, bytes]:
         """The level-0 objects by TXID."""
 
@@ -96,6 +100,9 @@ class Bucket(LogPlace):
             "REPLICA_URL": self.url,
             "BACKUP_URL": f"s3://{self.name}/backups",
         }
+
+    def head(self) -> int:
+        return max((_txid(version["Key"]) for version in self._versions("log/0000/", "Versions")), default=0)
 
     def commits(self) -> dict[int, bytes]:
         connection = http.client.HTTPConnection(urlsplit(self.endpoint).netloc, timeout=60)
@@ -164,6 +171,9 @@ class Directory(LogPlace):
 
     def environment(self, endpoint: str = "") -> dict[str, str]:
         return {"REPLICA_URL": self.url, "BACKUP_URL": self.path.with_name("backups").as_uri()}
+
+    def head(self) -> int:
+        return max(self.commits(), default=0)
 
     def commits(self) -> dict[int, bytes]:
         return {_txid(path.name): path.read_bytes() for path in (self.path / "ltx" / "0").glob("*.ltx")}

@@ -155,7 +155,7 @@ def test_change_that_is_stored_later_though_the_answer_was_no(story: Story) -> N
     story.tell("patch", 503, value="v2", item=1, stored="no")
     story.read(LAMP, 1)
     story.commit(changed(2))
-    assert story.rules == {"stored no", "doubled"}
+    assert story.rules == {"stored no"}
 
 
 def test_delete_that_is_stored_though_the_answer_was_no(story: Story) -> None:
