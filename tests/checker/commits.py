@@ -25,10 +25,6 @@ _JOURNAL_MODE = slice(18, 20)  # of the database's header; an image in memory ca
 _ROLLBACK = b"\1\1"
 
 
-class BadCommit(Exception):
-    """The message names the TXID."""
-
-
 @dataclass(frozen=True, slots=True)
 class Change:
     """A row as it is since a commit; None: it is gone since."""
@@ -40,23 +36,29 @@ class Change:
 
 @dataclass(slots=True)
 class Log:
-    """What the commits did to the items, in order."""
+    """What the commits did to the items, in order, up to the first that is missing or cannot be read."""
 
     last: int = 0
+    trouble: str = ""  # what is wrong with the one after the last
     changes: list[Change] = field(default_factory=list)
     rows: dict[int, Row] = field(default_factory=dict)  # after the last commit
 
 
 def read_log(commits: Mapping[int, bytes]) -> Log:
-    """`commits`: the level-0 object of each TXID. Raises BadCommit for a gap or for one that cannot be read."""
+    """`commits`: the level-0 object of each TXID."""
     log = Log()
     image = bytearray()
     with closing(sqlite3.connect(":memory:")) as database:
-        for expected, txid in enumerate(sorted(commits), 1):
-            if txid != expected:
-                raise BadCommit(f"TXID {expected:016x} is not there, but {txid:016x} is")
-            _apply(image, commits[txid], txid)
-            _add(log, txid, _rows(database, image, txid))
+        for txid in range(1, max(commits, default=0) + 1):
+            if txid not in commits:
+                log.trouble = f"TXID {txid:016x} is not there, but {max(commits):016x} is"
+                break
+            try:
+                _apply(image, commits[txid], txid)
+                _add(log, txid, _rows(database, image))
+            except (ValueError, struct.error, lz4.block.LZ4BlockError, sqlite3.DatabaseError) as error:
+                log.trouble = f"TXID {txid:016x}: {error}"
+                break
     return log
 
 
@@ -69,7 +71,7 @@ def rows_of(path: Path) -> list[Row]:
 def _apply(image: bytearray, body: bytes, txid: int) -> None:
     magic, _, page_size, size, low, high = _HEADER.unpack_from(body)
     if (magic, low, high) != (b"LTX1", txid, txid):
-        raise BadCommit(f"the object of TXID {txid:016x} has the header {body[:_HEADER_SIZE].hex()}")
+        raise ValueError(f"its object has the header {body[:_HEADER_SIZE].hex()}")
     image.extend(bytes(max(0, size * page_size - len(image))))
     offset = _HEADER_SIZE
     while any(body[offset : offset + _END_OF_PAGES]):
@@ -82,14 +84,11 @@ def _apply(image: bytearray, body: bytes, txid: int) -> None:
     image[_JOURNAL_MODE] = _ROLLBACK
 
 
-def _rows(database: sqlite3.Connection, image: bytearray, txid: int) -> Iterable[Row]:
+def _rows(database: sqlite3.Connection, image: bytearray) -> list[Row]:
     database.deserialize(bytes(image))
     if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'items'").fetchone()[0]:
         return []
-    try:
-        return map(Row._make, database.execute(_ROWS))
-    except sqlite3.DatabaseError as error:
-        raise BadCommit(f"after TXID {txid:016x} the database cannot be read: {error}") from error
+    return list(map(Row._make, database.execute(_ROWS)))
 
 
 def _add(log: Log, txid: int, rows: Iterable[Row]) -> None:

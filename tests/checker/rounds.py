@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.checker.checks import SHELL, Violation, violations
 from tests.checker.clients import Client, Crowd
-from tests.checker.commits import BadCommit, Log, read_log, rows_of
+from tests.checker.commits import Log, read_log, rows_of
 from tests.checker.history import History, Row
 from tests.checker.nemesis import Nemesis, World
 from tests.checker.proxy import Proxy
@@ -127,10 +127,9 @@ def _judge(outcome: Outcome, world: World, directory: Path) -> list[Violation]:
     answers = {server.name: _rows_by_api(server, head) for server in world.servers if server.is_alive}
     for server in world.servers:
         server.stop()
-    try:
-        log = read_log(world.place.commits())
-    except BadCommit as error:
-        return [*found, Violation("broken log", str(error))]
+    log = read_log(world.place.commits())
+    if log.trouble:
+        found.append(Violation("broken log", log.trouble))
     outcome.commits = log.last
     files = {f"the file of {server.name}": server.rows() for server in world.servers if server.database.exists()}
     found += _differences({**answers, **files}, log)
