@@ -146,7 +146,7 @@ def _differences(found_rows: dict[str, list[Row] | None], log: Log) -> list[Viol
     for name, rows in found_rows.items():
         if rows is None:
             continue  # said already: it does not serve
-        differing = sorted(_without_shell(rows) ^ expected)
+        differing = sorted(_without_shell(rows) ^ expected, key=str)
         if differing:
             found.append(Violation("differs", f"{name} and the log differ in {len(differing)} rows: {differing[:4]}"))
     return found
@@ -161,7 +161,7 @@ def _by_litestream(place: LogPlace, log: Log, directory: Path) -> list[Violation
     if complaint := place.restore(target):
         return [Violation("litestream", complaint)]
     differing = set(rows_of(target)) ^ set(log.rows.values())
-    return [Violation("litestream", f"its restore differs in {sorted(differing)[:4]}")] if differing else []
+    return [Violation("litestream", f"its restore differs in {sorted(differing, key=str)[:4]}")] if differing else []
 
 
 def _shell_lost(history: History, servers: list[Server], log: Log) -> list[Violation]:

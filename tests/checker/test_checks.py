@@ -331,4 +331,4 @@ def test_log_is_read_commit_by_commit(tmp_path: Path) -> None:
     gap = read_log({1: commits[1], 3: commits[3]})
     assert (gap.last, gap.trouble) == (1, "TXID 0000000000000002 is not there, but 0000000000000003 is")
     assert "0000000000000001: its object has the header" in read_log({1: commits[2]}).trouble
-    assert "0000000000000001: " in read_log({1: commits[1][:500]}).trouble
+    assert "0000000000000001: " in read_log({1: commits[1][:200]}).trouble
