@@ -135,15 +135,28 @@ class Bucket(LogPlace):
         return not self._s3.list_objects_v2(Bucket=self.name, Prefix="log/", MaxKeys=1).get("KeyCount")
 
     def put_back(self) -> None:
-        away: set[str] = set()
-        while markers := self._versions("log/", "DeleteMarkers"):
-            away |= {marker["Key"] for marker in markers}
-            # What was written meanwhile under a number that is taken goes; under a new one it stays
-            newer = [v for v in self._versions("log/", "Versions") if v["IsLatest"] and v["Key"] in away]
+        while True:
+            newer = self._newer_versions()
+            markers = sorted(
+                self._versions("log/", "DeleteMarkers"), key=lambda marker: str(marker["Key"]), reverse=True
+            )
+            if not newer and not markers:
+                return
             self._removed |= {(version["Key"], version["VersionId"]) for version in newer}
-            gone = sorted([*markers, *newer], key=lambda version: str(version["Key"]))
-            self._delete([_named(version) for version in gone if "/0000/" not in version["Key"]])
-            self._delete([_named(version) for version in reversed(gone) if "/0000/" in version["Key"]])
+            self._delete([_named(version) for version in newer])
+            self._delete([_named(marker) for marker in markers if "/0000/" not in marker["Key"]])
+            self._delete([_named(marker) for marker in markers if "/0000/" in marker["Key"]])
+
+    def _newer_versions(self) -> list[dict[str, Any]]:
+        """What was written under a number that was taken, while its object was away."""
+        first: dict[str, Any] = {}
+        newer = []
+        for version in sorted(self._versions("log/0", "Versions"), key=lambda version: version["LastModified"]):
+            if version["Key"] in first:
+                newer.append(version)
+            else:
+                first[version["Key"]] = version
+        return newer
 
     def close(self) -> None:
         self._s3.close()
