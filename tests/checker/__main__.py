@@ -39,6 +39,7 @@ def main() -> int:
         for plan in PLANS
         if not arguments.only or plan.name in arguments.only
     ]
+    random.Random(arguments.seed).shuffle(plans)
     print(f"seed {arguments.seed}, {arguments.seconds:.0f} s, code in {arguments.code}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="checker-"))
     outcomes = _rounds(plans, directory, arguments)

@@ -20,7 +20,6 @@ _IDLE = 3.0  # seconds; less than a server keeps a connection on which nothing c
 _BATCH = 15  # names that begin alike: they fit on a page
 _FIRST_TRIES = 30
 _HEADER = "X-Commit-Txid"
-_TXID_DIGITS = 16
 
 
 class Client:
@@ -88,7 +87,7 @@ class Client:
             return operation
         operation.returned = time.monotonic()
         operation.stored = str(answer.get("stored", ""))
-        operation.named = _txid(answer.get("txid", 0))
+        operation.named = _txid(answer.get("txid"))
         if "items" in answer:
             operation.rows = list(map(_row, answer["items"]))
         elif "version" in answer:
@@ -113,7 +112,7 @@ class Client:
             return 0, 0, {}
         self._connections[server.number] = connection, time.monotonic()
         is_json = "json" in response.headers.get("Content-Type", "")
-        return response.status, _txid(response.headers.get(_HEADER, 0)), json.loads(content) if is_json else {}
+        return response.status, _txid(response.headers.get(_HEADER)), json.loads(content) if is_json else {}
 
     def _connected(self, server: Server) -> http.client.HTTPConnection:
         """Not one that the server may have closed because nothing came: that would be an answer lost for nothing."""
@@ -264,5 +263,5 @@ def _row(item: dict[str, Any]) -> Row:
 
 
 def _txid(value: object) -> int:
-    """A TXID as a header or a problem has it: hexadecimal digits."""
-    return int(value, 16) if isinstance(value, str) and len(value) == _TXID_DIGITS else int(str(value))
+    """A TXID as a header or a problem has it, in hexadecimal digits; 0 for none."""
+    return int(value, 16) if isinstance(value, str) else 0
