@@ -134,8 +134,7 @@ class Proxy:
         if time.monotonic() < self._dark_until:
             raise Cut(reset=True)
         if request.is_commit and self._darkens:
-            with suppress(IndexError):
-                return self._black_out(request, upstream, *self._darkens.pop())
+            return self._black_out(request, upstream)
         share = self.weather[0 if request.is_commit else 1]
         if self._random.random() >= share:
             return _forward(request, upstream)
@@ -143,10 +142,12 @@ class Proxy:
         self.faults[fault] += 1
         return self._with_fault(fault, request, upstream)
 
-    def _black_out(
-        self, request: Request, upstream: http.client.HTTPConnection, proxies: "list[Proxy]", seconds: float
-    ) -> Reply:
-        _forward(request, upstream)
+    def _black_out(self, request: Request, upstream: http.client.HTTPConnection) -> Reply:
+        """Only after a commit that was stored: one that came second tells nobody anything."""
+        reply = _forward(request, upstream)
+        if reply.status != http.HTTPStatus.OK or not self._darkens:
+            return reply
+        proxies, seconds = self._darkens.pop()
         self.faults["blackout after a commit"] += 1
         for proxy in proxies:
             proxy.go_dark(seconds)
