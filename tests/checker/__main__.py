@@ -109,8 +109,9 @@ def _first_time(outcome: Outcome, some: list[Violation]) -> str:
     times = [max(op.returned for op in violation.operations) for violation in some if violation.operations]
     if not times:
         return ""
+    began = min(operation.invoked for operation in outcome.history.operations)
     before = sum(operation.returned <= min(times) for operation in outcome.history.operations)
-    return f", first after {min(times) - outcome.began:.1f} s and {before} operations"
+    return f", first after {min(times) - began:.1f} s and {before} operations"
 
 
 def _as_text(operation: Operation) -> str:

@@ -206,7 +206,7 @@ def _world(
     try:
         for number in range(plan.servers):
             if not plan.directory:
-                world.proxies.append(Proxy(endpoint, free_port(rng), random.Random(rng.getrandbits(64))))
+                world.proxies.append(Proxy(endpoint, free_port(), random.Random(rng.getrandbits(64))))
                 world.proxies[-1].patience = plan.commit_timeout
             through = world.proxies[-1].endpoint if world.proxies else ""
             world.servers.append(
@@ -214,7 +214,7 @@ def _world(
                     number,
                     code,
                     directory / f"server-{number}",
-                    free_port(rng),
+                    free_port(),
                     _DEFAULT_FRESHNESS if number % 2 == lazy else 0.0,
                     place.environment(through) | settings,
                     plan.moves_clocks,

@@ -52,8 +52,7 @@ def store() -> Iterator[Store]:
 
 @pytest.fixture
 def proxy(store: Store) -> Iterator[Proxy]:
-    rng = random.Random(1)
-    with closing(Proxy(f"http://127.0.0.1:{store.server_port}", free_port(rng), rng)) as proxy:
+    with closing(Proxy(f"http://127.0.0.1:{store.server_port}", free_port(), random.Random(1))) as proxy:
         proxy.patience = 0.1
         yield proxy
 
