@@ -5,6 +5,7 @@ SAM_PORT ?= 3000
 IMAGE := cloud-native-poc
 SEEDS ?= 1000
 START ?= 0
+SECONDS ?= 120
 VENV := .venv/bin
 SAM := .venv-sam/bin/sam
 
@@ -43,6 +44,9 @@ sim: .venv/installed ## simulate the commit log under every kind of trouble (SEE
 
 model: .venv/installed ## check the commit protocol at small size, in every order of steps
 	@$(VENV)/python -m tests.model
+
+check: .venv/installed ## hold real servers under real trouble to their promises (SECONDS=120; SEED=42 makes the same trouble)
+	@$(VENV)/python -m tests.checker --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 e2e: .venv/installed .venv-sam/installed ## run the end-to-end tests: real server, real Lambda runtime
 	@$(VENV)/python -m pytest -m e2e
@@ -119,4 +123,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve test test-coverage sim model e2e bench-log bench-costs bench-images lint lint-files type fmt openapi validate maintain backup restore build run stop logs test-docker sam-local clean
+.PHONY: help install serve test test-coverage sim model check e2e bench-log bench-costs bench-images lint lint-files type fmt openapi validate maintain backup restore build run stop logs test-docker sam-local clean

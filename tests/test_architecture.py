@@ -2,6 +2,8 @@ import ast
 import inspect
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -18,6 +20,7 @@ METHODS = ("get", "post", "put", "patch", "delete")
 FORBIDDEN = {
     "core": {"handler", "infra", "starlette", "mangum", "obstore", "aws_lambda_powertools", "os"},
     "infra": {"handler", "starlette", "mangum"},
+    "tests/checker": {"handler", "core", "infra"},
 }
 
 
@@ -39,6 +42,13 @@ def test_dependencies_point_one_way(package: str) -> None:
         if imports_of(path) & FORBIDDEN[package]
     }
     assert wrong == {}
+
+
+def test_checker_shares_no_code_with_what_it_checks() -> None:
+    # nor by way of the helpers that it takes from other tests
+    script = "import sys, tests.checker.__main__; print({name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) & {"handler", "core", "infra"} == set()
 
 
 def test_every_setting_is_in_the_readme_table() -> None:
