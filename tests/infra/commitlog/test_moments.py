@@ -45,9 +45,9 @@ def merge(url: str, scratch: Path, *deleted: int) -> None:
 
 def test_moment_is_that_of_the_last_commit_before_it(log: CommitLog) -> None:
     moment = moment_of(log, 7)
-    assert commit_before(log, moment) == 6
-    assert commit_before(log, moment + timedelta(milliseconds=1)) == 7
-    assert commit_before(log, moment + timedelta(days=1)) == HEAD
+    assert commit_before(log, moment).txid == 6
+    assert commit_before(log, moment + timedelta(milliseconds=1)).txid == 7
+    assert commit_before(log, moment + timedelta(days=1)).txid == HEAD
 
 
 def test_litestream_makes_the_same_file_of_the_same_moment(log: CommitLog, url: str, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_litestream_makes_the_same_file_of_the_same_moment(log: CommitLog, url: 
         for offset in (0, 1):
             moment = moment_of(log, txid) + timedelta(milliseconds=offset)
             ours, theirs = tmp_path / f"ours-{txid}-{offset}", tmp_path / f"theirs-{txid}-{offset}"
-            log.restore(ours, commit_before(log, moment))
+            log.restore(ours, commit_before(log, moment).txid)
             litestream_restore(url, theirs, "-timestamp", moment.isoformat().replace("+00:00", "Z"))
             assert theirs.read_bytes() == ours.read_bytes()
 
@@ -78,7 +78,7 @@ def test_moment_within_a_run_of_merged_commits_is_refused_with_its_neighbours(
         commit_before(log, inside)
     for bound in (before, after):
         assert bound.isoformat(timespec="milliseconds") in str(refused.value)
-    assert commit_before(log, after + timedelta(milliseconds=1)) == 32
+    assert commit_before(log, after + timedelta(milliseconds=1)).txid == 32
     with pytest.raises(TxidNotKept):
         log.restore(tmp_path / "merged", 25)
     log.restore(tmp_path / "end of the run", 16)
