@@ -67,6 +67,8 @@ def _maintain(settings: Settings, options: argparse.Namespace) -> int:
 def _print_report(report: Report) -> None:
     for problem in report.problems:
         print(f"problem, so nothing more is deleted: {problem}")
+    for warning in report.warnings():
+        print(f"warning: {warning}")
     if not report.txid and not report.problems:
         print("the log is empty: there is nothing to look after")
     print(f"{report.runs_merged} runs merged")
@@ -236,6 +238,8 @@ def _verify_log(settings: Settings, options: argparse.Namespace) -> int:
     else:
         for problem in verdict.problems:
             print(f"problem  {problem}")
+        for warning in verdict.warnings:
+            print(f"warning  {warning}")
         for leftover in verdict.leftovers:
             print(f"leftover {leftover}")
         state = "has problems" if verdict.problems else "is sound"
@@ -269,8 +273,10 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
         print(json.dumps(asdict(status)))
     else:
         for name, value in asdict(status).items():
-            if name != "problems":
+            if name not in ("warnings", "problems"):
                 print(f"{name.replace('_', ' '):<16} {value}")
+        for warning in status.warnings:
+            print(f"warning          {warning}")
         for problem in status.problems:
             print(f"problem          {problem}")
     return 1 if status.problems else 0

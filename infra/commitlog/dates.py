@@ -56,7 +56,9 @@ def corrected(dated: int, modified: datetime) -> int:
 
 
 def bounds(objects: Iterable[LogObject]) -> dict[int, int]:
-    """For each TXID at which an object ends: when its commit was there at the latest, milliseconds since 1970."""
+    """For each TXID at which an object ends, the newest first: when its commit was there at the latest, milliseconds
+    since 1970.
+    """
     result: dict[int, int] = {}
     bound = None
     for item in sorted(objects, key=lambda item: item.max_txid, reverse=True):
