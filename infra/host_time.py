@@ -2,7 +2,8 @@
 
 A directory's times are the host's. When its clock leaps ahead, everything looks old at once; the time since the machine
 was booted does not leap. Where the two part, what was there before is by so much younger than it looks. A virtual
-machine that was paused looks the same, and is treated so: that time nobody could have used.
+machine that was paused looks the same, and is treated so: that time nobody could have used. A clock that leaps back and
+forth again between two looks is not noticed.
 """
 
 import time

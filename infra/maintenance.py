@@ -139,8 +139,8 @@ class Maintenance:
         found = looked_again(previous.host, self._boot(), now)
         if leap := found.leapt:
             logger.warning(
-                "this machine's clock has leapt ahead by %s s since %s, or the machine stood still: what was there before "
-                "counts as so much younger, and stays so much longer",
+                "this machine's clock has leapt ahead by %s s since %s, or the machine stood still: what was there "
+                "before counts as so much younger, and stays so much longer",
                 f"{leap.by:,.0f}",
                 datetime.fromtimestamp(previous.started_at, UTC).isoformat(timespec="seconds"),
             )
