@@ -158,17 +158,17 @@ class LogMaintenance:
                 return False  # a leftover among them, perhaps
             path = scratch / "merged.ltx"
             try:
-                header = write_merged(changes, path, self._date_of_run(level, run, changes))
+                header = write_merged(changes, path, self._date_of_run(run, changes))
                 self._create(level, header, path)
             finally:
                 path.unlink(missing_ok=True)
         self.counts["merges"] += 1
         return True
 
-    def _date_of_run(self, level: int, run: list[LogObject], changes: list[Change]) -> int:
+    def _date_of_run(self, run: list[LogObject], changes: list[Change]) -> int:
         """Of its last commit, corrected, as by all who make this run: it outlives the commits and their times."""
         dated = changes[-1].header.timestamp
-        if level > 1 or run[-1].modified < run[0].modified:  # corrected already; or the store's clock went back
+        if run[-1].modified < run[0].modified:  # the store's clock went back
             return dated
         for item, change in zip(run, changes, strict=True):
             if found := misdated(item.max_txid, change.header.timestamp, latest(item.modified)):
@@ -199,8 +199,7 @@ class LogMaintenance:
     def _date_of(self, position: Position) -> int:
         """Corrected by the store's time of that commit, or of the next one when that was merged and deleted."""
         commits = self._catalog.level(COMMITS, position.txid - 1)
-        after = [item for item in commits if item.max_txid >= position.txid]
-        return corrected(position.timestamp, after[0].modified) if after else position.timestamp
+        return corrected(position.timestamp, commits[0].modified) if commits else position.timestamp
 
     def _create(self, level: int, header: ltx.Header, path: Path) -> None:
         """Whoever else makes an object of this name makes the same, so that it does no harm to replace it."""

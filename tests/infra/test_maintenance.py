@@ -476,7 +476,7 @@ class Host:
     def maintenance(self, knows: bool = True) -> Maintenance:
         """One that keeps commits for two hours. `knows`: how long the machine has been up."""
         keep = replace(KEEP, commits=timedelta(hours=2))
-        boot = (lambda: Boot(self.boot, 1000 + self.passed)) if knows else None
+        boot = (lambda: Boot(self.boot, time.monotonic() + self.passed)) if knows else None
         return Maintenance(*self._parts, keep, self._clock, boot=boot)
 
 
@@ -605,7 +605,7 @@ def test_after_a_leap_a_dry_run_says_what_would_go_and_what_is_being_written_sta
 
 
 def test_backups_are_as_old_as_they_are_whatever_the_clock_leapt(
-    write: Writer, host: Host, backups: Backups, store: ObjectStore
+    write: Writer, host: Host, backups: Backups, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names tell the time of a clock; the times of two of them after a leap of nine days look right."""
     made = datetime.now(UTC).replace(hour=0, minute=0)
@@ -617,6 +617,9 @@ def test_backups_are_as_old_as_they_are_whatever_the_clock_leapt(
     leap = Leap((made + timedelta(days=-1)).timestamp(), 9 * 24 * HOUR)
     known = HostTime(Boot("a", 1), made.timestamp(), 0.0, [leap])
     assert backups.expired(known.without_leaps) == []
+    write_report(store, Report(host=replace(known, boot=Boot(host.boot, time.monotonic()))))
+    monkeypatch.setattr(Backups, "newest_manifest", lambda _: None)
+    assert host.maintenance().run().deleted_backups == 0
 
 
 def test_runs_remember_commits_whose_date_cannot_be_right_until_those_are_gone(

@@ -331,6 +331,8 @@ def test_commit_by_a_slow_clock_is_where_its_date_says_and_a_warning_names_the_o
     assert main(["restore", "--at", moment.isoformat(), "-o", str(tmp_path / "now.db")]) == 0
     assert names_in(tmp_path / "now.db") == ["first", "before", "slow"]
     assert "by the store's clock it is TXID 0000000000000004" in capsys.readouterr().err
+    assert main(["restore", "--at", a_moment().isoformat(), "-o", str(tmp_path / "last.db")]) == 0
+    assert "warning" not in capsys.readouterr().err, "both clocks say the same"
     asked = moment - timedelta(minutes=5)
     assert main(["restore", "--at", asked.isoformat(), "-o", str(tmp_path / "early.db")]) == 0
     assert names_in(tmp_path / "early.db") == ["first", "before", "slow"]

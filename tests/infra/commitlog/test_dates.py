@@ -109,3 +109,10 @@ def test_date_a_few_seconds_ahead_is_let_pass_and_more_is_named() -> None:
     both = found.with_(Misdated(2, 9, 12, 7200))
     assert both == Misdated(3, 7, 12, 7200)
     assert "3 commits (TXID 0000000000000007 to 000000000000000c)" in str(both)
+
+
+def test_kernel_that_is_behind_its_own_clock_by_a_tick_corrects_nothing() -> None:
+    modified = START + timedelta(milliseconds=500)
+    there = int(modified.timestamp() * 1000)
+    assert corrected(there + 10, modified) == there + 10
+    assert corrected(there + 11, modified) == there + 10

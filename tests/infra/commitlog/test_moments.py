@@ -1,5 +1,6 @@
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from infra.clock import Clock
 from infra.commitlog.chain import LogObject, restorable
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.maintenance import LogMaintenance
-from infra.commitlog.moments import commit_before
+from infra.commitlog.moments import Found, commit_before
 from infra.commitlog.names import Names
 from infra.object_store import ObjectStore
 from tests.infra.commitlog.conftest import StartInstance, litestream_restore
@@ -82,6 +83,20 @@ def test_moment_within_a_run_of_merged_commits_is_refused_with_its_neighbours(
     with pytest.raises(TxidNotKept):
         log.restore(tmp_path / "merged", 25)
     log.restore(tmp_path / "end of the run", 16)
+
+
+def test_time_at_which_a_run_was_merged_says_nothing_against_its_date(
+    log: CommitLog, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after, later_still = (moment_of(log, txid) + timedelta(milliseconds=1) for txid in (32, 33))
+    merge(url, tmp_path, *range(1, 33))
+    later = [replace(item, modified=item.modified + timedelta(days=1)) for item in log.everything()]
+    monkeypatch.setattr(log, "everything", lambda: later)
+    assert commit_before(log, after) == Found(32)
+    found = commit_before(log, later_still)
+    assert found.txid == 33
+    assert found.doubt, "but of a commit's own object it does"
+    assert found.doubt.other == 0
 
 
 def test_commit_that_is_merged_can_be_restored_as_long_as_its_object_is_there(
