@@ -4,11 +4,14 @@ import asyncio
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import apsw
@@ -363,3 +366,25 @@ def test_copied_log_comes_back_by_the_dates_of_its_writers(
         assert main(["restore", "--at", moment.isoformat(), "-o", str(path)]) == 0
         assert names_in(path) == names
         assert "were copied or touched since" in capsys.readouterr().err
+
+
+def test_commit_of_a_process_whose_clock_is_ahead_hides_nothing(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real one, in a directory whose times are the kernel's."""
+    spec = find_spec("libfaketime")
+    assert spec
+    assert spec.origin
+    library = Path(spec.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
+    ahead = {"LD_PRELOAD": str(library), "FAKETIME": "+2h", "NO_FAKE_STAT": "1", "DONT_FAKE_MONOTONIC": "1"}
+    written(settings, "first")
+    main(["backup"])
+    written(settings, "second")
+    restore = [sys.executable, "-m", "infra", "restore", "latest"]
+    subprocess.run(restore, check=True, cwd=Path(__file__).parents[2], env=os.environ | ahead)
+    moment = a_moment()
+    written(settings, "third")
+    capsys.readouterr()
+    assert main(["restore", "--at", moment.isoformat(), "-o", str(tmp_path / "state.db")]) == 0
+    assert names_in(tmp_path / "state.db") == ["first"]
+    assert "warning: TXID 0000000000000005 is dated" in capsys.readouterr().err
