@@ -23,7 +23,7 @@ URL = "s3://simulated/log"
 class Bucket:
     """Objects, in the order in which the store took them; `created` is called with each new one."""
 
-    def __init__(self, scheduler: Scheduler, created: Callable[[str, bytes], None]) -> None:
+    def __init__(self, scheduler: Scheduler, created: Callable[[str, bytes, datetime], None]) -> None:
         self.url = URL
         self.keeps_create_if_absent = True
         self._scheduler = scheduler
@@ -34,7 +34,7 @@ class Bucket:
         if name in self._objects and self.keeps_create_if_absent:
             raise ObjectExists(name)
         self.put(name, bytes(body))
-        self._created(name, bytes(body))
+        self._created(name, *self._objects[name])
 
     def put(self, name: str, body: bytes) -> None:
         self._objects[name] = (body, datetime.fromtimestamp(EPOCH + self._scheduler.now(), UTC))

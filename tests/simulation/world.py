@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -176,9 +177,9 @@ class World:
     def _recycle(self) -> None:
         self._rng.choice(self._instances).submit(Stop())
 
-    def _stored(self, name: str, body: bytes) -> None:
+    def _stored(self, name: str, body: bytes, modified: datetime) -> None:
         try:
-            self._model.stored(name, body)
+            self._model.stored(name, body, modified)
         except Violation as error:
             self._scheduler.fail(error)  # raised here it would go through the code under test
 
@@ -258,7 +259,7 @@ class World:
         raise Violation("I8: a commit of another history, or after a gap, was restored")
 
     def _check_careless_store_is_refused(self) -> None:
-        bucket = Bucket(self._scheduler, lambda name, body: None)
+        bucket = Bucket(self._scheduler, lambda name, body, modified: None)
         bucket.keeps_create_if_absent = False
         clock = SimulatedClock(self._scheduler, 0.0, lambda seconds: None)
         directory = self._around.root / "careless"
