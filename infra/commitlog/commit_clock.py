@@ -1,6 +1,7 @@
 """What time a commit is given: this machine's, corrected by what the store has said of earlier commits."""
 
 import logging
+import threading
 from dataclasses import dataclass
 
 from infra.clock import Clock
@@ -19,7 +20,7 @@ class _Stamp:
 
 
 class CommitClock:
-    """One thread's. Of a commit of ours the store had its object after it was stamped and before that was learned of,
+    """Of any threads. Of a commit of ours the store had its object after it was stamped and before that was learned of,
     which bounds how far the two clocks are apart. Only what is beyond doubt, and beyond some seconds, is corrected.
     """
 
@@ -28,19 +29,22 @@ class CommitClock:
         self._clock = clock
         self._store = store
         self._offset = 0  # milliseconds that the store's clock is ahead of this machine's
-        self._stamps: dict[int, _Stamp] = {}
+        self._newest = _Stamp(0, 0.0)
+        self._stored: dict[int, _Stamp] = {}  # by TXID
+        self._lock = threading.Lock()
 
-    def stamp(self, txid: int, previous: int) -> int:
-        """The date of a commit that is about to be made, milliseconds since 1970; not before that of the previous one.
+    def stamp(self, previous: int) -> int:
+        """The date of a commit that is about to be made, not before that of the previous one; milliseconds since 1970."""
+        with self._lock:
+            self._newest = _Stamp(self._clock.timestamp(), self._clock.now())
+            return max(self._newest.wall + self._offset, previous)
 
-        A second stamp of the same TXID, for a commit that is made anew, replaces the first.
-        """
-        wall = self._clock.timestamp()
-        self._stamps.pop(txid, None)
-        self._stamps[txid] = _Stamp(wall, self._clock.now())
-        while len(self._stamps) > _REMEMBERED:
-            del self._stamps[next(iter(self._stamps))]
-        return max(wall + self._offset, previous)
+    def stored(self, txid: int) -> None:
+        """What was stamped last has become the commit with this TXID. To be called for no other one."""
+        with self._lock:
+            self._stored[txid] = self._newest
+            if len(self._stored) > _REMEMBERED:
+                del self._stored[min(self._stored)]
 
     def doubts(self, previous: int) -> bool:
         """Whether the previous commit's date is of a time to come: then the store's time of it should be asked for, and
@@ -49,10 +53,12 @@ class CommitClock:
         return previous > self._clock.timestamp() + self._offset + _TOLERANCE_MS
 
     def learned(self, txid: int, modified: int) -> None:
-        """The store's time of a commit of ours, milliseconds since 1970. What was not stamped here is ignored."""
-        stamp = self._stamps.pop(txid, None)
-        if stamp is None:
-            return
+        """The store's time of a commit, milliseconds since 1970; ignored if that was not stored here, or long ago."""
+        with self._lock:
+            if stamp := self._stored.pop(txid, None):
+                self._correct(stamp, modified)
+
+    def _correct(self, stamp: _Stamp, modified: int) -> None:
         on_its_way = int((self._clock.now() - stamp.at) * 1000)
         seen = modified - stamp.wall
         least, most = seen - on_its_way, seen + _SECOND_MS
