@@ -34,7 +34,7 @@ class CommitClock:
         self._lock = threading.Lock()
 
     def stamp(self, previous: int) -> int:
-        """The date of a commit that is about to be made, not before that of the previous one; milliseconds since 1970."""
+        """The date of a commit to be made, never before that of the previous one; both milliseconds since 1970."""
         with self._lock:
             self._newest = _Stamp(self._clock.timestamp(), self._clock.now())
             return max(self._newest.wall + self._offset, previous)
