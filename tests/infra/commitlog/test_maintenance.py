@@ -168,14 +168,16 @@ def date(url: str, level: int, low: int, high: int) -> int:
 
 
 def test_runs_and_snapshots_are_dated_by_the_store_where_a_writer_cannot_be_right(
-    writer: Callable[[int], Instance], url: str, tmp_path: Path
+    writer: Callable[[int], Instance], start: StartInstance, url: str, tmp_path: Path
 ) -> None:
-    """One commit by a clock that is ahead gives its date to all that follow."""
     began = int(time.time() * 1000)
     instance = writer(4)
-    instance.clock.skew_ms = YEAR_MS
-    writer(5)
-    instance.clock.skew_ms = 0
+    clock = instance.clock
+    clock.skew_ms = YEAR_MS
+    for txid in range(5, RUN + 1):
+        start(f"writer of {txid}", url).sql(f"INSERT INTO t VALUES ({txid})")
+    clock.skew_ms = 0
+    instance.fresh_rows()
     writer(RUN + 1)
     assert date(url, 0, RUN, RUN) > began + YEAR_MS - 1000
     steps = maintenance_of(url, run=4)
