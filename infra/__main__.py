@@ -19,8 +19,10 @@ from typing import Any
 from core.errors import ServiceError, SettingsError
 from infra.backups import Manifest, open_backups
 from infra.clock import Clock
+from infra.commitlog import dates
 from infra.commitlog.chain import START, Position
 from infra.commitlog.log import CommitLog, open_log
+from infra.commitlog.moments import Doubt, commit_before
 from infra.commitlog.row_changes import statements
 from infra.commitlog.verify import verify
 from infra.maintenance import Preview, open_maintenance
@@ -67,6 +69,8 @@ def _maintain(settings: Settings, options: argparse.Namespace) -> int:
 def _print_report(report: Report) -> None:
     for problem in report.problems:
         print(f"problem, so nothing more is deleted: {problem}")
+    for warning in report.warnings():
+        print(f"warning: {warning}")
     if not report.txid and not report.problems:
         print("the log is empty: there is nothing to look after")
     print(f"{report.runs_merged} runs merged")
@@ -104,7 +108,7 @@ def _backup(settings: Settings, options: argparse.Namespace) -> int:
     backups = open_backups(settings)
     with workspace() as scratch, progress_display(not options.json) as progress:
         image = scratch / "app.db"
-        position = restore_log(log, image, None, None, progress)
+        position = restore_log(log, image, None, progress)
         manifest = backups.create(image, position, options.label, progress)
     _print_manifest("made", manifest, options)
     return 0
@@ -128,28 +132,27 @@ def _restore(settings: Settings, options: argparse.Namespace) -> int:
         raise SettingsError("say what: a backup's name (or `latest`), --at TIME or --txid N; without any, -o FILE too")
     at = parse_moment(options.at) if options.at else None
     log = _open_log(settings)
+    doubt: Doubt | None = None
     with _scratch(options.output) as scratch, progress_display(not options.json) as progress:
         image = scratch / "app.db"
         if options.name:
             source = _restored_backup(settings, options.name, image, progress)
         else:
-            source = _restored_log(log, at, options.txid, image, progress)
+            source, doubt = _restored_log(log, at, options.txid, image, progress)
         if options.output:
             _put_in_place(image, options.output)
-            return _print_result(
-                options, f"{options.output} is the database of {source}", file=str(options.output), of=source
-            )
+            message = f"{options.output} is the database of {source}"
+            return _print_result(options, message, doubt, file=str(options.output), of=source)
         before, after = publish(log, Clock(), image)
     if before == after:
         message = f"nothing to do: the newest commit, TXID {_hex(after)}, has the content of {source}"
-        return _print_result(options, message, txid=_hex(after), of=source)
+        return _print_result(options, message, doubt, txid=_hex(after), of=source)
     message = f"TXID {_hex(after)} of {log.url} is the state of {source}"
     if before == START:
-        return _print_result(options, message, txid=_hex(after), of=source)
+        return _print_result(options, message, doubt, txid=_hex(after), of=source)
     undo = f"restore --txid {_hex(before)}"
-    return _print_result(
-        options, f"{message}; to undo it: python -m infra {undo}", txid=_hex(after), of=source, undo=undo
-    )
+    message += f"; to undo it: python -m infra {undo}"
+    return _print_result(options, message, doubt, txid=_hex(after), of=source, undo=undo)
 
 
 @contextmanager
@@ -183,14 +186,22 @@ def _restored_backup(settings: Settings, name: str, target: Path, progress: Prog
     return f"{manifest.name} ({_rows(manifest.rows)})"
 
 
-def _restored_log(log: CommitLog, at: datetime | None, txid: int | None, target: Path, progress: Progress) -> str:
-    position = restore_log(log, target, at, txid, progress)
-    moment = datetime.fromtimestamp(position.timestamp / 1000, UTC).isoformat(timespec="milliseconds")
-    return f"TXID {_hex(position)} of {moment}"
+def _restored_log(
+    log: CommitLog, at: datetime | None, txid: int | None, target: Path, progress: Progress
+) -> tuple[str, Doubt | None]:
+    found = commit_before(log, at) if at else None
+    position = restore_log(log, target, found.txid if found else txid, progress)
+    return f"TXID {_hex(position)} of {dates.text(position.timestamp)}", found.doubt if found else None
 
 
-def _print_result(options: argparse.Namespace, message: str, **fields: str) -> int:
-    print(json.dumps(fields) if options.json else message)
+def _print_result(options: argparse.Namespace, message: str, doubt: Doubt | None, **fields: str) -> int:
+    if options.json:
+        doubts = {"warning": doubt.warning, "other_txid": f"{doubt.other:016x}" if doubt.other else ""} if doubt else {}
+        print(json.dumps(fields | doubts))
+        return 0
+    if doubt:
+        print(f"warning: {doubt.warning}", file=sys.stderr)
+    print(message)
     return 0
 
 
@@ -285,6 +296,8 @@ def _verify_log(settings: Settings, options: argparse.Namespace) -> int:
     else:
         for problem in verdict.problems:
             print(f"problem  {problem}")
+        for warning in verdict.warnings:
+            print(f"warning  {warning}")
         for leftover in verdict.leftovers:
             print(f"leftover {leftover}")
         state = "has problems" if verdict.problems else "is sound"
@@ -318,8 +331,10 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
         print(json.dumps(asdict(status)))
     else:
         for name, value in asdict(status).items():
-            if name != "problems":
+            if name not in ("warnings", "problems"):
                 print(f"{name.replace('_', ' '):<16} {value}")
+        for warning in status.warnings:
+            print(f"warning          {warning}")
         for problem in status.problems:
             print(f"problem          {problem}")
     return 1 if status.problems else 0

@@ -122,13 +122,13 @@ class Backups:
             self._bulk.put(LATEST, packed)
         return manifest
 
-    def expired(self) -> Sequence[Expired]:
-        """What `prune` would delete."""
-        return expired_backups(self.list(), self._retention)
+    def expired(self, counted: Callable[[datetime], datetime] = lambda time: time) -> Sequence[Expired]:
+        """What `prune` would delete. `counted`: what a time counts as, after leaps of the clock."""
+        return expired_backups(self.list(), self._retention, counted)
 
-    def prune(self) -> int:
+    def prune(self, counted: Callable[[datetime], datetime] = lambda time: time) -> int:
         """Delete what the retention does not keep; returns how many backups that were."""
-        found = self.expired()
+        found = self.expired(counted)
         for one in found:
             # manifest first: if this stops half-way, what remains is an incomplete backup, pruned next time
             self.store.delete(one.backup.name + ".json")

@@ -7,7 +7,7 @@ was found not to be sound keeps everything that would have been deleted.
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,7 +25,9 @@ from infra.commitlog.chain import LogObject, Position
 from infra.commitlog.expiry import Expired, Keep, expired
 from infra.commitlog.log import open_log
 from infra.commitlog.maintenance import LogMaintenance, MaintenanceStore, Snapshots
+from infra.commitlog.names import COMMITS
 from infra.commitlog.raw_file import differing_pages, page_size_of
+from infra.host_time import Boot, HostTime, looked_again, read_boot
 from infra.object_store import TRANSFER_SECONDS, ObjectStore
 from infra.report import Report, Verified, read_report, write_report
 from infra.retention import Expired as ExpiredBackup
@@ -61,22 +63,30 @@ class Maintenance:
         keep: Keep,
         clock: Clock,
         scratch: Callable[[], AbstractContextManager[Path]] = workspace,
+        boot: Callable[[], Boot] | None = None,
     ) -> None:
-        """`steps`: what is done to the log, whose `store` this is."""
+        """`steps`: what is done to the log, whose `store` this is. `boot`: of the machine that is the store's clock."""
         self.steps = steps
         self.backups = backups
         self._store = store
         self._keep = keep
         self._clock = clock
         self._scratch = scratch
+        self._boot = boot
 
     def last_report(self) -> Report:
         return read_report(self._store)
 
     def merge(self, check: Callable[[], None] = lambda: None) -> int:
         """Only that, which is what makes starts fast; returns how many runs were made. See LogMaintenance."""
-        with self._scratch() as scratch:
-            return self.steps.merge(scratch, check)
+        try:
+            with self._scratch() as scratch:
+                return self.steps.merge(scratch, check)
+        finally:
+            if self.steps.misdated:
+                report = read_report(self._store)
+                self._take_misdated(report)
+                write_report(self._store, report)
 
     def run(
         self,
@@ -88,7 +98,13 @@ class Maintenance:
         begun = self._clock.now()
         previous = read_report(self._store)
         now = write_report(self._store, previous)  # which stays for whoever asks meanwhile
-        report = Report(started_at=now, last_success=previous.last_success, verified=previous.verified)
+        report = Report(
+            started_at=now,
+            last_success=previous.last_success,
+            verified=previous.verified,
+            misdated=previous.misdated,
+            host=self._host_time(previous, now),
+        )
 
         def check_all() -> None:
             check()
@@ -117,9 +133,23 @@ class Maintenance:
             report.problems.append(str(error))
         return report
 
+    def _host_time(self, previous: Report, now: float) -> HostTime | None:
+        if self._boot is None:
+            return None
+        found = looked_again(previous.host, self._boot(), now)
+        if leap := found.leapt:
+            logger.warning(
+                "this machine's clock has leapt ahead by %s s since %s, or the machine stood still: what was there "
+                "before counts as so much younger, and stays so much longer",
+                f"{leap.by:,.0f}",
+                datetime.fromtimestamp(previous.started_at, UTC).isoformat(timespec="seconds"),
+            )
+        return found
+
     def preview(self) -> Preview:
         state, now = self.steps.snapshots(), datetime.now(UTC)
-        verified = read_report(self._store).verified
+        previous = read_report(self._store)
+        verified, host = previous.verified, self._host_time(previous, now.timestamp())
         proven = int(verified.snapshot, 16) if verified else 0
         if state.newest and state.newest.max_txid > proven:
             proven = state.newest.max_txid  # it will be, before anything is deleted
@@ -129,14 +159,17 @@ class Maintenance:
             state.is_due(now),
             state.head > 0 and (newest is None or newest.txid != f"{state.head:016x}"),
             f"{proven:016x}",
-            expired(self.steps.everything(), proven, now, self._keep),
-            self.backups.expired(),
+            expired(self._counted(host), proven, now, self._keep),
+            self.backups.expired(host.without_leaps) if host else self.backups.expired(),
         )
 
     def _work(self, report: Report, check: Callable[[], None], progress: Progress) -> None:
         with self._scratch() as scratch:
             self.steps.look_again()
-            report.runs_merged = self.steps.merge(scratch, check)
+            try:
+                report.runs_merged = self.steps.merge(scratch, check)
+            finally:
+                self._take_misdated(report)
             state = self.steps.snapshots()
             proven = int(report.verified.txid, 16) if report.verified else 0
             if state.head < proven:
@@ -212,17 +245,35 @@ class Maintenance:
     def _prune(self, report: Report, check: Callable[[], None]) -> None:
         if report.verified is None:
             return
-        now = datetime.fromtimestamp(report.started_at, UTC)
-        objects = expired(self.steps.everything(), int(report.verified.snapshot, 16), now, self._keep)
+        now, host = datetime.fromtimestamp(report.started_at, UTC), report.host
+        found = self._counted(host)
+        objects = expired(found, int(report.verified.snapshot, 16), now, self._keep)
+        first = min((item.max_txid for item in found if item.level == COMMITS), default=0)
+        if report.misdated and report.misdated.last < first:
+            report.misdated = None  # those are gone, and what holds them is dated as it should be
         before = self.steps.counts["deletions"]
         try:
             self.steps.delete(objects, check)
         finally:
             report.deleted_objects = self.steps.counts["deletions"] - before
         self.steps.delete_raced(now)
-        report.deleted_backups = self.backups.prune()
+        report.deleted_backups = self.backups.prune(host.without_leaps) if host else self.backups.prune()
+        if host and host.has_leapt_within_a_day():
+            return  # what somebody is writing now looks old
         for store in (self._store, self.backups.store):
             store.remove_unfinished()
+
+    def _counted(self, host: HostTime | None) -> list[LogObject]:
+        """All objects, of the time that they count as."""
+        found = self.steps.everything()
+        return [replace(item, modified=host.counted(item.modified)) for item in found] if host else found
+
+    def _take_misdated(self, report: Report) -> None:
+        """What merging has found since it was last taken, on top of what is known and not gone since."""
+        if found := self.steps.misdated:
+            logger.warning("%s", found)
+            report.misdated = found.with_(report.misdated)
+            self.steps.misdated = None
 
 
 def open_maintenance(settings: Settings, backups: Backups) -> Maintenance:
@@ -235,4 +286,5 @@ def open_maintenance(settings: Settings, backups: Backups) -> Maintenance:
         daily=timedelta(days=settings.keep_daily_days),
     )
     steps = LogMaintenance(open_log(settings.replica_url, clock, TRANSFER_SECONDS), store, clock)
-    return Maintenance(steps, store, backups, keep, clock)
+    boot = read_boot if store.url.startswith("file:") else None
+    return Maintenance(steps, store, backups, keep, clock, boot=boot)

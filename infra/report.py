@@ -9,7 +9,9 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from core.errors import ObjectMissing
+from infra.commitlog.dates import Misdated
 from infra.commitlog.maintenance import MaintenanceStore
+from infra.host_time import HostTime
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +50,22 @@ class Report:
     verified: Verified | None = None
     unfinished: bool = False  # the time was over; the next run goes on
     problems: list[str] = field(default_factory=list)
+    misdated: Misdated | None = None  # among the commits that are kept by themselves
+    host: HostTime | None = None  # of a log in a directory
 
     @property
     def succeeded(self) -> bool:
         return not self.problems and not self.unfinished
+
+    def warnings(self) -> list[str]:
+        """What somebody should know, and needs nothing to be done for the log."""
+        found = [str(self.misdated)] if self.misdated else []
+        if self.host and (leap := self.host.leapt):
+            found.append(
+                f"this machine's clock has leapt ahead by {leap.by:,.0f} s: what was there before counts as so much "
+                "younger"
+            )
+        return found
 
 
 _REPORT = TypeAdapter(Report)

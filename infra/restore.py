@@ -12,7 +12,6 @@ from infra.clock import Clock
 from infra.commitlog.chain import START, Position
 from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import CommitLog
-from infra.commitlog.moments import commit_before
 from infra.served import ServedSchema, check_image
 from infra.snapshot import Progress, inspect
 
@@ -34,13 +33,8 @@ def parse_moment(text: str) -> datetime:
     return moment
 
 
-def restore_log(log: CommitLog, target: Path, at: datetime | None, txid: int | None, progress: Progress) -> Position:
-    """Write the log's state before a moment, after a commit, or the newest, to a new file.
-
-    Raises TxidNotKept or MomentNotKept for one that the log does not hold.
-    """
-    if at is not None:
-        txid = commit_before(log, at)
+def restore_log(log: CommitLog, target: Path, txid: int | None, progress: Progress) -> Position:
+    """Write the log's state after a commit, or the newest, to a new file. Raises TxidNotKept."""
     position = log.restore(target, txid, progress)
     if position == START:
         target.unlink()

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -48,23 +49,25 @@ def list_backups(store: ObjectStore) -> list[Backup]:
     return sorted((backup for backup in found if backup), key=_age_order)
 
 
-def expired_backups(backups: list[Backup], keep: Retention) -> list[Expired]:
+def expired_backups(
+    backups: list[Backup], keep: Retention, counted: Callable[[datetime], datetime] = lambda time: time
+) -> list[Expired]:
     """Older than `keep.hourly` unless the last of their day, and all older than `keep.daily`; oldest first.
 
     Never a labelled one, never the newest complete one. What counts is the time of the backup before that one, not
-    the present: a clock that leaps ahead would make everything look old at once.
+    the present: a clock that leaps ahead would make everything look old at once. `counted`: what a time counts as.
     """
     complete = [backup for backup in backups if backup.complete]
     if len(complete) < 2:
         return []
-    newest, now = complete[-1], complete[-2].time
+    newest, now = complete[-1], counted(complete[-2].time)
     last_of_day = {backup.time.date(): backup.name for backup in complete if backup.label is None}
     return [
         Expired(backup, f"older than {(keep.daily if is_daily else keep.hourly).days} days")
         for backup in backups
         if backup.label is None and backup != newest
         for is_daily in [last_of_day.get(backup.time.date()) == backup.name]
-        if now - backup.time > (keep.daily if is_daily else keep.hourly)
+        if now - counted(backup.time) > (keep.daily if is_daily else keep.hourly)
     ]
 
 

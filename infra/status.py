@@ -24,6 +24,8 @@ class Status:
     backup_age: str | None
     maintenance: str
     verified: str
+    clock: str
+    warnings: list[str]
     problems: list[str]
 
 
@@ -71,6 +73,8 @@ def read_status(settings: Settings, backups: Backups) -> Status:
         backup_age=str(age).split(".")[0] if age is not None else None,
         maintenance=_maintenance(report),
         verified=_verified(report),
+        clock=_clock(report),
+        warnings=report.warnings(),
         problems=problems,
     )
 
@@ -85,6 +89,16 @@ def _verified(report: Report) -> str:
     if not (verified := report.verified):
         return "nothing yet"
     return f"snapshot {verified.snapshot} and {verified.backup}, at {_text(verified.at)}"
+
+
+def _clock(report: Report) -> str:
+    """Of a log in a directory, whose times are this machine's."""
+    if not report.host:
+        return "that of the store"
+    if not report.host.leaps:
+        return f"has not leapt since {_text(report.host.since)}"
+    leap = report.host.leaps[-1]
+    return f"has leapt ahead by {leap.by:,.0f} s, noticed at {_text(leap.at)}: what is older counts as so much younger"
 
 
 def _text(moment: float) -> str:

@@ -8,7 +8,7 @@ be at work at once, and each may be killed anywhere.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -19,10 +19,11 @@ from infra.commitlog import ltx
 from infra.commitlog.catalog import RUN, Catalog
 from infra.commitlog.chain import Change, LogObject, Position, chain, check_follows
 from infra.commitlog.create_probe import RACED
+from infra.commitlog.dates import Misdated, corrected, latest, misdated
 from infra.commitlog.expiry import Expired
 from infra.commitlog.log import CommitLog
 from infra.commitlog.merge import write_merged, write_snapshot
-from infra.commitlog.names import SNAPSHOTS, Names
+from infra.commitlog.names import COMMITS, SNAPSHOTS, Names
 from infra.object_store import ObjectInfo
 
 _RUN_LEVELS = range(1, 5)  # of 16, 256, 4,096 and 65,536 commits
@@ -82,6 +83,7 @@ class LogMaintenance:
         """
         self.log = log
         self.counts: Counter[str] = Counter()
+        self.misdated: Misdated | None = None  # among the commits that were merged here
         self._store = store
         self._clock = clock
         self._names = Names(store.url)
@@ -157,12 +159,22 @@ class LogMaintenance:
                 return False  # a leftover among them, perhaps
             path = scratch / "merged.ltx"
             try:
-                header = write_merged(changes, path)
+                header = write_merged(changes, path, self._date_of_run(run, changes))
                 self._create(level, header, path)
             finally:
                 path.unlink(missing_ok=True)
         self.counts["merges"] += 1
         return True
+
+    def _date_of_run(self, run: list[LogObject], changes: list[Change]) -> int:
+        """Of its last commit, corrected, as by all who make this run: it outlives the commits and their times."""
+        dated = changes[-1].header.timestamp
+        if run[-1].modified < run[0].modified:  # the store's clock went back
+            return dated
+        for item, change in zip(run, changes, strict=True):
+            if found := misdated(item.max_txid, change.header.timestamp, latest(item.modified)):
+                self.misdated = found.with_(self.misdated)
+        return corrected(dated, run[-1].modified)
 
     # Snapshots
 
@@ -177,13 +189,18 @@ class LogMaintenance:
         """Store a database file, which is the state of the log at this confirmed position."""
         path = scratch / "snapshot.ltx"
         try:
-            header = write_snapshot(image, position, path)
+            header = write_snapshot(image, replace(position, timestamp=self._date_of(position)), path)
             size = path.stat().st_size
             self._create(SNAPSHOTS, header, path)
         finally:
             path.unlink(missing_ok=True)
         self.counts["snapshots"] += 1
         return LogObject(SNAPSHOTS, 1, position.txid, size, datetime.now(UTC))
+
+    def _date_of(self, position: Position) -> int:
+        """Corrected by the store's time of that commit, or of the next one when that was merged and deleted."""
+        commits = self._catalog.level(COMMITS, position.txid - 1)
+        return corrected(position.timestamp, commits[0].modified) if commits else position.timestamp
 
     def _create(self, level: int, header: ltx.Header, path: Path) -> None:
         """Whoever else makes an object of this name makes the same, so that it does no harm to replace it."""

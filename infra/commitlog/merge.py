@@ -14,15 +14,18 @@ from infra.commitlog.raw_file import page_size_of, pages_of
 _Page = tuple[int, int, bytes]  # number, minus the place of its object among the others, content
 
 
-def write_merged(changes: Sequence[Change], path: Path) -> ltx.Header:
-    """Changes that follow each other as one that does what they do together, byte by byte, in a new file."""
+def write_merged(changes: Sequence[Change], path: Path, timestamp: int) -> ltx.Header:
+    """Changes that follow each other as one that does what they do together, byte by byte, in a new file.
+
+    `timestamp`: of the last one, milliseconds since 1970.
+    """
     first, last = changes[0].header, changes[-1]
     header = ltx.Header(
         last.header.page_size,
         last.header.size,
         first.min_txid,
         last.header.max_txid,
-        last.header.timestamp,
+        timestamp,
         first.predecessor,
         last.position.checksum,
         last.header.log_id,

@@ -9,6 +9,7 @@ import apsw
 
 from core.errors import DatabaseFull, LogDamaged
 from infra.commitlog.chain import LogObject
+from infra.commitlog.dates import Misdated, bounds, misdated
 from infra.commitlog.log import CommitLog
 from infra.snapshot import Progress, no_progress
 
@@ -20,6 +21,7 @@ class Verdict:
     head: int = 0  # TXID
     problems: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)  # harmless: not part of the chain, and covered by what is
+    warnings: list[str] = field(default_factory=list)  # about the dates of commits: nothing is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ def verify(log: CommitLog, scratch: Path, progress: Progress = no_progress) -> V
         report.append(f"{log.name_of(link.item)} is not a part of the chain that leads to the newest commit")
     for link, message in _broken_links([*run, *merged]):
         verdict.problems.append(f"{log.name_of(link.item)} {message}")
+    if wrong := _misdated([*run, *merged]):
+        verdict.warnings.append(str(wrong))
     _restore(log, scratch, verdict)
     return verdict
 
@@ -87,8 +91,21 @@ def _broken_links(links: list[_Link]) -> Iterator[tuple[_Link, str]]:
             continue  # deleted; or missing, and then the restore says so
         if not _follows(link, before):
             yield link, f"follows a commit {link.predecessor:016x}, but the one before is {before.checksum:016x}"
-        elif link.timestamp < before.timestamp:
-            yield link, "is dated before the commit that it follows"
+
+
+def _misdated(links: list[_Link]) -> Misdated | None:
+    """Commits that are dated later than the store had them, or than a commit that came after them."""
+    dated: dict[int, int] = {}
+    for link in links:
+        dated[link.item.max_txid] = max(dated.get(link.item.max_txid, 0), link.timestamp)
+    found: Misdated | None = None
+    follower: int | None = None  # its date
+    for txid, bound in bounds(link.item for link in links).items():  # the newest first
+        limit = bound if follower is None else min(bound, follower)
+        if wrong := misdated(txid, dated[txid], limit):
+            found = wrong.with_(found)
+        follower = min(dated[txid], limit)
+    return found
 
 
 def _restore(log: CommitLog, scratch: Path, verdict: Verdict) -> None:

@@ -2,6 +2,8 @@ import gzip
 import json
 import logging
 import os
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +27,7 @@ from infra.commitlog.maintenance import LogMaintenance
 from infra.commitlog.merge import write_snapshot
 from infra.commitlog.names import Names
 from infra.commitlog.replica import Replica
+from infra.host_time import Boot, HostTime, Leap
 from infra.maintenance import Maintenance, open_maintenance
 from infra.maintenance_job import MaintenanceJob
 from infra.object_store import ObjectInfo, ObjectStore
@@ -458,3 +461,207 @@ def test_what_proofs_of_create_if_absent_have_left_goes_as_well(
     monkeypatch.setattr(log_maintenance, "_A_DAY", timedelta(seconds=-60))
     assert maintenance.run().succeeded
     assert name not in {info.name for info in store.objects()}
+
+
+HOUR = 3600.0
+
+
+class Host:
+    """A machine whose clock a directory goes by."""
+
+    def __init__(self, settings: Settings, backups: Backups) -> None:
+        self.passed = 0.0  # seconds, really
+        self.leapt = 0.0  # seconds
+        self.boot = "this one"
+        store = _DirectoryOf(self, settings.replica_url)
+        clock = Clock()
+        self._parts = LogMaintenance(open_log(settings.replica_url, clock), store, clock), store, backups
+        self._clock = clock
+
+    def maintenance(self, knows: bool = True) -> Maintenance:
+        """One that keeps commits for two hours. `knows`: how long the machine has been up."""
+        keep = replace(KEEP, commits=timedelta(hours=2))
+        boot = (lambda: Boot(self.boot, time.monotonic() + self.passed)) if knows else None
+        return Maintenance(*self._parts, keep, self._clock, boot=boot)
+
+
+class _DirectoryOf(ObjectStore):
+    """What is written through it is of the host's time."""
+
+    def __init__(self, host: Host, url: str) -> None:
+        super().__init__(url)
+        self._host = host
+        self._shifts: dict[str, float] = {}
+
+    def create(self, name: str, body: Path | bytes | bytearray, written_at: datetime | None = None) -> None:
+        super().create(name, body, written_at)
+        self._shifts[name] = self._host.passed + self._host.leapt
+
+    def put(self, name: str, body: Path | bytes, written_at: datetime | None = None) -> None:
+        super().put(name, body, written_at)
+        self._shifts[name] = self._host.passed + self._host.leapt
+
+    def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
+        return [
+            replace(info, modified=info.modified + timedelta(seconds=self._shifts.get(info.name, 0.0)))
+            for info in super().objects(directory, after)
+        ]
+
+
+@pytest.fixture
+def host(settings: Settings, backups: Backups) -> Host:
+    return Host(settings, backups)
+
+
+def test_machine_is_asked_only_for_a_directory(
+    write: Writer, maintenance: Maintenance, make_settings: Callable[..., Settings], s3: str
+) -> None:
+    assert maintenance.run().host
+    elsewhere = make_settings(REPLICA_URL=s3.replace("backups", "log"), BACKUP_URL=s3)
+    assert open_maintenance(elsewhere, open_backups(elsewhere)).run().host is None
+
+
+def test_without_knowing_how_long_it_has_been_up_a_leap_would_delete_what_is_minutes_old(
+    write: Writer, host: Host
+) -> None:
+    """So that the next tests show something."""
+    write.reach(RUN + 3)
+    host.maintenance(knows=False).run()
+    host.leapt = 3 * HOUR
+    assert host.maintenance(knows=False).run().deleted_objects == RUN
+
+
+def test_leap_of_the_clock_deletes_nothing_early_and_is_said(
+    write: Writer, host: Host, store: ObjectStore, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write.reach(RUN + 3)
+    host.maintenance().run()
+    host.passed, host.leapt = 0.1 * HOUR, 3 * HOUR
+    report = host.maintenance().run()
+    assert (report.deleted_objects, report.problems) == (0, [])
+    [record] = [record for record in caplog.records if record.name == "infra.maintenance"]
+    assert record.levelno == logging.WARNING
+    assert "this machine's clock has leapt ahead by 10,800 s since " in record.message
+    assert report.warnings() == [
+        "this machine's clock has leapt ahead by 10,800 s: what was there before counts as so much younger"
+    ]
+    main(["status"])
+    assert "clock            has leapt ahead by 10,800 s, noticed at " in capsys.readouterr().out
+    host.passed = 1.9 * HOUR
+    assert host.maintenance().run().deleted_objects == 0, "it is remembered"
+    host.passed = 2.2 * HOUR
+    assert host.maintenance().run().deleted_objects == RUN
+    assert level(store, 0) == [17, 18, 19]
+
+
+def test_time_that_really_passes_deletes_what_is_old(write: Writer, host: Host) -> None:
+    write.reach(RUN + 3)
+    host.maintenance().run()
+    host.passed = 2.2 * HOUR
+    report = host.maintenance().run()
+    assert (report.deleted_objects, report.warnings()) == (RUN, [])
+
+
+def test_very_first_run_counts_ages_from_itself(write: Writer, host: Host) -> None:
+    write.reach(RUN + 3)
+    host.leapt = 3 * HOUR
+    assert host.maintenance().run().deleted_objects == 0
+    host.passed = 2.2 * HOUR
+    assert host.maintenance().run().deleted_objects == RUN
+
+
+def test_leap_back_deletes_nothing_early(write: Writer, host: Host) -> None:
+    write.reach(RUN + 3)
+    host.maintenance().run()
+    host.passed, host.leapt = HOUR, -3 * HOUR
+    assert host.maintenance().run().deleted_objects == 0
+    host.passed, host.leapt = 1.9 * HOUR, 0
+    assert host.maintenance().run().deleted_objects == 0
+
+
+def test_leap_in_the_middle_of_a_run_deletes_nothing_early(write: Writer, host: Host) -> None:
+    write.reach(RUN + 3)
+    host.maintenance().run()
+    write.reach(2 * RUN + 3)
+
+    def leap() -> None:
+        host.leapt = 3 * HOUR
+
+    report = host.maintenance().run(check=leap)
+    assert (report.runs_merged, report.deleted_objects) == (1, 0)
+    host.passed = 0.1 * HOUR
+    report = host.maintenance().run()
+    assert (report.deleted_objects, len(report.warnings())) == (0, 1)
+
+
+def test_after_a_start_of_the_machine_ages_are_as_the_directory_tells(write: Writer, host: Host) -> None:
+    write.reach(RUN + 3)
+    host.maintenance().run()
+    host.boot, host.leapt = "the next one", 3 * HOUR
+    assert host.maintenance().run().deleted_objects == RUN
+
+
+def test_after_a_leap_a_dry_run_says_what_would_go_and_what_is_being_written_stays(
+    write: Writer, host: Host, store: ObjectStore
+) -> None:
+    write.reach(RUN + 3)
+    host.maintenance().run()
+    host.passed, host.leapt = 0.1 * HOUR, 3 * HOUR
+    host.maintenance().run()
+    partial = Path(store.url.removeprefix("file://")) / "ltx/0/.being-written-x.partial"
+    partial.write_bytes(b"x")
+    os.utime(partial, (0, 0))
+    host.passed = 0.2 * HOUR
+    host.maintenance().run()
+    assert partial.exists()
+    assert host.maintenance().preview().objects == []
+
+
+def test_backups_are_as_old_as_they_are_whatever_the_clock_leapt(
+    write: Writer, host: Host, backups: Backups, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names tell the time of a clock; the times of two of them after a leap of nine days look right."""
+    made = datetime.now(UTC).replace(hour=0, minute=0)
+    for days in (0.0, 0.1, 0.2, 9.1, 9.2):  # by the clock
+        name = f"app-{made + timedelta(days=days - 10):%Y%m%d-%H%M}.db.gz"
+        backups.store.put(name, b"")
+        backups.store.put(name + ".json", b"{}")
+    assert len(backups.expired()) == 2
+    leap = Leap((made + timedelta(days=-1)).timestamp(), 9 * 24 * HOUR)
+    known = HostTime(Boot("a", 1), made.timestamp(), 0.0, [leap])
+    assert backups.expired(known.without_leaps) == []
+    write_report(store, Report(host=replace(known, boot=Boot(host.boot, time.monotonic()))))
+    monkeypatch.setattr(Backups, "newest_manifest", lambda _: None)
+    assert host.maintenance().run().deleted_backups == 0
+
+
+def test_runs_remember_commits_whose_date_cannot_be_right_until_those_are_gone(
+    write: Writer,
+    settings: Settings,
+    backups: Backups,
+    store: ObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Though what finds them is a server's merging between two runs, or a function's."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Clock, "timestamp", lambda _: int((time.time() + 2 * HOUR) * 1000))
+        write("INSERT INTO t VALUES (1)")
+    write.reach(RUN + 1)
+    assert main(["verify"]) == 0
+    printed = capsys.readouterr().out
+    first = write.replica.visible.txid - (RUN + 1) + 3
+    assert re.search(rf"^warning  .* \(TXID {first:016x}.*\) cannot be of the date", printed, re.M)
+    main(["backup"])
+    open_maintenance(settings, backups).merge()
+    expected = rf".* \(TXID {first:016x}.*\) cannot be of the date"
+    assert main(["maintain"]) == 0
+    assert re.search(f"^warning: {expected}", capsys.readouterr().out, re.M)
+    assert main(["status"]) == 0
+    assert re.search(f"^warning          {expected}", capsys.readouterr().out, re.M)
+    assert main(["verify"]) == 0
+    assert "is sound" in capsys.readouterr().out
+    for _ in range(2):
+        report = aged(settings, backups, timedelta(hours=25)).run()
+    assert report.misdated is None

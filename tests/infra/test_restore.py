@@ -2,10 +2,16 @@
 
 import asyncio
 import json
+import os
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import apsw
@@ -15,7 +21,9 @@ from core import items
 from core.schemas import ItemQuery
 from infra.__main__ import main
 from infra.backups import open_backups
+from infra.clock import Clock
 from infra.commitlog.chain import START
+from infra.commitlog.commit_clock import CommitClock
 from infra.database import Database
 from infra.settings import Settings
 from tests.conftest import open_at, write
@@ -259,3 +267,126 @@ def test_what_is_not_kept_is_said_with_what_is(
     assert main(["restore", *arguments]) == 1
     assert message in capsys.readouterr().err
     assert head(settings) == 2
+
+
+MINUTE, HOUR, YEAR = 60, 3600, 365 * 24 * 3600  # seconds
+
+
+@pytest.fixture
+def written_by_a_clock_that_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], datetime]:
+    """Ahead, or with a minus behind, so many seconds. Returns a moment after it, and before what is written next."""
+
+    def write_so(seconds: int, item: str) -> datetime:
+        with monkeypatch.context() as patch:
+            patch.setattr(Clock, "timestamp", lambda _: int((time.time() + seconds) * 1000))
+            patch.setattr(CommitClock, "learned", lambda *_: None)  # as of one that has just begun to be wrong
+            written(settings, item)
+        return a_moment()
+
+    return write_so
+
+
+def a_moment() -> datetime:
+    """One that the time of no file before it, and of none after it, is taken for."""
+    moment = datetime.now(UTC) + timedelta(milliseconds=20)
+    while datetime.now(UTC) <= moment + timedelta(milliseconds=20):
+        pass
+    return moment
+
+
+Skewed = Callable[[int, str], datetime]
+
+
+@pytest.mark.parametrize("ahead", [10 * MINUTE, 2 * HOUR, YEAR])
+def test_moment_after_a_commit_by_a_fast_clock_has_what_was_acknowledged_and_a_warning(
+    ahead: int,
+    written_by_a_clock_that_is: Skewed,
+    settings: Settings,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whose date later commits may inherit."""
+    before = written_by_a_clock_that_is(0, "before")
+    after_fast = written_by_a_clock_that_is(ahead, "fast")
+    after_right = written_by_a_clock_that_is(0, "right")
+    written_by_a_clock_that_is(0, "last")
+    expected = {before: ["before"], after_fast: ["before", "fast"], after_right: ["before", "fast", "right"]}
+    for number, (moment, names) in enumerate(expected.items()):
+        capsys.readouterr()
+        assert main(["restore", "--at", moment.isoformat(), "-o", str(tmp_path / f"{number}.db")]) == 0
+        assert names_in(tmp_path / f"{number}.db") == names
+        warning = "by the clocks of the writers it is TXID 0000000000000003" in capsys.readouterr().err
+        assert warning is (moment == after_fast) or moment == after_right
+    assert main(["restore", "--json", "--at", after_fast.isoformat()]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["of"].startswith("TXID 0000000000000004")
+    assert "cannot be right" in printed["warning"]
+    assert printed["other_txid"] == f"{3:016x}"
+    assert served(settings) == ["before", "fast"]
+
+
+def test_commit_by_a_slow_clock_is_where_its_date_says_and_a_warning_names_the_other_one(
+    written_by_a_clock_that_is: Skewed, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    shutil.rmtree(settings.database_path.parent)
+    written_by_a_clock_that_is(-YEAR, "first")
+    moment = written_by_a_clock_that_is(-10 * MINUTE - 1, "before")
+    written_by_a_clock_that_is(-10 * MINUTE, "slow")
+    capsys.readouterr()
+    assert main(["restore", "--at", moment.isoformat(), "-o", str(tmp_path / "now.db")]) == 0
+    assert names_in(tmp_path / "now.db") == ["first", "before", "slow"]
+    assert "by the store's clock it is TXID 0000000000000004" in capsys.readouterr().err
+    assert main(["restore", "--at", a_moment().isoformat(), "-o", str(tmp_path / "last.db")]) == 0
+    assert "warning" not in capsys.readouterr().err, "both clocks say the same"
+    asked = moment - timedelta(minutes=5)
+    assert main(["restore", "--at", asked.isoformat(), "-o", str(tmp_path / "early.db")]) == 0
+    assert names_in(tmp_path / "early.db") == ["first", "before", "slow"]
+    assert "by the store's clock the log has nothing of before it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("keeps_times", [True, False])
+def test_copied_log_comes_back_by_the_dates_of_its_writers(
+    keeps_times: bool,
+    written_by_a_clock_that_is: Skewed,
+    settings: Settings,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.rmtree(settings.database_path.parent)
+    log = settings.database_path.parent / "replica"
+    hours_ago = written_by_a_clock_that_is(-2 * HOUR, "first") - timedelta(hours=2)
+    written_by_a_clock_that_is(-HOUR, "second")
+    copy = tmp_path / "copy"
+    shutil.copytree(log, copy, copy_function=shutil.copy2 if keeps_times else shutil.copy)
+    for path in copy.rglob("*.ltx"):
+        os.chmod(path, 0o600)
+    monkeypatch.setenv("REPLICA_URL", copy.as_uri())
+    capsys.readouterr()
+    for moment, names in ((hours_ago, ["first"]), (hours_ago + timedelta(hours=1.5), ["first", "second"])):
+        path = tmp_path / f"{len(names)}.db"
+        assert main(["restore", "--at", moment.isoformat(), "-o", str(path)]) == 0
+        assert names_in(path) == names
+        assert "were copied or touched since" in capsys.readouterr().err
+
+
+def test_commit_of_a_process_whose_clock_is_ahead_hides_nothing(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real one, in a directory whose times are the kernel's."""
+    spec = find_spec("libfaketime")
+    assert spec
+    assert spec.origin
+    library = Path(spec.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
+    ahead = {"LD_PRELOAD": str(library), "FAKETIME": "+2h", "NO_FAKE_STAT": "1", "DONT_FAKE_MONOTONIC": "1"}
+    written(settings, "first")
+    main(["backup"])
+    written(settings, "second")
+    restore = [sys.executable, "-m", "infra", "restore", "latest"]
+    subprocess.run(restore, check=True, cwd=Path(__file__).parents[2], env=os.environ | ahead)
+    moment = a_moment()
+    written(settings, "third")
+    capsys.readouterr()
+    assert main(["restore", "--at", moment.isoformat(), "-o", str(tmp_path / "state.db")]) == 0
+    assert names_in(tmp_path / "state.db") == ["first"]
+    assert "warning: TXID 0000000000000005 is dated" in capsys.readouterr().err

@@ -3,10 +3,12 @@
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import apsw
 
 from infra.commitlog import ltx
+from infra.commitlog.dates import corrected
 from tests.simulation.scheduler import Violation
 from tests.simulation.workload import SCHEMA_ONLY, State, Write, state_of
 
@@ -46,8 +48,8 @@ class Model:
 
     # The store
 
-    def stored(self, name: str, body: bytes) -> None:
-        """The store took an object. Raises Violation."""
+    def stored(self, name: str, body: bytes, modified: datetime) -> None:
+        """The store took an object, at this time by its clock. Raises Violation."""
         level, _, file = name.partition("/")
         if level != "0000":
             return
@@ -63,7 +65,8 @@ class Model:
         _check("I8 predecessor", header.predecessor == chain.checksum, lambda: f"of {name}")
         _check("I8 time never goes back", header.timestamp >= chain.timestamp, lambda: f"{name} {header.timestamp}")
         chain.pages = {number: page for number, page in (chain.pages | pages).items() if number <= header.size}
-        chain.checksum, chain.timestamp = reader.checksum, header.timestamp
+        # Whoever has the commit from a merged run knows it by the date that was corrected when it was merged
+        chain.checksum, chain.timestamp = reader.checksum, corrected(header.timestamp, modified)
         self._extend(txid, _state_in(chain.pages, header.page_size))
 
     def _extend(self, txid: int, state: State) -> None:

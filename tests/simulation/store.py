@@ -25,7 +25,7 @@ URL = "s3://simulated/log"
 class Bucket:
     """Objects, in the order in which the store took them; `created` is called with each new one."""
 
-    def __init__(self, scheduler: Scheduler, created: Callable[[str, bytes], None]) -> None:
+    def __init__(self, scheduler: Scheduler, created: Callable[[str, bytes, datetime], None]) -> None:
         self.url = URL
         self.keeps_create_if_absent = True
         self.is_atomic = True  # otherwise it looks, and stores a moment later
@@ -44,7 +44,7 @@ class Bucket:
         if name.startswith("0000/") and name in self._moved_away and self.is_emptied:
             raise StoreRefused(f"{name}: its earlier attempt would be put back over it")
         self.put(name, bytes(body))
-        self._created(name, bytes(body))
+        self._created(name, *self._objects[name])
 
     def race(self, name: str, body: bytes, racers: int) -> int:
         self.create(name, body)

@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -194,9 +195,9 @@ class World:
         self._scheduler.say("world", "the log is put back")
         self._bucket.refill()
 
-    def _stored(self, name: str, body: bytes) -> None:
+    def _stored(self, name: str, body: bytes, modified: datetime) -> None:
         try:
-            self._model.stored(name, body)
+            self._model.stored(name, body, modified)
         except Violation as error:
             self._scheduler.fail(error)  # raised here it would go through the code under test
 
@@ -293,7 +294,7 @@ class World:
             raise Violation("I9: a commit was added to a log that was replaced by another")
 
     def _check_careless_store_is_refused(self) -> None:
-        bucket = Bucket(self._scheduler, lambda name, body: None)
+        bucket = Bucket(self._scheduler, lambda name, body, modified: None)
         if self._rng.random() < 0.5:
             bucket.keeps_create_if_absent = False
         else:

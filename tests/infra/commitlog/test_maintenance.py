@@ -15,7 +15,7 @@ from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.maintenance import LogMaintenance
 from infra.commitlog.merge import write_merged
 from infra.commitlog.names import Names
-from infra.object_store import ObjectStore
+from infra.object_store import ObjectInfo, ObjectStore
 from tests.infra.commitlog.conftest import (
     Instance,
     ManualClock,
@@ -158,6 +158,66 @@ def test_large_objects_go_up_in_parts_and_are_dated(
     moment = datetime.fromtimestamp(steps.log.timestamp_of(later) / 1000, UTC).isoformat()
     restored = litestream_restore(url, tmp_path / "at", "-timestamp", moment.replace("+00:00", "Z"))
     assert restored.read_bytes() == image.read_bytes()
+
+
+YEAR_MS = 365 * 24 * 3600 * 1000
+
+
+def date(url: str, level: int, low: int, high: int) -> int:
+    return ltx.decode_header(ObjectStore(url).read_range(Names(url).path(level, low, high), 100)).timestamp
+
+
+def test_runs_and_snapshots_are_dated_by_the_store_where_a_writer_cannot_be_right(
+    writer: Callable[[int], Instance], start: StartInstance, url: str, tmp_path: Path
+) -> None:
+    began = int(time.time() * 1000)
+    instance = writer(4)
+    clock = instance.clock
+    clock.skew_ms = YEAR_MS
+    for txid in range(5, RUN + 1):
+        start(f"writer of {txid}", url).sql(f"INSERT INTO t VALUES ({txid})")
+    clock.skew_ms = 0
+    instance.fresh_rows()
+    writer(RUN + 1)
+    assert date(url, 0, RUN, RUN) > began + YEAR_MS - 1000
+    steps = maintenance_of(url, run=4)
+    steps.merge(tmp_path)
+    image = tmp_path / "image"
+    position = steps.log.restore(image)
+    steps.store_snapshot(image, position, tmp_path)
+    for made in ((1, 5, 8), (1, 13, 16), (2, 1, 16), (9, 1, RUN + 1)):
+        assert began <= date(url, *made) <= time.time() * 1000 + 1010, made
+    assert steps.misdated
+    assert (steps.misdated.count, steps.misdated.first, steps.misdated.last) == (12, 5, 16)
+    assert steps.misdated.ahead > YEAR_MS // 1000 - 60
+    store, path = ObjectStore(url), Names(url).path(1, 5, 8)
+    made_first = b"".join(store.read(path))
+    store.delete(path)
+    maintenance_of(url, run=4).merge(tmp_path)
+    assert b"".join(store.read(path)) == made_first, "whoever else makes it makes the same"
+    moment = datetime.now(UTC) + timedelta(seconds=1)
+    time.sleep(2.1)  # Litestream refuses what is past the last one, by a clock of whole seconds
+    writer(RUN + 2)
+    theirs = litestream_restore(url, tmp_path / "theirs", "-timestamp", moment.isoformat().replace("+00:00", "Z"))
+    assert theirs.read_bytes() == image.read_bytes()
+
+
+def test_run_keeps_the_date_of_its_writer_when_the_stores_clock_went_back(
+    tmp_path: Path,
+) -> None:
+    url = synthetic_log(tmp_path / "log", RUN + 1)
+
+    class Back(ObjectStore):
+        def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
+            last = f"{RUN:016x}.ltx"
+            return [
+                replace(info, modified=datetime(1970, 1, 2, tzinfo=UTC)) if info.name.endswith(last) else info
+                for info in super().objects(directory, after)
+            ]
+
+    clock = Clock()
+    LogMaintenance(open_log(url, clock), Back(url), clock).merge(tmp_path)
+    assert date(url, 1, 1, RUN) == date(url, 0, RUN, RUN)
 
 
 def test_run_that_is_too_large_stays_as_it_is(
@@ -364,7 +424,7 @@ def test_log_with_runs_that_begin_elsewhere_is_read_as_well(
     writer(40)
     log, store, steps = open_log(url, Clock()), ObjectStore(url), maintenance_of(url)
     changes = [log.read(item) for item in log.everything()[4:30]]
-    write_merged(changes, tmp_path / "run.ltx")
+    write_merged(changes, tmp_path / "run.ltx", changes[-1].header.timestamp)
     for change in changes:
         change.close()
     store.put(Names(url).path(1, 5, 30), tmp_path / "run.ltx")

@@ -54,7 +54,7 @@ def applied(base: bytes, changes: list[Change], path: Path) -> bytes:
 
 def merged(parts: list[Change], path: Path) -> Change:
     path.unlink(missing_ok=True)
-    write_merged(parts, path)
+    write_merged(parts, path, parts[-1].header.timestamp)
     return Change([path.read_bytes()], 1)
 
 

@@ -1,5 +1,6 @@
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from infra.clock import Clock
 from infra.commitlog.chain import LogObject, restorable
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.maintenance import LogMaintenance
-from infra.commitlog.moments import commit_before
+from infra.commitlog.moments import Found, commit_before
 from infra.commitlog.names import Names
 from infra.object_store import ObjectStore
 from tests.infra.commitlog.conftest import StartInstance, litestream_restore
@@ -45,9 +46,9 @@ def merge(url: str, scratch: Path, *deleted: int) -> None:
 
 def test_moment_is_that_of_the_last_commit_before_it(log: CommitLog) -> None:
     moment = moment_of(log, 7)
-    assert commit_before(log, moment) == 6
-    assert commit_before(log, moment + timedelta(milliseconds=1)) == 7
-    assert commit_before(log, moment + timedelta(days=1)) == HEAD
+    assert commit_before(log, moment).txid == 6
+    assert commit_before(log, moment + timedelta(milliseconds=1)).txid == 7
+    assert commit_before(log, moment + timedelta(days=1)).txid == HEAD
 
 
 def test_litestream_makes_the_same_file_of_the_same_moment(log: CommitLog, url: str, tmp_path: Path) -> None:
@@ -56,7 +57,7 @@ def test_litestream_makes_the_same_file_of_the_same_moment(log: CommitLog, url: 
         for offset in (0, 1):
             moment = moment_of(log, txid) + timedelta(milliseconds=offset)
             ours, theirs = tmp_path / f"ours-{txid}-{offset}", tmp_path / f"theirs-{txid}-{offset}"
-            log.restore(ours, commit_before(log, moment))
+            log.restore(ours, commit_before(log, moment).txid)
             litestream_restore(url, theirs, "-timestamp", moment.isoformat().replace("+00:00", "Z"))
             assert theirs.read_bytes() == ours.read_bytes()
 
@@ -78,10 +79,24 @@ def test_moment_within_a_run_of_merged_commits_is_refused_with_its_neighbours(
         commit_before(log, inside)
     for bound in (before, after):
         assert bound.isoformat(timespec="milliseconds") in str(refused.value)
-    assert commit_before(log, after + timedelta(milliseconds=1)) == 32
+    assert commit_before(log, after + timedelta(milliseconds=1)).txid == 32
     with pytest.raises(TxidNotKept):
         log.restore(tmp_path / "merged", 25)
     log.restore(tmp_path / "end of the run", 16)
+
+
+def test_time_at_which_a_run_was_merged_says_nothing_against_its_date(
+    log: CommitLog, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after, later_still = (moment_of(log, txid) + timedelta(milliseconds=1) for txid in (32, 33))
+    merge(url, tmp_path, *range(1, 33))
+    later = [replace(item, modified=item.modified + timedelta(days=1)) for item in log.everything()]
+    monkeypatch.setattr(log, "everything", lambda: later)
+    assert commit_before(log, after) == Found(32)
+    found = commit_before(log, later_still)
+    assert found.txid == 33
+    assert found.doubt, "but of a commit's own object it does"
+    assert found.doubt.other == 0
 
 
 def test_commit_that_is_merged_can_be_restored_as_long_as_its_object_is_there(
