@@ -24,7 +24,7 @@ from core.errors import (
     TxidNotKept,
 )
 from infra.clock import Clock
-from infra.commitlog import ltx
+from infra.commitlog import dates, ltx
 from infra.commitlog.catalog import Catalog, retrying
 from infra.commitlog.chain import (
     IN_MEMORY,
@@ -38,6 +38,7 @@ from infra.commitlog.chain import (
     position_after,
     write_pages,
 )
+from infra.commitlog.commit_clock import CommitClock
 from infra.commitlog.create_probe import prove_create_if_absent
 from infra.commitlog.names import Names
 from infra.object_store import ObjectInfo, ObjectStore
@@ -88,9 +89,8 @@ class CommitLog:
         self._parallel = parallel
         self._names = Names(quick.url)
         self._catalog = Catalog(quick, self._names, clock)
-        self._stood_at = float(
-            "-inf"
-        )  # by the clock: when a commit that this instance knows was last found in its place
+        self._dates = CommitClock(clock, quick.url)
+        self._stood_at = float("-inf")  # by the clock: when a commit that is known here was last found in its place
         self._verified = float("-inf"), 0  # by the clock: when the log was last known to end, and at which TXID
         self._keeps_create_if_absent = False
 
@@ -170,12 +170,18 @@ class CommitLog:
         if not position.txid:
             return False
         with suppress(ObjectMissing):
-            path = self._names.path(0, position.txid, position.txid)
-            end, _ = self._retrying(lambda: self._quick.read_end(path, ltx.CHECKSUM_SIZE))
-            if int.from_bytes(end, "big") == position.checksum:
+            checksum, modified = self._end_of(position.txid)
+            if checksum == position.checksum:
                 self._stood_at = self._clock.now()
+                self._dates.learned(position.txid, int(modified.timestamp() * 1000))
                 return True
         return False
+
+    def _end_of(self, txid: int) -> tuple[int, datetime]:
+        """A commit's checksum, and when the store had it. Raises ObjectMissing."""
+        path = self._names.path(0, txid, txid)
+        end, modified = self._retrying(lambda: self._quick.read_end(path, ltx.CHECKSUM_SIZE))
+        return int.from_bytes(end, "big"), modified
 
     def is_confirmed(self, position: Position, before: Position) -> bool:
         """Whether what was read, or created, is a commit of the log beyond doubt: the next one names it or, if there is
@@ -339,7 +345,14 @@ class CommitLog:
         Raises CommitConflict when another instance has taken the number, CommitNotStored when it is certain
         that nothing was stored or ever will be, CommitOutcomeUnknown otherwise.
         """
-        timestamp = max(self._clock.timestamp(), position.timestamp)
+        try:
+            if not self._keeps_create_if_absent:
+                prove_create_if_absent(self._quick, self._random)
+                self._keeps_create_if_absent = True
+            self._check_number_is_next(position)
+            timestamp = self._dated_after(position)
+        except StoreError as error:
+            raise CommitNotStored(str(error)) from error
         log_id = position.log_id or self._drawn_id()
         header = ltx.Header(
             page_size,
@@ -351,15 +364,18 @@ class CommitLog:
             self._drawn_id(),
             log_id,
         )
-        attempt = _Attempt(header, *ltx.encode(header, pages))
-        try:
-            if not self._keeps_create_if_absent:
-                prove_create_if_absent(self._quick, self._random)
-                self._keeps_create_if_absent = True
-            self._check_number_is_next(position)
-        except StoreError as error:
-            raise CommitNotStored(str(error)) from error
-        return self._create_next(position, attempt, deadline)
+        after = self._create_next(position, _Attempt(header, *ltx.encode(header, pages)), deadline)
+        self._dates.stored(after.txid)
+        return after
+
+    def _dated_after(self, position: Position) -> int:
+        """The date of the next commit, milliseconds since 1970: not that of a writer whose clock was ahead."""
+        previous = position.timestamp
+        if self._dates.doubts(previous):
+            with suppress(ObjectMissing):
+                _, modified = self._end_of(position.txid)
+                previous = dates.corrected(previous, modified)
+        return self._dates.stamp(previous)
 
     def _create_next(self, position: Position, attempt: "_Attempt", deadline: float) -> Position:
         """An answer of the store alone proves nothing: replies get lost, and 409 and 412 look the same here and
