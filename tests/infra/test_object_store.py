@@ -2,6 +2,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -140,7 +141,7 @@ def test_name_that_was_found_is_made_safe_before_the_content_is_used(
     store = ObjectStore(tmp_path.as_uri())
     events: list[str] = []
     fsync: Any = os.fsync
-    open_file: Any = Path.open
+    open_file: Callable[..., Any] = Path.open
 
     def record_fsync(descriptor: int) -> None:
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
