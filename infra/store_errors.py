@@ -67,8 +67,7 @@ def ending_of(text: str) -> Ending:
     """Read the text of an error. When it leaves a doubt, there is no refusal and the request may have been seen."""
     if reply := _REPLY.match(text):
         status, uri = int(reply["status"]), reply["uri"]
-        refused = status in (400, 404, *_REFUSALS)
-        code = _code(text[reply.end() :].rpartition(_DEBUG)[0]) if refused else ""
+        code = _code(text[reply.end() :].rpartition(_DEBUG)[0])
         summary = f"{reply[0].rstrip(': ')} {code}".rstrip()
         if uri.startswith(_CREDENTIALS_FROM):
             return Ending(summary, unsent=True, without_credentials=True)

@@ -16,12 +16,14 @@ class LookThenWrite:
         self.window = window
         self.objects: dict[str, bytes] = {}
         self.requests: Counter[str] = Counter()
+        self.order: list[str] = []
         self.connections: set[Any] = set()
         self._lock = threading.Lock()
 
     def count(self, method: str, client: Any) -> None:
         with self._lock:
             self.requests[method] += 1
+            self.order.append(method)
             self.connections.add(client)
 
     def create(self, path: str, body: bytes) -> bool:

@@ -291,6 +291,11 @@ whole_error = (
 
 def test_the_text_that_the_traps_are_made_of_is_what_the_client_says(store_at: StoreAt) -> None:
     assert ending_of(whole_error).unsent
+    reply_to_list = (
+        "Generic S3 error: Error performing GET http://a/ in 1ms - Server returned non-2xx status code: 403 Forbidden: "
+    )
+    assert ending_of(reply_to_list).refusal
+    assert not ending_of(f'Generic S3 error: Got invalid list response: invalid type: "{reply_to_list}"').refusal
     assert not ending_of("x" + whole_error).unsent
     assert not ending_of(whole_error.replace("retries: 0, max", "retries: 1, max")).unsent
     assert not ending_of(whole_error.replace('error", 127.0.0.1:9', 'error", 127.0.0.2:9')).unsent

@@ -1,5 +1,6 @@
 import random
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def test_store_that_keeps_its_promise_passes_with_few_requests_over_connections_
         prove_create_if_absent(store_at(endpoint, monkeypatch), random.Random(1))
         assert held.requests == {"PUT": 2 + 2 * 3, "GET": 2 * 3}  # the first create makes the object
         assert len(held.connections) == 1 + 3
+        assert held.order == ["PUT"] * 2 + 2 * (["GET"] * 3 + ["PUT"] * 3)  # nobody starts before all are connected
         names = [path.removeprefix("/bucket/log/") for path in held.objects]
     assert len(names) == 3
     assert all(re.fullmatch(r"create-if-absent(-[0-9a-f]{16})?", name) for name in names)
@@ -94,6 +96,17 @@ def test_race_without_a_clear_answer_proves_nothing(monkeypatch: pytest.MonkeyPa
     for status, expected in ((500, StoreUnavailable), (403, StoreRefused)):
         with rough_server(answering(reply(404), reply(status))) as endpoint, pytest.raises(expected):
             store_at(endpoint, monkeypatch).race("a", b"x", 3)
+
+
+def test_race_does_not_wait_for_one_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = iter([True])
+
+    def behaviour(connection: socket.socket) -> None:
+        if not next(first, False):
+            answering(reply(404))(connection)
+
+    with rough_server(behaviour) as endpoint, pytest.raises(StoreUnavailable):
+        store_at(endpoint, monkeypatch).race("a", b"x", 3)
 
 
 def test_race_without_a_connection_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
