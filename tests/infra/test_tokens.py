@@ -279,6 +279,20 @@ def test_token_of_another_instances_commit_is_served_among_made_up_ones(counted:
     assert counted.asked <= 4 * 50 + 20 * counted.clock.seconds
 
 
+def test_tokens_of_real_commits_wait_for_nothing_but_their_question(counted: Counted, tmp_path: Path) -> None:
+    other = open_at(tmp_path / "b" / "app.db", REPLICA_URL=(tmp_path / "log").as_uri())
+
+    async def scenario() -> None:
+        for _ in range(50):
+            session = Session()
+            await other.write(partial(items.create_item, new=NewItem(name="n")), session)
+            assert await counted.read(session.shown) == session.shown
+
+    with closing(other):
+        asyncio.run(scenario())
+    assert counted.clock.seconds == 0
+
+
 def test_function_takes_the_number_of_an_unknown_outcome_with_its_next_request(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
