@@ -130,3 +130,17 @@ def test_name_with_a_time_to_come_counts_as_of_when_it_was_stored(
     store.delete(future + ".json")
     old = put(store, "app-20990101-0000.db.gz", now - timedelta(days=40))
     assert [backup.name for backup in expired(list_backups(store))] == [old], "or it would be the newest for decades"
+
+
+def test_after_a_leap_of_the_clock_ages_are_told_from_a_time_before_it() -> None:
+    first = datetime(2026, 3, 1, tzinfo=UTC)
+    leap = timedelta(days=9)
+
+    def counted(time: datetime) -> datetime:
+        return time + leap if time < first + timedelta(days=10) else time
+
+    times = [first + timedelta(days=days) for days in (0, 0.1, 8, 17.1)]
+    backups = [Backup(f"app-{time:%Y%m%d-%H%M}.db.gz", time, None, 1, time, True) for time in times]
+    keep = Retention(hourly=timedelta(days=7), daily=timedelta(days=30))
+    assert [one.backup for one in expired_backups(backups, keep, counted)] == backups[:1]
+    assert [one.backup for one in expired_backups(backups[:2] + backups[3:], keep, counted)] == []

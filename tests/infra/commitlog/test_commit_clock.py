@@ -106,6 +106,12 @@ def test_what_was_learned_makes_no_date_wrong_that_was_right(
     assert all(found <= TOLERANCE_MS for found in ahead[1:])
 
 
+def test_what_a_put_takes_does_not_make_a_slow_clock_a_fast_one() -> None:
+    writer = Writer(-HOUR)
+    writer.commit(transfer=20_000)
+    assert -1100 - 20_000 <= writer.commit(transfer=0) <= 0
+
+
 def test_date_never_goes_back() -> None:
     writer = Writer(0)
     assert writer.dating.stamp(NOW + HOUR) == NOW + HOUR

@@ -15,6 +15,7 @@ from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.maintenance import LogMaintenance
 from infra.commitlog.merge import write_merged
 from infra.commitlog.names import Names
+from infra.commitlog.verify import verify
 from infra.object_store import ObjectInfo, ObjectStore
 from tests.infra.commitlog.conftest import (
     Instance,
@@ -218,6 +219,17 @@ def test_run_keeps_the_date_of_its_writer_when_the_stores_clock_went_back(
     clock = Clock()
     LogMaintenance(open_log(url, clock), Back(url), clock).merge(tmp_path)
     assert date(url, 1, 1, RUN) == date(url, 0, RUN, RUN)
+
+
+def test_date_after_that_of_a_later_commit_is_named_though_the_store_tells_nothing(tmp_path: Path) -> None:
+    """As in a log that was copied."""
+    url = synthetic_log(tmp_path / "log", 2)
+    store, path = ObjectStore(url), Names(url).path(0, 2, 2)
+    header = replace(ltx.decode_header(store.read_range(path, 100)), timestamp=1_600_000_000_000)
+    store.put(path, bytes(ltx.encode(header, [(1, bytes(PAGE_SIZE))])[0]))
+    verdict = verify(open_log(url, Clock()), tmp_path / "restored")
+    [warning] = verdict.warnings
+    assert warning.startswith("1 commit (TXID 0000000000000001) cannot be of the date")
 
 
 def test_run_that_is_too_large_stays_as_it_is(
