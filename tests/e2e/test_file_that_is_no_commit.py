@@ -90,7 +90,10 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "no schema version": (by_shell("PRAGMA user_version = 0;"), "not a database of this service"),
     "another program's mark": (by_shell("PRAGMA application_id = 252006673;"), "has application_id 252006673"),
     "a lost table": (by_shell("DROP TABLE items;"), "lacks what schema version 2 has in table items"),
-    "a lost column": (by_shell("ALTER TABLE items DROP COLUMN description;"), "in table items: description"),
+    "a lost column": (
+        by_shell("PRAGMA wal_checkpoint(TRUNCATE); ALTER TABLE items DROP COLUMN description;"),
+        "in table items: description",
+    ),
     "another program's database": (replaced_by_another_programs, "not a database of this service"),
     "an empty database": (replaced_by_an_empty_database, "there is nothing in it"),
     "a truncated copy": (replaced_by_a_truncated_copy, "damaged"),

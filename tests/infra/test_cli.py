@@ -12,6 +12,7 @@ import apsw
 import pytest
 
 from core import items
+from core.migrations import scripts
 from core.schemas import ItemQuery
 from infra.__main__ import main
 from infra.backups import open_backups
@@ -66,7 +67,7 @@ def test_backup_comes_back_by_its_name_though_there_is_a_newer_one(
 def test_restored_backup_of_an_older_release_is_served_by_a_server_that_runs(settings: Settings) -> None:
     image = settings.database_path.with_name("older.db")
     with closing(apsw.Connection(str(image))) as connection:
-        connection.execute("CREATE TABLE t (v)")  # no migration has run there yet
+        connection.execute(scripts()[0] + "PRAGMA user_version = 1")
     older = open_backups(settings).create(image, START, "older").name
     with closing(open_at(settings.database_path, READ_FRESHNESS_SECONDS="0")) as database:
         write(database, "before")
