@@ -15,7 +15,8 @@ from urllib.parse import quote
 from tests.checker.history import History, Operation, Row
 from tests.checker.servers import Server
 
-_TIMEOUT = 25.0  # seconds; longer than a server may take
+_TIMEOUT = 25.0  # seconds; longer than a server may take for a write
+_PATIENCE = 4.0  # the same for a read: who gives one up loses nothing, and goes on to another server
 _IDLE = 3.0  # seconds; less than a server keeps a connection on which nothing comes
 _BATCH = 15  # names that begin alike: they fit on a page
 _FIRST_TRIES = 30
@@ -100,6 +101,7 @@ class Client:
     ) -> tuple[int, int, dict[str, Any]]:
         """Status (0: no whole answer), the answer's TXID, its body. Raises ConnectionRefusedError."""
         connection = self._connected(server)
+        connection.sock.settimeout(_PATIENCE if method == "GET" else _TIMEOUT)
         headers = {"Content-Type": "application/json"} if body is not None else {}
         if sent:
             headers[_HEADER] = f"{sent:016x}"
@@ -160,7 +162,7 @@ class Crowd:
             self._hammer,
             *[self._watch] * 3,
             *[self._keep_lists] * 2,
-            *[self._wander] * 3,
+            *[self._wander] * 5,
         ]
         for number, role in enumerate(roles):
             client = Client(f"{role.__name__.strip('_')}-{number}", self._history, self._servers)
