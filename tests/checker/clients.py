@@ -15,7 +15,8 @@ from urllib.parse import quote
 from tests.checker.history import History, Operation, Row
 from tests.checker.servers import Server
 
-_TIMEOUT = 25.0  # seconds; longer than a server may take
+_TIMEOUT = 25.0  # seconds; longer than a server may take for a write
+_PATIENCE = 4.0  # the same for a read: who gives one up loses nothing, and goes on to another server
 _IDLE = 3.0  # seconds; less than a server keeps a connection on which nothing comes
 _BATCH = 15  # names that begin alike: they fit on a page
 _FIRST_TRIES = 30
@@ -76,12 +77,12 @@ class Client:
         return Operation(kind, self.name, server.number, server.freshness, **rest)
 
     def _send(self, operation: Operation, method: str, path: str, body: object = None) -> Operation:
-        """A connection that was refused sent nothing, and is not part of the history."""
+        """What found no connection sent nothing, and is not part of the history."""
         server = self.servers[operation.server]
         operation.invoked = time.monotonic()
         try:
             operation.status, operation.token, answer = self._exchange(server, method, path, body, operation.sent)
-        except ConnectionRefusedError:
+        except OSError:
             operation.stored = "not sent"
             time.sleep(0.05)
             return operation
@@ -98,8 +99,9 @@ class Client:
     def _exchange(
         self, server: Server, method: str, path: str, body: object, sent: int
     ) -> tuple[int, int, dict[str, Any]]:
-        """Status (0: no whole answer), the answer's TXID, its body. Raises ConnectionRefusedError."""
+        """Status (0: no whole answer), the answer's TXID, its body. Raises OSError without a connection."""
         connection = self._connected(server)
+        connection.sock.settimeout(_PATIENCE if method == "GET" else _TIMEOUT)
         headers = {"Content-Type": "application/json"} if body is not None else {}
         if sent:
             headers[_HEADER] = f"{sent:016x}"
@@ -117,7 +119,7 @@ class Client:
     def _connected(self, server: Server) -> http.client.HTTPConnection:
         """Not one that the server may have closed because nothing came: that would be an answer lost for nothing."""
         connection, used = self._connections.pop(server.number, (None, 0.0))
-        if connection and time.monotonic() - used < _IDLE:
+        if connection and connection.sock and time.monotonic() - used < _IDLE:  # none after "Connection: close"
             return connection
         if connection:
             connection.close()
@@ -160,7 +162,7 @@ class Crowd:
             self._hammer,
             *[self._watch] * 3,
             *[self._keep_lists] * 2,
-            *[self._wander] * 3,
+            *[self._wander] * 5,
         ]
         for number, role in enumerate(roles):
             client = Client(f"{role.__name__.strip('_')}-{number}", self._history, self._servers)

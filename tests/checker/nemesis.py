@@ -131,7 +131,7 @@ class Nemesis:
         self._note(f"{server.name} sleeps")
         begin = time.monotonic()
         server.pause()
-        self._wait(1, 6)
+        time.sleep(self._random.uniform(1.1, 6))  # another second has begun, in which libfaketime looks again
         slept = time.monotonic() - begin
         server.move_clocks(-slept, -slept)
         server.resume()

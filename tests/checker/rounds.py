@@ -61,7 +61,6 @@ class Outcome:
     plan: Plan
     history: History
     seconds: float = 0.0
-    began: float = 0.0
     commits: int = 0
     counts: Counter[str] = field(default_factory=Counter)  # what the nemesis did
     faults: Counter[str] = field(default_factory=Counter)  # what the proxies did
@@ -89,13 +88,13 @@ def run_round(
     with ExitStack() as stack:
         stack.enter_context(closing(place))
         world = stack.enter_context(_world(plan, code, directory, place, endpoint, rng))
-        outcome.began = time.monotonic()
+        began = time.monotonic()
         if _wait_until(lambda: all(_answers(server, 0) for server in world.servers), _START_SECONDS):
             _trouble(outcome, world, number, rng, seconds)
             outcome.violations += _judge(outcome, world, directory)
         else:
             outcome.violations += _not_serving(world, "at the start")
-        outcome.seconds = time.monotonic() - outcome.began
+        outcome.seconds = time.monotonic() - began
     return outcome
 
 

@@ -169,7 +169,7 @@ class Server:
         return {
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(self._wall),
-            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_CACHE_DURATION": "0",  # read when a second begins: at every call would cost 20 ms a request
             "DONT_FAKE_MONOTONIC": "1",
             "NO_FAKE_STAT": "1",
             "CHECKER_MONOTONIC_FILE": str(self._monotonic),
