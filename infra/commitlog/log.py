@@ -153,6 +153,7 @@ class CommitLog:
                 check_follows(reader.header, position)
                 write_pages(file, reader.header, reader.pages())
                 before, position = position, position_after(reader, item.level)
+                position = replace(position, timestamp=dates.corrected(position.timestamp, item.modified))
         if not plan:
             self._verified = asked, 0
             return START

@@ -5,7 +5,6 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -33,7 +32,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 UseCase = Callable[[peewee.Database], T]
 
-_CLOCK_TOLERANCE_MS = 15 * 60 * 1000
 _BATCH = 256
 _BATCH_BYTES = 4 * 1024 * 1024  # then reads get their turn; more only if one commit is larger
 _LOOK_FURTHER = 4  # lost numbers
@@ -120,13 +118,6 @@ class Replica:
         self.refresh(asked)
         self._at_rest.check_served(self._open.writer.connection())
         check_written_here(self.log, self.visible)
-        if self.visible.timestamp > self._clock.timestamp() + _CLOCK_TOLERANCE_MS:
-            logger.error(
-                "%s: the newest commit is of %s, which is ahead of this machine's clock; one of the clocks is wrong, "
-                "and a restore to a moment between may miss by as much",
-                self.log.url,
-                datetime.fromtimestamp(self.visible.timestamp / 1000, UTC).isoformat(),
-            )
 
     def close(self, deadline: float = 0.0) -> None:
         """Store what other programs have committed, until `deadline`, move the WAL into the file and note that it is

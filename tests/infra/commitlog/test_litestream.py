@@ -16,7 +16,7 @@ from infra.clock import Clock
 from infra.commitlog import ltx
 from infra.commitlog.chain import Position
 from infra.commitlog.log import open_log
-from tests.infra.commitlog.conftest import ManualClock, StartInstance, litestream_restore
+from tests.infra.commitlog.conftest import StartInstance, litestream_restore
 
 
 def create(path: Path, page_size: int) -> None:
@@ -56,24 +56,24 @@ def test_every_page_size_growing_and_shrinking(
     connection.close()
 
 
-def test_any_commit_and_any_moment(start: StartInstance, url: str, tmp_path: Path, clock: ManualClock) -> None:
+def test_any_commit_and_any_moment(start: StartInstance, url: str, tmp_path: Path) -> None:
     instance = start("a", url)
     instance.sql("CREATE TABLE t (v)")
     moments = []
     for n in range(4):
-        clock.seconds += 60
+        time.sleep(0.05)
         instance.sql(f"INSERT INTO t VALUES ({n})")
         moments.append((instance.replica.visible, n))
     for position, n in moments:
         path = litestream_restore(url, tmp_path / f"at-{n}.db", "-txid", f"{position.txid:016x}")
         ours = tmp_path / f"ours-{n}.db"
-        assert open_log(url, Clock()).restore(ours, position.txid) == position
+        assert open_log(url, Clock()).restore(ours, position.txid).checksum == position.checksum
         assert path.read_bytes() == ours.read_bytes()
         assert count(path) == n + 1
     for position, n in moments[:-1]:  # it refuses moments after the last commit
         if url.startswith("file:"):
             path = tmp_path / f"then-{n}.db"
-            assert count(litestream_restore(url, path, "-timestamp", moment_after(position, 30_000))) == n + 1
+            assert count(litestream_restore(url, path, "-timestamp", moment_after(position, 20))) == n + 1
 
 
 def test_any_moment_in_a_bucket(start: StartInstance, s3: str, tmp_path: Path) -> None:

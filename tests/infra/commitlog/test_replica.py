@@ -563,8 +563,8 @@ def test_missing_bucket_is_no_empty_log(start: StartInstance, s3: str) -> None:
         start("a", "s3://nowhere/log")
 
 
-def test_timestamps_never_go_back(a: Instance, b: Instance) -> None:
-    a.clock.skew_ms = 86_400_000
+def test_dates_never_go_back_for_a_difference_of_seconds(a: Instance, b: Instance) -> None:
+    a.clock.skew_ms = 2000
     a.sql("INSERT INTO t VALUES (1)")
     ahead = a.replica.visible.timestamp
     a.clock.skew_ms = 0
@@ -572,14 +572,23 @@ def test_timestamps_never_go_back(a: Instance, b: Instance) -> None:
     assert b.replica.visible.timestamp == ahead
 
 
-def test_clock_that_is_wrong_by_a_day_is_reported(
-    a: Instance, start: StartInstance, file_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_commit_after_one_by_a_fast_clock_is_of_its_own_time(a: Instance, b: Instance) -> None:
     a.clock.skew_ms = 86_400_000
     a.sql("INSERT INTO t VALUES (1)")
+    ahead = a.replica.visible.timestamp
     a.clock.skew_ms = 0
-    start("c", file_url)
-    assert "ahead of this machine's clock" in caplog.text
+    b.sql("INSERT INTO t VALUES (2)")
+    assert ahead - b.replica.visible.timestamp > 86_000_000
+
+
+def test_clock_that_is_wrong_by_a_day_is_reported_and_corrected(a: Instance, caplog: pytest.LogCaptureFixture) -> None:
+    a.clock.skew_ms = 86_400_000
+    a.sql("INSERT INTO t VALUES (1)")
+    ahead = a.replica.visible.timestamp
+    a.sql("INSERT INTO t VALUES (2)")
+    assert "this machine's clock is 86,400 s ahead of that of" in caplog.text
+    a.sql("INSERT INTO t VALUES (3)")
+    assert ahead - a.replica.visible.timestamp > 86_000_000
 
 
 def test_conflict_error_is_not_seen_by_callers() -> None:
