@@ -176,11 +176,12 @@ class CommitLog:
                 self._stood_at = self._clock.now()
                 self._dates.learned(position.txid, int(modified.timestamp() * 1000))
                 return True
+        self._stood_at = float("-inf")
         return False
 
     def _end_of(self, txid: int) -> tuple[int, datetime]:
         """A commit's checksum, and when the store had it. Raises ObjectMissing."""
-        path = self._names.path(0, txid, txid)
+        path = self._names.commit(txid)
         end, modified = self._retrying(lambda: self._quick.read_end(path, ltx.CHECKSUM_SIZE))
         return int.from_bytes(end, "big"), modified
 
@@ -387,7 +388,7 @@ class CommitLog:
         otherwise come back, and others who know them would take that for a commit that stands.
         """
         txid = position.txid + 1
-        name = self._names.path(0, txid, txid)
+        name = self._names.commit(txid)
         store = self._quick if len(attempt.body) <= _SMALL else self._bulk
         doubtful: dict[bytes, Position] = {}  # attempts that may be stored, or may yet be, by their header
         after: Position | None = None  # the one that has the number
@@ -407,7 +408,9 @@ class CommitLog:
                 trouble = error
                 doubtful[attempt.head] = attempt.position
             except (StoreRefused, ObjectMissing) as error:
-                raise _given_up(error, txid, bool(doubtful)) from error
+                if not self._is_there(attempt):  # what stands before the store may say so of what the store has done
+                    raise _given_up(error, txid, bool(doubtful)) from error
+                after = attempt.position
             try:
                 after = after or self._holder_among(doubtful, position)
                 if after:
@@ -420,6 +423,13 @@ class CommitLog:
                 raise _given_up(trouble, txid, bool(after or doubtful)) from trouble
             tries += 1
             self._clock.sleep(min(0.05 * 2**tries, 1.0) * self._random.uniform(0.5, 1))
+
+    def _is_there(self, attempt: "_Attempt") -> bool:
+        """Also False when the store does not let that be read."""
+        with suppress(StoreError):
+            name = self._names.commit(attempt.position.txid)
+            return self._quick.read_range(name, ltx.HEADER_SIZE) == attempt.head
+        return False
 
     def _drawn_id(self) -> int:
         return self._random.getrandbits(64) or 1
@@ -437,7 +447,7 @@ class CommitLog:
         Raises CommitConflict for another's, CommitOutcomeUnknown when ours may have been there before that.
         """
         txid = position.txid + 1
-        name = self._names.path(0, txid, txid)
+        name = self._names.commit(txid)
         try:
             found = self._quick.read_range(name, ltx.HEADER_SIZE)
         except ObjectMissing:
@@ -479,7 +489,7 @@ class CommitLog:
             head, end = _head(found), _end(chain(found, 0), 0)
             if end == head:
                 break
-            _call_it_a_gap_unless(look_again, ObjectMissing(f"{self.url}/{self._names.path(0, end + 1, end + 1)}"))
+            _call_it_a_gap_unless(look_again, ObjectMissing(f"{self.url}/{self._names.commit(end + 1)}"))
         if head < position.txid:
             raise self._replaced(f"ends at TXID {head:016x}, but this instance has seen {position.txid:016x}")
         return found
@@ -532,7 +542,7 @@ class CommitLog:
     def _check_confirmed(self, position: Position, before: Position) -> None:
         """Raises ObjectMissing for a commit that may be none of the log."""
         if not self.is_confirmed(position, before):
-            raise ObjectMissing(f"{self.url}/{self._names.path(0, position.txid, position.txid)}")
+            raise ObjectMissing(f"{self.url}/{self._names.commit(position.txid)}")
 
     def _change(self, item: LogObject, position: Position) -> Change:
         change = self.read(item)

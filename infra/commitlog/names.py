@@ -34,6 +34,9 @@ class Names:
     def path(self, level: int, low: int, high: int) -> str:
         return f"{self.directory(level)}/{low:016x}-{high:016x}.ltx"
 
+    def commit(self, txid: int) -> str:
+        return self.path(COMMITS, txid, txid)
+
     def path_of(self, item: LogObject) -> str:
         return self.path(item.level, item.min_txid, item.max_txid)
 

@@ -280,6 +280,31 @@ def test_lost_reply_is_settled_by_reading(a: Instance, url: str, error: Exceptio
     assert a.replica.visible.txid == before + 1
 
 
+def test_refusal_of_what_was_stored_all_the_same_is_settled_by_reading(a: Instance) -> None:
+    """By something that stands before the store."""
+
+    def refuse(verb: str, name: str) -> None:
+        if verb == "create":
+            raise StoreRefused("400 Bad Request")
+
+    a.store.after = refuse
+    a.sql("INSERT INTO t VALUES (1)")
+    assert a.rows() == [1]
+    a.store.after, a.store.before = a.store.before, refuse
+    with pytest.raises(CommitNotStored):
+        a.sql("INSERT INTO t VALUES (2)")
+
+
+def test_sleeper_that_was_not_believed_once_looks_first_the_next_time(a: Instance, b: Instance, file_url: str) -> None:
+    for n in range(4):
+        b.sql(f"INSERT INTO t VALUES ({n})")
+    merged_away(file_url, 5)
+    with pytest.raises(CommitOutcomeUnknown, match="asleep"):
+        a.sql("INSERT INTO t VALUES ('a')")
+    a.sql("INSERT INTO t VALUES ('b')")
+    assert a.rows() == b.fresh_rows() == [0, 1, 2, 3, "b"]
+
+
 def test_echo_of_our_own_attempt_is_no_conflict(a: Instance, file_url: str, tmp_path: Path) -> None:
     """The client library's second try finds the first one's object: 412, and it is ours."""
 
