@@ -51,7 +51,7 @@ _SMALL = 1024 * 1024  # bytes that surely pass within the quick timeout
 _PROBES_BEFORE_LISTING = 8
 _PARALLEL_READS = 8
 _LOOKS = 5
-_LIKELY_SECONDS = 1.0  # for so long a number is tried without asking first whether it is still the next one
+_LIKELY_SECONDS = 0.2  # for so long a number is tried without asking first whether it is still the next one
 
 
 class Store(Protocol):
