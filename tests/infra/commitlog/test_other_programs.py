@@ -831,13 +831,21 @@ def test_commit_between_two_anchors_that_a_checkpoint_moves_is_not_taken_for_the
     other.sql("INSERT INTO k VALUES (3, 'theirs')")
     shell = apsw.Connection(str(path))
     opened, rest = keyed.replica._open, keyed.replica._at_rest
-    meanwhile = lambda: shell.execute("UPDATE k SET v = 'mine' WHERE id = 1")  # noqa: E731
+
+    def commit() -> None:
+        shell.execute("UPDATE k SET v = 'mine' WHERE id = 1")
+
+    def leave() -> None:
+        if end == "TRUNCATE":
+            shell.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        else:
+            shell.close()
+
     with monkeypatch.context() as patch:
-        patch.setattr(opened, "connect", at_once(opened.connect, meanwhile, before=True))
+        patch.setattr(opened, "connect", at_once(opened.connect, commit, before=True))
         keyed.fresh_rows()
     shell.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
     other.sql("INSERT INTO t VALUES (1)")
-    leave = shell.close if end == "its end" else lambda: shell.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     monkeypatch.setattr(rest, "apply", at_once(rest.apply, leave, before=True))
     with suppress(DatabaseLocked):
         watch(keyed)
