@@ -113,7 +113,14 @@ class Database:
         when the session has seen a commit that the log does not have.
         """
         session = session or Session()
-        await self._refresh(self._clock.now() - self._freshness, session.at_least)
+        not_before = self._clock.now() - self._freshness
+        await self._refresh(not_before, session.at_least)
+        try:
+            return await self.read_local(use_case, session)
+        except errors.DatabaseDamaged:
+            if not self._replica.suspect():
+                raise
+        await self._refresh(not_before, session.at_least)  # which brings it in order
         return await self.read_local(use_case, session)
 
     async def read_local(self, use_case: UseCase[T], session: Session | None = None) -> T:

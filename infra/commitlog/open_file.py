@@ -68,6 +68,7 @@ class OpenFile:
         self._moved = moved
         self._state: FileState | None = None
         self._backfilled = (b"", 0)  # the WAL's salts, and how many of its frames are in the file too
+        self._moved_early = False  # whether a checkpoint has moved what was not shipped
         self._vouched = True
         self._names: tuple[int, ...] = ()  # inodes of the WAL and its index
         self._overwritten: tuple[float, FileState] | None = None  # since when the file has been what it should not be
@@ -83,7 +84,8 @@ class OpenFile:
 
     @property
     def known(self) -> Known:
-        return Known(self._state, self._vfs.shipped, self._vouched)
+        """Without a state while there is something in the file that is not in the log."""
+        return Known(None if self._moved_early else self._state, self._vfs.shipped, self._vouched)
 
     def connect(self, known: Known) -> None:
         """Raises FileChanged when the file is no longer what is known of it."""
@@ -94,7 +96,7 @@ class OpenFile:
                 self.writer.connect()
                 self.reader.connect()
                 self._prepare(self.writer.connection())
-                self._backfilled = self._wal_backfilled()
+                self._note_backfilled(self._wal_backfilled())
                 self._check_is(known)
                 self._names = self._inodes()
                 self._checked = self.writer.connection().pragma("data_version")
@@ -126,7 +128,8 @@ class OpenFile:
     def _check_is(self, known: Known) -> None:
         shipped = known.shipped
         same_wal = not shipped.frames or salts_in(wal_of(self.path)) == shipped.salts
-        if known.state is None or state_of(self.path) != known.state or not same_wal:
+        same_file = known.state is not None and state_of(self.path) == known.state and not self._moved_early
+        if not (same_file and same_wal):
             raise FileChanged(f"{self.path} is being changed by another program.")
 
     # Transactions
@@ -219,6 +222,7 @@ class OpenFile:
     def _on_commit(self, connection: apsw.Connection, name: str, frames: int) -> int:
         """SQLite calls this after each commit; the other half of the proof that nothing goes by unshipped."""
         self.went_unshipped |= frames != self._vfs.shipped.frames
+        self._moved_early = False
         if state_of(self.path) == self._state:
             self._backfilled = self._wal_backfilled()  # a WAL that this commit has begun anew explains nothing later
         if frames >= _CHECKPOINT_FRAMES:
@@ -254,6 +258,7 @@ class OpenFile:
                 if frames == self._vfs.unshipped(self._frames):  # and so the state that was looked at
                     self._vfs.ship_foreign(frames)
                     shipped += 1
+        self._moved_early = False
         return shipped
 
     @contextmanager
@@ -307,7 +312,8 @@ class OpenFile:
         if found is None or found == self._state or backfilled != self._backfilled:
             # A checkpoint of somebody else may hide that the file was overwritten: the next start looks into it
             self._vouched &= found is None or found == self._state
-            self._state, self._backfilled, self._overwritten = found or self._state, backfilled, None
+            self._state, self._overwritten = found or self._state, None
+            self._note_backfilled(backfilled)
             return
         now = self._clock.now()
         since, seen = self._overwritten or (now, found)
@@ -339,6 +345,14 @@ class OpenFile:
         """0 for a file that is not there."""
         found = (state_of(path) for path in (wal_of(self.path), shm_of(self.path)))
         return tuple(state.inode if state else 0 for state in found)
+
+    def _note_backfilled(self, backfilled: tuple[bytes, int]) -> None:
+        """What is committed while nobody holds the WAL, between two anchors, is before the second one: a checkpoint
+        may move it before it is shipped, and then the WAL may go, and no frame tells of it.
+        """
+        (salts, in_file), shipped = backfilled, self._vfs.shipped
+        self._backfilled = backfilled
+        self._moved_early = in_file > (shipped.frames if salts == shipped.salts else 0)
 
     def _wal_backfilled(self) -> tuple[bytes, int]:
         _, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)

@@ -38,6 +38,7 @@ _LOOK_FURTHER = 4  # lost numbers
 _BUSY_POLL_SECONDS = 0.01
 _SHARE_SECONDS = 1.0  # how long one of several requests in a transaction may keep the others waiting
 _SETTLINGS = 5
+_HEAL_SECONDS = 60.0  # from one time that SQLite's word makes the file be built anew to the next: perhaps it is the log
 _REDO_SECONDS = 1.0  # how long another program's changes may keep requests waiting
 
 
@@ -61,8 +62,8 @@ class Write:
 class Replica:
     """A file that is a prefix of the log.
 
-    Everything but `reader`, `visible`, `stored` and `check` belongs to one thread. Raises what CommitLog raises,
-    and DatabaseError when the file itself cannot be used.
+    Everything but `reader`, `visible`, `stored`, `check` and `suspect` belongs to one thread. Raises what CommitLog
+    raises, and DatabaseError when the file itself cannot be used.
     """
 
     def __init__(
@@ -92,6 +93,8 @@ class Replica:
         self._deadline = 0.0
         self._unsettled = 0  # the TXID of the last write whose outcome is unknown: somebody must take it
         self._whole = False  # whether file and connections are what `_position` says
+        self._damaged = False  # by SQLite's word
+        self._healed = float("-inf")  # by the clock: when that was last looked into
         self._overwritten: Known | None = None  # what was known of a file that somebody has overwritten
         schema = schema or AnySchema()
         self._at_rest = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout, schema=schema)
@@ -100,7 +103,7 @@ class Replica:
     @property
     def reader(self) -> peewee.Database:
         """The connection that reads. Raises DatabaseUnavailable while the file is not what `visible` says."""
-        if not self._whole:
+        if not self._is_usable:
             raise errors.DatabaseUnavailable(f"{self.path} is being brought in order; try again.")
         return self._open.reader
 
@@ -123,8 +126,8 @@ class Replica:
         """Store what other programs have committed, until `deadline`, move the WAL into the file and note that it is
         whole. Safe to call twice.
         """
-        whole = self._whole
-        if self._whole:
+        whole = self._is_usable
+        if whole:
             try:
                 self._open.check_unchanged()
                 self._adopt(deadline)
@@ -199,7 +202,7 @@ class Replica:
         their checkpoints waiting. Raises StoreError or CommitError when that cannot be stored now.
         """
         try:
-            if self._whole:
+            if self._is_usable:
                 self._open.check_unchanged()
                 self._adopt(deadline)
             else:
@@ -208,6 +211,9 @@ class Replica:
             self.catch_up()
         except FileChanged:
             self._settle()
+        except errors.DatabaseDamaged:
+            self.suspect()
+            raise
         self._redo()
         self.settle_unknown(deadline)
 
@@ -235,20 +241,27 @@ class Replica:
 
     def is_fresh(self, not_before: float, txid: int = 0) -> bool:
         shown = self.visible.txid
-        return self._whole and self.log.verified_at(shown) >= not_before and shown >= txid
+        return self._is_usable and self.log.verified_at(shown) >= not_before and shown >= txid
 
     def is_current(self) -> bool:
         """Ask the store whether what readers see is the newest; any thread may, while another one writes."""
-        return self._whole and self.log.is_head(self.visible)
+        return self._is_usable and self.log.is_head(self.visible)
 
     def check(self) -> None:
         """Raises DatabaseUnavailable when the file is not the one that was opened; any thread may ask."""
         if self._whole:
             self._open.check_in_place()
 
+    def suspect(self) -> bool:
+        """SQLite has found the file damaged: nobody is answered from it before it was compared with the log, and built
+        anew from that. Any thread may say so. Returns whether it is to happen: not so soon again, if it was of no use.
+        """
+        self._damaged |= self._clock.now() >= self._healed + _HEAL_SECONDS
+        return self._damaged
+
     def catch_up(self, limit: int | None = None) -> bool:
         """Apply what is new in the log, up to `limit` objects of it; returns whether there was anything."""
-        if not self._whole:
+        if not self._is_usable:
             self._settle()
             return True
         changes = self.log.changes(self._position, limit)
@@ -287,10 +300,16 @@ class Replica:
         for conflicts in count(1):
             try:
                 committed = self._patiently(partial(self._attempt, work, deadline))
-            except _Aborted:
+            except _Aborted as aborted:
+                if isinstance(aborted.write.error, errors.DatabaseDamaged) and self.suspect():
+                    continue
                 if len(writes) > 1:
                     raise
                 committed = False
+            except errors.DatabaseDamaged:
+                if not self.suspect():
+                    raise
+                continue
             except errors.CommitOutcomeUnknown as error:
                 self._unsettled = error.txid
                 raise
@@ -322,7 +341,7 @@ class Replica:
 
     def _attempt(self, work: Callable[[], None], deadline: float) -> bool:
         """Returns whether anything was committed."""
-        if not self._whole:
+        if not self._is_usable:
             self._settle()
         self._open.check_in_place()
         self._open.check_unchanged()
@@ -369,8 +388,9 @@ class Replica:
             raise _Aborted(write) from None
         except Exception as error:
             write.error = error
-        if isinstance(write.error, errors.TransactionTooSlow):
-            raise _Aborted(write)  # alone it may take its time
+        # Alone it may take its time; and what is made of damaged pages must not become history
+        if isinstance(write.error, errors.TransactionTooSlow | errors.DatabaseDamaged):
+            raise _Aborted(write)
 
     def _take_the_number(self, db: peewee.Database) -> None:
         """By a commit that changes nothing: to set what stands there already writes the first page anew."""
@@ -459,8 +479,14 @@ class Replica:
         self._at_rest.checkpointed = position.txid
         self._connect(position, self._at_rest.known)
 
+    @property
+    def _is_usable(self) -> bool:
+        return self._whole and not self._damaged
+
     def _settle(self) -> None:
         """Bring the file in order, whatever it is and whoever has changed it."""
+        if self._damaged:
+            logger.error("SQLite has found %s damaged while the service runs; it becomes what the log has", self.path)
         if self._whole and self._open.is_overwritten():
             logger.warning("%s was overwritten while the service runs", self.path)
             self._overwritten = self._open.known
@@ -479,10 +505,16 @@ class Replica:
                 with translated_errors(self.path):
                     position = self._at_rest.settle()
                 self._at_rest.checkpointed = position.txid
-                return self._swap(partial(self._connect, position, self._at_rest.known))
+                self._swap(partial(self._connect, position, self._at_rest.known))
+                return self._note_healed()
             except FileChanged:
                 if not tries_left:
                     raise
+
+    def _note_healed(self) -> None:
+        if self._damaged:
+            self._healed = self._clock.now()
+            self._damaged = False
 
     def _connect(self, position: Position, known: Known) -> None:
         self._open.connect(known)

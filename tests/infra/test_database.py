@@ -25,6 +25,7 @@ from core.errors import (
     TooManyWrites,
 )
 from core.schemas import ItemQuery, NewItem
+from infra.commitlog.raw_file import RawFile
 from infra.database import Database, Session
 from infra.object_store import ObjectStore
 from tests.conftest import open_at
@@ -68,6 +69,21 @@ def test_connections_keep_the_promised_settings(database: Database) -> None:
 def test_reading_connection_cannot_write(database: Database) -> None:
     with pytest.raises(DatabaseUnavailable):
         run(database.read(add))
+
+
+def test_read_that_finds_the_file_damaged_answers_from_one_that_is_built_anew(database: Database, path: Path) -> None:
+    run(database.write(add))
+    other = open_at(path.parent / "other" / "app.db", REPLICA_URL=database.log.url)
+    run(other.write(add))
+    other.close()
+    run(database.verify())
+    status = path.stat()
+    with RawFile(path) as file:
+        file.seek(4096)
+        file.write(b"\xff" * (status.st_size - 4096))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert run(database.read(count)) == 2
+    assert list(path.parent.glob("app.db.diverged-*"))
 
 
 def test_failed_use_case_leaves_nothing_behind(database: Database) -> None:

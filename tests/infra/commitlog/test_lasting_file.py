@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import peewee
 import pytest
 
 from core.errors import DatabaseDamaged, DatabaseLocked, DatabaseUnavailable, LogDamaged
@@ -19,6 +20,8 @@ from infra.commitlog.file_state import state_of
 from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import open_log
 from infra.commitlog.note import Note, NoteFile, WalEnd
+from infra.commitlog.raw_file import RawFile
+from infra.commitlog.replica import Write
 from infra.object_store import ObjectStore
 from tests.infra.commitlog.conftest import Instance, ManualClock, StartInstance, WatchedStore, log_over, stored_in
 
@@ -251,6 +254,89 @@ def test_damaged_file_never_becomes_history(
     assert again.replica.visible == stopped.replica.visible
     assert list(path.parent.glob("app.db.diverged-*"))
     assert "damaged" in caplog.text
+
+
+def damage_unseen(path: Path) -> None:
+    """All pages but the first, as a failing disk does: nothing else tells of it, and no lock is lost."""
+    status = path.stat()
+    with RawFile(path) as file:
+        file.seek(4096)
+        file.write(b"\xff" * (status.st_size - 4096))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.fixture
+def fresh(server: Server, start: StartInstance, file_url: str, tmp_path: Path) -> Instance:
+    """A server that has read nothing of its file yet."""
+    instance = server()
+    instance.sql("CREATE TABLE t (v)")
+    start("other", file_url).sql("INSERT INTO t VALUES (1)")
+    instance.replica.catch_up()
+    return instance
+
+
+@pytest.mark.parametrize("wal", [False, True])
+def test_live_file_that_is_found_damaged_is_built_anew_and_nothing_is_lost(
+    fresh: Instance, path: Path, tmp_path: Path, file_url: str, caplog: pytest.LogCaptureFixture, wal: bool
+) -> None:
+    before = fresh.replica.visible.txid
+    if wal:
+        fresh.write(lambda db: db.execute_sql("CREATE TABLE u (v)"))
+        before += 1
+    damage_unseen(path)
+    writes = [Write(lambda db, n=n: db.execute_sql(f"INSERT INTO t VALUES ({n})")) for n in (2, 3)]  # type: ignore[misc]
+    fresh.replica.write_together(writes, 10)
+    assert [write.error for write in writes] == [None, None]
+    assert fresh.rows() == stored_in(file_url, tmp_path / "out.db") == [1, 2, 3]
+    assert fresh.replica.visible.txid == before + 1
+    assert list(path.parent.glob("app.db.diverged-*"))
+    assert [record.levelname for record in caplog.records if "damaged while the service runs" in record.message] == [
+        "ERROR"
+    ]
+    fresh.replica.close()
+    with closing(apsw.Connection(str(path))) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_what_is_done_outside_of_transactions_finds_damage_as_well(fresh: Instance, path: Path) -> None:
+    damage_unseen(path)
+    fresh.replica.run_alone(lambda db: db.execute_sql("VACUUM"), 10)
+    assert fresh.rows() == [1]
+
+
+def test_suspicion_is_looked_into_while_nobody_asks_for_anything(fresh: Instance, path: Path) -> None:
+    damage_unseen(path)
+    assert fresh.replica.suspect()
+    assert not fresh.replica.is_fresh(float("-inf"))
+    assert not fresh.replica.is_current()
+    with pytest.raises(DatabaseUnavailable, match="brought in order"):
+        fresh.rows()
+    fresh.replica.watch(fresh.clock.now())
+    assert fresh.rows() == [1]
+    assert fresh.replica.is_fresh(float("-inf"))
+
+
+def test_damage_that_building_anew_does_not_mend_is_an_error_and_looked_into_once_a_minute(fresh: Instance) -> None:
+    runs = 0
+
+    def damaged(db: peewee.Database) -> None:
+        nonlocal runs
+        runs += 1
+        raise apsw.CorruptError("database disk image is malformed")
+
+    for wait, expected in ((0, 2), (59, 3), (1, 5)):
+        fresh.clock.seconds += wait
+        with pytest.raises(DatabaseDamaged):
+            fresh.write(damaged)
+        assert runs == expected
+        assert fresh.rows() == [1]
+
+
+def test_stop_does_not_vouch_for_a_file_that_was_found_damaged(fresh: Instance, server: Server, path: Path) -> None:
+    damage_unseen(path)
+    fresh.replica.suspect()
+    fresh.replica.close()
+    assert server().rows() == [1]
 
 
 def test_damaged_file_without_a_log_is_an_error(server: Server, path: Path) -> None:

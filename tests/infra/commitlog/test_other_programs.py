@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -814,6 +814,48 @@ def test_commit_of_a_shell_while_its_changes_are_written_down_is_not_lost(
     watch(keyed)
     assert keyed_rows(keyed) == keyed_rows(other) == [(1, "mine+"), (2, "b+"), (3, "theirs")]
     assert kept(path) == []
+
+
+@pytest.mark.parametrize("end", ["its end", "TRUNCATE"])
+def test_commit_between_two_anchors_that_a_checkpoint_moves_is_not_taken_for_the_logs(
+    keyed: Instance,
+    path: Path,
+    start: StartInstance,
+    file_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    end: str,
+) -> None:
+    """It comes just before the server opens the file again, and leaves the WAL just after it has closed it."""
+    other = start("other", file_url)
+    other.sql("INSERT INTO k VALUES (3, 'theirs')")
+    shell = apsw.Connection(str(path))
+    opened, rest = keyed.replica._open, keyed.replica._at_rest
+
+    def commit() -> None:
+        shell.execute("UPDATE k SET v = 'mine' WHERE id = 1")
+
+    def leave() -> None:
+        if end == "TRUNCATE":
+            shell.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        else:
+            shell.close()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opened, "connect", at_once(opened.connect, commit, before=True))
+        keyed.fresh_rows()
+    shell.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    other.sql("INSERT INTO t VALUES (1)")
+    monkeypatch.setattr(rest, "apply", at_once(rest.apply, leave, before=True))
+    with suppress(DatabaseLocked):
+        watch(keyed)
+    shell.close()
+    watch(keyed)
+    told = end == "its end"  # which pages it has changed: the WAL's second name has them, but not after TRUNCATE
+    assert keyed_rows(keyed) == keyed_rows(other) == [(1, "mine" if told else "a"), (2, "b"), (3, "theirs")]
+    assert keyed.rows() == [0, 1]
+    assert kept(path) == ([] if told else ["app.db.dive"])
+    check_file_is_the_log(keyed, file_url, tmp_path)
 
 
 def test_few_kept_files_stay_and_never_the_newest_goes(
