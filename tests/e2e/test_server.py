@@ -16,7 +16,9 @@ from pathlib import Path
 import apsw
 import httpx2
 import pytest
+from playhouse.apsw_ext import APSWDatabase
 
+from core.migrations import migrate
 from tests.e2e.conftest import Server
 from tests.e2e.processes import ROOT, StartProcess
 
@@ -141,8 +143,9 @@ def test_stop_during_maintenance_leaves_no_copy_behind(start_server: StartServer
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     (tmp_path / "data").mkdir()
-    with closing(apsw.Connection(str(tmp_path / "data" / "app.db"))) as database:
-        database.execute("CREATE TABLE big AS SELECT randomblob(60000000) AS filler")
+    with closing(APSWDatabase(str(tmp_path / "data" / "app.db"))) as database:
+        migrate(database)
+        database.execute_sql("CREATE TABLE big AS SELECT randomblob(60000000) AS filler")
     server = start_server(MAINTENANCE_INTERVAL_SECONDS="1", TMPDIR=str(temporary))
     while not any(file.name == "app.db.gz" for file in temporary.rglob("*")):
         time.sleep(0.01)
