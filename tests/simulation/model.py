@@ -39,6 +39,8 @@ class Model:
         self._unknown: dict[int, int] = {}  # by write: the TXID that its answer named, as the only one it may have
         self._writes: dict[int, Write] = {}
         self._reach: dict[State, int] = {}  # the newest TXID with this state
+        self._first: dict[tuple[int, ...], int] = {}  # the oldest TXID with a state of these writes
+        self._first_within: dict[tuple[int, ...], int] = {}  # the same of states that only those saw who shared it
         self._within: dict[State, int] = {}  # the same of states that only those saw who shared a commit
         self._put_in_place: set[State] = set()  # by operators: old copies over files
         self._foreign: set[int] = set()  # writes by other programs, which nobody holds back
@@ -83,6 +85,7 @@ class Model:
         between = before
         for number in new:  # those that share the commit, in their order
             self._within[between] = txid
+            self._first_within.setdefault(between.writes, txid)
             self._base_of[number] = between
             between = self._writes[number].applied_to(between)
             if number in self._txid_of:
@@ -93,6 +96,7 @@ class Model:
             self._check_named(number)
         _check("a write is whole", state == between, lambda: f"TXID {txid} {state}")
         self._within[state] = self._reach[state] = txid
+        self._first.setdefault(state.writes, txid)
         self.chain.states.append(state)
 
     def _was_put_in_place(self, state: State) -> bool:
@@ -117,6 +121,7 @@ class Model:
         self.acknowledged_writes &= set(state.writes)
         self.chain.states.append(state)
         self._within[state] = self._reach[state] = txid
+        self._first.setdefault(state.writes, txid)
 
     # Other programs
 
@@ -197,6 +202,22 @@ class Model:
             raise Violation(f"I3: a reader saw a state that was never stored: {state}")
         _check("what an answer names", reach >= shown, lambda: f"a read saw TXID {reach}, its answer says {shown}")
         return reach
+
+    def named(self, state: State, token: int, shared: bool = False) -> None:
+        """An answer from this state carried a TXID: whoever hands it on must not be shown less.
+
+        What other programs have written last is left out: a reader of their file sees it before it has a number.
+        """
+        writes = state.writes
+        oldest = self._first_within.get(writes, 0) if shared and writes not in self._first else 0
+        while not oldest and writes and (writes[-1] in self._foreign or writes not in self._first):
+            writes = writes[:-1]
+        oldest = oldest or self._first.get(writes, 0)
+        _check("a token is not older", token >= oldest, lambda: f"a read saw TXID {oldest}, its token is {token}")
+
+    def settled(self, txid: int) -> None:
+        """An instance has seen to it that this number is taken."""
+        _check("what is unknown gets its number", self.chain.head >= txid, lambda: f"TXID {txid} is still free")
 
     def _without_foreign(self, state: State) -> State:
         """Before what other programs have appended, which is not held back until it is stored."""
