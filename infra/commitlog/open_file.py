@@ -97,7 +97,8 @@ class OpenFile:
                 self._backfilled = self._wal_backfilled()
                 self._check_is(known)
                 self._names = self._inodes()
-                self._checked = self.writer.connection().pragma("data_version")
+                version = self.writer.connection().pragma("data_version")
+                self._checked = 0 if self.has_foreign() else version  # others may have been here before the connection
         except BaseException:
             self.disconnect()
             raise

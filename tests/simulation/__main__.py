@@ -30,6 +30,7 @@ _SHOWN = (
     "shared commits",
     "foreign",
     "visits",
+    "spoilt",
     "misleading errors",
 )
 

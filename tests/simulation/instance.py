@@ -28,7 +28,7 @@ from tests.simulation.model import Model
 from tests.simulation.operator import Operator
 from tests.simulation.scheduler import Crash, Scheduler, SimulatedClock, Task, Violation
 from tests.simulation.store import Bucket, Connection, Faults, FaultyStore
-from tests.simulation.workload import Read, Write, create_schema, state_in
+from tests.simulation.workload import Read, SimulatedSchema, State, Write, create_schema, state_in
 
 _COMMIT_SECONDS = 10.0
 _START_SECONDS = 60.0
@@ -191,6 +191,7 @@ class Instance:
             busy_timeout=0,
             rng=random.Random(self._rng.getrandbits(64)),
             swap=self._swap,
+            schema=SimulatedSchema(),
         )
         _after(self._replica._at_rest, "write_note", self._noted)
         _after(self._replica._open, "_on_commit", self._committed)
@@ -372,13 +373,39 @@ class Instance:
     def _answer_read(self, request: Read) -> None:
         assert self._replica
         shown = self._replica.visible.txid
-        state = state_in(self._replica.reader)
+        state = self._state_seen()
+        if state is None:
+            self._answer_later(request)
+            return
         token = self._replica.stored.txid  # as the service takes it
         self._model.named(state, token)
         answered = self._answered(f"read at TXID {shown}", self._fresh_since(request))
         self._model.read(state, shown, request.at_least, self._fresh_since(request), answered)
         self._around.tokens.append(token)
         self._around.counts["reads"] += 1
+
+    def _answer_later(self, request: Read) -> None:
+        """Another program has taken away what the request asks for, and the service puts it back when it looks."""
+        self._say("cannot read what another program has left")
+        assert self._replica
+        assert self._clock
+        if self._scheduler.running is self._task:
+            try:
+                self._replica.watch(self._clock.now())
+            except ServiceError as error:
+                self._refused(error)
+                return
+        self._enqueue(request)
+
+    def _state_seen(self) -> State | None:
+        """None for what only another program can have made of the file."""
+        assert self._replica
+        try:
+            return state_in(self._replica.reader)
+        except (apsw.Error, peewee.DatabaseError):
+            if not self._touches:
+                raise
+            return None
 
     def _write(self, group: list[Write]) -> None:
         assert self._replica
@@ -481,9 +508,10 @@ class Instance:
             self._around.counts["looks"] += 1
             try:
                 shown = self._replica.visible.txid
-                state = state_in(self._replica.reader)
-                self._model.looked(state, shown)
-                self._model.named(state, self._replica.stored.txid)
+                state = self._state_seen()
+                if state is not None:
+                    self._model.looked(state, shown)
+                    self._model.named(state, self._replica.stored.txid)
             except Violation as error:
                 self._scheduler.fail(error)  # raised here it would go through the code under test
 

@@ -2,15 +2,18 @@
 
 from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import apsw
 
+from core.errors import NotServed
 from infra.commitlog import ltx
 from infra.commitlog.dates import corrected
+from infra.commitlog.schema import is_new
 from tests.simulation.scheduler import Violation
-from tests.simulation.workload import SCHEMA_ONLY, State, Write, state_of
+from tests.simulation.workload import SCHEMA_ONLY, SimulatedSchema, State, Write, state_of
 
 
 @dataclass
@@ -21,6 +24,7 @@ class Chain:
     pages: dict[int, bytes] = field(default_factory=dict)
     checksum: int = 0
     timestamp: int = 0
+    is_begun: bool = False  # whether there has been anything in the database
 
     @property
     def head(self) -> int:
@@ -69,7 +73,21 @@ class Model:
         chain.pages = {number: page for number, page in (chain.pages | pages).items() if number <= header.size}
         # Whoever has the commit from a merged run knows it by the date that was corrected when it was merged
         chain.checksum, chain.timestamp = reader.checksum, corrected(header.timestamp, modified)
-        self._extend(txid, _state_in(chain.pages, header.page_size))
+        with closing(_opened(chain.pages, header.page_size)) as connection:
+            self._check_served(connection, txid)
+            self._extend(txid, state_of(lambda sql: connection.execute(sql).fetchall()))
+
+    def _check_served(self, connection: apsw.Connection, txid: int) -> None:
+        """Whatever was put in the place of a file, or done to it."""
+        if not self.chain.is_begun and is_new(connection):
+            return
+        self.chain.is_begun = True
+        [(found,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
+        try:
+            served = SimulatedSchema().check(connection)
+        except NotServed as error:
+            raise Violation(f"I11 what becomes a commit: TXID {txid}: {error}") from error
+        _check("I11 what becomes a commit", served and found == "ok", lambda: f"TXID {txid}, {served}, {found}")
 
     def _extend(self, txid: int, state: State) -> None:
         before = self.chain.states[-1] if self.chain.states else State()
@@ -240,12 +258,9 @@ def _check(invariant: str, holds: bool, details: Callable[[], str]) -> None:
         raise Violation(f"{invariant}: {details()}")
 
 
-def _state_in(pages: dict[int, bytes], page_size: int) -> State:
+def _opened(pages: dict[int, bytes], page_size: int) -> apsw.Connection:
     image = bytearray(b"".join(pages.get(number, bytes(page_size)) for number in range(1, max(pages) + 1)))
     image[18:20] = b"\1\1"  # not WAL: a database in memory has none
     connection = apsw.Connection(":memory:")
-    try:
-        connection.deserialize("main", bytes(image))
-        return state_of(lambda sql: connection.execute(sql).fetchall())
-    finally:
-        connection.close()
+    connection.deserialize("main", bytes(image))
+    return connection
