@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 import pytest
 
-from core.errors import CommitNotStored, DatabaseLocked, StoreUnreachable
+from core.errors import CommitNotStored, DatabaseLocked, NotServed, StoreUnreachable
 from infra.__main__ import main
 from infra.clock import Clock
 from infra.commitlog import local_file, open_file, row_changes
@@ -255,6 +255,42 @@ def shell_once(path: Path, *statements: str) -> Callable[[], None]:
                 connection.execute(statement).fetchall()
 
     return run
+
+
+class NoNewerSchema:
+    def check(self, connection: apsw.Connection) -> bool:
+        if connection.pragma("user_version") == 99:
+            raise NotServed("It has schema version 99.")
+        return True
+
+    def migrate(self, path: Path) -> None:
+        raise AssertionError("nothing is old here")
+
+
+def test_what_may_be_no_commit_is_none_though_it_came_before_the_connection(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    """While the start stores its own commit: no connection of the service has seen the file without it."""
+    server.replica.close()
+    shell_once(path, "INSERT INTO t VALUES (1)")()
+    again = start("server", file_url, lasting=True, open=False, schema=NoNewerSchema())
+    spoil = iter([shell_once(path, "INSERT INTO t VALUES (2)", "PRAGMA user_version = 99")])
+    again.store.after = lambda verb, name: next(spoil, lambda: None)() if "/0/" in name and verb == "create" else None
+    with pytest.raises(NotServed):
+        again.replica.open()
+    again.replica.close()
+    last = start("server", file_url, lasting=True, schema=NoNewerSchema())
+    open_log(file_url, Clock()).restore(tmp_path / "out.db")
+    with closing(apsw.Connection(str(tmp_path / "out.db"))) as connection:
+        assert connection.pragma("user_version") != 99
+    assert last.rows() == [0, 1]
+    [kept] = path.parent.glob("app.db.diverged-*")
+    assert stored_in_file(kept) == [0, 1, 2]
+
+
+def stored_in_file(path: Path) -> list[Any]:
+    with closing(apsw.Connection(str(path))) as connection:
+        return [value for (value,) in connection.execute("SELECT v FROM t ORDER BY 1")]
 
 
 @pytest.mark.parametrize("edited", [False, True])
