@@ -229,6 +229,28 @@ def test_own_checkpoint_does_not_go_past_what_is_not_stored(
     assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2, "0" * 60000]
 
 
+def test_token_of_the_first_of_two_is_taken_back_though_the_second_cannot_be_stored(
+    server: Instance, shell: Shell
+) -> None:
+    def one_more(verb: str, name: str) -> None:
+        if verb == "create" and "/0/" in name:
+            shell("INSERT INTO t VALUES (2)")
+            server.store.before = refuse
+
+    def refuse(verb: str, name: str) -> None:
+        if verb == "create":
+            raise StoreUnreachable("away")
+
+    shell("INSERT INTO t VALUES (1)")
+    server.store.after = one_more
+    before = server.replica.stored.txid
+    with pytest.raises(CommitNotStored):
+        watch(server)
+    token = server.replica.stored.txid
+    assert token == before + 1
+    server.replica.refresh(float("-inf"), token)
+
+
 # In the middle of a start, or of catching up
 
 
