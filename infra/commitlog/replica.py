@@ -423,9 +423,11 @@ class Replica:
     def _adopt(self, deadline: float) -> bool:
         """Store what other programs have committed to the file; returns whether there was anything."""
         self._deadline = deadline
-        adopted = self._open.ship_foreign()
+        try:
+            adopted = self._open.ship_foreign()
+        finally:
+            self.visible = self._position  # the first of several may be stored, and what they changed is shown already
         if adopted:
-            self.visible = self._position
             logger.info("another program's changes of %s are commit %016x", self.path, self._position.txid)
         return bool(adopted)
 

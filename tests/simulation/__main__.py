@@ -30,6 +30,8 @@ _SHOWN = (
     "shared commits",
     "foreign",
     "visits",
+    "spoilt",
+    "misleading errors",
 )
 
 

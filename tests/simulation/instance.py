@@ -28,7 +28,7 @@ from tests.simulation.model import Model
 from tests.simulation.operator import Operator
 from tests.simulation.scheduler import Crash, Scheduler, SimulatedClock, Task, Violation
 from tests.simulation.store import Bucket, Connection, Faults, FaultyStore
-from tests.simulation.workload import Read, Write, create_schema, state_in
+from tests.simulation.workload import Read, SimulatedSchema, State, Write, create_schema, state_in
 
 _COMMIT_SECONDS = 10.0
 _START_SECONDS = 60.0
@@ -83,6 +83,7 @@ class Instance:
         self._thaws_at = 0.0
         self._naps = 0  # in the present request
         self._begun = 0.0  # the present request
+        self._owed = 0  # the TXID that this process has named as that of an unknown outcome
         self._touches = 0  # of another program, since this instance has looked
         self._operator = Operator(around.model, self._rng, around.foreign_write, around.counts)
 
@@ -167,10 +168,13 @@ class Instance:
     def _live(self, task: Task) -> None:
         self._process += 1
         self._swapping = self._frozen = self._idle = False
+        self._owed = 0
         self._say(f"starts, process {self._process}")
         self._around.counts["starts"] += 1
         self._clock = SimulatedClock(self._scheduler, self._drawn_skew(), self.pause)
-        self._connection = Connection(self._scheduler, self._around.bucket, self._around.faults, self)
+        self._connection = Connection(
+            self._scheduler, self._around.bucket, self._around.faults, self, self._around.counts
+        )
         self._connection.has_seen_log = (self._directory / "app.db.position").exists() and self._process > 1
         log = CommitLog(
             FaultyStore(self._connection, _QUICK_TIMEOUT),
@@ -187,8 +191,10 @@ class Instance:
             busy_timeout=0,
             rng=random.Random(self._rng.getrandbits(64)),
             swap=self._swap,
+            schema=SimulatedSchema(),
         )
         _after(self._replica._at_rest, "write_note", self._noted)
+        _after(self._replica._open, "_on_commit", self._committed)
         old = self._directory
         if self._lasting and self._process > 1 and self._around.faults.operator:
             self._touches += self._operator.visit(self._directory / "app.db", self._say)
@@ -260,6 +266,7 @@ class Instance:
         if self._replica and self._clock and self._lasting and self._rng.random() < 0.3:
             try:
                 self._replica.watch(self._clock.now())
+                self._model.settled(self._owed)
             except ServiceError as error:
                 self._check_excused(error)
                 self._say(f"watches in vain: {_named(error)}")
@@ -292,6 +299,10 @@ class Instance:
     def _noted(self, *_: object, **__: object) -> None:
         """Between a commit's arrival in the store and SQLite's own file, among other moments."""
         self.pause(0.0)
+
+    def _committed(self, *_: object, **__: object) -> None:
+        """When SQLite shows a commit, and the code behind it has not yet gone on."""
+        self._look(0.5)
 
     def _crash(self) -> None:
         """kill -9, or for a server also a power cut: what is on disk at this moment is what the next process gets."""
@@ -354,6 +365,7 @@ class Instance:
         if self._replica and self._clock and not self._lasting:
             try:
                 self._replica.settle_unknown(self._clock.now())
+                self._model.settled(self._owed)
             except ServiceError as error:
                 self._check_excused(error)
                 self._say(f"settles in vain: {_named(error)}")
@@ -361,10 +373,39 @@ class Instance:
     def _answer_read(self, request: Read) -> None:
         assert self._replica
         shown = self._replica.visible.txid
-        state = state_in(self._replica.reader)
+        state = self._state_seen()
+        if state is None:
+            self._answer_later(request)
+            return
+        token = self._replica.stored.txid  # as the service takes it
+        self._model.named(state, token)
         answered = self._answered(f"read at TXID {shown}", self._fresh_since(request))
         self._model.read(state, shown, request.at_least, self._fresh_since(request), answered)
+        self._around.tokens.append(token)
         self._around.counts["reads"] += 1
+
+    def _answer_later(self, request: Read) -> None:
+        """Another program has taken away what the request asks for, and the service puts it back when it looks."""
+        self._say("cannot read what another program has left")
+        assert self._replica
+        assert self._clock
+        if self._scheduler.running is self._task:
+            try:
+                self._replica.watch(self._clock.now())
+            except ServiceError as error:
+                self._refused(error)
+                return
+        self._enqueue(request)
+
+    def _state_seen(self) -> State | None:
+        """None for what only another program can have made of the file."""
+        assert self._replica
+        try:
+            return state_in(self._replica.reader)
+        except (apsw.Error, peewee.DatabaseError):
+            if not self._touches:
+                raise
+            return None
 
     def _write(self, group: list[Write]) -> None:
         assert self._replica
@@ -400,6 +441,7 @@ class Instance:
             case CommitOutcomeUnknown() as error:
                 self._say(f"write {write.number}: {_named(error)}")
                 self._model.unknown(write, error.txid)
+                self._owed = max(error.txid, self._owed)
                 self._around.counts["unknown"] += 1
             case ServiceError() as error:
                 self._model.failed(write)
@@ -414,6 +456,7 @@ class Instance:
         """One that committed nothing was a read."""
         now = self._answered(f"write {write.number} without a commit at TXID {shown}", self._fresh_since(write))
         self._model.read(write.seen, shown, write.at_least, self._fresh_since(write), now, shared)
+        self._model.named(write.seen, shown, shared)
         self._model.failed(write)
         self._around.counts["reads"] += 1
 
@@ -458,13 +501,17 @@ class Instance:
     def _can_be_read(self) -> bool:
         return bool(self._replica and not self._swapping and not self._frozen and self._replica.is_fresh(float("-inf")))
 
-    def _look(self) -> None:
+    def _look(self, share: float = _PEEKS) -> None:
         """Read over the other connection, in the middle of whatever is going on."""
-        if self._rng.random() < _PEEKS and self._can_be_read():
+        if self._rng.random() < share and self._can_be_read():
             assert self._replica
             self._around.counts["looks"] += 1
             try:
-                self._model.looked(state_in(self._replica.reader), self._replica.visible.txid)
+                shown = self._replica.visible.txid
+                state = self._state_seen()
+                if state is not None:
+                    self._model.looked(state, shown)
+                    self._model.named(state, self._replica.stored.txid)
             except Violation as error:
                 self._scheduler.fail(error)  # raised here it would go through the code under test
 
@@ -485,9 +532,10 @@ def _after(actor: object, name: str, then: Callable[..., None]) -> None:
     """Call something after each call of a method."""
     method = getattr(actor, name)
 
-    def both(*arguments: object, **named: object) -> None:
-        method(*arguments, **named)
+    def both(*arguments: object, **named: object) -> object:
+        result: object = method(*arguments, **named)
         then(*arguments, **named)
+        return result
 
     setattr(actor, name, both)
 

@@ -34,7 +34,7 @@ class Maintainer:
         self._number = number
         self._thorough = thorough
         self._clock = SimulatedClock(around.scheduler, 0.0, self.pause)
-        self._connection = Connection(around.scheduler, around.bucket, around.faults, self)
+        self._connection = Connection(around.scheduler, around.bucket, around.faults, self, around.counts)
         self.problems: list[str] = []
         self._task: Task | None = None
 

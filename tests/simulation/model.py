@@ -2,15 +2,18 @@
 
 from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import apsw
 
+from core.errors import NotServed
 from infra.commitlog import ltx
 from infra.commitlog.dates import corrected
+from infra.commitlog.schema import is_new
 from tests.simulation.scheduler import Violation
-from tests.simulation.workload import SCHEMA_ONLY, State, Write, state_of
+from tests.simulation.workload import SCHEMA_ONLY, SimulatedSchema, State, Write, state_of
 
 
 @dataclass
@@ -21,6 +24,7 @@ class Chain:
     pages: dict[int, bytes] = field(default_factory=dict)
     checksum: int = 0
     timestamp: int = 0
+    is_begun: bool = False  # whether there has been anything in the database
 
     @property
     def head(self) -> int:
@@ -39,6 +43,8 @@ class Model:
         self._unknown: dict[int, int] = {}  # by write: the TXID that its answer named, as the only one it may have
         self._writes: dict[int, Write] = {}
         self._reach: dict[State, int] = {}  # the newest TXID with this state
+        self._first: dict[tuple[int, ...], int] = {}  # the oldest TXID with a state of these writes
+        self._first_within: dict[tuple[int, ...], int] = {}  # the same of states that only those saw who shared it
         self._within: dict[State, int] = {}  # the same of states that only those saw who shared a commit
         self._put_in_place: set[State] = set()  # by operators: old copies over files
         self._foreign: set[int] = set()  # writes by other programs, which nobody holds back
@@ -67,7 +73,21 @@ class Model:
         chain.pages = {number: page for number, page in (chain.pages | pages).items() if number <= header.size}
         # Whoever has the commit from a merged run knows it by the date that was corrected when it was merged
         chain.checksum, chain.timestamp = reader.checksum, corrected(header.timestamp, modified)
-        self._extend(txid, _state_in(chain.pages, header.page_size))
+        with closing(_opened(chain.pages, header.page_size)) as connection:
+            self._check_served(connection, txid)
+            self._extend(txid, state_of(lambda sql: connection.execute(sql).fetchall()))
+
+    def _check_served(self, connection: apsw.Connection, txid: int) -> None:
+        """Whatever was put in the place of a file, or done to it."""
+        if not self.chain.is_begun and is_new(connection):
+            return
+        self.chain.is_begun = True
+        [(found,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
+        try:
+            served = SimulatedSchema().check(connection)
+        except NotServed as error:
+            raise Violation(f"I11 what becomes a commit: TXID {txid}: {error}") from error
+        _check("I11 what becomes a commit", served and found == "ok", lambda: f"TXID {txid}, {served}, {found}")
 
     def _extend(self, txid: int, state: State) -> None:
         before = self.chain.states[-1] if self.chain.states else State()
@@ -83,6 +103,7 @@ class Model:
         between = before
         for number in new:  # those that share the commit, in their order
             self._within[between] = txid
+            self._first_within.setdefault(between.writes, txid)
             self._base_of[number] = between
             between = self._writes[number].applied_to(between)
             if number in self._txid_of:
@@ -93,6 +114,7 @@ class Model:
             self._check_named(number)
         _check("a write is whole", state == between, lambda: f"TXID {txid} {state}")
         self._within[state] = self._reach[state] = txid
+        self._first.setdefault(state.writes, txid)
         self.chain.states.append(state)
 
     def _was_put_in_place(self, state: State) -> bool:
@@ -117,6 +139,7 @@ class Model:
         self.acknowledged_writes &= set(state.writes)
         self.chain.states.append(state)
         self._within[state] = self._reach[state] = txid
+        self._first.setdefault(state.writes, txid)
 
     # Other programs
 
@@ -198,6 +221,22 @@ class Model:
         _check("what an answer names", reach >= shown, lambda: f"a read saw TXID {reach}, its answer says {shown}")
         return reach
 
+    def named(self, state: State, token: int, shared: bool = False) -> None:
+        """An answer from this state carried a TXID: whoever hands it on must not be shown less.
+
+        What other programs have written last is left out: a reader of their file sees it before it has a number.
+        """
+        writes = state.writes
+        oldest = self._first_within.get(writes, 0) if shared and writes not in self._first else 0
+        while not oldest and writes and (writes[-1] in self._foreign or writes not in self._first):
+            writes = writes[:-1]
+        oldest = oldest or self._first.get(writes, 0)
+        _check("a token is not older", token >= oldest, lambda: f"a read saw TXID {oldest}, its token is {token}")
+
+    def settled(self, txid: int) -> None:
+        """An instance has seen to it that this number is taken."""
+        _check("what is unknown gets its number", self.chain.head >= txid, lambda: f"TXID {txid} is still free")
+
     def _without_foreign(self, state: State) -> State:
         """Before what other programs have appended, which is not held back until it is stored."""
         if state in self._reach:
@@ -219,12 +258,9 @@ def _check(invariant: str, holds: bool, details: Callable[[], str]) -> None:
         raise Violation(f"{invariant}: {details()}")
 
 
-def _state_in(pages: dict[int, bytes], page_size: int) -> State:
+def _opened(pages: dict[int, bytes], page_size: int) -> apsw.Connection:
     image = bytearray(b"".join(pages.get(number, bytes(page_size)) for number in range(1, max(pages) + 1)))
     image[18:20] = b"\1\1"  # not WAL: a database in memory has none
     connection = apsw.Connection(":memory:")
-    try:
-        connection.deserialize("main", bytes(image))
-        return state_of(lambda sql: connection.execute(sql).fetchall())
-    finally:
-        connection.close()
+    connection.deserialize("main", bytes(image))
+    return connection

@@ -12,11 +12,12 @@ import peewee
 from playhouse.apsw_ext import APSWDatabase
 
 from tests.simulation.model import Model
-from tests.simulation.workload import State, Write, state_of
+from tests.simulation.workload import VERSION, State, Write, another_programs, state_of
 
 Say = Callable[[str], None]
 
 _MOST_VISITS = 3  # in which something is put in the place of a file
+_MOST_SPOILINGS = 4  # by which it becomes what may be no commit
 
 
 class Operator:
@@ -27,11 +28,15 @@ class Operator:
         self._counts = counts
         self._copy: tuple[bytes, State] | None = None
         self._visits = 0
+        self._spoilings = 0
         self.keeps_off = False  # SQLite itself would make a mixture of what lies there
 
     def interfere(self, path: Path, say: Say) -> None:
         """While the service runs, or is about to: everything that does not replace the file under it."""
         act = self._rng.choice((self._write, self._write, self._checkpoint, self._write_and_checkpoint, self._vacuum))
+        if self._rng.random() < 0.1 and self._may_spoil():
+            act = self._rng.choice((self._newer_schema, self._older_schema, self._drop_table))
+            self._spoilings += 1
         if path.exists() and not self.keeps_off:
             try:
                 act(path)
@@ -44,7 +49,14 @@ class Operator:
 
     def visit(self, path: Path, say: Say) -> bool:
         """While the service is down; returns whether anything was done to the file."""
-        acts = (self._edit, self._remove_wal, self._put_copy_in_place, self._put_copy_beside_wal)
+        acts: tuple[Callable[[Path], bool], ...] = (
+            self._edit,
+            self._remove_wal,
+            self._put_copy_in_place,
+            self._put_copy_beside_wal,
+            self._spoil,
+            self._spoil,
+        )
         if not path.exists() or self.keeps_off or self._rng.random() < 0.7:
             return False
         act = self._rng.choice(acts)
@@ -96,6 +108,52 @@ class Operator:
             connection.execute("VACUUM")
         self._model.mangled()
 
+    def _may_spoil(self) -> bool:
+        return self._spoilings < _MOST_SPOILINGS and self._model.chain.is_begun
+
+    def _newer_schema(self, path: Path) -> None:
+        self._execute(path, "PRAGMA user_version = 99")
+
+    def _older_schema(self, path: Path) -> None:
+        self._execute(path, f"PRAGMA user_version = {VERSION - 1}")
+        self._model.mangled()
+
+    def _drop_table(self, path: Path) -> None:
+        self._execute(path, "DROP TABLE rows")
+
+    def _execute(self, path: Path, sql: str) -> None:
+        with closing(apsw.Connection(str(path))) as connection:
+            if connection.execute("SELECT 1 FROM sqlite_schema").fetchall():
+                connection.execute(sql)
+                self._counts["spoilt"] += 1
+
+    def _spoil(self, path: Path) -> bool:
+        if not self._may_spoil():
+            return False
+        self._spoilings += 1
+        try:
+            act = self._rng.choice((self._newer_schema, self._older_schema, self._drop_table, None, None, None))
+            if act:
+                act(path)
+                return True
+        except (apsw.Error, peewee.DatabaseError):  # torn by a power cut
+            return False
+        self._counts["spoilt"] += 1
+        content = path.read_bytes()
+        contents = (
+            b"",
+            another_programs(),
+            content[: self._rng.randrange(len(content) + 1)],
+            content[: len(content) // 8192 * 4096],
+        )
+        if self._rng.random() < 0.5:
+            self._remove_wal(path)
+        else:
+            self.forget(path)
+            self.keeps_off = True
+        path.write_bytes(self._rng.choice(contents))
+        return True
+
     def _edit(self, path: Path) -> bool:
         try:
             for _ in range(self._rng.randint(1, 2)):
@@ -139,8 +197,8 @@ class Operator:
             with copy.backup("main", source, "main") as backup:
                 backup.step()
             copy.pragma("journal_mode", "delete")
-            has_schema = copy.execute("SELECT 1 FROM sqlite_schema").fetchall()
-        if has_schema:  # without it no request can be served
+            version, tables = copy.pragma("user_version"), copy.execute("SELECT name FROM sqlite_schema").fetchall()
+        if version == VERSION and ("rows",) in tables:  # otherwise no request can be served
             self._copy = target.read_bytes(), _state_at(target)
         target.unlink()
 
@@ -153,7 +211,10 @@ def _state_at(path: Path) -> State:
             if (part := path.with_name(path.name + suffix)).exists():
                 shutil.copyfile(part, look.with_name(look.name + suffix))
         with closing(apsw.Connection(str(look))) as connection:
-            return state_of(lambda sql: connection.execute(sql).fetchall())
+            try:
+                return state_of(lambda sql: connection.execute(sql).fetchall())
+            except apsw.SQLError:  # without some of its tables
+                return State(tuple(int(number) for (number,) in connection.execute("SELECT number FROM writes")))
     except (apsw.Error, IndexError):
         return State()
     finally:

@@ -2,15 +2,18 @@
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
-from core.errors import ObjectExists, ObjectMissing, StoreRefused, StoreUnavailable, StoreUnreachable
+from core.errors import ObjectExists, ObjectMissing, StoreRefused
 from infra.commitlog import ltx
 from infra.object_store import ObjectInfo
+from tests.simulation import client_errors
+from tests.simulation.client_errors import URL, Request, request_for, translated
 from tests.simulation.scheduler import EPOCH, Crash, Scheduler, Violation
 
 T = TypeVar("T")
@@ -18,8 +21,8 @@ T = TypeVar("T")
 _LEADING_ZEROS = re.compile(r"\b0+(?=[0-9a-f])|\.ltx\b")
 _FIRST = f"0000/{1:016x}-{1:016x}.ltx"
 _DELAYS = (0.1, 2.0, 20.0, 300.0, 900.0, 30 * 3600.0)  # seconds
+_ENDS = {"unreachable": "unsent", "error": "error", "error_done": "error", "refused": "refusal"}
 _SIGNED_SECONDS = 900.0  # S3 refuses a request that was signed longer ago
-URL = "s3://simulated/log"
 
 
 class Bucket:
@@ -123,6 +126,7 @@ class Faults:
     echoed_exists: float = 0.0  # 412 for an object that this very request has stored
     refused: float = 0.0  # 403
     cut: float = 0.0  # the body of a reply ends in an error
+    misleading: float = 0.0  # of what went wrong: the error's text speaks of another end
     late_delete: float = 0.0  # the same of a delete
     emptied: float = 0.0  # one listing finds nothing: the bucket is lost
     slow: float = 0.0
@@ -138,8 +142,9 @@ class Faults:
         kinds = sorted(cls.__dataclass_fields__)
         drawn = {kind: rng.uniform(0.01, 0.15) if rng.random() < 0.4 else 0.0 for kind in kinds}
         still = rng.choice((0.0, 0.5, 1.0))
+        misleading = rng.choice((0.0, 0.3, 0.8))
         rarer = {"crash": drawn["crash"] / 6, "freeze": drawn["freeze"] / 4, "still": still, "leap": drawn["leap"] / 10}
-        return cls(**drawn | rarer)
+        return cls(**drawn | rarer | {"misleading": misleading})
 
     def stop(self) -> None:
         for kind in self.__dataclass_fields__:
@@ -162,6 +167,7 @@ class Connection:
     bucket: Bucket
     faults: Faults
     process: Process
+    counts: Counter[str]
     opening: bool = False
     touched: bool = False  # another program has been at the file that is being opened
     has_seen_log: bool = False  # only then can it know that an empty listing is wrong
@@ -181,7 +187,7 @@ class FaultyStore:
         self._rng = connection.scheduler.rng
 
     def create(self, name: str, body: bytes | bytearray, written_at: datetime | None = None) -> None:
-        content = bytes(body)
+        content, request = bytes(body), request_for("create", name)
         fault = self._drawn(
             "unreachable",
             "lost",
@@ -203,12 +209,12 @@ class FaultyStore:
                 self._land_later(name, content)
             raise
         if fault in ("unreachable", "lost", "late", "error", "refused"):
-            self._fail(fault)
+            self._fail(fault, request)
         if fault == "spurious_exists" and name in (info.name for info in self._bucket.objects(name.rpartition("/")[0])):
             fault = ""
         if fault == "spurious_exists":
             self._travel()
-            raise ObjectExists(f"{name}: 409")
+            raise translated(client_errors.CONFLICT(request))
         exists = False
         try:
             self._bucket.create(name, content)
@@ -219,51 +225,52 @@ class FaultyStore:
         if untouched and not exists and name.startswith("0000/") and name != _FIRST:
             self._scheduler.fail(Violation(f"I6: {name} was made by a start; nobody touched the file meanwhile"))
         if fault in ("dropped", "error_done"):
-            self._fail(fault)
-        self._travel(reply=True)
+            self._fail(fault, request)
+        self._travel(request)
         if exists or fault == "echoed_exists":
-            raise ObjectExists(f"{name}: 412")
+            raise translated(client_errors.EXISTS(request))
 
     def race(self, name: str, body: bytes, racers: int) -> int:
-        return self._answer(f"race {name}", lambda: self._bucket.race(name, body, racers))
+        return self._answer("race", name, lambda: self._bucket.race(name, body, racers))
 
     def put(self, name: str, body: Path | bytes, written_at: datetime | None = None) -> None:
-        content = body if isinstance(body, bytes) else body.read_bytes()
+        content, request = body if isinstance(body, bytes) else body.read_bytes(), request_for("put", name)
         fault = self._drawn("unreachable", "lost", "late", "dropped", "error", "error_done", "refused")
         self._say(f"put {name} {fault}".rstrip())
         if fault == "late":
             self._scheduler.at(self._delay(), lambda: self._bucket.put(name, content))
         self._travel()
         if fault in ("unreachable", "lost", "late", "error", "refused"):
-            self._fail(fault)
+            self._fail(fault, request)
         self._bucket.put(name, content)
         if fault in ("dropped", "error_done"):
-            self._fail(fault)
-        self._travel(reply=True)
+            self._fail(fault, request)
+        self._travel(request)
 
     def read(self, name: str) -> Iterator[bytes]:
-        body = self._answer(f"read {name}", lambda: self._bucket.content(name))
+        body = self._answer("read", name, lambda: self._bucket.content(name))
         if self._drawn("cut"):
             yield body[: self._rng.randrange(len(body))]
-            self._fail("cut")
+            self._travel()
+            raise translated(client_errors.cut_body(request_for("read", name)))
         middle = len(body) // 2
         yield body[:middle]
         yield body[middle:]
 
     def read_range(self, name: str, end: int) -> bytes:
-        return self._answer(f"read the head of {name}", lambda: self._bucket.read_range(name, end))
+        return self._answer("read the head of", name, lambda: self._bucket.read_range(name, end))
 
     def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
-        found = self._answer(f"read the end of {name}", lambda: self._bucket.read_end(name, size))
+        found = self._answer("read the end of", name, lambda: self._bucket.read_end(name, size))
         self._connection.emptied_at = float("-inf")  # a commit that stands there says more than an empty listing
         return found
 
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
-        found = self._answer(f"list {directory} {after}".rstrip(), lambda: self._bucket.objects(directory, after))
+        found = self._answer("list", f"{directory} {after}".rstrip(), lambda: self._bucket.objects(directory, after))
         return [] if self._connection.emptied_at >= 0 else found
 
     def directories(self, directory: str = "") -> list[str]:
-        found = self._answer("list the levels", self._bucket.directories)
+        found = self._answer("list", "the levels", self._bucket.directories)
         emptied = self._connection.has_seen_log and self._drawn("emptied")
         self._connection.emptied_at = self._scheduler.now() if emptied else float("-inf")
         if emptied:
@@ -275,40 +282,42 @@ class FaultyStore:
         if self._drawn("late_delete"):
             self._say(f"delete {name} late")
             self._scheduler.at(self._delay(), lambda: self._bucket.delete(name))
-            self._fail("late")
-        self._answer(f"delete {name}", lambda: self._bucket.delete(name))
+            self._fail("late", request_for("delete", name))
+        self._answer("delete", name, lambda: self._bucket.delete(name))
 
     def remove_unfinished(self) -> None:
         pass
 
-    def _answer(self, request: str, work: Callable[[], T]) -> T:
+    def _answer(self, verb: str, name: str, work: Callable[[], T]) -> T:
         fault = self._drawn("unreachable", "lost", "error", "refused")
-        self._say(f"{request} {fault}".rstrip())
+        request = request_for(verb, name)
+        self._say(f"{verb} {name} {fault}".rstrip())
         self._travel()
         if fault:
-            self._fail(fault)
+            self._fail(fault, request)
         try:
             return work()
+        except ObjectMissing:
+            raise translated(client_errors.MISSING(request)) from None
         finally:
-            self._travel(reply=True)
+            self._travel(request)
 
-    def _fail(self, fault: str) -> NoReturn:
-        match fault:
-            case "unreachable":
-                raise StoreUnreachable(f"{URL}: {fault}")
-            case "lost" | "late" | "dropped":
-                self._connection.process.pause(self._timeout)
-            case "refused":
-                self._travel()
-                raise StoreRefused(f"{URL}: {fault}")
-            case _:
-                self._travel()
-        raise StoreUnavailable(f"{URL}: {fault}")
+    def _fail(self, fault: str, request: Request) -> NoReturn:
+        """With what the client says of it, and as the service classifies that."""
+        misleading = self._rng.random() < self._connection.faults.misleading
+        text = client_errors.drawn(self._rng, _ENDS.get(fault, "silent"), misleading)
+        if text is client_errors.timed_out:
+            self._connection.process.pause(self._timeout)
+        elif fault != "unreachable":
+            self._travel()
+        self._connection.counts["misleading errors"] += text in client_errors.MISLEADING
+        raise translated(text(request))
 
-    def _travel(self, reply: bool = False) -> None:
+    def _travel(self, replied_to: Request | None = None) -> None:
+        """`replied_to`: on the way back."""
         slow = self._drawn("slow")
-        if slow and reply and self._rng.random() < 0.3:
-            self._fail("dropped")
+        if slow and replied_to and self._rng.random() < 0.3:
+            self._fail("dropped", replied_to)
         self._connection.process.pause(self._rng.uniform(0.2, 0.9) * self._timeout if slow else self._latency())
 
     def _land_later(self, name: str, content: bytes) -> None:

@@ -1,12 +1,15 @@
 """What the simulated clients do: use cases as the service has them, made so that every error shows."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import apsw
 import peewee
 
-from core.errors import ItemNotFound
+from core.errors import ItemNotFound, NotServed
 
 _SCHEMA = (
     # No unique write: applying one twice must show, not fail
@@ -15,6 +18,9 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS rows (id INTEGER PRIMARY KEY, number INTEGER NOT NULL, payload BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS unique_only (value INTEGER UNIQUE)",
 )
+APPLICATION_ID = 0x53494D55
+VERSION = 2  # of the schema; that of the release before is 1, and nothing else is known
+_NEEDED = {"writes", "counter", "rows"}
 SCHEMA_ONLY = 2  # the newest TXID that may be there without any client's write
 
 
@@ -86,6 +92,30 @@ def create_schema(database: peewee.Database) -> None:
     for statement in _SCHEMA:
         database.execute_sql(statement)
     database.execute_sql("INSERT INTO counter (value) VALUES (0)")
+    database.execute_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+    database.execute_sql(f"PRAGMA user_version = {VERSION}")
+
+
+class SimulatedSchema:
+    """As the service tells its own databases from others."""
+
+    def check(self, connection: apsw.Connection) -> bool:
+        version = connection.pragma("user_version")
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+        if connection.pragma("application_id") != APPLICATION_ID or not 1 <= version <= VERSION or _NEEDED - tables:
+            raise NotServed(f"It is of schema version {version} and lacks {sorted(_NEEDED - tables)}.")
+        return bool(version == VERSION)
+
+    def migrate(self, path: Path) -> None:
+        with closing(apsw.Connection(str(path))) as connection, connection:
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def another_programs() -> bytes:
+    """A database."""
+    with closing(apsw.Connection(":memory:")) as connection:
+        connection.execute("CREATE TABLE contacts (name); INSERT INTO contacts VALUES ('A'); PRAGMA user_version = 2")
+        return connection.serialize("main")
 
 
 def state_in(database: peewee.Database) -> State:

@@ -15,6 +15,7 @@ import pytest
 from infra.clock import Clock
 from infra.commitlog.log import CommitLog, Store, open_log
 from infra.commitlog.replica import Replica
+from infra.commitlog.schema import Schema
 from infra.object_store import ObjectInfo, ObjectStore
 
 Step = Callable[[str, str], None]
@@ -106,13 +107,13 @@ def log_over(store: Store, clock: Clock) -> CommitLog:
 class Instance:
     """One replica with the means to look at it and to trouble it."""
 
-    def __init__(self, path: Path, url: str, clock: ManualClock, lasting: bool) -> None:
+    def __init__(self, path: Path, url: str, clock: ManualClock, lasting: bool, schema: Schema | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.clock = clock
         self.store = WatchedStore(ObjectStore(url, retries=0))
         self.log = log_over(self.store, clock)
-        self.replica = Replica(path, self.log, clock, lasting=lasting, busy_timeout=0.2)
+        self.replica = Replica(path, self.log, clock, lasting=lasting, busy_timeout=0.2, schema=schema)
 
     def write(self, use_case: Callable[[peewee.Database], Any], seconds: float = 10) -> Any:
         return self.replica.write(use_case, self.clock.now() + seconds, self.clock.now())
@@ -141,8 +142,8 @@ StartInstance = Callable[..., Instance]
 def start(tmp_path: Path, clock: ManualClock) -> Iterator[StartInstance]:
     started: list[Instance] = []
 
-    def start(name: str, url: str, lasting: bool = False, open: bool = True) -> Instance:
-        instance = Instance(tmp_path / name / "app.db", url, clock, lasting)
+    def start(name: str, url: str, lasting: bool = False, open: bool = True, schema: Schema | None = None) -> Instance:
+        instance = Instance(tmp_path / name / "app.db", url, clock, lasting, schema)
         started.append(instance)
         if open:
             instance.replica.open()

@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 import pytest
 
-from core.errors import CommitNotStored, DatabaseLocked, StoreUnreachable
+from core.errors import CommitNotStored, DatabaseLocked, NotServed, StoreUnreachable
 from infra.__main__ import main
 from infra.clock import Clock
 from infra.commitlog import local_file, open_file, row_changes
@@ -229,6 +229,28 @@ def test_own_checkpoint_does_not_go_past_what_is_not_stored(
     assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2, "0" * 60000]
 
 
+def test_token_of_the_first_of_two_is_taken_back_though_the_second_cannot_be_stored(
+    server: Instance, shell: Shell
+) -> None:
+    def one_more(verb: str, name: str) -> None:
+        if verb == "create" and "/0/" in name:
+            shell("INSERT INTO t VALUES (2)")
+            server.store.before = refuse
+
+    def refuse(verb: str, name: str) -> None:
+        if verb == "create":
+            raise StoreUnreachable("away")
+
+    shell("INSERT INTO t VALUES (1)")
+    server.store.after = one_more
+    before = server.replica.stored.txid
+    with pytest.raises(CommitNotStored):
+        watch(server)
+    token = server.replica.stored.txid
+    assert token == before + 1
+    server.replica.refresh(float("-inf"), token)
+
+
 # In the middle of a start, or of catching up
 
 
@@ -255,6 +277,42 @@ def shell_once(path: Path, *statements: str) -> Callable[[], None]:
                 connection.execute(statement).fetchall()
 
     return run
+
+
+class NoNewerSchema:
+    def check(self, connection: apsw.Connection) -> bool:
+        if connection.pragma("user_version") == 99:
+            raise NotServed("It has schema version 99.")
+        return True
+
+    def migrate(self, path: Path) -> None:
+        raise AssertionError("nothing is old here")
+
+
+def test_what_may_be_no_commit_is_none_though_it_came_before_the_connection(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    """While the start stores its own commit: no connection of the service has seen the file without it."""
+    server.replica.close()
+    shell_once(path, "INSERT INTO t VALUES (1)")()
+    again = start("server", file_url, lasting=True, open=False, schema=NoNewerSchema())
+    spoil = iter([shell_once(path, "INSERT INTO t VALUES (2)", "PRAGMA user_version = 99")])
+    again.store.after = lambda verb, name: next(spoil, lambda: None)() if "/0/" in name and verb == "create" else None
+    with pytest.raises(NotServed):
+        again.replica.open()
+    again.replica.close()
+    last = start("server", file_url, lasting=True, schema=NoNewerSchema())
+    open_log(file_url, Clock()).restore(tmp_path / "out.db")
+    with closing(apsw.Connection(str(tmp_path / "out.db"))) as connection:
+        assert connection.pragma("user_version") != 99
+    assert last.rows() == [0, 1]
+    [kept] = path.parent.glob("app.db.diverged-*")
+    assert stored_in_file(kept) == [0, 1, 2]
+
+
+def stored_in_file(path: Path) -> list[Any]:
+    with closing(apsw.Connection(str(path))) as connection:
+        return [value for (value,) in connection.execute("SELECT v FROM t ORDER BY 1")]
 
 
 @pytest.mark.parametrize("edited", [False, True])
@@ -879,3 +937,29 @@ def test_few_kept_files_stay_and_never_the_newest_goes(
     files.prune([])
     assert files.all("changes") == [path.with_name("app.db.changes-13")]
     assert len(files.all("diverged")) == 10
+
+
+def test_copy_over_the_file_is_not_taken_for_a_checkpoint_of_the_service(
+    server: Instance, path: Path, file_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made while a commit is being stored that checkpoints as soon as it is."""
+    server.replica._open.checkpoint()
+    old = path.read_bytes()
+    server.sql("INSERT INTO t VALUES (7)")
+    monkeypatch.setattr(open_file, "_CHECKPOINT_FRAMES", 1)
+    server.sql("INSERT INTO t VALUES (8)")  # and all of it is moved into the file
+
+    def copy(verb: str, name: str) -> None:
+        if verb == "create":
+            server.store.after = lambda verb, name: None
+            with path.open("r+b") as file:
+                file.write(old)
+                file.truncate()
+
+    server.store.after = copy
+    server.sql("INSERT INTO t VALUES (9)")
+    for _ in range(4):
+        server.clock.seconds += 3
+        with suppress(DatabaseLocked):
+            watch(server)
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db")
