@@ -348,9 +348,8 @@ class OpenFile:
         """What is committed while nobody holds the WAL, between two anchors, is before the second one: a checkpoint
         may move it before it is shipped, and then the WAL may go, and no frame tells of it.
         """
-        (salts, in_file), shipped = backfilled, self._vfs.shipped
         self._backfilled = backfilled
-        self._moved_early = in_file > (shipped.frames if salts == shipped.salts else 0)
+        self._moved_early = backfilled[1] > self._vfs.shipped.frames
 
     def _wal_backfilled(self) -> tuple[bytes, int]:
         _, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
