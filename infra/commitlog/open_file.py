@@ -129,8 +129,7 @@ class OpenFile:
     def _check_is(self, known: Known) -> None:
         shipped = known.shipped
         same_wal = not shipped.frames or salts_in(wal_of(self.path)) == shipped.salts
-        same_file = known.state is not None and state_of(self.path) == known.state and not self._moved_early
-        if not (same_file and same_wal):
+        if known.state is None or state_of(self.path) != known.state or not same_wal:
             raise FileChanged(f"{self.path} is being changed by another program.")
 
     # Transactions
@@ -223,7 +222,6 @@ class OpenFile:
     def _on_commit(self, connection: apsw.Connection, name: str, frames: int) -> int:
         """SQLite calls this after each commit; the other half of the proof that nothing goes by unshipped."""
         self.went_unshipped |= frames != self._vfs.shipped.frames
-        self._moved_early = False
         if state_of(self.path) == self._state:
             self._backfilled = self._wal_backfilled()  # a WAL that this commit has begun anew explains nothing later
         if frames >= _CHECKPOINT_FRAMES:
@@ -356,9 +354,8 @@ class OpenFile:
         """What is committed while nobody holds the WAL, between two anchors, is before the second one: a checkpoint
         may move it before it is shipped, and then the WAL may go, and no frame tells of it.
         """
-        (salts, in_file), shipped = backfilled, self._vfs.shipped
         self._backfilled = backfilled
-        self._moved_early = in_file > (shipped.frames if salts == shipped.salts else 0)
+        self._moved_early = backfilled[1] > self._vfs.shipped.frames
 
     def _wal_backfilled(self) -> tuple[bytes, int]:
         _, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)

@@ -256,12 +256,12 @@ def test_damaged_file_never_becomes_history(
     assert "damaged" in caplog.text
 
 
-def damage_unseen(path: Path) -> None:
-    """All pages but the first, as a failing disk does: nothing else tells of it, and no lock is lost."""
+def damage_unseen(path: Path, begin: int = 4096) -> None:
+    """From this byte on, as a failing disk does: nothing else tells of it, and no lock is lost."""
     status = path.stat()
     with RawFile(path) as file:
-        file.seek(4096)
-        file.write(b"\xff" * (status.st_size - 4096))
+        file.seek(begin)
+        file.write(b"\xff" * (status.st_size - begin))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
@@ -296,6 +296,30 @@ def test_live_file_that_is_found_damaged_is_built_anew_and_nothing_is_lost(
     fresh.replica.close()
     with closing(apsw.Connection(str(path))) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_nothing_is_committed_together_with_a_request_that_has_found_damage(fresh: Instance) -> None:
+    before = fresh.replica.visible.txid
+    finds = iter([apsw.CorruptError("database disk image is malformed")])
+
+    def read(db: peewee.Database) -> Any:
+        for error in finds:
+            raise error
+        return db.execute_sql("SELECT v FROM t").fetchall()
+
+    writes = [Write(lambda db: db.execute_sql("INSERT INTO t VALUES (2)")), Write(read)]
+    fresh.replica.write_together(writes, 10)
+    assert [write.error for write in writes] == [None, None]
+    assert writes[1].result == [(1,), (2,)]
+    assert fresh.replica.visible.txid == before + 1
+
+
+def test_damage_that_is_found_while_a_shells_work_is_stored_is_mended(fresh: Instance, path: Path) -> None:
+    damage_unseen(path, 100)
+    with pytest.raises(DatabaseDamaged):
+        fresh.replica.watch(fresh.clock.now())
+    fresh.replica.watch(fresh.clock.now())
+    assert fresh.rows() == [1]
 
 
 def test_what_is_done_outside_of_transactions_finds_damage_as_well(fresh: Instance, path: Path) -> None:

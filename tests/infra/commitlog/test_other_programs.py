@@ -916,6 +916,30 @@ def test_commit_between_two_anchors_that_a_checkpoint_moves_is_not_taken_for_the
     check_file_is_the_log(keyed, file_url, tmp_path)
 
 
+def test_commit_between_two_anchors_that_is_stored_after_a_checkpoint_is_the_logs(
+    server: Instance,
+    path: Path,
+    start: StartInstance,
+    file_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start("other", file_url).sql("INSERT INTO t VALUES (1)")
+    shell = apsw.Connection(str(path))
+    opened = server.replica._open
+
+    def commit() -> None:
+        shell.execute("INSERT INTO t VALUES (2)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opened, "connect", at_once(opened.connect, commit, before=True))
+        server.fresh_rows()
+    shell.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    monkeypatch.setattr(opened, "ship_foreign", at_once(opened.ship_foreign, shell.close, before=False))
+    check_file_is_the_log(server, file_url, tmp_path)
+    assert stored_in(file_url, tmp_path / "out.db") == [0, 1, 2]
+
+
 def test_few_kept_files_stay_and_never_the_newest_goes(
     keyed: Instance, path: Path, start: StartInstance, file_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
