@@ -61,9 +61,8 @@ class Guard:
         self._connection: apsw.Connection | None = None
 
     def hold(self) -> None:
-        if (
-            self._connection or not self._path.exists() or not self._path.stat().st_size
-        ):  # SQLite removes the WAL of that
+        # SQLite removes the WAL of an empty file
+        if self._connection or not self._path.exists() or not self._path.stat().st_size:
             return
         connection = existing_database(self._path)
         try:

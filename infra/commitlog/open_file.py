@@ -230,11 +230,6 @@ class OpenFile:
         return apsw.SQLITE_OK
 
     def checkpoint(self) -> None:
-        """Raises DatabaseLocked when others are at it, or somebody has written to the file: that must not look as if
-        this checkpoint had done it.
-        """
-        if state_of(self.path) != self._state:
-            raise errors.DatabaseLocked(f"{self.path} is being written by another program.")
         self._move_anchor()  # to the end of the WAL, so that all of it can be moved into the file
         in_wal, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         self._state, self._backfilled = state_of(self.path), self._wal_backfilled()

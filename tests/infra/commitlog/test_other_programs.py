@@ -961,29 +961,3 @@ def test_few_kept_files_stay_and_never_the_newest_goes(
     files.prune([])
     assert files.all("changes") == [path.with_name("app.db.changes-13")]
     assert len(files.all("diverged")) == 10
-
-
-def test_copy_over_the_file_is_not_taken_for_a_checkpoint_of_the_service(
-    server: Instance, path: Path, file_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Made while a commit is being stored that checkpoints as soon as it is."""
-    server.replica._open.checkpoint()
-    old = path.read_bytes()
-    server.sql("INSERT INTO t VALUES (7)")
-    monkeypatch.setattr(open_file, "_CHECKPOINT_FRAMES", 1)
-    server.sql("INSERT INTO t VALUES (8)")  # and all of it is moved into the file
-
-    def copy(verb: str, name: str) -> None:
-        if verb == "create":
-            server.store.after = lambda verb, name: None
-            with path.open("r+b") as file:
-                file.write(old)
-                file.truncate()
-
-    server.store.after = copy
-    server.sql("INSERT INTO t VALUES (9)")
-    for _ in range(4):
-        server.clock.seconds += 3
-        with suppress(DatabaseLocked):
-            watch(server)
-    assert server.rows() == stored_in(file_url, tmp_path / "out.db")
