@@ -51,7 +51,7 @@ _SMALL = 1024 * 1024  # bytes that surely pass within the quick timeout
 _PROBES_BEFORE_LISTING = 8
 _PARALLEL_READS = 8
 _LOOKS = 5
-_LIKELY_SECONDS = 0.2  # for so long a number is tried without asking first whether it is still the next one
+_LIKELY_SECONDS = 0.2  # for so long a number is tried in a bucket without asking first whether it is still the next
 
 
 class Store(Protocol):
@@ -90,6 +90,7 @@ class CommitLog:
         self._names = Names(quick.url)
         self._catalog = Catalog(quick, self._names, clock)
         self._dates = CommitClock(clock, quick.url)
+        self._likely_seconds = 0.0 if quick.url.startswith("file:") else _LIKELY_SECONDS
         self._stood_at = float("-inf")  # by the clock: when a commit that is known here was last found in its place
         self._verified = float("-inf"), 0  # by the clock: when the log was last known to end, and at which TXID
         self._keeps_create_if_absent = False
@@ -470,7 +471,7 @@ class CommitLog:
 
         The check after the create finds that as well, but by then the object is there.
         """
-        if self._clock.now() - self._stood_at <= _LIKELY_SECONDS or self.stands(position):
+        if self._clock.now() - self._stood_at < self._likely_seconds or self.stands(position):
             return
         for _ in range(2):
             found = self._surveyed(position)

@@ -78,6 +78,10 @@ def test_a_write_is_created_and_then_the_one_before_is_looked_at(a: Instance) ->
     ]
 
 
+def test_a_write_into_a_directory_always_looks_at_the_one_before_first(file_url: str) -> None:
+    assert open_log(file_url, Clock())._likely_seconds == 0
+
+
 def test_a_write_after_a_while_looks_at_the_one_before_first_as_well(a: Instance) -> None:
     """It would leave an object where it does not belong, in a log that has gone on or was replaced."""
     a.sql("INSERT INTO t VALUES (1)")
