@@ -27,6 +27,7 @@ from infra.commitlog.log import open_log
 from infra.commitlog.maintenance import LogMaintenance, MaintenanceStore, Snapshots
 from infra.commitlog.names import COMMITS
 from infra.commitlog.raw_file import differing_pages, page_size_of
+from infra.commitlog.writers import check_written_here
 from infra.host_time import Boot, HostTime, looked_again, read_boot
 from infra.object_store import TRANSFER_SECONDS, ObjectStore
 from infra.report import Report, Verified, read_report, write_report
@@ -202,6 +203,7 @@ class Maintenance:
         """Build the newest state from the newest snapshot, make from it what is due, and read that back."""
         image = scratch / "app.db"
         position = self.steps.log.restore(image, progress=progress, snapshot=state.newest)
+        check_written_here(self.steps.log, position)  # or the newest backup would be another program's
         rows = inspect(image).rows
         snapshot = state.newest
         if snapshot is None or state.is_due(datetime.fromtimestamp(report.started_at, UTC)):

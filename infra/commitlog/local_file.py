@@ -483,11 +483,14 @@ class LocalFile:
     def _head_in(self, path: Path) -> Position:
         """The log's newest state in a new file. Raises LogDamaged when the log has lost what this file has seen."""
         head = self._log.restore(path)
-        if head.txid < self._known.txid:
+        is_another = head.log_id and self._known.log_id and head.log_id != self._known.log_id
+        if head.txid < self._known.txid or is_another:
             path.unlink()
+            found = f"is the log {head.log_id:016x}" if is_another else f"ends at TXID {head.txid:016x}"
+            known = f"of {self._known.log_id:016x}" if is_another else f"at {self._known.txid:016x}"
             raise errors.LogDamaged(
-                f"{self._log.url} ends at TXID {head.txid:016x}, but {self.path} has been at {self._known.txid:016x}: "
-                "the log was emptied or REPLICA_URL is wrong. "
+                f"{self._log.url} {found}, but {self.path} has been {known}: "
+                f"the log was {'replaced' if is_another else 'emptied'} or REPLICA_URL is wrong. "
                 + (
                     f"To begin a log with this file, remove {self._beside('position')}"
                     if head == START

@@ -177,7 +177,7 @@ class CommitLog:
                 self._stood_at = self._clock.now()
                 self._dates.learned(position.txid, int(modified.timestamp() * 1000))
                 return True
-        self._stood_at = float("-inf")
+        self._stood_at = float("-inf")  # perhaps this is another log by now: the next create looks first
         return False
 
     def _end_of(self, txid: int) -> tuple[int, datetime]:

@@ -331,6 +331,19 @@ def test_log_that_another_program_writes_is_refused_until_a_prefix_of_its_own(
     fresh = tmp_path / "fresh" / "app.db"
     message = refused(start_process, REPLICA_URL=url, DATABASE_PATH=str(fresh))
     assert f"{url} is being written by another program" in message
+    backups = tmp_path / "backups"
+    maintenance = start_process(
+        sys.executable,
+        "-m",
+        "infra",
+        "maintain",
+        REPLICA_URL=url,
+        BACKUP_URL=backups.as_uri(),
+        DATABASE_PATH=str(fresh),
+    )
+    assert maintenance.popen.wait(60) == 1  # or its newest backup would be of what nobody serves
+    maintenance.wait_for("is being written by another program")
+    assert not list(backups.glob("*.gz"))
     subprocess.run(
         [str(Path(sys.executable).with_name("litestream")), "restore", "-o", str(tmp_path / "new" / "app.db"), url],
         check=True,

@@ -230,6 +230,24 @@ def test_emptied_log_is_not_begun_anew_by_itself(server: Server, stopped: Instan
     assert path.exists()
 
 
+@pytest.mark.parametrize("commits", [0, 3])
+def test_another_log_is_not_served_in_its_place(
+    server: Server, stopped: Instance, start: StartInstance, path: Path, file_url: str, tmp_path: Path, commits: int
+) -> None:
+    """Replaced while nobody ran, or REPLICA_URL is wrong: also when the other one is the longer."""
+    shutil.rmtree(tmp_path / "replica" / "ltx")
+    other = start("other", file_url)
+    other.sql("CREATE TABLE t (v)")
+    for n in range(commits):
+        other.sql(f"INSERT INTO t VALUES ('theirs {n}')")
+    with pytest.raises(LogDamaged, match="or REPLICA_URL is wrong"):
+        server()
+    assert not list(path.parent.glob("app.db.diverged-*"))
+    for name in ("app.db", "app.db.position"):
+        path.with_name(name).unlink()
+    assert server().rows() == other.rows()
+
+
 def test_emptied_log_is_begun_anew_when_somebody_says_so(
     server: Server, stopped: Instance, path: Path, tmp_path: Path
 ) -> None:

@@ -546,6 +546,22 @@ def test_log_that_was_begun_anew_is_never_current(
     assert start("c", file_url).rows() == other.fresh_rows()
 
 
+def test_whoever_has_seen_that_its_log_was_replaced_leaves_nothing_in_the_other_one(
+    a: Instance, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    """Also at the very moment: an object of ours in its way would keep everybody from writing, and from starting."""
+    a.sql("INSERT INTO t VALUES (1)")
+    shutil.rmtree(tmp_path / "replica" / "ltx")
+    other = start("other", file_url)
+    other.sql("CREATE TABLE t (v)")
+    for use in (a.fresh_rows, lambda: a.sql("INSERT INTO t VALUES (2)")):
+        with pytest.raises(LogDamaged, match="replaced"):
+            use()
+    other.sql("INSERT INTO t VALUES ('theirs 1')", "INSERT INTO t VALUES ('theirs 2')")
+    other.sql("INSERT INTO t VALUES ('theirs 3')")
+    assert start("c", file_url).rows() == other.fresh_rows()
+
+
 def test_gap_is_named(a: Instance, file_url: str, tmp_path: Path, start: StartInstance) -> None:
     for n in range(5):
         a.sql(f"INSERT INTO t VALUES ({n})")
