@@ -418,7 +418,9 @@ class CommitLog:
                     self._check_created(after, position)
                     self._verified = asked, position.txid
                     return after
-            except (StoreError, LogDamaged) as error:
+            except LogDamaged as error:  # the one before was gone; should it come back, it proves nothing any more
+                raise _given_up(error, txid, bool(after or doubtful)) from error
+            except StoreError as error:
                 trouble = error
             if self._clock.now() >= deadline:
                 raise _given_up(trouble, txid, bool(after or doubtful)) from trouble

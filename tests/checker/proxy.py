@@ -86,6 +86,7 @@ class Proxy:
         self._held = 0
         self._darkens: list[tuple[list[Proxy], float]] = []
         self._dark_until = 0.0
+        self.is_shut = False  # nothing passes
         self._closed = False
         self._listening: _Listener | None = None
         self._listen()
@@ -131,7 +132,7 @@ class Proxy:
 
     def handle(self, request: Request, upstream: http.client.HTTPConnection) -> Reply:
         """Raises Cut."""
-        if time.monotonic() < self._dark_until:
+        if self.is_shut or time.monotonic() < self._dark_until:
             raise Cut(reset=True)
         if request.is_commit and self._darkens:
             return self._black_out(request, upstream)
