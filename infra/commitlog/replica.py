@@ -403,8 +403,8 @@ class Replica:
 
     def _not_reached(self, txid: int) -> errors.TxidNotReached:
         return errors.TxidNotReached(
-            f"The log ends at TXID {self.visible.txid:016x}; {txid:016x} is not in it: it was never acknowledged, or is "
-            "the one of a 503 that is not settled yet."
+            f"The log ends at TXID {self.visible.txid:016x}; {txid:016x} is not in it: it was never acknowledged, or "
+            "is the one of a 503 that is not settled yet."
         )
 
     def _patiently(self, attempt: Callable[[], T]) -> T:

@@ -189,7 +189,7 @@ class Nemesis:
 
     @contextmanager
     def _nothing_passes(self) -> Iterator[None]:
-        """Key by key, but nobody sees the half of it: no log keeps its promises while its objects come back one by one."""
+        """Nobody sees the half of it: no log keeps its promises while its objects come back one by one."""
         for proxy in self._world.proxies:
             proxy.is_shut = True
         self._wait(0.3, 0.5)  # for what is on its way
