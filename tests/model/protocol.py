@@ -63,7 +63,7 @@ class Late(NamedTuple):
     early: bool  # sent before the number was first taken
 
 
-class Agent(NamedTuple):
+class Actor(NamedTuple):
     """A writer or a reader."""
 
     at: str
@@ -98,7 +98,7 @@ class State(NamedTuple):
     unclear: int  # budgets
     crashes: int
     emptied: bool
-    agents: tuple[Agent, ...]
+    actors: tuple[Actor, ...]
     keepers: tuple[Keeper, ...]
     broken: str = ""
 
@@ -119,8 +119,8 @@ class Model:
         kept = [
             body if n >= self.world.merged else None for n, body in enumerate(map(Body, history, ("", *history)), 1)
         ]
-        agents = tuple(
-            Agent("idle", START if name in "XY" or not begun else (begun, history[-1])) for name in self._names
+        actors = tuple(
+            Actor("idle", START if name in "XY" or not begun else (begun, history[-1])) for name in self._names
         )
         keepers = (Keeper(),) * self.world.keepers
         return State(
@@ -133,13 +133,13 @@ class Model:
             unclear=self.world.unclear,
             crashes=self.world.crashes,
             emptied=False,
-            agents=agents,
+            actors=actors,
             keepers=keepers,
         )
 
     def steps(self, state: State) -> Steps:
-        for place, agent in enumerate(state.agents):
-            for text, after in self._agent_steps(state, place, agent):
+        for place, actor in enumerate(state.actors):
+            for text, after in self._actor_steps(state, place, actor):
                 yield f"{self._names[place]}: {text}", after
         for place, keeper in enumerate(state.keepers):
             for text, after in self._keeper_steps(state, place, keeper):
@@ -184,295 +184,295 @@ class Model:
             history = tuple(f"Z{number}" for number in range(1, end + 1))
             bodies = tuple(map(Body, history, ("", *history)))
             there = bodies + (None,) * (len(state.there) - end)
-            agents = tuple(agent._replace(since=0) for agent in state.agents)  # nobody can know
+            actors = tuple(actor._replace(since=0) for actor in state.actors)  # nobody can know
             text = f"the prefix is emptied and begun anew by others, up to {end}"
             yield (
                 text,
-                state._replace(there=there, history=history, merged=(), acknowledged=end, emptied=True, agents=agents),
+                state._replace(there=there, history=history, merged=(), acknowledged=end, emptied=True, actors=actors),
             )
 
     # Writers and readers
 
-    def _agent_steps(self, state: State, place: int, agent: Agent) -> Steps:
-        if place < self._writers and agent.at != "idle" and state.crashes:
-            again = Agent("list", write=agent.write)
+    def _actor_steps(self, state: State, place: int, actor: Actor) -> Steps:
+        if place < self._writers and actor.at != "idle" and state.crashes:
+            again = Actor("list", write=actor.write)
             yield "crashes", _with(state._replace(crashes=state.crashes - 1), place, again)
-        match agent.at:
+        match actor.at:
             case "idle":
-                yield from self._idle(state, place, agent)
+                yield from self._idle(state, place, actor)
             case "put" | "put, N there":
-                yield from self._put(state, place, agent)
+                yield from self._put(state, place, actor)
             case "put and check":
-                yield from self._put(state, place, agent)
-                yield from self._check(state, place, agent)
+                yield from self._put(state, place, actor)
+                yield from self._check(state, place, actor)
             case "put again":
-                yield from self._attempt(state, place, agent)
+                yield from self._attempt(state, place, actor)
             case "check" | "check first" | "check, to put again":
-                yield from self._check(state, place, agent)
+                yield from self._check(state, place, actor)
             case "look":
-                yield from self._look(state, place, agent)
+                yield from self._look(state, place, actor)
             case "be sure":
-                yield from self._be_sure(state, place, agent)
+                yield from self._be_sure(state, place, actor)
             case "settle" | "settle by commits":
-                yield from self._settle(state, place, agent)
+                yield from self._settle(state, place, actor)
             case "next" | "next, N there":
-                yield from self._next(state, place, agent)
+                yield from self._next(state, place, actor)
             case "began":
-                yield from self._began(state, place, agent)
+                yield from self._began(state, place, actor)
             case "list":
-                yield from self._list_merged(state, place, agent)
+                yield from self._list_merged(state, place, actor)
             case "list commits":
-                yield from self._list_commits(state, place, agent)
+                yield from self._list_commits(state, place, actor)
             case "fetch":
-                yield from self._fetch(state, place, agent)
+                yield from self._fetch(state, place, actor)
             case "before":
-                yield from self._before(state, place, agent)
+                yield from self._before(state, place, actor)
             case "again":
-                yield from self._again(state, place, agent)
+                yield from self._again(state, place, actor)
 
-    def _idle(self, state: State, place: int, agent: Agent) -> Steps:
-        if place < self._writers and agent.write == self.world.writes[place] and not agent.attempt:
+    def _idle(self, state: State, place: int, actor: Actor) -> Steps:
+        if place < self._writers and actor.write == self.world.writes[place] and not actor.attempt:
             return  # it has done all it can, and what it might read readers do
-        begun = agent._replace(here=agent.base, since=state.acknowledged if place >= self._writers else 0)
-        if agent.base == START:
+        begun = actor._replace(here=actor.base, since=state.acknowledged if place >= self._writers else 0)
+        if actor.base == START:
             yield from self._list_merged(state, place, begun)
         else:
             yield from self._next(state, place, begun._replace(at="next"))
-        if agent.attempt:
-            yield from self._attempt(state, place, agent)  # of an unknown write, once more
+        if actor.attempt:
+            yield from self._attempt(state, place, actor)  # of an unknown write, once more
         elif place < self._writers:
-            yield from self._attempt(state, place, agent._replace(write=agent.write + 1))
+            yield from self._attempt(state, place, actor._replace(write=actor.write + 1))
 
     # Writing
 
-    def _attempt(self, state: State, place: int, agent: Agent) -> Steps:
+    def _attempt(self, state: State, place: int, actor: Actor) -> Steps:
         """The first request of an attempt."""
-        agent = agent._replace(attempt=agent.attempt + 1)
+        actor = actor._replace(attempt=actor.attempt + 1)
         match self.rules.check:
             case "before":
-                yield from self._check(state, place, agent._replace(at="check first"))
+                yield from self._check(state, place, actor._replace(at="check first"))
             case "beside":
-                yield from self._put(state, place, agent._replace(at="put and check"))
-                yield from self._check(state, place, agent._replace(at="put and check"))
+                yield from self._put(state, place, actor._replace(at="put and check"))
+                yield from self._check(state, place, actor._replace(at="put and check"))
             case _:
-                yield from self._put(state, place, agent._replace(at="put"))
+                yield from self._put(state, place, actor._replace(at="put"))
 
-    def _ids(self, place: int, agent: Agent) -> list[str]:
+    def _ids(self, place: int, actor: Actor) -> list[str]:
         """Of all attempts of this write."""
-        count = agent.attempt if self.rules.attempts == "differ" else 1
-        return [f"{self._names[place]}{agent.write}{'abc'[attempt]}" for attempt in range(count)]
+        count = actor.attempt if self.rules.attempts == "differ" else 1
+        return [f"{self._names[place]}{actor.write}{'abc'[attempt]}" for attempt in range(count)]
 
-    def _put(self, state: State, place: int, agent: Agent) -> Steps:
-        number = agent.base[0] + 1
-        body = Body(self._ids(place, agent)[-1], agent.base[1])
+    def _put(self, state: State, place: int, actor: Actor) -> Steps:
+        number = actor.base[0] + 1
+        body = Body(self._ids(place, actor)[-1], actor.base[1])
         answer, after = self._create(state, number, body)
         text = f"PUT {number} ({body.id}): {answer}"
         late = Late(number, body, number > len(state.history))
         less = state._replace(unclear=state.unclear - 1, late=tuple(sorted((*state.late, late))))
         if answer != "exists":
-            known = agent._replace(found=body.id, maybe=True)
+            known = actor._replace(found=body.id, maybe=True)
             yield from self._created(after, place, known, text)
             if self.world.repeats and state.unclear:
                 twice = after._replace(unclear=less.unclear, late=less.late)
                 yield from self._created(twice, place, known, f"{text}, and on its way once more")
         elif self.rules.exists == "success":
-            yield from self._created(after, place, agent._replace(found=body.id), text)
+            yield from self._created(after, place, actor._replace(found=body.id), text)
         elif self.rules.exists == "conflict":
-            yield self._conflict(after, place, agent, f"{text}, taken for a conflict")
+            yield self._conflict(after, place, actor, f"{text}, taken for a conflict")
         else:
-            yield text, _with(after, place, agent._replace(at="look"))
+            yield text, _with(after, place, actor._replace(at="look"))
         if state.unclear:
-            yield f"PUT {number} ({body.id}): no answer", _with(less, place, agent._replace(at="look", maybe=True))
+            yield f"PUT {number} ({body.id}): no answer", _with(less, place, actor._replace(at="look", maybe=True))
 
-    def _created(self, state: State, place: int, agent: Agent, text: str) -> Steps:
+    def _created(self, state: State, place: int, actor: Actor, text: str) -> Steps:
         """What an answer that means success leads to."""
-        if self.rules.check == "never" or agent.at == "put, N there":
-            yield self._acknowledge(state, place, agent, text)
-        elif agent.at == "put and check":
-            yield text, _with(state, place, agent._replace(at="check"))
+        if self.rules.check == "never" or actor.at == "put, N there":
+            yield self._acknowledge(state, place, actor, text)
+        elif actor.at == "put and check":
+            yield text, _with(state, place, actor._replace(at="check"))
         else:
-            yield text, _with(state, place, agent._replace(at="check"))
+            yield text, _with(state, place, actor._replace(at="check"))
 
-    def _look(self, state: State, place: int, agent: Agent) -> Steps:
+    def _look(self, state: State, place: int, actor: Actor) -> Steps:
         """Whose N+1 is."""
-        number = agent.base[0] + 1
+        number = actor.base[0] + 1
         body = self._get(state, number)
         if body is None:
             again = "check, to put again" if self.rules.again == "checked" else "put again"
-            if agent.attempt < self.world.attempts:
-                yield f"GET {number}: absent", _with(state, place, agent._replace(at=again))
+            if actor.attempt < self.world.attempts:
+                yield f"GET {number}: absent", _with(state, place, actor._replace(at=again))
             else:
-                yield self._unknown(state, place, agent, f"GET {number}: absent")
-        elif body.id in self._ids(place, agent):
-            found = agent._replace(at="check", found=body.id)
+                yield self._unknown(state, place, actor, f"GET {number}: absent")
+        elif body.id in self._ids(place, actor):
+            found = actor._replace(at="check", found=body.id)
             if self.rules.check == "never":
                 yield self._acknowledge(state, place, found, f"GET {number}: ours")
             else:
                 yield f"GET {number}: ours", _with(state, place, found)
-        elif agent.maybe and self.rules.sure == "checked":
-            yield f"GET {number}: {body.id}", _with(state, place, agent._replace(at="be sure"))
+        elif actor.maybe and self.rules.sure == "checked":
+            yield f"GET {number}: {body.id}", _with(state, place, actor._replace(at="be sure"))
         else:
-            yield self._conflict(state, place, agent, f"GET {number}: {body.id}")
+            yield self._conflict(state, place, actor, f"GET {number}: {body.id}")
 
-    def _check(self, state: State, place: int, agent: Agent) -> Steps:
+    def _check(self, state: State, place: int, actor: Actor) -> Steps:
         """Whether N is there, and ours."""
-        number = agent.base[0]
-        good = self._is(state, agent.base)
+        number = actor.base[0]
+        good = self._is(state, actor.base)
         text = f"GET {number}: {'there and ours' if good else 'not ours'}" if number else "there is no commit 0"
-        if agent.at == "check, to put again":
-            yield text, _with(state, place, agent._replace(at="put again" if good else "settle"))
-        elif agent.at in ("check first", "put and check"):
+        if actor.at == "check, to put again":
+            yield text, _with(state, place, actor._replace(at="put again" if good else "settle"))
+        elif actor.at in ("check first", "put and check"):
             at = "put, N there" if good else "put"  # which checks again, afterwards
-            yield text, _with(state, place, agent._replace(at=at))
+            yield text, _with(state, place, actor._replace(at=at))
         elif good:
-            yield self._acknowledge(state, place, agent, text)
+            yield self._acknowledge(state, place, actor, text)
         else:
-            yield text, _with(state, place, agent._replace(at="settle"))
+            yield text, _with(state, place, actor._replace(at="settle"))
 
-    def _settle(self, state: State, place: int, agent: Agent) -> Steps:
+    def _settle(self, state: State, place: int, actor: Actor) -> Steps:
         """By listing: nothing is beyond our N+1, so it was never free again; and what leads to it is ours."""
-        if agent.at == "settle" and self.rules.listing == "merged first":
-            after = _with(state, place, agent._replace(at="settle by commits", merged=state.merged))
+        if actor.at == "settle" and self.rules.listing == "merged first":
+            after = _with(state, place, actor._replace(at="settle by commits", merged=state.merged))
             yield f"LIST merged: {_range(state.merged)}", after
             return
-        number, merged = agent.base[0] + 1, agent.merged
+        number, merged = actor.base[0] + 1, actor.merged
         body = self._get(state, number)
         by_number = self.rules.listings == "number"
-        newest = body is not None and body.id == agent.found and _newest(state) == number
+        newest = body is not None and body.id == actor.found and _newest(state) == number
         leads = (
-            by_number or merged[number - 2 :] in ((agent.base[1],), (agent.base[1], agent.found))
+            by_number or merged[number - 2 :] in ((actor.base[1],), (actor.base[1], actor.found))
             if number > 1
             else not merged
         )
         if newest and leads:
-            yield self._acknowledge(state, place, agent, "LIST commits: ours is the newest")
+            yield self._acknowledge(state, place, actor, "LIST commits: ours is the newest")
         else:
-            yield self._unknown(state, place, agent, "LIST commits: there is more, or others'")
+            yield self._unknown(state, place, actor, "LIST commits: there is more, or others'")
 
-    def _be_sure(self, state: State, place: int, agent: Agent) -> Steps:
-        number = agent.base[0]
-        if self._is(state, agent.base):
-            yield self._conflict(state, place, agent, f"GET {number}: there and ours")
+    def _be_sure(self, state: State, place: int, actor: Actor) -> Steps:
+        number = actor.base[0]
+        if self._is(state, actor.base):
+            yield self._conflict(state, place, actor, f"GET {number}: there and ours")
         else:
-            yield self._unknown(state, place, agent, f"GET {number}: not ours")
+            yield self._unknown(state, place, actor, f"GET {number}: not ours")
 
-    def _acknowledge(self, state: State, place: int, agent: Agent, text: str) -> tuple[str, State]:
-        number = agent.base[0] + 1
-        lost = state.history[number - 1 : number] != (agent.found,)
-        done = Agent("idle", (number, agent.found), agent.write)
+    def _acknowledge(self, state: State, place: int, actor: Actor, text: str) -> tuple[str, State]:
+        number = actor.base[0] + 1
+        lost = state.history[number - 1 : number] != (actor.found,)
+        done = Actor("idle", (number, actor.found), actor.write)
         after = _with(state, place, done)._replace(acknowledged=max(number, state.acknowledged))
         text = f"{text}; acknowledged"
         return text, after._replace(broken="acknowledged, but lost") if lost else after
 
-    def _conflict(self, state: State, place: int, agent: Agent, text: str) -> tuple[str, State]:
-        ids = self._ids(place, agent)
+    def _conflict(self, state: State, place: int, actor: Actor, text: str) -> tuple[str, State]:
+        ids = self._ids(place, actor)
         stored = any(one in state.history for one in ids)
         on_its_way = {late.body.id for late in state.late}.intersection(ids)
         denied = tuple(sorted({*state.denied, *on_its_way}))
-        behind = Agent("next", agent.base, agent.write, here=agent.base)
+        behind = Actor("next", actor.base, actor.write, here=actor.base)
         after = _with(state, place, behind)._replace(denied=denied)
         text = f"{text}; conflict, not stored"
         return text, after._replace(broken="denied, but stored") if stored else after
 
-    def _unknown(self, state: State, place: int, agent: Agent, text: str) -> tuple[str, State]:
+    def _unknown(self, state: State, place: int, actor: Actor, text: str) -> tuple[str, State]:
         """The caller is told, and the write never run again: it may be stored, or yet be."""
-        if self.rules.unknown == "run again" and agent.attempt <= self.world.attempts:
-            again = Agent("next", agent.base, agent.write, self.world.attempts, here=agent.base)
+        if self.rules.unknown == "run again" and actor.attempt <= self.world.attempts:
+            again = Actor("next", actor.base, actor.write, self.world.attempts, here=actor.base)
             return f"{text}; unknown, run again", _with(state, place, again)
-        return f"{text}; unknown", _with(state, place, Agent("idle", agent.base, agent.write))
+        return f"{text}; unknown", _with(state, place, Actor("idle", actor.base, actor.write))
 
     # Reading
 
-    def _next(self, state: State, place: int, agent: Agent) -> Steps:
-        number, known = agent.here[0] + 1, agent.here[1]
+    def _next(self, state: State, place: int, actor: Actor) -> Steps:
+        number, known = actor.here[0] + 1, actor.here[1]
         body = self._get(state, number)
-        if body is None and (agent.at == "next, N there" or self.rules.reading == "never"):
-            yield self._confirm(state, place, agent, f"GET {number}: absent")
+        if body is None and (actor.at == "next, N there" or self.rules.reading == "never"):
+            yield self._confirm(state, place, actor, f"GET {number}: absent")
         elif body is None:
-            yield f"GET {number}: absent", _with(state, place, agent._replace(at="began"))
+            yield f"GET {number}: absent", _with(state, place, actor._replace(at="began"))
         elif body.follows != known:
-            yield f"GET {number}: of another history", _with(state, place, _listing(agent))
+            yield f"GET {number}: of another history", _with(state, place, _listing(actor))
         else:
-            on = agent._replace(at="next", here=(number, body.id))
+            on = actor._replace(at="next", here=(number, body.id))
             yield f"GET {number}: {body.id}", _with(state, place, on)
-        if self.rules.reading == "together" and agent.here == agent.base and agent.at == "next":
-            good = self._is(state, agent.base)
+        if self.rules.reading == "together" and actor.here == actor.base and actor.at == "next":
+            good = self._is(state, actor.base)
             text = f"GET {number - 1}: {'there and ours' if good else 'not ours'}"
-            yield text, _with(state, place, agent._replace(at="next, N there") if good else _listing(agent))
+            yield text, _with(state, place, actor._replace(at="next, N there") if good else _listing(actor))
 
-    def _began(self, state: State, place: int, agent: Agent) -> Steps:
+    def _began(self, state: State, place: int, actor: Actor) -> Steps:
         """Where this reading began; if that is still there, nothing after it was ever free again."""
-        number = agent.base[0]
-        if self._is(state, agent.base):
-            yield self._confirm(state, place, agent, f"GET {number}: there and ours")
+        number = actor.base[0]
+        if self._is(state, actor.base):
+            yield self._confirm(state, place, actor, f"GET {number}: there and ours")
         else:
-            yield f"GET {number}: not ours", _with(state, place, _listing(agent))
+            yield f"GET {number}: not ours", _with(state, place, _listing(actor))
 
-    def _list_merged(self, state: State, place: int, agent: Agent) -> Steps:
-        agent = _listing(agent)._replace(at="list commits", merged=state.merged)
+    def _list_merged(self, state: State, place: int, actor: Actor) -> Steps:
+        actor = _listing(actor)._replace(at="list commits", merged=state.merged)
         if self.rules.listing == "at once":
-            yield from self._list_commits(state, place, agent)
+            yield from self._list_commits(state, place, actor)
         else:
-            yield f"LIST merged: {_range(state.merged)}", _with(state, place, agent)
+            yield f"LIST merged: {_range(state.merged)}", _with(state, place, actor)
 
-    def _list_commits(self, state: State, place: int, agent: Agent) -> Steps:
-        merged = len(agent.merged)
-        here = agent.base if agent.base[0] >= merged else (merged, agent.merged[-1])
+    def _list_commits(self, state: State, place: int, actor: Actor) -> Steps:
+        merged = len(actor.merged)
+        here = actor.base if actor.base[0] >= merged else (merged, actor.merged[-1])
         newest = _newest(state)
         todo = tuple(range(here[0] + 1, newest + 1))
         text = f"LIST commits: {' '.join(str(n) for n, body in enumerate(state.there, 1) if body) or 'none'}"
-        agent = agent._replace(merged=(), here=here, before=START, todo=todo)
+        actor = actor._replace(merged=(), here=here, before=START, todo=todo)
         if newest < here[0] or not all(state.there[merged:newest]):
-            yield f"{text}; a gap, or less than it has seen", _with(state, place, _listing(agent))
+            yield f"{text}; a gap, or less than it has seen", _with(state, place, _listing(actor))
         elif todo:
-            yield text, _with(state, place, agent._replace(at="fetch"))
-        elif here != agent.base or here == START:
-            yield self._confirm(state, place, agent, text)
+            yield text, _with(state, place, actor._replace(at="fetch"))
+        elif here != actor.base or here == START:
+            yield self._confirm(state, place, actor, text)
         else:
-            yield text, _with(state, place, agent._replace(at="began"))
+            yield text, _with(state, place, actor._replace(at="began"))
 
-    def _fetch(self, state: State, place: int, agent: Agent) -> Steps:
-        number, *rest = agent.todo
+    def _fetch(self, state: State, place: int, actor: Actor) -> Steps:
+        number, *rest = actor.todo
         body = self._get(state, number)
-        if body is None or body.follows != agent.here[1]:
+        if body is None or body.follows != actor.here[1]:
             text = "of another history" if body else "absent"
-            yield f"GET {number}: {text}", _with(state, place, _listing(agent))
+            yield f"GET {number}: {text}", _with(state, place, _listing(actor))
             return
-        agent = agent._replace(here=(number, body.id), before=agent.here, todo=tuple(rest))
+        actor = actor._replace(here=(number, body.id), before=actor.here, todo=tuple(rest))
         text = f"GET {number}: {body.id}"
         if rest:
-            yield text, _with(state, place, agent)
+            yield text, _with(state, place, actor)
         elif self.rules.listed == "believed":
-            yield self._confirm(state, place, agent, text)
+            yield self._confirm(state, place, actor, text)
         else:
-            yield text, _with(state, place, agent._replace(at="before"))
+            yield text, _with(state, place, actor._replace(at="before"))
 
-    def _before(self, state: State, place: int, agent: Agent) -> Steps:
+    def _before(self, state: State, place: int, actor: Actor) -> Steps:
         """The commit before the last one; if it is still there, the last one was never free before it was read."""
-        number = agent.before[0]
-        if self._is(state, agent.before):
-            yield self._confirm(state, place, agent, f"GET {number}: the same")
+        number = actor.before[0]
+        if self._is(state, actor.before):
+            yield self._confirm(state, place, actor, f"GET {number}: the same")
         elif self._get(state, number):
-            yield f"GET {number}: another's", _with(state, place, _listing(agent))
+            yield f"GET {number}: another's", _with(state, place, _listing(actor))
         else:
             text = f"GET {number}: absent" if number else "there is no commit 0"
-            yield text, _with(state, place, agent._replace(at="again"))
+            yield text, _with(state, place, actor._replace(at="again"))
 
-    def _again(self, state: State, place: int, agent: Agent) -> Steps:
-        number = agent.here[0]
+    def _again(self, state: State, place: int, actor: Actor) -> Steps:
+        number = actor.here[0]
         body = self._get(state, number)
-        if _newest(state) == number and body and (body.id == agent.here[1] or self.rules.listings == "number"):
-            yield self._confirm(state, place, agent, "LIST: nothing beyond, and the same")
+        if _newest(state) == number and body and (body.id == actor.here[1] or self.rules.listings == "number"):
+            yield self._confirm(state, place, actor, "LIST: nothing beyond, and the same")
         else:
-            yield "LIST: there is more, or others'", _with(state, place, _listing(agent))
+            yield "LIST: there is more, or others'", _with(state, place, _listing(actor))
 
-    def _confirm(self, state: State, place: int, agent: Agent, text: str) -> tuple[str, State]:
-        number, identity = agent.here
-        after = _with(state, place, Agent("idle", agent.here, agent.write, agent.attempt))
+    def _confirm(self, state: State, place: int, actor: Actor, text: str) -> tuple[str, State]:
+        number, identity = actor.here
+        after = _with(state, place, Actor("idle", actor.here, actor.write, actor.attempt))
         text = f"{text}; it is at {number} ({identity})"
         if number and state.history[number - 1 : number] != (identity,):
             return text, after._replace(broken="read what is not of the history")
-        if number < agent.since:
+        if number < actor.since:
             return text, after._replace(broken="read less than was acknowledged")
         return text, after
 
@@ -551,16 +551,16 @@ class Model:
             yield f"DELETE {number}", _with_keeper(_forget_denials(after), place, rest)
 
 
-def _with(state: State, place: int, agent: Agent) -> State:
-    return state._replace(agents=(*state.agents[:place], agent, *state.agents[place + 1 :]))
+def _with(state: State, place: int, actor: Actor) -> State:
+    return state._replace(actors=(*state.actors[:place], actor, *state.actors[place + 1 :]))
 
 
 def _with_keeper(state: State, place: int, keeper: Keeper) -> State:
     return state._replace(keepers=(*state.keepers[:place], keeper, *state.keepers[place + 1 :]))
 
 
-def _listing(agent: Agent) -> Agent:
-    return Agent("list", agent.base, agent.write, agent.attempt, since=agent.since)
+def _listing(actor: Actor) -> Actor:
+    return Actor("list", actor.base, actor.write, actor.attempt, since=actor.since)
 
 
 def _newest(state: State) -> int:
