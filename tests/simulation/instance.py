@@ -97,6 +97,10 @@ class Instance:
     def is_running(self) -> bool:
         return self._replica is not None
 
+    @property
+    def is_opening(self) -> bool:
+        return self._replica is not None and self._connection is not None and self._connection.opening
+
     def submit(self, request: Request) -> None:
         """A client's request arrives."""
         if isinstance(request, Read) and self._lasting and self._can_be_read():

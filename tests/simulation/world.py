@@ -185,7 +185,10 @@ class World:
     def _empty(self) -> None:
         """Somebody moves the log away, and puts it back some time later."""
         bucket = self._bucket
-        if not bucket.is_emptied and self._model.chain.head > 1:
+        starting = any(
+            instance.is_opening for instance in self._instances
+        )  # it could not know that it is not a new log
+        if not starting and not bucket.is_emptied and self._model.chain.head > 1:
             self._scheduler.say("world", "the log is moved away")
             self.counts["emptied"] += 1
             bucket.empty()
