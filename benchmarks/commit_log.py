@@ -35,7 +35,8 @@ STATEMENTS, PER_SECOND = 50, 5
 LENGTHS = [10, 100, 1000]  # commits
 WRITERS = [1, 2, 4, 8]
 GROUPS = [1, 8, 64, 256]
-PUT_SECONDS = 0.025
+PUT_SECONDS, GET_SECONDS = 0.025, 0.010
+_DISTANCE = f"when a PUT takes {PUT_SECONDS * 1000:.0f} ms and a GET {GET_SECONDS * 1000:.0f} ms"
 WRITING_SECONDS = float(os.environ.get("BENCH_SECONDS", "10"))
 
 
@@ -191,14 +192,14 @@ def report_starts(bucket: S3, proxy: Proxy, directory: Path) -> None:
 
 
 def report_writers(bucket: S3, proxy: Proxy, directory: Path) -> None:
-    print(f"\n### Commits a second when a PUT takes {PUT_SECONDS * 1000:.0f} ms\n")
+    print(f"\n### Commits a second {_DISTANCE}\n")
     print("| writer processes | commits a second | median | p99 | slowest |")
     print("|---|---|---|---|---|")
     for writers in WRITERS:
         os.environ["REPLICA_URL"] = bucket.url(f"writers-{writers}")
         proxy.rule = pass_on
         with started_writers(writers, directory / f"writers-{writers}") as processes:
-            proxy.rule = slow_puts
+            proxy.rule = at_a_distance
             for process in processes:
                 assert process.stdin
                 process.stdin.write("go\n")
@@ -215,12 +216,12 @@ def report_writers(bucket: S3, proxy: Proxy, directory: Path) -> None:
 
 
 def report_groups(bucket: S3, proxy: Proxy, directory: Path) -> None:
-    print(f"\n### Writes a second of one server when a PUT takes {PUT_SECONDS * 1000:.0f} ms\n")
+    print(f"\n### Writes a second of one server {_DISTANCE}\n")
     print("| concurrent requests | writes a second | writes an object | bytes a write | median | slowest |")
     print("|---|---|---|---|---|---|")
     database = open_at(directory / "groups" / "app.db")
     asyncio.run(database.write(insert(0)))
-    proxy.rule = slow_puts
+    proxy.rule = at_a_distance
     for concurrent in GROUPS:
         Tally(proxy)
         latencies = sorted(asyncio.run(write_together(database, concurrent)))
@@ -250,8 +251,9 @@ async def write_together(database: Database, concurrent: int) -> list[float]:
     return found
 
 
-def slow_puts(request: Request, forward: Forward) -> Reply | None:
-    return (delayed(PUT_SECONDS) if request.method == "PUT" else pass_on)(request, forward)
+def at_a_distance(request: Request, forward: Forward) -> Reply | None:
+    seconds = {"PUT": PUT_SECONDS, "GET": GET_SECONDS}.get(request.method)
+    return (delayed(seconds) if seconds else pass_on)(request, forward)
 
 
 @contextmanager
