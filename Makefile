@@ -45,8 +45,8 @@ sim: .venv/installed ## simulate the commit log under every kind of trouble (SEE
 model: .venv/installed ## check the commit protocol at small size, in every order of steps
 	@$(VENV)/python -m tests.model
 
-check: .venv/installed ## hold real servers under real trouble to their promises (SECONDS=120; SEED=42 makes the same trouble)
-	@$(VENV)/python -m tests.checker --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+check: .venv/installed ## hold real servers under real trouble to their promises (SECONDS=120; SEED=42 makes the same trouble, WITHOUT=shell leaves one kind out)
+	@$(VENV)/python -m tests.checker --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(WITHOUT),--without $(WITHOUT))
 
 e2e: .venv/installed .venv-sam/installed ## run the end-to-end tests: real server, real Lambda runtime
 	@$(VENV)/python -m pytest -m e2e
