@@ -5,7 +5,7 @@ still fits: https://www.sqlite.org/sessionintro.html. It knows neither schema no
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def changes_between(base: Path, edited: Path) -> bytes:
         with closing(apsw.Connection(str(base), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)) as connection:
             _attach(connection, edited)
             if changeset:
-                apply_changes(changeset, connection)
+                _apply(changeset, connection)
             for table in _tables(connection):
                 if not _is_same_in_both(connection, table):
                     raise NotRowByRow(f"in table {table} more was changed than rows with a primary key")
@@ -66,9 +66,14 @@ def keep_changes(changeset: bytes, path: Path) -> None:
 def apply_changes(changeset: bytes, connection: apsw.Connection) -> None:
     """Do it in the open transaction. Rows that already are what they are to become stay so.
 
-    Raises DoesNotFit, naming rows by their primary keys; then the transaction is not to be committed.
+    Raises DoesNotFit, naming rows by their primary keys; then the transaction is not to be committed. To that belong
+    new rows whose AUTOINCREMENT key another row has had, which is gone since.
     """
-    misfits: list[str] = []
+    _apply(changeset, connection, list(_used_keys(changeset, connection)))
+
+
+def _apply(changeset: bytes, connection: apsw.Connection, misfits: Sequence[str] = ()) -> None:
+    misfits = list(misfits)
 
     def conflict(reason: int, change: apsw.TableChange) -> int:
         if reason == apsw.SQLITE_CHANGESET_FOREIGN_KEY:
@@ -137,6 +142,19 @@ def _is_same_in_both(connection: apsw.Connection, table: str) -> bool:
     both = f"SELECT 1 FROM (SELECT * FROM ({one}) EXCEPT SELECT * FROM ({two})) LIMIT 1"  # noqa: S608
     swapped = f"SELECT 1 FROM (SELECT * FROM ({two}) EXCEPT SELECT * FROM ({one})) LIMIT 1"  # noqa: S608
     return not connection.execute(both).fetchall() and not connection.execute(swapped).fetchall()
+
+
+def _used_keys(changeset: bytes, connection: apsw.Connection) -> Iterator[str]:
+    """The inserted rows of which SQLite would never have chosen the key, were the changes made only now."""
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchone():
+        return
+    used: dict[str, int] = dict(connection.execute("SELECT name, seq FROM sqlite_sequence"))
+    for change in apsw.Changeset.iter(changeset):
+        if change.op == "INSERT" and change.name in used:
+            key = (change.new or ())[min(change.pk_columns)]
+            row = f'SELECT 1 FROM "{change.name}" WHERE rowid = ?'  # noqa: S608 (of the schema)
+            if isinstance(key, int) and key <= used[change.name] and not connection.execute(row, (key,)).fetchone():
+                yield _row(change)
 
 
 def _check_tables(changeset: bytes, connection: apsw.Connection) -> None:

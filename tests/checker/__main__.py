@@ -67,6 +67,8 @@ def _rounds(plans: list[Plan], directory: Path, arguments: argparse.Namespace) -
             outcome = run_round(plan, number, arguments.code.resolve(), place, endpoint, rng, seconds)
             outcomes.append(outcome)
             print(f"{number:3} {outcome.line()}", flush=True)
+            if outcome.violations:
+                _show(number, outcome)
             if outcome.violations or arguments.keep:
                 outcome.history.write(directory / f"round-{number:03}.jsonl")
             else:
@@ -84,9 +86,6 @@ def _report(outcomes: list[Outcome]) -> bool:
     print(f"\n{len(outcomes)} rounds, {operations} operations")
     print(f"trouble: {_counted(deeds)}")
     print(f"faults: {_counted(faults)}")
-    for number, outcome in enumerate(outcomes):
-        if outcome.violations:
-            _show(number, outcome)
     failed = any(outcome.violations for outcome in outcomes)
     print("VIOLATED" if failed else "every promise was kept")
     return failed
@@ -94,14 +93,14 @@ def _report(outcomes: list[Outcome]) -> bool:
 
 def _show(number: int, outcome: Outcome) -> None:
     rules = Counter(violation.rule for violation in outcome.violations)
-    print(f"\nround {number}, {outcome.plan.name}: {_counted(rules)}")
+    print(f"round {number}, {outcome.plan.name}: {_counted(rules)}")
     for rule in rules:
         some = [violation for violation in outcome.violations if violation.rule == rule]
         print(f"  {rule}{_first_time(outcome, some)}")
         for violation in some[:_SHOWN]:
             print(f"    {violation.text}")
             for operation in violation.operations:
-                print(f"      {_as_text(operation)}")
+                print(f"      {_as_text(operation)}", flush=True)
 
 
 def _first_time(outcome: Outcome, some: list[Violation]) -> str:

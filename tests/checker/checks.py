@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from tests.checker.commits import Change, Log
 from tests.checker.history import NO_ANSWER, History, Operation, Row, Window
@@ -111,7 +111,7 @@ class _Facts:
             if change.txid > begin:
                 view[frozenset(rows.values())].append((begin, change.txid))
                 begin = change.txid
-            if change.row:
+            if change.row and q in change.row.name:
                 rows[change.item] = change.row
             else:
                 rows.pop(change.item, None)
@@ -246,6 +246,16 @@ def absence_is_final(facts: _Facts) -> Iterator[Violation]:
                 yield Violation("not final", text, [write, read])
 
 
+def reused(facts: _Facts) -> Iterator[Violation]:
+    """An id stays its item's when that is gone."""
+    for item, changes in facts.by_item.items():
+        names = list(dict.fromkeys(change.row.name for change in changes if change.row))
+        rows = [None, *(change.row for change in changes)]
+        came = sum(now is not None and before is None for before, now in pairwise(rows))
+        if len(names) > 1 or came > 1:
+            yield Violation("reused", f"item {item} has been {', then '.join(names)}, and begun {came} times")
+
+
 # What the answers show
 
 
@@ -332,6 +342,7 @@ _RULES: list[Callable[[_Facts], Iterator[Violation]]] = [
     deleted_after_no,
     named_txid,
     absence_is_final,
+    reused,
     order,
     states,
     statuses,

@@ -106,6 +106,20 @@ def test_change_that_another_one_of_its_commit_has_hidden_is_not_lost(story: Sto
     assert story.rules == set()
 
 
+@pytest.mark.parametrize("name", ["lamp", "shell-1"])
+def test_id_that_is_given_again(story: Story, name: str) -> None:
+    story.create()
+    story.tell("delete", 204, story.commit(1), item=1)
+    story.commit(LAMP._replace(name=name))
+    assert "reused" in story.rules
+
+
+def test_name_that_changes(story: Story) -> None:
+    story.create()
+    story.commit(LAMP._replace(name="another", version=2))
+    assert "reused" in story.rules
+
+
 @pytest.mark.parametrize(("status", "stored"), [(201, ""), (503, "unknown"), (0, "")])
 def test_doubled_create(story: Story, status: int, stored: str) -> None:
     story.commit(LAMP)

@@ -89,6 +89,24 @@ def test_what_does_not_fit_is_named_and_nothing_of_it_done(base: Path, theirs: s
     assert newer.read_bytes() == before
 
 
+def test_key_of_a_row_that_is_gone_since_is_not_given_again(base: Path) -> None:
+    changeset = changes(base, "INSERT INTO items VALUES (4, 1, 4), (6, 1, 6)")
+    newer = copy(base, "newer.db", "INSERT INTO items VALUES (5, 2, 5); DELETE FROM items WHERE id = 5")
+    before = newer.read_bytes()
+    with pytest.raises(DoesNotFit, match=r"^items 4$"):
+        applied(newer, changeset)
+    assert newer.read_bytes() == before
+
+
+def test_new_row_that_was_done_already_and_is_gone_since_does_not_come_back(base: Path) -> None:
+    changeset = changes(base, "INSERT INTO items VALUES (4, 1, 4)")
+    newer = copy(base, "newer.db", "")
+    applied(newer, changeset)
+    run(newer, "DELETE FROM items WHERE id = 4")
+    with pytest.raises(DoesNotFit, match=r"^items 4$"):
+        applied(newer, changeset)
+
+
 def test_only_some_rows_are_named(base: Path) -> None:
     numbers = "WITH n (i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 40)"
     many = numbers + "INSERT INTO items SELECT i, NULL, {} FROM n"
