@@ -8,7 +8,7 @@ be at work at once, and each may be killed anywhere.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +23,7 @@ from infra.commitlog.dates import Misdated, corrected, latest, misdated
 from infra.commitlog.expiry import Expired
 from infra.commitlog.log import CommitLog
 from infra.commitlog.merge import write_merged, write_snapshot
-from infra.commitlog.names import COMMITS, SNAPSHOTS, Names
+from infra.commitlog.names import SNAPSHOTS, Names
 from infra.object_store import ObjectInfo
 
 _RUN_LEVELS = range(1, 5)  # of 16, 256, 4,096 and 65,536 commits
@@ -189,18 +189,13 @@ class LogMaintenance:
         """Store a database file, which is the state of the log at this confirmed position."""
         path = scratch / "snapshot.ltx"
         try:
-            header = write_snapshot(image, replace(position, timestamp=self._date_of(position)), path)
+            header = write_snapshot(image, position, path)
             size = path.stat().st_size
             self._create(SNAPSHOTS, header, path)
         finally:
             path.unlink(missing_ok=True)
         self.counts["snapshots"] += 1
         return LogObject(SNAPSHOTS, 1, position.txid, size, datetime.now(UTC))
-
-    def _date_of(self, position: Position) -> int:
-        """Corrected by the store's time of that commit, or of the next one when that was merged and deleted."""
-        commits = self._catalog.level(COMMITS, position.txid - 1)
-        return corrected(position.timestamp, commits[0].modified) if commits else position.timestamp
 
     def _create(self, level: int, header: ltx.Header, path: Path) -> None:
         """Whoever else makes an object of this name makes the same, so that it does no harm to replace it."""

@@ -14,8 +14,9 @@ from tests.checker.commits import Log, read_log, rows_of
 from tests.checker.history import History, Row
 from tests.checker.nemesis import Nemesis, World
 from tests.checker.proxy import Proxy
-from tests.checker.servers import Server, free_port
+from tests.checker.servers import Server
 from tests.checker.store import Bucket, Directory, LogPlace
+from tests.e2e.processes import free_port
 
 _START_SECONDS = 40.0
 _PEACE_SECONDS = 40.0

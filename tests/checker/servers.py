@@ -1,9 +1,7 @@
 """Server processes: started, killed, stopped, put to sleep; and what is known of their files."""
 
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -181,15 +179,3 @@ def plain_environment() -> dict[str, str]:
     """This process' own, without what would change how a server or its store's client behaves."""
     others = ("aws_", "http_proxy", "https_proxy", "all_proxy", "no_proxy", "replica_", "backup_", "keep_", "python")
     return {name: value for name, value in os.environ.items() if not name.lower().startswith(others)}
-
-
-def free_port() -> int:
-    """Below the range that outgoing connections take theirs from: it stays free while a server is down. Not from the
-    round's seed, or two checkers that run at the same time with the same one would meet.
-    """
-    while True:
-        port = 12_000 + secrets.randbelow(20_000)
-        with suppress(OSError), socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return port

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.checker.proxy import FAULTS, Proxy
-from tests.checker.servers import free_port
+from tests.e2e.processes import free_port
 
 COMMIT = "/bucket/log/0000/0000000000000001-0000000000000001.ltx"
 BODY = b"stored, and this is the answer"

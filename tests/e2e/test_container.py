@@ -190,7 +190,9 @@ def test_directory_of_another_user_is_refused_and_mended_by_make_run(service: Ch
     service.add("kept")
     service.sh("make stop")
     service.as_root("chown -R 0:0 data")
-    assert service.run("docker compose up -d --wait").returncode == 1
+    failed = service.run("docker compose up -d --wait")
+    assert failed.returncode == 1, failed.stderr
+    assert re.search(r"exited \(2\)|unhealthy|restarting", failed.stderr), failed.stderr
     until(lambda: service.inspect()["State"]["ExitCode"] == 2)
     assert "the directory is not writable" in service.log()[-1]["message"]
     service.start()

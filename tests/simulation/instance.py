@@ -366,13 +366,15 @@ class Instance:
 
     def _settle_unknown(self) -> None:
         """As the function does with each look at the log; a server does it while it watches."""
-        if self._replica and self._clock and not self._lasting:
+        if self._replica and self._clock and self._connection and not self._lasting:
+            emptied_at = self._connection.emptied_at
             try:
                 self._replica.settle_unknown(self._clock.now())
                 self._model.settled(self._owed)
             except ServiceError as error:
                 self._check_excused(error)
                 self._say(f"settles in vain: {_named(error)}")
+                self._connection.emptied_at = emptied_at  # what the request asks for was proven before
 
     def _answer_read(self, request: Read) -> None:
         assert self._replica
