@@ -9,12 +9,14 @@ import apsw
 from core import errors
 from infra.commitlog.anchor import existing_database
 from infra.commitlog.chain import START, Position
-from infra.commitlog.file_state import has_wal, last_wal_of, wal_of
+from infra.commitlog.file_state import has_wal, last_change_of, last_wal_of, wal_of
 from infra.commitlog.log import CommitLog
 from infra.commitlog.note import Note
 from infra.commitlog.raw_file import RawFile, differing_pages, page_size_of
-from infra.commitlog.vfs import committed_pages, reaches
+from infra.commitlog.vfs import committed_pages, images_of_first_page, reaches
 from infra.sqlite_errors import translated_errors
+
+_MIXTURE = "it was overwritten while the WAL of another file lay beside it"
 
 
 class Diverged(Exception):
@@ -103,17 +105,36 @@ class Evidence:
                     return False
         return True
 
-    def check_not_overwritten(self, note: Note, head: Position) -> None:
-        """After a crash, with the WAL there: SQLite would mix what it finds in the two files, whatever they are.
+    def check_not_overwritten(self, note: Note | None, head: Position) -> None:
+        """SQLite would mix what it finds in a file and the WAL beside it, whatever they are.
 
         Raises Diverged when the file is not one that belongs to this WAL.
         """
         if head == START or not has_wal(self._path):
             return
-        with suppress(LogCannotTell):
-            page_size = page_size_of(self._path)
-            if page_size >= 512 and self.unknown_pages(note.checkpointed, head, page_size):
-                raise Diverged("it was overwritten while the WAL of another file lay beside it")
+        if note and not note.closed:  # after a crash: the log has had all that a crash leaves
+            with suppress(LogCannotTell):
+                page_size = page_size_of(self._path)
+                if page_size >= 512 and self.unknown_pages(note.checkpointed, head, page_size):
+                    raise Diverged(_MIXTURE)
+        elif self._was_changed_after_its_wal():
+            raise Diverged(_MIXTURE)
+
+    def _was_changed_after_its_wal(self) -> bool:
+        """And not by a checkpoint, which would have begun with the WAL's first page."""
+        wal = wal_of(self._path)
+        if last_change_of(self._path) <= last_change_of(wal):
+            return False
+        number, offsets = images_of_first_page(wal)
+        page_size = page_size_of(self._path)
+        with RawFile(self._path) as mine, wal.open("rb") as frames:
+            mine.seek((number - 1) * page_size)
+            page = mine.read(page_size)
+            for offset in offsets:
+                frames.seek(offset)
+                if frames.read(page_size) == page:
+                    return False
+        return bool(offsets)
 
     def unknown_pages(self, since: int, head: Position, page_size: int) -> set[int]:
         """Pages of the file that are as the log had them at no commit from `since` on.

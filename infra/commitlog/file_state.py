@@ -43,6 +43,12 @@ def state_of(path: Path) -> FileState | None:
     return FileState(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+def last_change_of(path: Path) -> int:
+    """In ns, by the file system: also of its name or owner, and also with the date of what was copied."""
+    status = path.stat()
+    return max(status.st_mtime_ns, status.st_ctime_ns)
+
+
 def wal_of(database: Path) -> Path:
     return database.with_name(database.name + "-wal")
 

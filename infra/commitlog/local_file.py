@@ -264,7 +264,7 @@ class LocalFile:
             if not self._evidence.is_of_the_log(note, head, page_size_of(head_file)):
                 raise Diverged("it was changed by another program before it was whole again")
             return self._replaced_by(head_file, head)
-        if note and not note.closed and not self._edited:
+        if not self._edited:
             self._evidence.check_not_overwritten(note, head)
         unmoved = note is not None and _is_same(note.position, head)
         changeable = self._evidence.changed_on_top_of_all(note, self._edited) if note else None

@@ -13,7 +13,7 @@ Source of the format: https://www.sqlite.org/fileformat2.html#the_write_ahead_lo
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import apsw
@@ -51,16 +51,29 @@ def committed_pages(wal: Path) -> dict[int, int]:
     """Where a WAL that nobody writes has the last image of each page, up to its last commit: number -> offset."""
     pages: dict[int, int] = {}
     uncommitted: dict[int, int] = {}
+    for number, offset, size in _frames(wal):
+        uncommitted[number] = offset
+        if size:
+            pages = {number: offset for number, offset in (pages | uncommitted).items() if number <= size}
+            uncommitted.clear()
+    return pages
+
+
+def images_of_first_page(wal: Path) -> tuple[int, list[int]]:
+    """The page with which a WAL begins, which any checkpoint moves, and the offsets of all its images."""
+    frames = list(_frames(wal))
+    first = frames[0][0] if frames else 0
+    return first, [offset for number, offset, _ in frames if number == first]
+
+
+def _frames(wal: Path) -> Iterator[tuple[int, int, int]]:
+    """Page number, offset of its image, and the database's size in pages for the last one of a commit, or 0."""
     with wal.open("rb") as file:
         start = file.read(_FILE_HEADER)
         page_size = int.from_bytes(start[_PAGE_SIZE], "big")
         while (header := file.read(_FRAME_HEADER))[_FRAME_SALTS] == start[_SALTS] != b"":
-            uncommitted[int.from_bytes(header[:4], "big")] = file.tell()
+            yield int.from_bytes(header[:4], "big"), file.tell(), int.from_bytes(header[_DATABASE_SIZE], "big")
             file.seek(page_size, os.SEEK_CUR)
-            if size := int.from_bytes(header[_DATABASE_SIZE], "big"):
-                pages = {number: offset for number, offset in (pages | uncommitted).items() if number <= size}
-                uncommitted.clear()
-    return pages
 
 
 class ShippingVFS(apsw.VFS):

@@ -1,5 +1,6 @@
 """Somebody with the SQLite shell, who does to a server's file what the runbook lets people do, and more."""
 
+import os
 import random
 import shutil
 from collections import Counter
@@ -187,6 +188,8 @@ class Operator:
         self.forget(path)
         self.keeps_off = True
         path.write_bytes(content)
+        a_second_later = path.stat().st_mtime_ns + 1_000_000_000
+        os.utime(path, ns=(a_second_later, a_second_later))
         self._model.put_in_place(state)
         return True
 

@@ -595,6 +595,58 @@ def test_mixture_that_a_look_has_made_of_a_copy_and_the_wal_of_a_crash_is_no_edi
     assert list(path.parent.glob("*.diverged-*"))
 
 
+def leave_wal(path: Path, *statements: str) -> None:
+    """As a shell that was killed."""
+    with closing(apsw.Connection(str(path))) as shell:
+        shell.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        for statement in statements:
+            shell.execute(statement).fetchall()
+
+
+def change_later(path: Path) -> None:
+    """Than everything that lies there; the file system's clock ticks slowly."""
+    later = path.stat().st_mtime_ns + 1_000_000_000
+    os.utime(path, ns=(later, later))
+
+
+def test_copy_beside_the_wal_that_a_shell_has_left_is_not_mixed_with_it(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    """After a clean stop, when nothing says what the file was when the shell came."""
+    server.sql("CREATE TABLE u (v)")
+    server.replica.close()
+    copy = tmp_path / "copy.db"
+    shutil.copy(path, copy)
+    shell_once(path, "INSERT INTO t VALUES ('moved into the file')")()
+    leave_wal(path, "INSERT INTO u VALUES ('left')")
+    overwrite(path, copy)
+    change_later(path)
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0]
+    assert again.rows("SELECT v FROM u") == []
+    (kept,) = (found for found in path.parent.glob("*.diverged-*") if not found.name.endswith("-wal"))
+    assert kept.read_bytes() == copy.read_bytes()
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_wal_that_a_shell_has_left_is_an_edit_though_it_was_moved_in_part(
+    moved: bool, server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    server.sql("CREATE TABLE u (v)")
+    server.replica.close()
+    leave_wal(path, "INSERT INTO t VALUES ('one')")
+    if moved:
+        with closing(apsw.Connection(str(path))) as reader:
+            reader.execute("BEGIN").execute("SELECT * FROM t").fetchall()
+            leave_wal(path, "INSERT INTO u VALUES ('two')", "PRAGMA wal_checkpoint")
+            reader.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        change_later(path)
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0, "one"]
+    assert again.rows("SELECT v FROM u") == ["two"] * moved
+    assert not list(path.parent.glob("*.diverged-*"))
+
+
 def test_undoing_by_the_shell_after_a_crash_is_an_edit(
     server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
 ) -> None:
