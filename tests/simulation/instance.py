@@ -316,7 +316,7 @@ class Instance:
         if self._lasting:
             for path in sorted(old.iterdir()):
                 shutil.copy2(path, self._directory)
-            _link_again(self._directory)
+            _link_again(old, self._directory)
             if self._rng.random() < 0.4:
                 self._operator.forget(self._directory / "app.db")
                 _tear(self._directory / "app.db-wal", self._rng)
@@ -548,12 +548,12 @@ def _after(actor: object, name: str, then: Callable[..., None]) -> None:
     setattr(actor, name, both)
 
 
-def _link_again(directory: Path) -> None:
+def _link_again(original: Path, copy: Path) -> None:
     """Of the WAL's two names a copy has made two files."""
-    wal, second = directory / "app.db-wal", directory / "app.db.last-wal"
-    if wal.exists() and second.exists():
-        second.unlink()
-        os.link(wal, second)
+    wal, second = "app.db-wal", "app.db.last-wal"
+    if (original / wal).exists() and (original / second).exists() and (original / wal).samefile(original / second):
+        (copy / second).unlink()
+        os.link(copy / wal, copy / second)
 
 
 def _tear(wal: Path, rng: random.Random) -> None:
