@@ -255,6 +255,57 @@ def test_redirect_to_nowhere_leaves_doubt(store_at: StoreAt, free_port: int) -> 
     assert type(error) is StoreUnavailable
 
 
+# What the cause was
+
+
+def speaks_no_http(connection: socket.socket) -> None:
+    read_request(connection)
+    connection.sendall(b"SSH-2.0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "cause"),
+    [
+        (after_the_request(reset), "Connection reset by peer"),
+        (after_the_request(hang), "timed out"),
+        (half_a_reply(close), "the connection was closed in the middle of the reply"),
+        (speaks_no_http, "the reply is no HTTP"),
+    ],
+    ids=["reset", "no reply", "half a reply", "no HTTP"],
+)
+def test_fault_of_a_connection_is_told_by_its_cause(store_at: StoreAt, behaviour: Behaviour, cause: str) -> None:
+    with rough_server(behaviour) as endpoint:
+        message = str(error_of_create(store_at(endpoint, timeout=1)))
+    assert message.endswith(f"HTTP error: error sending request: {cause}")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "cause"),
+    [(close, "the connection was closed in the middle of the reply"), (hang, "timed out")],
+    ids=["closed", "no more"],
+)
+def test_body_that_breaks_off_is_told_by_its_cause(store_at: StoreAt, behaviour: Behaviour, cause: str) -> None:
+    def half_a_body(connection: socket.socket) -> None:
+        read_request(connection)
+        headers = ['ETag: "a"', "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT"]
+        connection.sendall(reply(200, b"<ListBucketResult>", *headers, cut=4))
+        behaviour(connection)
+
+    with rough_server(half_a_body) as endpoint:
+        store = store_at(endpoint, timeout=1)
+        for ask in (lambda: list(store.read("a")), store.directories):
+            with pytest.raises(StoreUnavailable, match=f"HTTP error: request or response body error: {cause}$"):
+                ask()
+
+
+def test_connection_that_cannot_be_made_is_told_by_its_cause(store_at: StoreAt, free_port: int) -> None:
+    assert str(error_of_create(store_at(f"http://127.0.0.1:{free_port}"))).endswith(": Connection refused")
+    assert "failed to lookup address" in str(error_of_create(store_at(f"http://{'x' * 64}:9")))
+    with rough_server(lambda connection: connection.sendall(reply(400))) as endpoint:
+        message = str(error_of_create(store_at(endpoint.replace("http:", "https:"))))
+    assert message.endswith("there is no TLS at this address: does its URL begin with http://?")
+
+
 # Replies
 
 
