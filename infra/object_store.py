@@ -214,7 +214,7 @@ class ObjectStore:
             start.wait()
             self.create(name, body)
         except threading.BrokenBarrierError:
-            return StoreUnavailable(f"{self.url}: another connection could not be made")
+            return False  # the one that could not connect says why
         except ObjectExists:
             return False
         except StoreError as error:

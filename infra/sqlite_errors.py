@@ -51,5 +51,5 @@ def _translate(error: Exception, path: Path) -> errors.ServiceError | None:
         case apsw.CantOpenError() | apsw.IOError() | apsw.ReadOnlyError() | apsw.PermissionsError() | OSError():
             return errors.DatabaseUnavailable(f"{path} cannot be opened or written: {cause}")
         case apsw.CorruptError() | apsw.NotADBError():
-            return errors.DatabaseDamaged(f"{path} is damaged ({cause}): rebuild it from the log.")
+            return errors.DatabaseDamaged(f"{path} is damaged ({cause}): a restart rebuilds it from the log.")
     return None

@@ -1,5 +1,6 @@
 """What the client makes of each way in which a request can end, tried on real sockets (I5)."""
 
+import itertools
 import socket
 import ssl
 import subprocess
@@ -144,6 +145,17 @@ def test_certificate_that_is_not_trusted_leaves_doubt(store_at: StoreAt, tmp_pat
 
     with rough_server(behaviour) as endpoint:
         assert type(error_of_create(store_at(endpoint.replace("http:", "https:")))) is StoreUnavailable
+
+
+def test_race_that_cannot_be_held_is_told_by_its_cause(store_at: StoreAt) -> None:
+    """Whichever of them it is: the others wait for it in vain."""
+    turns = itertools.count()
+
+    def behaviour(connection: socket.socket) -> None:
+        answering(reply(404))(connection) if next(turns) < 7 else after_the_request(reset)(connection)
+
+    with rough_server(behaviour) as endpoint, pytest.raises(StoreUnavailable, match=r"Connection reset by peer$"):
+        store_at(endpoint).race("a", b"x", 8)
 
 
 # A connection that ends
