@@ -1,6 +1,6 @@
 """A directory or an S3 bucket behind a few verbs.
 
-Credentials, region and endpoint come from the usual AWS variables, which obstore reads itself;
+Credentials, region and endpoint come from the usual AWS variables, which obstore reads itself, all but AWS_CA_BUNDLE;
 plain http is allowed only for an endpoint that somebody named (AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL).
 """
 
@@ -214,7 +214,7 @@ class ObjectStore:
             start.wait()
             self.create(name, body)
         except threading.BrokenBarrierError:
-            return StoreUnavailable(f"{self.url}: another connection could not be made")
+            return False  # the one that could not connect says why
         except ObjectExists:
             return False
         except StoreError as error:
@@ -292,15 +292,16 @@ def _made_directory(url: str) -> Path:
 
 
 def _s3_store(url: str, timeout: float, retries: int) -> S3Store:
-    endpoint = _endpoint()
+    options: Any = {
+        "allow_http": _endpoint().startswith("http://"),
+        # the sooner: a connection that was never made is certain, a request that timed out is not
+        "connect_timeout": timedelta(seconds=min(3, timeout / 2)),
+        "timeout": timedelta(seconds=timeout),
+        **_authorities(),
+    }
     return S3Store.from_url(
         url,
-        client_options={
-            "allow_http": endpoint.startswith("http://"),
-            # the sooner: a connection that was never made is certain, a request that timed out is not
-            "connect_timeout": timedelta(seconds=min(3, timeout / 2)),
-            "timeout": timedelta(seconds=timeout),
-        },
+        client_options=options,
         retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=30)},
     )
 
@@ -318,6 +319,23 @@ def _endpoint() -> str:
         else:
             os.environ.pop(name, None)  # obstore would take an empty one for an address
     return found
+
+
+def _authorities() -> dict[str, Any]:
+    """What vouches for a store besides what the machine trusts. Raises SettingsError."""
+    name = os.environ.get("AWS_CA_BUNDLE")
+    if not name:
+        return {}
+    import ssl
+
+    try:
+        certificates = Path(name).read_bytes()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(name)  # the client would pass over a mere key
+    except ssl.SSLError as error:
+        raise SettingsError(f"AWS_CA_BUNDLE={name!r} holds no certificate in PEM that can be read") from error
+    except OSError as error:
+        raise SettingsError(f"AWS_CA_BUNDLE={name!r} cannot be read: {error.strerror}") from error
+    return {"root_certificate": certificates}
 
 
 def _files(top: Path, directory: str, after: str) -> Iterator[ObjectInfo]:

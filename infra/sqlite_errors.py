@@ -49,7 +49,13 @@ def _translate(error: Exception, path: Path) -> errors.ServiceError | None:
         case apsw.InterruptError():
             return errors.TransactionTooSlow("The request took too long in the database and was stopped.")
         case apsw.CantOpenError() | apsw.IOError() | apsw.ReadOnlyError() | apsw.PermissionsError() | OSError():
-            return errors.DatabaseUnavailable(f"{path} cannot be opened or written: {cause}")
+            return errors.DatabaseUnavailable(f"{path} cannot be opened or written: {_said(cause)}")
         case apsw.CorruptError() | apsw.NotADBError():
-            return errors.DatabaseDamaged(f"{path} is damaged ({cause}): rebuild it from the log.")
+            return errors.DatabaseDamaged(f"{path} is damaged ({_said(cause)}): a restart rebuilds it from the log.")
     return None
+
+
+def _said(cause: Exception) -> str:
+    """SQLite's words are the same for every disk error; what it was doing is in the extended code alone."""
+    code = apsw.mapping_extended_result_codes.get(getattr(cause, "extendedresult", 0))
+    return f"{cause} ({code})" if code else str(cause)

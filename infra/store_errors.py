@@ -18,6 +18,9 @@ _REQUEST = (
 )
 _REPLY = re.compile(_REQUEST + r"Server returned non-2xx status code: (?P<status>\d{3}) [^:\n]*: ")
 _NO_REPLY = re.compile(_REQUEST + r"HTTP error: error sending request" + _DEBUG)
+_NO_WHOLE_REPLY = re.compile(
+    r"Generic S3 error: (?:Error getting [\w ]+: )?HTTP error: request or response body error" + _DEBUG
+)
 # One attempt, since an earlier one may have done it, and the address, since a redirect may have led elsewhere
 _NO_CONNECTION = re.compile(
     r'Generic \{ store: "S3", source: (?:\w+ \{ source: )?RetryError\( RetryErrorImpl \{ method: [A-Z]+, '
@@ -25,6 +28,27 @@ _NO_CONNECTION = re.compile(
     r"inner: Http\( HttpError \{ kind: (?:Connect|Timeout), source: reqwest::Error \{ kind: Request, "
     r'source: hyper_util::client::legacy::Error\( Connect, ConnectError\( "tcp connect error", (?P<address>\S+), '
 )
+# What the client prints of a fault, and what that is in words
+_CAUSES = {
+    r"InvalidCertificate\( UnknownIssuer\b": "its certificate is of an authority that is not known here: "
+    "name a file with that authority's certificate in AWS_CA_BUNDLE",
+    r"InvalidCertificate\( Expired": "its certificate has expired, or this machine's clock is wrong: "
+    "renew the one, or set the other",
+    r"InvalidCertificate\( NotValidYet": "its certificate is not valid yet, or this machine's clock is wrong: "
+    "exchange the one, or set the other",
+    r"InvalidCertificate\( NotValidForName": "its certificate is for another host name: "
+    "have one made for this name, or use a name that it is for",
+    r"InvalidCertificate\( Other\( OtherError\( CaUsedAsEndEntity\b": "its certificate is that of an authority, "
+    "not of a server: have that authority sign one for the server",
+    r"InvalidCertificate\( (?:Other\( OtherError\( )?(\w+)": r"its certificate cannot be used (\1)",
+    r"InvalidMessage\(": "there is no TLS at this address: does its URL begin with http://?",
+    r"AlertReceived\( (\w+)": r"it has ended the TLS handshake (\1)",
+    r'\{ code: \d+, kind: \w+, message: "([^"\\]*)"': r"\1",
+    r'\{ kind: \w+, error: "([^"\\]*)"': r"\1",
+    r"\bTimedOut\b": "timed out",
+    r"\bIncomplete\w+": "the connection was closed in the middle of the reply",
+    r"hyper::Error\( Parse\(": "the reply is no HTTP",
+}
 _CODE = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?<Error\b.*?<Code>(\w{1,64})</Code>", re.DOTALL)
 _SERVERS_WORDS = re.compile(r"(Got invalid [\w ]+ response|Server returned error response): .*", re.DOTALL)
 _CREDENTIALS_FROM = ("http://169.254.169.254/", "http://169.254.170.2/")  # a machine's role, a container's
@@ -73,12 +97,23 @@ def ending_of(text: str) -> Ending:
             return Ending(summary, unsent=True, without_credentials=True)
         return Ending(summary, status, _refusal(status, code))
     if fault := _NO_REPLY.match(text):
-        summary = fault[0].removesuffix(_DEBUG)
+        debug = " ".join(text[fault.end() :].split())
+        summary = fault[0].removesuffix(_DEBUG) + _cause(debug)
         if fault["uri"].startswith(_CREDENTIALS_FROM):
             return Ending(summary, unsent=True, without_credentials=True)
-        failed = _NO_CONNECTION.match(" ".join(text[fault.end() :].split()))
+        failed = _NO_CONNECTION.match(debug)
         return Ending(summary, unsent=bool(failed) and _is_at(fault["uri"], failed["address"] if failed else ""))
+    if fault := _NO_WHOLE_REPLY.match(text):
+        return Ending(fault[0].removesuffix(_DEBUG) + _cause(" ".join(text[fault.end() :].split())))
     return Ending(" ".join(_SERVERS_WORDS.sub(r"\1", text.partition(_DEBUG)[0]).split())[:500])
+
+
+def _cause(debug: str) -> str:
+    """For a reader alone: whether a request was sent is never decided by it."""
+    for pattern, words in _CAUSES.items():
+        if found := re.search(pattern, debug):
+            return f": {found.expand(words)}"
+    return ""
 
 
 def _code(body: str) -> str:

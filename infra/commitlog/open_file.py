@@ -290,8 +290,8 @@ class OpenFile:
         found, known = state_of(self.path), self._state
         if known and (found is None or found.inode != known.inode):
             raise errors.DatabaseUnavailable(
-                f"{self.path} was removed or replaced while the service runs; restart the service "
-                "(to restore a backup, stop it first: `make restore` checks that)."
+                f"{self.path} was removed or replaced while the service runs: move it back, or restart the service, "
+                "which serves what the log has."
             )
 
     def check_unchanged(self) -> None:

@@ -4,6 +4,7 @@ import http.client
 import itertools
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -48,11 +49,15 @@ def pass_on(request: Request, forward: Forward) -> Reply:
 
 
 class Proxy:
-    """Every request goes through `rule`, which may be changed at any time, and is kept in `requests`."""
+    """Every request goes through `rule`, which may be changed at any time, and is kept in `requests`.
 
-    def __init__(self, upstream: str, rule: Rule = pass_on) -> None:
+    With `tls` clients are to speak that.
+    """
+
+    def __init__(self, upstream: str, rule: Rule = pass_on, tls: ssl.SSLContext | None = None) -> None:
         self.rule = rule
         self.requests: list[tuple[Request, Reply | None]] = []
+        self.tls = tls
         self._upstream = urlsplit(upstream).netloc
         self._server = _Server(self, ("127.0.0.1", 0))
         self._thread = self._started()
@@ -60,7 +65,7 @@ class Proxy:
     @property
     def endpoint(self) -> str:
         host, port = self._server.server_address[:2]
-        return f"http://{host!s}:{port}"
+        return f"{'https' if self.tls else 'http'}://{host!s}:{port}"
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -108,8 +113,8 @@ class Proxy:
 
 
 @contextmanager
-def proxy_before(upstream: str, rule: Rule = pass_on) -> Iterator[Proxy]:
-    proxy = Proxy(upstream, rule)
+def proxy_before(upstream: str, rule: Rule = pass_on, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    proxy = Proxy(upstream, rule, tls)
     try:
         yield proxy
     finally:
@@ -141,12 +146,16 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def setup(self) -> None:
+        if tls := self.server.proxy.tls:
+            self.request = tls.wrap_socket(self.request, server_side=True)
         super().setup()
         self.server.connections.add(self.connection)
 
     def finish(self) -> None:
         self.server.connections.discard(self.connection)
         super().finish()
+        if self.server.proxy.tls:
+            self.connection.close()
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

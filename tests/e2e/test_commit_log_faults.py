@@ -35,6 +35,7 @@ from tests.e2e.proxy import (
     without_header,
 )
 from tests.e2e.stores import S3
+from tests.infra.certificates import Authority
 
 pytestmark = pytest.mark.e2e
 
@@ -395,3 +396,31 @@ def faked_time(offset: str) -> dict[str, str]:
     assert spec.origin
     library = Path(spec.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
     return {"LD_PRELOAD": str(library), "FAKETIME": offset, "DONT_FAKE_MONOTONIC": "1"}
+
+
+def test_store_with_an_authority_of_its_own_is_used(
+    start_process: StartProcess, start_server: StartServer, bucket: S3, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    with proxy_before(bucket.endpoint, tls=authority.server()) as proxy:
+        environment = bucket.environment(proxy.endpoint) | WITHOUT_TIMER
+        refused = start_process(sys.executable, "-m", "handler", **environment)
+        refused.wait_for("cannot start: .* its certificate is of an authority that is not known here: .* AWS_CA_BUNDLE")
+        assert refused.popen.wait(30) == 2
+        client = start_server(**environment, AWS_CA_BUNDLE=str(authority.file), COMMIT_TIMEOUT_SECONDS="1").client
+        assert client.post("/api/items", json={"name": "before"}).status_code == 201
+        with proxy.away():
+            proxy.tls = authority.server(begins=-4)
+        for stored in (
+            "unknown",
+            "no",
+        ):  # the first one comes before the server knows; nothing tells who has refused it
+            problem = assert_problem(client.post("/api/items", json={"name": "meanwhile"}), 503)
+            assert problem["stored"] == stored
+        ready = client.get("/ready").json()
+        assert ready["status"] == "degraded"
+        assert "its certificate has expired" in ready["store"]
+        with proxy.away():
+            proxy.tls = authority.server()
+        assert client.post("/api/items", json={"name": "after"}).status_code == 201
+        assert [item["name"] for item in client.get("/api/items").json()["items"]] == ["before", "after"]

@@ -1,11 +1,13 @@
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Coroutine, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import Mock
@@ -28,6 +30,7 @@ from core.schemas import ItemQuery, NewItem
 from infra.commitlog.raw_file import RawFile
 from infra.database import Database, Session
 from infra.object_store import ObjectStore
+from infra.sqlite_errors import translated_errors
 from tests.conftest import open_at
 
 T = TypeVar("T")
@@ -206,8 +209,33 @@ def test_lock_of_a_killed_owner_is_free(path: Path) -> None:
 def test_write_to_a_file_that_was_taken_away_is_refused(database: Database, path: Path, act: Any) -> None:
     run(database.write(add))
     act(path)
-    with pytest.raises(DatabaseUnavailable, match="removed or replaced"):
+    with pytest.raises(
+        DatabaseUnavailable, match="removed or replaced while the service runs: move it back, or restart"
+    ):
         run(database.write(add))
+
+
+def test_file_that_was_moved_back_is_served_again(database: Database, path: Path) -> None:
+    moved = path.rename(path.with_suffix(".moved"))
+    with pytest.raises(DatabaseUnavailable):
+        run(database.write(add))
+    moved.rename(path)
+    run(database.write(add))
+
+
+def test_disk_error_names_what_failed(tmp_path: Path) -> None:
+    path, limits = tmp_path / "app.db", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute("CREATE TABLE t (a)")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16384, limits[1]))
+        try:
+            with (
+                pytest.raises(DatabaseUnavailable, match=r"disk I/O error \(SQLITE_IOERR_WRITE\)$"),
+                translated_errors(path),
+            ):
+                connection.execute("INSERT INTO t VALUES (zeroblob(100000))")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_damaged_file_is_refused_by_name(path: Path) -> None:

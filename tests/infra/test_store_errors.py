@@ -1,5 +1,6 @@
 """What the client makes of each way in which a request can end, tried on real sockets (I5)."""
 
+import itertools
 import socket
 import ssl
 import subprocess
@@ -146,6 +147,17 @@ def test_certificate_that_is_not_trusted_leaves_doubt(store_at: StoreAt, tmp_pat
         assert type(error_of_create(store_at(endpoint.replace("http:", "https:")))) is StoreUnavailable
 
 
+def test_race_that_cannot_be_held_is_told_by_its_cause(store_at: StoreAt) -> None:
+    """Whichever of them it is: the others wait for it in vain."""
+    turns = itertools.count()
+
+    def behaviour(connection: socket.socket) -> None:
+        answering(reply(404))(connection) if next(turns) < 7 else after_the_request(reset)(connection)
+
+    with rough_server(behaviour) as endpoint, pytest.raises(StoreUnavailable, match=r"Connection reset by peer$"):
+        store_at(endpoint).race("a", b"x", 8)
+
+
 # A connection that ends
 
 
@@ -253,6 +265,57 @@ def test_redirect_to_nowhere_leaves_doubt(store_at: StoreAt, free_port: int) -> 
         error = error_of_create(store_at(endpoint))
     assert "kind: Connect" in str(error.__cause__)
     assert type(error) is StoreUnavailable
+
+
+# What the cause was
+
+
+def speaks_no_http(connection: socket.socket) -> None:
+    read_request(connection)
+    connection.sendall(b"SSH-2.0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "cause"),
+    [
+        (after_the_request(reset), "Connection reset by peer"),
+        (after_the_request(hang), "timed out"),
+        (half_a_reply(close), "the connection was closed in the middle of the reply"),
+        (speaks_no_http, "the reply is no HTTP"),
+    ],
+    ids=["reset", "no reply", "half a reply", "no HTTP"],
+)
+def test_fault_of_a_connection_is_told_by_its_cause(store_at: StoreAt, behaviour: Behaviour, cause: str) -> None:
+    with rough_server(behaviour) as endpoint:
+        message = str(error_of_create(store_at(endpoint, timeout=1)))
+    assert message.endswith(f"HTTP error: error sending request: {cause}")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "cause"),
+    [(close, "the connection was closed in the middle of the reply"), (hang, "timed out")],
+    ids=["closed", "no more"],
+)
+def test_body_that_breaks_off_is_told_by_its_cause(store_at: StoreAt, behaviour: Behaviour, cause: str) -> None:
+    def half_a_body(connection: socket.socket) -> None:
+        read_request(connection)
+        headers = ['ETag: "a"', "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT"]
+        connection.sendall(reply(200, b"<ListBucketResult>", *headers, cut=4))
+        behaviour(connection)
+
+    with rough_server(half_a_body) as endpoint:
+        store = store_at(endpoint, timeout=1)
+        for ask in (lambda: list(store.read("a")), store.directories):
+            with pytest.raises(StoreUnavailable, match=f"HTTP error: request or response body error: {cause}$"):
+                ask()
+
+
+def test_connection_that_cannot_be_made_is_told_by_its_cause(store_at: StoreAt, free_port: int) -> None:
+    assert str(error_of_create(store_at(f"http://127.0.0.1:{free_port}"))).endswith(": Connection refused")
+    assert "failed to lookup address" in str(error_of_create(store_at(f"http://{'x' * 64}:9")))
+    with rough_server(lambda connection: connection.sendall(reply(400))) as endpoint:
+        message = str(error_of_create(store_at(endpoint.replace("http:", "https:"))))
+    assert message.endswith("there is no TLS at this address: does its URL begin with http://?")
 
 
 # Replies

@@ -1,0 +1,54 @@
+"""Certificates of an authority that no machine knows."""
+
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+HERE = x509.IPAddress(ip_address("127.0.0.1"))
+_DAY = timedelta(days=1)
+_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of these tests")])
+
+
+class Authority:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        own = self._signed(self._key, _NAME, x509.BasicConstraints(ca=True, path_length=None), 0)
+        self.file = self._written("authority.pem", own)
+
+    def server(self, name: x509.GeneralName = HERE, begins: int = -1) -> ssl.SSLContext:
+        """What a server of that name needs, valid for two days from so many days after today."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        return self._context(key, self._signed(key, x509.Name([]), x509.SubjectAlternativeName([name]), begins))
+
+    def server_with_its_own(self) -> ssl.SSLContext:
+        """One that shows the certificate of the authority itself, as `openssl req -x509` makes it."""
+        return self._context(self._key, x509.load_pem_x509_certificate(self.file.read_bytes()))
+
+    def _signed(
+        self, key: ec.EllipticCurvePrivateKey, subject: x509.Name, extension: x509.ExtensionType, begins: int
+    ) -> x509.Certificate:
+        begin = datetime.now(UTC) + begins * _DAY
+        builder = x509.CertificateBuilder(_NAME, subject, key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(begin).not_valid_after(begin + 2 * _DAY)
+        return builder.add_extension(extension, True).sign(self._key, hashes.SHA256())
+
+    def _context(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> ssl.SSLContext:
+        file = self._written("server.pem", certificate)
+        with file.open("ab") as both:
+            both.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        return context
+
+    def _written(self, name: str, certificate: x509.Certificate) -> Path:
+        file = self._directory / name
+        file.write_bytes(certificate.public_bytes(Encoding.PEM))
+        return file

@@ -1,0 +1,272 @@
+"""What the pages quote exists: messages, commands, names.
+
+In the pages a message is quoted as code, or in double quotes in the runbook, word for word; `...` stands for what is
+left out, a number or a capital letter for what differs each time. So whatever is set as code and is neither a command,
+nor a name, nor in `_OTHERS`, is taken for a message of this service, and must be in its code.
+"""
+
+import ast
+import io
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+from functools import cache
+from importlib.util import find_spec
+from itertools import pairwise, product
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from infra.__main__ import _parser
+from tests.e2e.pages import blocks
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "RUNBOOK.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+# Where the words come from that a page quotes; the tools for developers speak in pages of their own
+_SPEAKERS = {"": ("core", "handler", "infra"), "docs/": ("tests/checker", "tests/model", "tests/simulation")}
+_PROGRAMS = {"aws", "chmod", "curl", "docker", "export", "fuser", "gh", "git", "kill", "litestream", "ls", "make"}
+_PROGRAMS |= {"python", "sam", "sqlite3", "sudo"}
+# Of other programs, and of languages
+_OTHERS = {
+    "--build",
+    "-i",
+    "-v",
+    ".quit",
+    ".timeout 5000",
+    '"Type": "volume"',
+    '"kind: Connect" in text',
+    "1|...",
+    "DROP TABLE items",
+    "MAINTENANCE",
+    "Mounts",
+    "Not authorized to perform sts:AssumeRoleWithWebIdentity",
+    "OR ROLLBACK",
+    "PRAGMA application_id",
+    "PRAGMA integrity_check",
+    "PRAGMA locking_mode",
+    "PRAGMA user_version=99",
+    "Restarting",
+    "Throttles",
+    "USING INDEX idx_items_created",
+    "app-20260131-1200-rescued.db.gz",
+    "cloud-native-poc_scratch",
+    "def rename(db, ...)",
+    'fields @timestamp, status_code, path, message | filter level in ["ERROR", "CRITICAL"] or status_code >= 500 '
+    "| sort @timestamp desc",
+    "fromjson?",
+    "incidents/",
+    'parameter_overrides = "Architecture=arm64"',
+    "process_*",
+    "process_start_time_seconds",
+    "read(request, ...)",
+    "repo:OWNER@OWNER_ID/REPO@REPO_ID:environment:production",
+    "restarts",
+    "round-NNN.jsonl",
+    'services: {app: {environment: {BUSY_TIMEOUT_SECONDS: "10"}}}',
+    "write(request, ...)",
+}
+# Commands of `python -m infra` that a page names by themselves
+_SHORT = ("maintain", "restore", "sql", "verify")
+_ANY = "\0"
+
+
+def prose(page: str) -> str:
+    return re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def spans(page: str) -> list[str]:
+    """What is set as code within the text, each on one line."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(page))]
+
+
+def quotes(page: str) -> list[str]:
+    return re.findall(r'"([^"]+)"', " ".join(re.sub(r"`[^`]+`", "", prose(page)).split()))
+
+
+# Messages
+
+
+@cache
+def said_by(package: str) -> str:
+    """Every text in the code of a package, a line each, with _ANY for what differs each time."""
+    texts: set[str] = set()
+    for path in (ROOT / package).rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        silent = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in silent:
+                texts |= set(_texts_of(node))
+    return "\n".join(" ".join(text.split()) for text in texts)
+
+
+def _texts_of(node: ast.expr) -> Iterator[str]:
+    match node:
+        case ast.Constant(value=str(text)):
+            yield re.sub(r"%[\d.]*[a-z]", _ANY, text)
+        case ast.JoinedStr(values=parts):
+            yield from map("".join, product(*(list(_texts_of(part)) for part in parts)))
+        case ast.FormattedValue(value=ast.IfExp(body=ast.Constant(str(one)), orelse=ast.Constant(str(other)))):
+            yield from (one, other)
+        case _:
+            yield _ANY
+
+
+def is_said(message: str, by: str) -> bool:
+    """Each part of it between `...`, by somebody."""
+    if pair := re.fullmatch(r'"(\w+)": "(\w+)"', message):
+        return all(re.search(rf"^{word}$", by, re.MULTILINE) for word in pair.groups())
+    parts = [part.strip(" ,:") for part in re.split(r"\.\.\.|…", message)]
+    return all(re.search(_pattern(part), by) for part in parts)
+
+
+def _pattern(part: str) -> str:
+    words = re.split(r"(\b\d[\d.]*\b|\b[A-Z]\b)", part)  # every second one may differ
+    return "".join(
+        f"(?:{_ANY}|{re.escape(word)})" if index % 2 else re.escape(word) for index, word in enumerate(words)
+    )
+
+
+def messages(page: str) -> list[str]:
+    quoted = quotes(page) if page == "RUNBOOK.md" else []
+    return [span for span in [*spans(page), *quoted] if " " in span and span not in _OTHERS and not is_command(span)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_message_that_a_page_quotes_is_in_the_code(page: str) -> None:
+    packages = [package for folder in _SPEAKERS if page.startswith(folder) for package in _SPEAKERS[folder]]
+    by = "\n".join(map(said_by, packages))
+    assert [message for message in messages(page) if not is_said(message, by)] == []
+
+
+def test_nothing_is_left_out_that_no_page_has() -> None:
+    assert _OTHERS - {span for page in PAGES for span in spans(page)} == set()
+
+
+# Commands
+
+SERVICE = "the service's messages"
+
+
+def is_command(text: str) -> bool:
+    words = re.sub(r"^(\w+=\S* )+|^\.\.\. (?=[a-z])", "", text).split()
+    return words[0].rpartition("/")[2] in _PROGRAMS or words[0] in ("infra", ".ci/run", *_SHORT) or words[0][0] == "-"
+
+
+def typed(page: str) -> Iterator[list[str]]:
+    """Every simple command of a page's shell blocks, and of what it sets as code in the text.
+
+    Of the service: what its messages set as code.
+    """
+    scripts: list[str] = []
+    if page == SERVICE:
+        quoted = re.findall(r"`([^`\n]+)`", "\n".join(map(said_by, _SPEAKERS[""])).replace(_ANY, "NAME"))
+    else:
+        quoted = spans(page)
+        scripts = [re.sub(r"(^|\s)#\s.*$", "", block.script, flags=re.MULTILINE) for block in blocks(page)]
+    for script in [*scripts, *filter(is_command, quoted)]:
+        lexer = shlex.shlex(script.replace("\\\n", " "), posix=True, punctuation_chars="();<>|&\n")
+        lexer.whitespace, lexer.commenters, lexer.whitespace_split = " \t", "", True
+        words: list[str] = []
+        for token in [*lexer, "\n"]:
+            if not set(token) <= set("();<>|&\n"):
+                words.append(token)
+            elif words:
+                yield words
+                words = []
+
+
+def arguments_of_infra(words: list[str]) -> list[str] | None:
+    """The page may leave out what comes before them."""
+    if "infra" in words:
+        return words[words.index("infra") + 1 :]
+    words = words[1:] if words[0] == "..." else words
+    return words if words[0] in _SHORT else None
+
+
+def is_taken(arguments: list[str]) -> bool:
+    """By the commands' own parser; `...` is for what is left out, and an option's value may be without saying so."""
+    shown = arguments[: arguments.index("...")] if "..." in arguments else arguments
+    if "--txid" in shown:
+        shown = ["1" if word in ("N", "NAME") else word for word in shown]
+    return not shown or _parses(shown) or (shown[-1].startswith("-") and _parses([*shown, "1"]))
+
+
+def _parses(arguments: list[str]) -> bool:
+    try:
+        with redirect_stderr(io.StringIO()):
+            _parser().parse_args(arguments)
+    except SystemExit:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("page", [*PAGES, SERVICE])
+def test_every_command_of_the_service_that_a_page_shows_is_one(page: str) -> None:
+    shown = [arguments for words in typed(page) if (arguments := arguments_of_infra(words)) is not None]
+    assert [arguments for arguments in shown if not is_taken(arguments)] == []
+    assert shown or page not in ("README.md", "RUNBOOK.md", SERVICE)
+
+
+@pytest.mark.parametrize("page", [*PAGES, SERVICE])
+def test_every_verb_that_a_page_shows_is_in_the_makefile(page: str) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    known = set(re.findall(r"^([a-z0-9-]+):", makefile, re.MULTILINE))
+    known |= {f"{name}=" for name in re.findall(r"\$\((\w+)\)|^(\w+) [?:]=", makefile, re.MULTILINE) for name in name}
+    shown = [word for words in typed(page) if "make" in words for word in words[words.index("make") + 1 :]]
+    assert [word for word in shown if re.sub(r"(?<==).*", "", word) not in known] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_module_and_script_that_a_page_shows_is_there(page: str) -> None:
+    words = [word for words in typed(page) for word in words]
+    modules = [
+        word
+        for option, word in pairwise(words)
+        if option == "-m" and re.match(r"(handler|infra|tests|benchmarks)\b", word)
+    ]
+    files = [word for word in words if re.match(r"(\./)?(scripts|tests|\.ci|handler|core|infra)/", word)]
+    assert [name for name in modules if find_spec(name) is None] == []
+    assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_option_that_a_page_names_is_one(page: str) -> None:
+    code = "\n".join(map(said_by, ("infra", "tests")))
+    options = [span.split()[0] for span in spans(page) if span.startswith("-") and span not in _OTHERS]
+    assert [option for option in options if not re.search(rf"^{re.escape(option)}$", code, re.MULTILINE)] == []
+
+
+# Names
+
+
+@cache
+def words_of_the_code() -> set[str]:
+    folders = ("core", "handler", "infra", "scripts", "tests", "benchmarks", ".ci", ".github")
+    files = [
+        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix != ".pyc" and path.is_file()
+    ]
+    files += [path for path in ROOT.glob("[!.]*") if path.is_file() and path.suffix != ".md"]
+    texts = [f"{path} {path.read_text()}" for path in files if path != Path(__file__)]
+    return set(re.findall(r"[A-Za-z_]\w*", "\n".join(texts)))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_name_that_a_page_sets_as_code_is_in_the_code(page: str) -> None:
+    if page == "docs/github-actions.md" and not (ROOT / ".github").exists():
+        pytest.skip("the workflows are not in the image")
+    names = {span for span in spans(page) if " " not in span and not is_command(span)} - _OTHERS
+    unknown = [name for name in names if not set(re.findall(r"[A-Za-z_]\w*", name)) <= words_of_the_code()]
+    assert unknown == []
+
+
+def test_every_metric_of_the_runbook_is_there(client: httpx2.Client) -> None:
+    """Shown at once, or from the first run of maintenance on."""
+    families = "http|database|commit_log|maintenance|verification|process"
+    names = set(re.findall(rf"\b(?:{families})_[a-z_]+", (ROOT / "RUNBOOK.md").read_text()))
+    shown = f"{client.get('/metrics').text}\n{said_by('infra')}"
+    absent = [
+        name for name in names if not re.search(rf"^(# TYPE )?{name.removesuffix('_bucket')}", shown, re.MULTILINE)
+    ]
+    assert absent == []
