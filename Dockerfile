@@ -35,6 +35,8 @@ COPY --from=build /build/app ./
 # Lambda picks the user itself and gives it no writable place but /tmp; a USER line here would break `sam local`,
 # which builds upon this image
 FROM runtime AS lambda
+# APSW brings a SQLite of its own; the distribution's is for Python's sqlite3, which nothing here uses
+RUN dpkg --purge libsqlite3-0
 ARG VERSION=dev
 ARG REVISION=unknown
 LABEL org.opencontainers.image.version="${VERSION}" \
@@ -68,10 +70,13 @@ HEALTHCHECK --interval=3s --timeout=3s --start-period=20s \
 CMD ["ministack"]
 
 FROM runtime AS server
-# The runbook's tools; their versions are those of the base image's Debian release
+# The runbook's tools. `ps` is that of the base image's Debian release; `sqlite3` is the shell that APSW brings, because
+# older releases can lose commits of a live file. So the distribution's library goes, and with it Python's sqlite3
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends procps sqlite3 \
+    && apt-get install -y --no-install-recommends procps \
+    && apt-get purge -y libsqlite3-0 \
+    && ln -s "$(python -m apsw.sqlite_extra --path sqlite3_shell)" /usr/local/bin/sqlite3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old \
     && mkdir data \
     && chown 1000:1000 data

@@ -23,6 +23,7 @@ install: .venv/installed ## create .venv with everything that serving and testin
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (PYTHON=... names one), this is " + sys.version)'
 	@$(PYTHON) -m venv .venv >&2
 	@$(VENV)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt >&2
+	@ln -sf "$$($(VENV)/python -m apsw.sqlite_extra --path sqlite3_shell)" $(VENV)/sqlite3
 	@touch $@
 
 .venv-sam/installed: requirements-sam.txt

@@ -154,6 +154,19 @@ def test_status_names_what_needs_attention(capsys: pytest.CaptureFixture[str], s
     assert json.loads(capsys.readouterr().out)["problems"] == [f"There is no database at {settings.database_path}."]
 
 
+def test_status_warns_of_an_old_shell(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["maintain"])
+    shell = tmp_path / "sqlite3"
+    shell.write_text("#!/bin/sh\necho 3.46.1\n")
+    shell.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    capsys.readouterr()
+    main(["status"])
+    assert f"\nwarning          {shell} is SQLite 3.46.1, and before 3.51.3 " in capsys.readouterr().out
+
+
 def test_status_says_when_maintenance_has_long_not_succeeded(
     capsys: pytest.CaptureFixture[str], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
