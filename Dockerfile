@@ -10,10 +10,11 @@ FROM python:3.13-slim AS base
 FROM ${BASE_IMAGE} AS build
 WORKDIR /build
 COPY requirements.txt ./
-# Without what nothing here opens: the packages' own tests, source maps, Swagger's editor
-RUN pip install --no-cache-dir --disable-pip-version-check --no-warn-script-location --prefix /install -r requirements.txt \
-    && find /install -depth \( -type d \( -name test -o -name tests \) -o -name '*.map' -o -name 'swagger-editor*' \) \
-       -exec rm -r {} +
+# Without what nothing here opens: the packages' own tests, the builds of Swagger UI that are not served
+RUN pip install --no-cache-dir --disable-pip-version-check --no-warn-script-location --no-deps --require-hashes \
+        --prefix /install -r requirements.txt \
+    && find /install -depth \( -type d \( -name test -o -name tests \) \
+        -o -name swagger-ui.js -o -name 'swagger-ui-standalone*' \) -exec rm -r {} +
 COPY core/ app/core/
 COPY infra/ app/infra/
 COPY handler/ app/handler/
@@ -45,8 +46,8 @@ ENTRYPOINT ["python", "-m", "awslambdaric"]
 CMD ["handler.aws_lambda.handler"]
 
 FROM runtime AS test
-COPY requirements-dev.txt requirements.txt ./
-RUN pip install --no-cache-dir --disable-pip-version-check -r requirements-dev.txt
+COPY requirements-dev.txt ./
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
 COPY --chown=1000:1000 . ./
 RUN chown 1000:1000 .
 USER 1000:1000
@@ -56,8 +57,7 @@ CMD ["python", "-m", "pytest", "-m", "not e2e", "--cov", "-p", "no:cacheprovider
 FROM ${BASE_IMAGE} AS s3
 WORKDIR /build
 COPY requirements-dev.txt ./
-RUN grep '^ministack==' requirements-dev.txt > ministack.txt \
-    && pip install --no-cache-dir --disable-pip-version-check -r ministack.txt \
+RUN pip install --no-cache-dir --disable-pip-version-check --constraint requirements-dev.txt ministack \
     && mkdir /data \
     && chown 1000:1000 /data
 COPY --chown=1000:1000 scripts/create_bucket.py /docker-entrypoint-initaws.d/ready.d/
