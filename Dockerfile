@@ -56,8 +56,8 @@ CMD ["python", "-m", "pytest", "-m", "not e2e", "--cov", "-p", "no:cacheprovider
 # ministack, the release that the tests use, with one bucket. For development only: it takes any signature
 FROM ${BASE_IMAGE} AS s3
 WORKDIR /build
-COPY requirements-dev.txt ./
-RUN pip install --no-cache-dir --disable-pip-version-check --constraint requirements-dev.txt ministack \
+COPY requirements-s3.txt ./
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes -r requirements-s3.txt \
     && mkdir /data \
     && chown 1000:1000 /data
 COPY --chown=1000:1000 scripts/create_bucket.py /docker-entrypoint-initaws.d/ready.d/

@@ -75,10 +75,13 @@ lint-files: .venv/installed ## check Dockerfile, workflows and shell scripts
 
 requirements: .venv/installed ## write requirements*.txt anew after a change of a requirements*.in (UPGRADE=1 also raises what no .in names)
 	@$(VENV)/$(PIP) -r requirements-lint.txt >&2
-	@for name in requirements requirements-dev requirements-lint requirements-sam; do \
+	@for name in requirements requirements-s3 requirements-dev requirements-lint requirements-sam; do \
 	  $(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(if $(UPGRADE),--upgrade) \
 	    --output-file $$name.txt $$name.in || exit; \
 	done
+
+audit: .venv/installed ## look for pinned packages, and parts of Swagger UI, with known fixes (MAY_SKIP=1 passes without a network)
+	@$(VENV)/python scripts/known_fixes.py $(if $(MAY_SKIP),--may-skip)
 
 type: .venv/installed ## check types
 	@$(VENV)/mypy
@@ -132,4 +135,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve test test-coverage sim model check e2e bench-log bench-costs bench-images lint lint-files requirements type fmt openapi validate maintain backup restore build run stop logs test-docker sam-local clean
+.PHONY: help install serve test test-coverage sim model check e2e bench-log bench-costs bench-images lint lint-files requirements audit type fmt openapi validate maintain backup restore build run stop logs test-docker sam-local clean

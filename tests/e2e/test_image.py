@@ -9,7 +9,7 @@ import pytest
 from infra.shell_version import FIRST_SOUND
 from tests.e2e.checkout import Checkout
 from tests.e2e.emulator import Function, emulator_binary
-from tests.e2e.processes import free_port, until
+from tests.e2e.processes import ROOT, free_port, until
 
 pytestmark = pytest.mark.e2e
 
@@ -98,6 +98,14 @@ def test_nothing_is_compiled_at_a_start(
         f"docker run --rm {HARDENED} --network none {settings} --entrypoint python {image} -c '{UNCOMPILED}' {modules}"
     )
     assert found.strip() == "True []"
+
+
+@pytest.mark.parametrize("image", [SERVER, LAMBDA])
+def test_nothing_is_installed_but_what_is_pinned(images: None, checkout: Checkout, image: str) -> None:
+    installed = set(inside(checkout, image, "pip list --format freeze").lower().replace("_", "-").split())
+    lines = (ROOT / "requirements.txt").read_text().lower().splitlines()
+    pinned = {line.split()[0] for line in lines if line[0].isalnum() and "win32" not in line}
+    assert {name for name in installed if not name.startswith("pip==")} == pinned
 
 
 # The id that every SQLite has in it begins with its date, whatever its file is called
