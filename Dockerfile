@@ -10,10 +10,11 @@ FROM python:3.13-slim AS base
 FROM ${BASE_IMAGE} AS build
 WORKDIR /build
 COPY requirements.txt ./
-# Without what nothing here opens: the packages' own tests, source maps, Swagger's editor
-RUN pip install --no-cache-dir --disable-pip-version-check --no-warn-script-location --prefix /install -r requirements.txt \
-    && find /install -depth \( -type d \( -name test -o -name tests \) -o -name '*.map' -o -name 'swagger-editor*' \) \
-       -exec rm -r {} +
+# Without what nothing here opens: the packages' own tests, the builds of Swagger UI that are not served
+RUN pip install --no-cache-dir --disable-pip-version-check --no-warn-script-location --no-deps --require-hashes \
+        --prefix /install -r requirements.txt \
+    && find /install -depth \( -type d \( -name test -o -name tests \) \
+        -o -name swagger-ui.js -o -name 'swagger-ui-standalone*' \) -exec rm -r {} +
 COPY core/ app/core/
 COPY infra/ app/infra/
 COPY handler/ app/handler/
@@ -35,6 +36,8 @@ COPY --from=build /build/app ./
 # Lambda picks the user itself and gives it no writable place but /tmp; a USER line here would break `sam local`,
 # which builds upon this image
 FROM runtime AS lambda
+# APSW brings a SQLite of its own; the distribution's is for Python's sqlite3, which nothing here uses
+RUN dpkg --purge libsqlite3-0
 ARG VERSION=dev
 ARG REVISION=unknown
 LABEL org.opencontainers.image.version="${VERSION}" \
@@ -43,8 +46,8 @@ ENTRYPOINT ["python", "-m", "awslambdaric"]
 CMD ["handler.aws_lambda.handler"]
 
 FROM runtime AS test
-COPY requirements-dev.txt requirements.txt ./
-RUN pip install --no-cache-dir --disable-pip-version-check -r requirements-dev.txt
+COPY requirements-dev.txt ./
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
 COPY --chown=1000:1000 . ./
 RUN chown 1000:1000 .
 USER 1000:1000
@@ -53,9 +56,8 @@ CMD ["python", "-m", "pytest", "-m", "not e2e", "--cov", "-p", "no:cacheprovider
 # ministack, the release that the tests use, with one bucket. For development only: it takes any signature
 FROM ${BASE_IMAGE} AS s3
 WORKDIR /build
-COPY requirements-dev.txt ./
-RUN grep '^ministack==' requirements-dev.txt > ministack.txt \
-    && pip install --no-cache-dir --disable-pip-version-check -r ministack.txt \
+COPY requirements-s3.txt ./
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes -r requirements-s3.txt \
     && mkdir /data \
     && chown 1000:1000 /data
 COPY --chown=1000:1000 scripts/create_bucket.py /docker-entrypoint-initaws.d/ready.d/
@@ -68,10 +70,13 @@ HEALTHCHECK --interval=3s --timeout=3s --start-period=20s \
 CMD ["ministack"]
 
 FROM runtime AS server
-# The runbook's tools; their versions are those of the base image's Debian release
+# The runbook's tools. `ps` is that of the base image's Debian release; `sqlite3` is the shell that APSW brings, because
+# older releases can lose commits of a live file. So the distribution's library goes, and with it Python's sqlite3
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends procps sqlite3 \
+    && apt-get install -y --no-install-recommends procps \
+    && apt-get purge -y libsqlite3-0 \
+    && ln -s "$(python -m apsw.sqlite_extra --path sqlite3_shell)" /usr/local/bin/sqlite3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old \
     && mkdir data \
     && chown 1000:1000 data

@@ -7,6 +7,7 @@ SEEDS ?= 1000
 START ?= 0
 SECONDS ?= 120
 VENV := .venv/bin
+PIP := pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 SAM := .venv-sam/bin/sam
 
 export PORT
@@ -19,15 +20,16 @@ help: ## list the verbs
 install: .venv/installed ## create .venv with everything that serving and testing need
 
 # Output goes to stderr: the stdout of `make serve` is the service's JSON log and nothing else
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (PYTHON=... names one), this is " + sys.version)'
 	@$(PYTHON) -m venv .venv >&2
-	@$(VENV)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt >&2
+	@$(VENV)/$(PIP) -r requirements-dev.txt >&2
+	@ln -sf "$$($(VENV)/python -m apsw.sqlite_extra --path sqlite3_shell)" $(VENV)/sqlite3
 	@touch $@
 
 .venv-sam/installed: requirements-sam.txt
 	@$(PYTHON) -m venv .venv-sam >&2
-	@.venv-sam/bin/pip install --quiet --disable-pip-version-check -r requirements-sam.txt >&2
+	@.venv-sam/bin/$(PIP) -r requirements-sam.txt >&2
 	@touch $@
 
 serve: .venv/installed ## run the service on http://localhost:8000 (PORT=... changes it)
@@ -65,11 +67,21 @@ lint: .venv/installed ## check style and common mistakes
 	@$(VENV)/ruff format --check .
 
 lint-files: .venv/installed ## check Dockerfile, workflows and shell scripts
-	@$(VENV)/pip install --quiet --disable-pip-version-check -r requirements-lint.txt >&2
+	@$(VENV)/$(PIP) -r requirements-lint.txt >&2
 	@$(VENV)/hadolint Dockerfile
 	@$(VENV)/actionlint -shellcheck $(VENV)/shellcheck
 	@$(VENV)/zizmor --quiet --offline .github
 	@$(VENV)/shellcheck .ci/run scripts/*.sh
+
+requirements: .venv/installed ## write requirements*.txt anew after a change of a requirements*.in (UPGRADE=1 also raises what no .in names)
+	@$(VENV)/$(PIP) -r requirements-lint.txt >&2
+	@for name in requirements requirements-s3 requirements-dev requirements-lint requirements-sam; do \
+	  $(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(if $(UPGRADE),--upgrade) \
+	    --output-file $$name.txt $$name.in || exit; \
+	done
+
+audit: .venv/installed ## look for pinned packages, and parts of Swagger UI, with known fixes (MAY_SKIP=1 passes without a network)
+	@$(VENV)/python scripts/known_fixes.py $(if $(MAY_SKIP),--may-skip)
 
 type: .venv/installed ## check types
 	@$(VENV)/mypy
@@ -123,4 +135,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve test test-coverage sim model check e2e bench-log bench-costs bench-images lint lint-files type fmt openapi validate maintain backup restore build run stop logs test-docker sam-local clean
+.PHONY: help install serve test test-coverage sim model check e2e bench-log bench-costs bench-images lint lint-files requirements audit type fmt openapi validate maintain backup restore build run stop logs test-docker sam-local clean

@@ -8,7 +8,7 @@ import subprocess
 BASE = "python:3.13-slim"
 TARGETS = ("lambda", "server")
 LARGEST = 12
-PLACES = "/usr/local/lib/python3*/site-packages/* /usr/local/lib/python3*/__pycache__ /usr/bin/sqlite3 /app"
+PLACES = "/usr/local/lib/python3*/site-packages/* /usr/local/lib/python3*/__pycache__ /app"
 
 
 def output(*command: str) -> str:

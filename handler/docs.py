@@ -57,10 +57,10 @@ async def openapi(request: Request) -> Response:
 
 @cache
 def _swagger_ui() -> Path:
-    # found, not imported: importing the package would load a template engine that nothing here needs
-    spec = find_spec("swagger_ui")
+    # found, not imported: for that it would need Flask
+    spec = find_spec("flask_swagger_ui")
     assert spec is not None
-    return Path(str(spec.origin)).parent / "static"
+    return Path(str(spec.origin)).parent / "dist"
 
 
 routes = [

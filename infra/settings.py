@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from core.errors import SettingsError
-from infra.store_url import check_store_url, redacted
+from infra.store_url import HOME_UNKNOWN, check_store_url, redacted
 
 SERVICE = "cloud-native-poc"
 
@@ -47,6 +47,13 @@ class Settings(BaseModel):
     @classmethod
     def _upper(cls, level: Any) -> Any:
         return level.upper() if isinstance(level, str) else level
+
+    @field_validator("database_path", mode="before")
+    @classmethod
+    def _without_home(cls, path: Any) -> Any:
+        if str(path).startswith("~"):
+            raise ValueError(HOME_UNKNOWN)
+        return path
 
     @field_validator("database_path", mode="after")
     @classmethod

@@ -9,6 +9,7 @@ from infra.object_store import ObjectStore
 from infra.owner_lock import OwnerLock
 from infra.report import Report, read_report
 from infra.settings import Settings
+from infra.shell_version import shell_warnings
 from infra.snapshot import count_rows
 
 
@@ -74,7 +75,7 @@ def read_status(settings: Settings, backups: Backups) -> Status:
         maintenance=_maintenance(report),
         verified=_verified(report),
         clock=_clock(report),
-        warnings=report.warnings(),
+        warnings=report.warnings() + shell_warnings(),
         problems=problems,
     )
 

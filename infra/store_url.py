@@ -7,6 +7,8 @@ import re
 from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
 
+HOME_UNKNOWN = "only a shell knows what ~ is: write the whole path"
+
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _ENDPOINT = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(/[A-Za-z0-9._~/-]*)?")
 # what may follow these is a password or a signature
@@ -24,6 +26,8 @@ def check_store_url(url: str) -> None:
         raise ValueError("should be s3://bucket/prefix or file:///directory")
     if parts.scheme == "file" and (parts.netloc or not path.startswith("/")):
         raise ValueError("should be file:///directory, with three slashes")
+    if parts.scheme == "file" and path.lstrip("/").startswith("~"):
+        raise ValueError(HOME_UNKNOWN)
     if parts.scheme == "s3" and not _BUCKET.fullmatch(parts.netloc):
         raise ValueError("should have a bucket name, and no user or port, after s3://")
     if "?" in url or "#" in url:

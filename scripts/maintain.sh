@@ -2,5 +2,5 @@
 # For cron, on a host where the service runs without its own timer (MAINTENANCE_INTERVAL_SECONDS=0):
 #   0 * * * * /path/to/scripts/maintain.sh
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 exec .venv/bin/python -m infra maintain "$@"

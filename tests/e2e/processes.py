@@ -4,7 +4,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,10 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
+import apsw.sqlite_extra
 
 ROOT = Path(__file__).parents[2]
-needs_shell = pytest.mark.skipif(not shutil.which("sqlite3"), reason="needs sqlite3 (Debian: apt-get install sqlite3)")
+SHELL = apsw.sqlite_extra.path("sqlite3_shell")  # the image's `sqlite3`
 
 
 class Process:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.checkout import CONTAINER, Checkout
 from tests.e2e.evidence import Claims, items_in, run_together, write_items
-from tests.e2e.processes import until
+from tests.e2e.processes import SHELL, until
 
 pytestmark = pytest.mark.e2e
 
@@ -163,13 +163,13 @@ def test_upgrade_and_rollback_on_the_same_data(service: Checkout) -> None:
         service.run("make stop; docker rmi cloud-native-poc:e2e-old cloud-native-poc:e2e-new; make build")
 
 
-def test_operators_use_sqlite3_on_the_host_while_it_serves(service: Checkout, tmp_path: Path) -> None:
+def test_operators_use_the_shell_on_the_host_while_it_serves(service: Checkout, tmp_path: Path) -> None:
     claims = Claims()
 
     def operate() -> None:
         for work in ("VACUUM", "ANALYZE", "REINDEX", ".backup data/by-hand.db", "PRAGMA wal_checkpoint(TRUNCATE)"):
             claims.wait_for(len(claims) + 30)
-            service.as_root(f"sqlite3 -cmd '.timeout 20000' data/app.db '{work}'")
+            service.as_root(f"{SHELL} -cmd '.timeout 20000' data/app.db '{work}'")
         claims.wait_for(len(claims) + 30)
         service.sh("docker stop cloud-native-poc")
 

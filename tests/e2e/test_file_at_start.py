@@ -17,11 +17,11 @@ from infra.clock import Clock
 from infra.commitlog.log import open_log
 from tests.e2e.conftest import Server
 from tests.e2e.evidence import items_in
-from tests.e2e.processes import needs_shell
+from tests.e2e.processes import SHELL
 from tests.e2e.test_foreign_writers import INSERT
 from tests.infra.commitlog.conftest import litestream_restore
 
-pytestmark = [pytest.mark.e2e, needs_shell]
+pytestmark = pytest.mark.e2e
 
 StartServer = Callable[..., Server]
 TIMER_OFF = {"MAINTENANCE_INTERVAL_SECONDS": "0"}
@@ -48,7 +48,7 @@ def names_at(server: Server) -> list[str]:
 
 
 def shell(database: Path, script: str) -> str:
-    done = subprocess.run(["sqlite3", "-bail", str(database)], input=script, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([SHELL, "-bail", str(database)], input=script, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

@@ -16,10 +16,10 @@ from core.migrations import scripts
 from infra.clock import Clock
 from infra.commitlog.log import open_log
 from tests.e2e.conftest import Server
-from tests.e2e.processes import Process, StartProcess, needs_shell, until
+from tests.e2e.processes import Process, StartProcess, until
 from tests.e2e.test_file_at_start import TIMER_OFF, add, cp, errors_of, insert, kill, names_at, shell
 
-pytestmark = [pytest.mark.e2e, needs_shell]
+pytestmark = pytest.mark.e2e
 
 StartServer = Callable[..., Server]
 Spoil = Callable[[Path, Path], None]  # (the database, a directory for files)

@@ -15,10 +15,10 @@ from infra.clock import Clock
 from infra.commitlog.log import CommitLog, open_log
 from tests.e2e.conftest import Server
 from tests.e2e.evidence import Claims, items_in, run_together
-from tests.e2e.processes import needs_shell
+from tests.e2e.processes import SHELL
 from tests.infra.commitlog.conftest import litestream_restore
 
-pytestmark = [pytest.mark.e2e, needs_shell]
+pytestmark = pytest.mark.e2e
 
 StartServer = Callable[..., Server]
 
@@ -52,7 +52,7 @@ class Operator:
         name = f"foreign_{len(self.inserted)}"
         self.inserted += [name] * work.count("{insert}")
         script = ".timeout 5000\n" + work.format(insert=INSERT.format(name=name), name=name)
-        done = subprocess.run(["sqlite3", str(self.database)], input=script, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([SHELL, str(self.database)], input=script, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, ""), f"{work}: {done.stdout}{done.stderr}"
         return done.stdout
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 import httpx2
 import pytest
 
+from infra.shell_version import FIRST_SOUND
 from tests.e2e.checkout import Checkout
 from tests.e2e.emulator import Function, emulator_binary
-from tests.e2e.processes import free_port, until
+from tests.e2e.processes import ROOT, free_port, until
 
 pytestmark = pytest.mark.e2e
 
@@ -97,6 +98,40 @@ def test_nothing_is_compiled_at_a_start(
         f"docker run --rm {HARDENED} --network none {settings} --entrypoint python {image} -c '{UNCOMPILED}' {modules}"
     )
     assert found.strip() == "True []"
+
+
+@pytest.mark.parametrize("image", [SERVER, LAMBDA])
+def test_nothing_is_installed_but_what_is_pinned(images: None, checkout: Checkout, image: str) -> None:
+    installed = set(inside(checkout, image, "pip list --format freeze").lower().replace("_", "-").split())
+    lines = (ROOT / "requirements.txt").read_text().lower().splitlines()
+    pinned = {line.split()[0] for line in lines if line[0].isalnum() and "win32" not in line}
+    assert {name for name in installed if not name.startswith("pip==")} == pinned
+
+
+# The id that every SQLite has in it begins with its date, whatever its file is called
+SQLITES = """
+import pathlib, re
+ids = set()
+for top in ("/usr", "/opt", "/app", "/lib", "/bin"):
+    for path in pathlib.Path(top).rglob("*"):
+        if path.is_file() and path.stat().st_size > 100_000:
+            ids |= set(re.findall(rb"20[0-9]{2}-[01][0-9]-[0-3][0-9] [0-9:]{8} [0-9a-f]{64}", path.read_bytes()))
+import apsw
+print(apsw.sqlite_lib_version(), ids == {apsw.sqlite3_sourceid().encode()}, ids)
+"""
+
+
+@pytest.mark.parametrize("image", [SERVER, LAMBDA])
+def test_the_only_sqlite_is_the_services_own(images: None, checkout: Checkout, image: str) -> None:
+    found = checkout.sh(f"docker run --rm --network none --entrypoint python {image} -c '{SQLITES}'").split()
+    assert tuple(map(int, found[0].split("."))) >= FIRST_SOUND
+    assert found[1] == "True", found
+
+
+def test_shell_is_of_the_same_sqlite(images: None, checkout: Checkout) -> None:
+    ids = 'python -c "import apsw; print(apsw.sqlite_lib_version(), apsw.sqlite3_sourceid())"'
+    shell, service = inside(checkout, SERVER, f"sqlite3 -version; {ids}").splitlines()
+    assert shell.startswith(service)
 
 
 def test_user_owns_nothing_but_the_data(images: None, checkout: Checkout) -> None:

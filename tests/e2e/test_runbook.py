@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e
 _INSTEAD = {
     r"docker logs -f cloud-native-poc": "{ timeout 2 docker logs -f cloud-native-poc || test $? = 124; }",
     r"docker exec -it": "docker exec -i",
-    r"docker pull \S+|\.venv/bin/pip list --outdated": "true",
+    r"docker pull \S+|\.venv/bin/pip list --outdated|make audit": "true",
     r"git clone <repository> .*": "",
     r"\bmake test\b": "true",
     # a release or a volume that somebody has on this machine stays what it is

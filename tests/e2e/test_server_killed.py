@@ -14,11 +14,11 @@ import pytest
 
 from tests.e2e.conftest import Server
 from tests.e2e.evidence import Claims, items_in, run_together, write_items
-from tests.e2e.processes import needs_shell
+from tests.e2e.processes import SHELL
 from tests.e2e.test_foreign_writers import INSERT
 from tests.infra.commitlog.conftest import litestream_restore
 
-pytestmark = [pytest.mark.e2e, needs_shell]
+pytestmark = pytest.mark.e2e
 
 LIVES = int(os.environ.get("LIVES", "20"))
 WRITERS = 4
@@ -29,7 +29,7 @@ def insert_until_killed(server: Server, database: Path, prefix: str, names: set[
     for number in itertools.count():
         name = f"{prefix}-{number}"
         script = f".timeout 5000\n{INSERT.format(name=name)}"
-        done = subprocess.run(["sqlite3", "-bail", str(database)], input=script, capture_output=True, text=True)
+        done = subprocess.run([SHELL, "-bail", str(database)], input=script, capture_output=True, text=True)
         if done.returncode == 0:
             names.add(name)
         if server.process.popen.poll() is not None:

@@ -102,7 +102,7 @@ def test_docs_come_whole_from_our_own_origin(client: httpx2.Client) -> None:
         response = client.get(f"/{source}")
         assert response.status_code == 200
         assert response.content
-    assert_problem(client.get("/docs/swagger-editor.js"), 404)
+    assert_problem(client.get("/docs/swagger-ui.js"), 404)
 
 
 def test_openapi_promises_no_defaults_for_what_a_patch_leaves_out(client: httpx2.Client) -> None:

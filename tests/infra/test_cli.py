@@ -1,5 +1,6 @@
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -154,6 +155,19 @@ def test_status_names_what_needs_attention(capsys: pytest.CaptureFixture[str], s
     assert json.loads(capsys.readouterr().out)["problems"] == [f"There is no database at {settings.database_path}."]
 
 
+def test_status_warns_of_an_old_shell(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["maintain"])
+    shell = tmp_path / "sqlite3"
+    shell.write_text("#!/bin/sh\necho 3.46.1\n")
+    shell.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    capsys.readouterr()
+    main(["status"])
+    assert f"\nwarning          {shell} is SQLite 3.46.1, and before 3.51.3 " in capsys.readouterr().out
+
+
 def test_status_says_when_maintenance_has_long_not_succeeded(
     capsys: pytest.CaptureFixture[str], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,10 +202,20 @@ def test_status_says_that_the_lock_cannot_be_read(capsys: pytest.CaptureFixture[
     assert "owner            unknown" in out
 
 
-def test_cron_script_is_the_same_command() -> None:
-    script = Path(__file__).parents[2] / "scripts" / "maintain.sh"
-    assert "python -m infra maintain" in script.read_text()
-    subprocess.run(["sh", "-n", script], check=True)
+@pytest.mark.parametrize("linked", [False, True])
+def test_cron_script_is_the_same_command(tmp_path: Path, linked: bool) -> None:
+    script, python = tmp_path / "project/scripts/maintain.sh", tmp_path / "project/.venv/bin/python"
+    for file in (script, python):
+        file.parent.mkdir(parents=True)
+    shutil.copy(Path(__file__).parents[2] / "scripts/maintain.sh", script)
+    python.write_text('#!/bin/sh\necho "$PWD" "$@"\n')
+    python.chmod(0o755)
+    link = tmp_path / "cron.hourly/items"
+    link.parent.mkdir()
+    link.symlink_to("../project/scripts/maintain.sh")
+    done = subprocess.run([link if linked else script, "--dry-run"], cwd="/", capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path}/project -m infra maintain --dry-run\n"
 
 
 def test_log_is_listed_verified_and_restored_to_a_file(

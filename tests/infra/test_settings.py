@@ -42,6 +42,30 @@ def test_wrong_value_is_named_in_one_line(name: str, value: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_PATH", "~/app.db"),
+        ("DATABASE_PATH", "~root/app.db"),
+        ("REPLICA_URL", "file:///~/log"),
+        ("BACKUP_URL", "file:///~root/backups"),
+        ("BACKUP_URL", "file:///%7E/b"),
+    ],
+)
+def test_home_directory_is_not_guessed(name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match="only a shell knows what ~ is: write the whole path") as caught:
+        Settings.from_environment({name: value})
+    assert str(caught.value).startswith(f"{name}={value!r}: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_name_with_a_tilde_is_a_name() -> None:
+    assert Settings.from_environment({"DATABASE_PATH": "./~app.db"}).database_path == Path.cwd() / "~app.db"
+    assert Settings.from_environment({"BACKUP_URL": "file:///x/~y"}).backup_url == "file:///x/~y"
+    assert Settings.from_environment({"BACKUP_URL": "s3://bucket/~y"}).backup_url == "s3://bucket/~y"
+
+
 def test_secret_in_a_wrong_url_is_not_repeated() -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_environment({"BACKUP_URL": "s3://KEY:SECRET@bucket/x"})
