@@ -158,3 +158,10 @@ def test_leftover_is_deleted_in_its_turn_and_not_before_it_is_a_day_old(age: int
     leftover = made(0, 3, 3, timedelta(hours=age))
     objects = [leftover, made(9, 1, 8, old), made(9, 1, 9, old), made(0, 9, 9, old)]
     assert (leftover in [one.item for one in expired(objects, 9, NOW, KEEP)]) is goes
+
+
+def test_no_commit_goes_before_a_leftover_below_it() -> None:
+    """Not even one that is old enough itself: a number is free again only when all before it are."""
+    old = timedelta(days=10)
+    commits = [made(0, 3, 3, timedelta(hours=23)), *(made(0, txid, txid, old) for txid in (7, 8, 9))]
+    assert expired([*commits, made(9, 1, 9, old)], 9, NOW, KEEP) == []

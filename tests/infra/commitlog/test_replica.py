@@ -451,7 +451,9 @@ def test_reader_that_slept_asks_with_a_listing(a: Instance, b: Instance, file_ur
     for n in range(4):
         b.sql(f"INSERT INTO t VALUES ({n})")
     merged_away(file_url, 5)
+    assert not a.replica.is_current()
     assert a.fresh_rows() == [0, 1, 2, 3]
+    assert a.replica.is_current()
 
 
 # Reading
