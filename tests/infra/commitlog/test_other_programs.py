@@ -199,6 +199,24 @@ def test_it_waits_for_a_store_that_is_away(server: Instance, shell: Shell, file_
     assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2]
 
 
+def test_no_checkpoint_takes_away_what_could_not_be_stored(
+    server: Instance, shell: Shell, file_url: str, tmp_path: Path
+) -> None:
+    def away(verb: str, name: str) -> None:
+        raise StoreUnreachable("away")
+
+    server.store.before = away
+    shell(BIG)
+    for _ in range(2):
+        with pytest.raises(CommitNotStored):
+            watch(server)
+        shell("PRAGMA wal_checkpoint(PASSIVE)")
+    shell("INSERT INTO t VALUES (2)")  # which would begin the WAL anew
+    server.store.before = lambda verb, name: None
+    watch(server)
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 2, "0" * 60000]
+
+
 def test_it_is_stored_at_the_end_if_not_before(server: Instance, path: Path, file_url: str, tmp_path: Path) -> None:
     with closing(apsw.Connection(str(path))) as shell:
         shell.execute(BIG)
@@ -738,6 +756,29 @@ def test_it_is_done_again_on_what_another_instance_has_made(
     assert keyed_rows(keyed) == keyed_rows(other) == [(1, "mine"), (2, "theirs")]
     assert kept(path) == []
     check_file_is_the_log(keyed, file_url, tmp_path)
+
+
+def test_it_is_done_again_though_shells_come_and_go_while_the_log_cannot_be_read(
+    keyed: Instance, path: Path, start: StartInstance, file_url: str
+) -> None:
+    """The end of none of them may take the WAL away: which rows were changed would not be told any more."""
+    other = start("other", file_url)
+    other.sql("INSERT INTO k VALUES (3, 'theirs')")
+
+    def away(verb: str, name: str) -> None:
+        if verb == "objects":
+            raise StoreUnreachable("away")
+
+    keyed.store.before = away
+    for number in (1, 2, 4):
+        shell_once(path, f"INSERT OR REPLACE INTO k VALUES ({number}, hex(zeroblob(10000)))")()
+        with pytest.raises(StoreUnreachable):
+            watch(keyed)
+    keyed.store.before = lambda verb, name: None
+    watch(keyed)
+    big = "0" * 20000
+    assert keyed_rows(keyed) == keyed_rows(other) == [(1, big), (2, big), (3, "theirs"), (4, big)]
+    assert kept(path) == []
 
 
 def test_it_is_done_again_though_requests_leave_no_pause(
