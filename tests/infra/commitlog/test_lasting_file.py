@@ -470,7 +470,12 @@ def test_published_file_is_the_next_commit_whatever_others_write(
 
 
 def test_file_torn_by_a_crash_while_catching_up_is_built_anew(
-    server: Server, tmp_path: Path, start: StartInstance, file_url: str, monkeypatch: pytest.MonkeyPatch
+    server: Server,
+    tmp_path: Path,
+    start: StartInstance,
+    file_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     instance = server()
     instance.sql("CREATE TABLE t (v)")
@@ -493,6 +498,7 @@ def test_file_torn_by_a_crash_while_catching_up_is_built_anew(
     saved.rename(instance.path.parent)
     again = server()
     assert len(again.rows()) == 2
+    assert "was left in the middle of a change" in caplog.text  # its note says so, and nobody need guess
     assert not list(again.path.parent.glob("app.db.diverged-*"))
 
 

@@ -328,6 +328,21 @@ def test_what_may_be_no_commit_is_none_though_it_came_before_the_connection(
     assert stored_in_file(kept) == [0, 1, 2]
 
 
+def test_what_may_be_no_commit_is_none_though_it_came_just_before_a_request(
+    path: Path, start: StartInstance, file_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be shipped along with it."""
+    server = start("server", file_url, lasting=True, schema=NoNewerSchema())
+    server.sql("CREATE TABLE t (v)")
+    opened = server.replica._open
+    spoil = shell_once(path, "INSERT INTO t VALUES (1)", "PRAGMA user_version = 99")
+    monkeypatch.setattr(opened, "transaction", at_once(opened.transaction, spoil, before=True))
+    server.sql("INSERT INTO t VALUES (2)")
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [2]
+    [kept] = path.parent.glob("app.db.diverged-*")
+    assert stored_in_file(kept) == [1]
+
+
 def stored_in_file(path: Path) -> list[Any]:
     with closing(apsw.Connection(str(path))) as connection:
         return [value for (value,) in connection.execute("SELECT v FROM t ORDER BY 1")]

@@ -585,6 +585,19 @@ def test_damaged_object_is_named(
     assert b.rows() == []
 
 
+def test_object_under_the_name_of_another_is_refused(
+    a: Instance, b: Instance, file_url: str, tmp_path: Path, start: StartInstance
+) -> None:
+    a.sql("INSERT INTO t VALUES (1)")
+    a.sql("INSERT INTO t VALUES (2)")
+    level = tmp_path / "replica/ltx/0"
+    shutil.copy(level / "0000000000000004-0000000000000004.ltx", level / "0000000000000003-0000000000000003.ltx")
+    for use in (b.fresh_rows, lambda: start("c", file_url)):
+        with pytest.raises(LogDamaged, match=r"/0000000000000003-0000000000000003\.ltx holds TXID 4-4"):
+            use()
+    assert b.rows() == []
+
+
 def test_commit_of_another_history_is_refused(a: Instance, b: Instance, file_url: str, tmp_path: Path) -> None:
     a.sql("INSERT INTO t VALUES (1)")
     path = tmp_path / "replica/ltx/0/0000000000000003-0000000000000003.ltx"
