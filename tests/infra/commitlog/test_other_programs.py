@@ -834,6 +834,36 @@ def test_what_rows_cannot_tell_is_kept_with_the_whole_file(
     assert kept(path) == ["app.db.dive"]
 
 
+@pytest.mark.parametrize(
+    ("statement", "kind"), [("UPDATE k SET v = 'mine' WHERE id = 1", "changes"), ("CREATE TABLE mine (v)", "diverged")]
+)
+def test_what_is_kept_is_on_disk_before_the_file_is_replaced(
+    keyed: Instance,
+    path: Path,
+    start: StartInstance,
+    file_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    statement: str,
+    kind: str,
+) -> None:
+    start("other", file_url).sql("INSERT INTO k VALUES (3, 'theirs')")
+    shell_once(path, statement)()
+    synced: list[str] = []
+    before: list[str] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    replace = at_once(LocalFile._overwritten_with, lambda: before.extend(synced), before=True)
+    monkeypatch.setattr(LocalFile, "_overwritten_with", replace)
+    monkeypatch.setattr(os, "fsync", record)
+    watch(keyed)
+    [content] = [place for place, name in enumerate(before) if name.startswith(f"{path}.{kind}-")]
+    assert str(path.parent) in before[content:]
+
+
 def test_rows_that_both_have_changed_are_named_and_kept(
     keyed: Instance,
     path: Path,
