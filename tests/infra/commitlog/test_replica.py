@@ -613,7 +613,7 @@ def test_store_that_overwrites_is_refused_before_the_first_write(start: StartIns
     a = start("a", file_url, open=False)
     put = a.store.store.put
     a.store.store.create = lambda name, body, written_at=None: put(name, bytes(body))  # type: ignore[method-assign]
-    with pytest.raises(CommitNotStored, match="overwrites"):
+    with pytest.raises(CommitNotStored, match="this store overwrites an object"):
         a.replica.open()
     assert open_log(file_url, Clock()).everything() == []
 
