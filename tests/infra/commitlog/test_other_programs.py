@@ -307,6 +307,25 @@ class NoNewerSchema:
         raise AssertionError("nothing is old here")
 
 
+class AlwaysOlder:
+    def check(self, connection: apsw.Connection) -> bool:
+        return False
+
+    def migrate(self, path: Path) -> None:
+        """Somebody undoes it at once."""
+
+
+def test_edit_that_is_of_an_older_schema_after_its_migration_is_no_commit(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    server.replica.close()
+    shell_once(path, "INSERT INTO t VALUES (1)")()
+    again = start("server", file_url, lasting=True, schema=AlwaysOlder())
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0]
+    [kept] = path.parent.glob("app.db.diverged-*")
+    assert stored_in_file(kept) == [0, 1]
+
+
 def test_what_may_be_no_commit_is_none_though_it_came_before_the_connection(
     server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
 ) -> None:
@@ -341,6 +360,17 @@ def test_what_may_be_no_commit_is_none_though_it_came_just_before_a_request(
     assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [2]
     [kept] = path.parent.glob("app.db.diverged-*")
     assert stored_in_file(kept) == [1]
+
+
+def test_file_of_a_crash_stays_as_it_is_when_the_newest_state_of_the_log_cannot_be_served(
+    server: Instance, path: Path, start: StartInstance, file_url: str
+) -> None:
+    server.replica._disconnect()  # as kill -9 does
+    start("other", file_url).sql("PRAGMA user_version = 99")
+    before = path.read_bytes()
+    with pytest.raises(NotServed, match="Nothing was changed"):
+        start("server", file_url, lasting=True, schema=NoNewerSchema())
+    assert path.read_bytes() == before
 
 
 def stored_in_file(path: Path) -> list[Any]:
