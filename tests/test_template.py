@@ -18,10 +18,12 @@ def resources() -> dict[str, Any]:
 
 
 def allowed(role: Any) -> dict[str, set[str]]:
-    """The resources of each action, without the bucket's name."""
+    """The resources of each action, without the bucket's name. Nothing else gives it anything."""
+    assert set(role["Properties"]) == {"AssumeRolePolicyDocument", "Policies"}
     found: dict[str, set[str]] = {}
     for policy in role["Properties"]["Policies"]:
         for statement in policy["PolicyDocument"]["Statement"]:
+            assert statement["Effect"] == "Allow"
             for action in listed(statement["Action"]):
                 found.setdefault(action, set()).update(map(text, listed(statement["Resource"])))
     return found
@@ -48,22 +50,56 @@ def test_the_function_that_serves_may_read_the_log_and_create_commits(resources:
 
 
 def test_maintenance_alone_may_delete_and_cannot_commit(resources: dict[str, Any]) -> None:
-    found = allowed(resources["MaintenanceRole"])
-    assert found["s3:DeleteObject"] == {"/log/000*", "/log/create-if-absent-*", "/backups/*"}
     levels = {f"/log/000{level}/*" for level in (1, 2, 3, 4, 9)}
-    assert found["s3:PutObject"] == {*levels, "/log/maintenance.json", "/backups/*"}
-    assert found["s3:GetObject"] == {"/log/*", "/backups/*"}
-    roles = [name for name, resource in resources.items() if resource["Type"] == "AWS::IAM::Role"]
-    assert sorted(roles) == ["FunctionRole", "MaintenanceRole"]
+    assert allowed(resources["MaintenanceRole"]) == {
+        "logs:CreateLogStream": {"LogGroup.Arn"},
+        "logs:PutLogEvents": {"LogGroup.Arn"},
+        "s3:ListBucket": {"Bucket.Arn"},
+        "s3:GetObject": {"/log/*", "/backups/*"},
+        "s3:PutObject": {*levels, "/log/maintenance.json", "/backups/*"},
+        "s3:AbortMultipartUpload": {*levels, "/log/maintenance.json", "/backups/*"},
+        "s3:DeleteObject": {"/log/000*", "/log/create-if-absent-*", "/backups/*"},
+    }
+
+
+def test_no_other_role_or_policy_gives_anything_and_each_function_has_its_own_role(resources: dict[str, Any]) -> None:
+    of_iam = {name: resource["Type"] for name, resource in resources.items() if "::IAM::" in resource["Type"]}
+    assert of_iam == dict.fromkeys(("FunctionRole", "MaintenanceRole"), "AWS::IAM::Role")
+    functions = {
+        name: text(resource["Properties"]["Role"])
+        for name, resource in resources.items()
+        if resource["Type"] == "AWS::Serverless::Function"
+    }
+    assert functions == {"Function": "FunctionRole.Arn", "MaintenanceFunction": "MaintenanceRole.Arn"}
+    policies = [resource for resource in resources.values() if resource["Type"] == "AWS::S3::BucketPolicy"]
+    assert policies == [resources["BucketPolicy"]]
+    effects = {found["Effect"] for found in policies[0]["Properties"]["PolicyDocument"]["Statement"]}
+    assert effects == {"Deny"}
 
 
 def test_bucket_refuses_an_unconditional_put_of_a_commit_from_anybody(resources: dict[str, Any]) -> None:
+    assert resources["BucketPolicy"]["Properties"]["Bucket"] == {"Ref": "Bucket"}
     policy = resources["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
     (denied,) = [found for found in policy if found["Sid"] == "CommitLogIsCreateOnly"]
     assert (denied["Effect"], denied["Principal"], denied["Action"]) == ("Deny", "*", "s3:PutObject")
     created = {"/log/0000/*", "/log/create-if-absent", "/log/create-if-absent-*"}
     assert set(map(text, denied["Resource"])) == created
-    assert denied["Condition"]["Null"] == {"s3:if-none-match": "true"}
+    # Whatever is a condition more makes the denial weaker
+    assert denied["Condition"] == {
+        "Null": {"s3:if-none-match": "true"},
+        "Bool": {"s3:ObjectCreationOperation": "true"},
+    }
+
+
+def test_bucket_keeps_what_is_current_and_the_versions_of_what_was_deleted(resources: dict[str, Any]) -> None:
+    bucket = resources["Bucket"]["Properties"]
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    effects = {key for rule in bucket["LifecycleConfiguration"]["Rules"] for key in rule}
+    assert effects - {"Id", "Status", "Prefix"} == {
+        "NoncurrentVersionExpiration",
+        "AbortIncompleteMultipartUpload",
+        "ExpiredObjectDeleteMarker",
+    }
 
 
 def test_functions_know_their_log_and_only_maintenance_the_backups(resources: dict[str, Any]) -> None:
@@ -79,10 +115,9 @@ def test_functions_know_their_log_and_only_maintenance_the_backups(resources: di
     assert maintaining == {"REPLICA_URL": "/log", "BACKUP_URL": "/backups"}
 
 
-def test_maintenance_has_its_own_handler_role_and_schedules(resources: dict[str, Any]) -> None:
+def test_maintenance_has_its_own_handler_and_schedules(resources: dict[str, Any]) -> None:
     function = resources["MaintenanceFunction"]["Properties"]
     assert function["ImageConfig"]["Command"] == ["handler.aws_maintenance.handler"]
-    assert text(function["Role"]) == "MaintenanceRole.Arn"
     events = {event["Properties"]["Input"] for event in function["Events"].values()}
     assert events == {'{"action": "merge"}', '{"action": "maintain"}'}
 

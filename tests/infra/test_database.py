@@ -441,7 +441,7 @@ def test_closed_database_says_so(path: Path) -> None:
     database = open_at(path, READ_FRESHNESS_SECONDS="0")
     database.close()
     for use in (database.write(add), database.write_alone(add), database.read(count)):
-        with pytest.raises(DatabaseUnavailable, match="closed"):
+        with pytest.raises(DatabaseUnavailable, match="The database is closed"):
             run(use)
 
 

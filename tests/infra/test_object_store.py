@@ -133,6 +133,15 @@ def test_directory_that_others_have_made_is_made_safe_as_well(tmp_path: Path, mo
     assert synced == [top, of_both, of_both / "0", of_both / "0"]
 
 
+def test_directory_of_a_new_store_is_made_safe_and_what_it_lies_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(object_store, "fsync_directory", synced.append)
+    ObjectStore((tmp_path / "data" / "log").as_uri())
+    assert synced == [tmp_path, tmp_path / "data"]
+
+
 @pytest.mark.parametrize("verb", ["read", "read_range"])
 def test_name_that_was_found_is_made_safe_before_the_content_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str

@@ -129,6 +129,13 @@ def test_runs_go_after_a_week_when_a_snapshot_of_before_that_is_there() -> None:
     assert gone[0].why == "older than 7 days, and the snapshot at 0000000000000006 is newer"
 
 
+def test_run_that_was_made_late_is_kept_as_long_as_any_other() -> None:
+    """Of commits that are old, and whose end an older snapshot has as well."""
+    old, young = timedelta(days=8), timedelta(days=1)
+    objects = [made(9, 1, 4, old), made(1, 1, 4, young), made(0, 5, 5, young), made(9, 1, 5, young)]
+    assert expired(objects, 5, NOW, KEEP) == []
+
+
 def test_of_old_snapshots_the_last_of_each_day_stays_for_a_month() -> None:
     snapshots = [made(9, 1, 2000 - hours, timedelta(hours=hours)) for hours in reversed(range(24 * 40))]
     gone = {one.item for one in expired([*snapshots, made(0, 2000, 2000, timedelta())], 2000, NOW, KEEP)}
@@ -158,3 +165,10 @@ def test_leftover_is_deleted_in_its_turn_and_not_before_it_is_a_day_old(age: int
     leftover = made(0, 3, 3, timedelta(hours=age))
     objects = [leftover, made(9, 1, 8, old), made(9, 1, 9, old), made(0, 9, 9, old)]
     assert (leftover in [one.item for one in expired(objects, 9, NOW, KEEP)]) is goes
+
+
+def test_no_commit_goes_before_a_leftover_below_it() -> None:
+    """Not even one that is old enough itself: a number is free again only when all before it are."""
+    old = timedelta(days=10)
+    commits = [made(0, 3, 3, timedelta(hours=23)), *(made(0, txid, txid, old) for txid in (7, 8, 9))]
+    assert expired([*commits, made(9, 1, 9, old)], 9, NOW, KEEP) == []

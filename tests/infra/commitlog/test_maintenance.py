@@ -312,22 +312,23 @@ def test_sleep_in_the_middle_of_a_read_takes_no_leftover_for_a_commit(
     assert reader.rows() == ["later"] * 13 + ["own"] * (not starts_anew) + ["real"]
 
 
+@pytest.mark.parametrize("damage", ["a byte", "another run"])
 def test_commits_stay_when_the_run_that_holds_them_is_damaged(
-    writer: Callable[[int], Instance], url: str, tmp_path: Path
+    writer: Callable[[int], Instance], url: str, tmp_path: Path, damage: str
 ) -> None:
-    writer(RUN + 1)
+    writer(2 * RUN + 1)
     steps = maintenance_of(url)
     steps.merge(tmp_path)
     image = tmp_path / "image"
     snapshot = steps.store_snapshot(image, steps.log.restore(image), tmp_path)
-    path = Names(url).path(1, 1, RUN)
     store = ObjectStore(url)
-    store.put(path, b"".join(store.read(path))[:-1] + b"x")
+    body, other = (b"".join(store.read(Names(url).path(1, low, low + RUN - 1))) for low in (1, RUN + 1))
+    store.put(Names(url).path(1, 1, RUN), body[:-1] + b"x" if damage == "a byte" else other)
     gone = expired(steps.everything(), snapshot.max_txid, datetime.now(UTC) + timedelta(hours=25), A_WHILE)
-    assert len(gone) == RUN
+    assert len(gone) == 2 * RUN
     with pytest.raises(LogDamaged, match=name(1, RUN)):
         steps.delete(gone)
-    assert len(names(url, 0)) == RUN + 1
+    assert len(names(url, 0)) == 2 * RUN + 1
 
 
 def test_nothing_goes_for_a_snapshot_that_is_damaged(

@@ -199,6 +199,24 @@ def test_it_waits_for_a_store_that_is_away(server: Instance, shell: Shell, file_
     assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2]
 
 
+def test_no_checkpoint_takes_away_what_could_not_be_stored(
+    server: Instance, shell: Shell, file_url: str, tmp_path: Path
+) -> None:
+    def away(verb: str, name: str) -> None:
+        raise StoreUnreachable("away")
+
+    server.store.before = away
+    shell(BIG)
+    for _ in range(2):
+        with pytest.raises(CommitNotStored):
+            watch(server)
+        shell("PRAGMA wal_checkpoint(PASSIVE)")
+    shell("INSERT INTO t VALUES (2)")  # which would begin the WAL anew
+    server.store.before = lambda verb, name: None
+    watch(server)
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 2, "0" * 60000]
+
+
 def test_it_is_stored_at_the_end_if_not_before(server: Instance, path: Path, file_url: str, tmp_path: Path) -> None:
     with closing(apsw.Connection(str(path))) as shell:
         shell.execute(BIG)
@@ -289,6 +307,25 @@ class NoNewerSchema:
         raise AssertionError("nothing is old here")
 
 
+class AlwaysOlder:
+    def check(self, connection: apsw.Connection) -> bool:
+        return False
+
+    def migrate(self, path: Path) -> None:
+        """Somebody undoes it at once."""
+
+
+def test_edit_that_is_of_an_older_schema_after_its_migration_is_no_commit(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    server.replica.close()
+    shell_once(path, "INSERT INTO t VALUES (1)")()
+    again = start("server", file_url, lasting=True, schema=AlwaysOlder())
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0]
+    [kept] = path.parent.glob("app.db.diverged-*")
+    assert stored_in_file(kept) == [0, 1]
+
+
 def test_what_may_be_no_commit_is_none_though_it_came_before_the_connection(
     server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
 ) -> None:
@@ -308,6 +345,32 @@ def test_what_may_be_no_commit_is_none_though_it_came_before_the_connection(
     assert last.rows() == [0, 1]
     [kept] = path.parent.glob("app.db.diverged-*")
     assert stored_in_file(kept) == [0, 1, 2]
+
+
+def test_what_may_be_no_commit_is_none_though_it_came_just_before_a_request(
+    path: Path, start: StartInstance, file_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be shipped along with it."""
+    server = start("server", file_url, lasting=True, schema=NoNewerSchema())
+    server.sql("CREATE TABLE t (v)")
+    opened = server.replica._open
+    spoil = shell_once(path, "INSERT INTO t VALUES (1)", "PRAGMA user_version = 99")
+    monkeypatch.setattr(opened, "transaction", at_once(opened.transaction, spoil, before=True))
+    server.sql("INSERT INTO t VALUES (2)")
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [2]
+    [kept] = path.parent.glob("app.db.diverged-*")
+    assert stored_in_file(kept) == [1]
+
+
+def test_file_of_a_crash_stays_as_it_is_when_the_newest_state_of_the_log_cannot_be_served(
+    server: Instance, path: Path, start: StartInstance, file_url: str
+) -> None:
+    server.replica._disconnect()  # as kill -9 does
+    start("other", file_url).sql("PRAGMA user_version = 99")
+    before = path.read_bytes()
+    with pytest.raises(NotServed, match="Nothing was changed"):
+        start("server", file_url, lasting=True, schema=NoNewerSchema())
+    assert path.read_bytes() == before
 
 
 def stored_in_file(path: Path) -> list[Any]:
@@ -792,6 +855,29 @@ def test_it_is_done_again_on_what_another_instance_has_made(
     check_file_is_the_log(keyed, file_url, tmp_path)
 
 
+def test_it_is_done_again_though_shells_come_and_go_while_the_log_cannot_be_read(
+    keyed: Instance, path: Path, start: StartInstance, file_url: str
+) -> None:
+    """The end of none of them may take the WAL away: which rows were changed would not be told any more."""
+    other = start("other", file_url)
+    other.sql("INSERT INTO k VALUES (3, 'theirs')")
+
+    def away(verb: str, name: str) -> None:
+        if verb == "objects":
+            raise StoreUnreachable("away")
+
+    keyed.store.before = away
+    for number in (1, 2, 4):
+        shell_once(path, f"INSERT OR REPLACE INTO k VALUES ({number}, hex(zeroblob(10000)))")()
+        with pytest.raises(StoreUnreachable):
+            watch(keyed)
+    keyed.store.before = lambda verb, name: None
+    watch(keyed)
+    big = "0" * 20000
+    assert keyed_rows(keyed) == keyed_rows(other) == [(1, big), (2, big), (3, "theirs"), (4, big)]
+    assert kept(path) == []
+
+
 def test_it_is_done_again_though_requests_leave_no_pause(
     keyed: Instance, path: Path, start: StartInstance, file_url: str
 ) -> None:
@@ -828,6 +914,36 @@ def test_what_rows_cannot_tell_is_kept_with_the_whole_file(
     watch(keyed)
     assert keyed_rows(keyed) == [(1, "a"), (2, "b"), (3, "theirs")]
     assert kept(path) == ["app.db.dive"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind"), [("UPDATE k SET v = 'mine' WHERE id = 1", "changes"), ("CREATE TABLE mine (v)", "diverged")]
+)
+def test_what_is_kept_is_on_disk_before_the_file_is_replaced(
+    keyed: Instance,
+    path: Path,
+    start: StartInstance,
+    file_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    statement: str,
+    kind: str,
+) -> None:
+    start("other", file_url).sql("INSERT INTO k VALUES (3, 'theirs')")
+    shell_once(path, statement)()
+    synced: list[str] = []
+    before: list[str] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    replace = at_once(LocalFile._overwritten_with, lambda: before.extend(synced), before=True)
+    monkeypatch.setattr(LocalFile, "_overwritten_with", replace)
+    monkeypatch.setattr(os, "fsync", record)
+    watch(keyed)
+    [content] = [place for place, name in enumerate(before) if name.startswith(f"{path}.{kind}-")]
+    assert str(path.parent) in before[content:]
 
 
 def test_rows_that_both_have_changed_are_named_and_kept(

@@ -451,7 +451,9 @@ def test_reader_that_slept_asks_with_a_listing(a: Instance, b: Instance, file_ur
     for n in range(4):
         b.sql(f"INSERT INTO t VALUES ({n})")
     merged_away(file_url, 5)
+    assert not a.replica.is_current()
     assert a.fresh_rows() == [0, 1, 2, 3]
+    assert a.replica.is_current()
 
 
 # Reading
@@ -508,7 +510,7 @@ def test_emptied_log_is_never_current(a: Instance, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "replica" / "ltx")
     a.clock.seconds += 5
     for use in (a.fresh_rows, lambda: a.sql("INSERT INTO t VALUES (2)")):
-        with pytest.raises(LogDamaged, match="emptied or replaced"):
+        with pytest.raises(LogDamaged, match=r"ends at TXID 0{16}, but .* seen 0{15}3: .*emptied or replaced"):
             use()
     assert not (tmp_path / "replica" / "ltx").exists()
 
@@ -522,9 +524,9 @@ def test_nothing_is_acknowledged_into_a_log_that_was_emptied_this_moment(a: Inst
         a.fresh_rows()
 
 
-@pytest.mark.parametrize("more", [0, 1, 5])
+@pytest.mark.parametrize(("more", "merged"), [(0, 0), (0, 3), (1, 0), (5, 7)])
 def test_log_that_was_begun_anew_is_never_current(
-    a: Instance, b: Instance, start: StartInstance, file_url: str, tmp_path: Path, more: int
+    a: Instance, b: Instance, start: StartInstance, file_url: str, tmp_path: Path, more: int, merged: int
 ) -> None:
     """Numbers alone do not tell it: it is as long, or longer, and its commits may be merged."""
     a.sql("INSERT INTO t VALUES (1)")
@@ -534,8 +536,8 @@ def test_log_that_was_begun_anew_is_never_current(
     for n in range(1 + more):
         other.sql(f"INSERT INTO t VALUES ('theirs {n}')")
     assert other.replica.visible.txid == 3 + more
-    if more == 5:
-        merged_away(file_url, 7)
+    if merged:
+        merged_away(file_url, merged)
     before = open_log(file_url, Clock()).everything()
     a.clock.seconds += 5
     for use in (a.fresh_rows, lambda: a.sql("INSERT INTO t VALUES (2)")):
@@ -583,6 +585,19 @@ def test_damaged_object_is_named(
     assert b.rows() == []
 
 
+def test_object_under_the_name_of_another_is_refused(
+    a: Instance, b: Instance, file_url: str, tmp_path: Path, start: StartInstance
+) -> None:
+    a.sql("INSERT INTO t VALUES (1)")
+    a.sql("INSERT INTO t VALUES (2)")
+    level = tmp_path / "replica/ltx/0"
+    shutil.copy(level / "0000000000000004-0000000000000004.ltx", level / "0000000000000003-0000000000000003.ltx")
+    for use in (b.fresh_rows, lambda: start("c", file_url)):
+        with pytest.raises(LogDamaged, match=r"/0000000000000003-0000000000000003\.ltx holds TXID 4-4"):
+            use()
+    assert b.rows() == []
+
+
 def test_commit_of_another_history_is_refused(a: Instance, b: Instance, file_url: str, tmp_path: Path) -> None:
     a.sql("INSERT INTO t VALUES (1)")
     path = tmp_path / "replica/ltx/0/0000000000000003-0000000000000003.ltx"
@@ -598,7 +613,7 @@ def test_store_that_overwrites_is_refused_before_the_first_write(start: StartIns
     a = start("a", file_url, open=False)
     put = a.store.store.put
     a.store.store.create = lambda name, body, written_at=None: put(name, bytes(body))  # type: ignore[method-assign]
-    with pytest.raises(CommitNotStored, match="overwrites"):
+    with pytest.raises(CommitNotStored, match="this store overwrites an object"):
         a.replica.open()
     assert open_log(file_url, Clock()).everything() == []
 

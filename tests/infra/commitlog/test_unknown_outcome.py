@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import peewee
 import pytest
 
 from core.errors import CommitOutcomeUnknown, ObjectExists, StoreUnavailable, StoreUnreachable
@@ -49,6 +50,25 @@ def test_number_is_taken_and_the_late_commit_never_appears(a: Instance, url: str
     assert a.fresh_rows() == stored_in(url, tmp_path / "out.db") == []
     a.sql("INSERT INTO t VALUES ('next')")
     assert a.fresh_rows() == stored_in(url, tmp_path / "out.db") == ["next"]
+
+
+def test_what_stays_unclear_is_not_run_again(a: Instance) -> None:
+    """Not even when the store is back a moment later."""
+    runs = []
+    given_up = a.clock.now() + 12
+
+    def lose(verb: str, name: str) -> None:
+        if verb == "create" and a.clock.now() < given_up:
+            raise StoreUnavailable("no reply")
+
+    def insert(db: peewee.Database) -> None:
+        runs.append(1)
+        db.execute_sql("INSERT INTO t VALUES (1)")
+
+    a.store.before = lose
+    with pytest.raises(CommitOutcomeUnknown):
+        a.write(insert)
+    assert len(runs) == 1
 
 
 def test_commit_that_arrived_first_is_found_and_nothing_is_put_behind_it(a: Instance, url: str, tmp_path: Path) -> None:
