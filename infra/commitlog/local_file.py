@@ -509,8 +509,8 @@ class LocalFile:
                 self._schema.check(connection)
         except errors.NotServed as error:
             raise type(error)(
-                f"The newest state at {self._log.url} cannot be served. {error}. Nothing was changed; if the log is "
-                "another program's, set REPLICA_URL to a prefix of its own; if somebody has spoilt this one, "
+                f"The newest state at {self._log.url} cannot be served. {error}. Nothing was written to it; if the log "
+                "is another program's, set REPLICA_URL to a prefix of its own; if somebody has spoilt this one, "
                 "`python -m infra restore --txid N` brings an earlier state back"
             ) from error
 

@@ -368,7 +368,7 @@ def test_file_of_a_crash_stays_as_it_is_when_the_newest_state_of_the_log_cannot_
     server.replica._disconnect()  # as kill -9 does
     start("other", file_url).sql("PRAGMA user_version = 99")
     before = path.read_bytes()
-    with pytest.raises(NotServed, match="Nothing was changed"):
+    with pytest.raises(NotServed, match="Nothing was written to it"):
         start("server", file_url, lasting=True, schema=NoNewerSchema())
     assert path.read_bytes() == before
 
