@@ -12,6 +12,7 @@ from core.errors import ServiceError
 from handler import docs, items, ops
 from handler.middleware.body_limit import BodyLimit
 from handler.middleware.commit_txid import CommitTxid
+from handler.middleware.early_answers import EarlyAnswers
 from handler.middleware.header_limit import HeaderLimit
 from handler.middleware.request_log import RequestLog
 from handler.middleware.unhandled_errors import UnhandledErrors
@@ -25,6 +26,7 @@ ROUTES = [*ops.routes, *docs.routes, *items.routes]
 
 def create_app(service: Service) -> Starlette:
     middleware = [
+        Middleware(EarlyAnswers),
         Middleware(RequestLog, metrics=service.metrics),
         Middleware(UnhandledErrors),
         Middleware(HeaderLimit),
