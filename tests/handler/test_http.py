@@ -149,3 +149,22 @@ def test_connection_goes_on_when_the_body_was_read(client: httpx2.Client) -> Non
     assert_problem(refusal, 400)
     assert "connection" not in refusal.headers
     assert "connection" not in client.get("/nowhere").headers
+
+
+def test_address_in_full_is_understood(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=10) as connection:
+        for target, status in ((b"http://x/api/items?limit=1", 200), (b"http://x", 404), (b"http://[", 404)):
+            connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answer_on(connection)[0] == status
+
+
+def test_large_answers_are_compressed_for_who_asks(client: httpx2.Client) -> None:
+    client.post("/api/items", json={"name": "x", "description": "y" * 2000})
+    for path in ("/api/items", "/docs/swagger-ui-bundle.js", "/openapi.json", "/metrics"):
+        plain = client.get(path, headers={"accept-encoding": "identity"})
+        small = client.get(path, headers={"accept-encoding": "gzip"})
+        assert ("content-encoding" in plain.headers, small.headers["content-encoding"]) == (False, "gzip"), path
+        assert plain.headers["vary"] == small.headers["vary"] == "Accept-Encoding"
+        if path != "/metrics":  # another text each time
+            assert small.content == plain.content
+    assert "content-encoding" not in client.get("/health", headers={"accept-encoding": "gzip"}).headers
