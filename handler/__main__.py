@@ -11,9 +11,12 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from core.errors import SettingsError
 from handler.asgi import server_app
+from handler.middleware.header_limit import MAX_HEADER_BYTES
+from handler.protocol import Protocol
 from handler.startup import read_settings, refuse_to_start
 
 logger = logging.getLogger(__name__)
@@ -28,17 +31,22 @@ def main() -> None:
         _check_address(settings.host, settings.port)
     except SettingsError as error:
         refuse_to_start(error)
-    config = uvicorn.Config(
-        server_app(settings),
-        host=settings.host,
-        port=settings.port,
+    with suppress(KeyboardInterrupt):
+        Server(server_config(server_app(settings), settings.host, settings.port)).run()
+
+
+def server_config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=Protocol,
+        h11_max_incomplete_event_size=2 * MAX_HEADER_BYTES,  # up to there HeaderLimit can say what is wrong
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
-    with suppress(KeyboardInterrupt):
-        Server(config).run()
 
 
 class Server(uvicorn.Server):

@@ -7,12 +7,15 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 
 from core.errors import ServiceError
 from handler import docs, items, ops
 from handler.middleware.body_limit import BodyLimit
 from handler.middleware.commit_txid import CommitTxid
+from handler.middleware.early_answers import EarlyAnswers
 from handler.middleware.header_limit import HeaderLimit
+from handler.middleware.outside_address import OutsideAddress
 from handler.middleware.request_log import RequestLog
 from handler.middleware.unhandled_errors import UnhandledErrors
 from handler.problems import EXCEPTION_HANDLERS
@@ -25,11 +28,14 @@ ROUTES = [*ops.routes, *docs.routes, *items.routes]
 
 def create_app(service: Service) -> Starlette:
     middleware = [
+        Middleware(EarlyAnswers),
+        Middleware(OutsideAddress),
         Middleware(RequestLog, metrics=service.metrics),
         Middleware(UnhandledErrors),
         Middleware(HeaderLimit),
         # a log that only this instance has gives its commits numbers that mean nothing elsewhere
         *([Middleware(CommitTxid)] if service.settings.replica_url else []),
+        Middleware(GZipMiddleware, minimum_size=1000, compresslevel=6),
         Middleware(BodyLimit, limit=service.settings.max_body_bytes),
     ]
     app = Starlette(routes=ROUTES, middleware=middleware, exception_handlers=EXCEPTION_HANDLERS, lifespan=_lifespan)

@@ -9,16 +9,20 @@ backup is lost with the environment: every start says so. Only then this functio
 import asyncio
 import logging
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from aws_lambda_powertools import Logger
 from mangum import Mangum
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
+from starlette.exceptions import HTTPException
 
 from core.errors import BackupMissing, ServiceError
 from handler.asgi import create_app
+from handler.gateways import excess, headers_of, readable, refusal
 from handler.problems import MEDIA_TYPE, problem
 from handler.scheduled import is_scheduled, run_scheduled
 from handler.service import Service, open_service
@@ -89,13 +93,24 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 def _answer(event: dict[str, Any], context: Any) -> dict[str, Any]:
     try:
-        return dict(_http(event, context))
-    except ValueError as error:  # from Mangum: text that is no UTF-8, a body that is no base64
+        answer = dict(_http(readable(event), context))
+    except HTTPException as error:
+        return _refusal(event, context, error.status_code, error.detail)
+    except UnicodeError as error:
         logger.warning("the event cannot be read as a request: %s", error)
-        scope = {"path": "", "state": {"request_id": context.aws_request_id}}
-        answer = problem(scope, 400, "The request holds text that is not UTF-8, or a body that is not base64.")
-        headers = {"content-type": MEDIA_TYPE, "x-request-id": context.aws_request_id}
-        return {"statusCode": 400, "headers": headers, "body": bytes(answer.body).decode(), "isBase64Encoded": False}
+        return _refusal(event, context, 400, "The request holds text that is not UTF-8.")
+    if why := excess(event, answer):
+        return _refusal(event, context, 413, why, headers_of(answer))
+    return answer
+
+
+def _refusal(
+    event: dict[str, Any], context: Any, status: int, detail: str, of_answer: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    logger.warning("%d: %s", status, detail)
+    headers = {"x-request-id": context.aws_request_id, **of_answer, "content-type": MEDIA_TYPE}
+    scope = {"path": "", "state": {"request_id": headers["x-request-id"]}}
+    return refusal(event, status, headers, bytes(problem(scope, status, detail).body))
 
 
 def _correlation_id(event: dict[str, Any]) -> str | None:

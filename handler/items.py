@@ -1,6 +1,7 @@
 """/api/items"""
 
 from functools import partial
+from urllib.parse import quote
 
 from pydantic import BaseModel
 from starlette.endpoints import HTTPEndpoint
@@ -27,7 +28,7 @@ class ItemList(HTTPEndpoint):
     async def post(self, request: Request) -> Response:
         new = await read_json(request, NewItem)
         item = await write(request, partial(items.create_item, new=new))
-        return _json(item, 201, {"Location": f"/api/items/{item.id}"})
+        return _json(item, 201, {"Location": quote(f"{request.scope.get('root_path', '')}/api/items/{item.id}")})
 
 
 class ItemDetail(HTTPEndpoint):

@@ -71,6 +71,7 @@ def build_openapi(routes: Iterable[BaseRoute]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Items API", "version": API_VERSION},
+        "servers": [{"url": "."}],  # where this document is, behind whatever stage or base path
         "paths": paths,
         "components": {"schemas": {name: _schema(model) for name, model in sorted(models.items())}},
     }

@@ -14,6 +14,7 @@ M = TypeVar("M", bound=BaseModel)
 
 _ITEM_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _LARGEST_ROWID = 2**63 - 1
+_MAX_FIELDS = 50
 
 
 def item_id_of(request: Request) -> int:
@@ -25,12 +26,14 @@ def item_id_of(request: Request) -> int:
 
 
 def read_query(request: Request, model: type[M]) -> M:
-    """Raises HTTPException 400 for broken percent-encoding or UTF-8, InvalidInput for wrong parameters."""
+    """Raises HTTPException 400 for broken UTF-8 or too many parameters, InvalidInput for wrong parameters."""
     try:
         raw = request.scope["query_string"].decode("ascii")
-        pairs = parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=50)
+        pairs = parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS)
+    except UnicodeError:
+        raise HTTPException(400, "The query string is not percent-encoded UTF-8.") from None
     except ValueError:
-        raise HTTPException(400, "The query string is not percent-encoded UTF-8 of at most 50 fields.") from None
+        raise HTTPException(400, f"The query string has more than {_MAX_FIELDS} fields.") from None
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]

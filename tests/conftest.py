@@ -17,6 +17,7 @@ from werkzeug.serving import make_server
 
 from core import items
 from core.schemas import NewItem
+from handler.__main__ import server_config
 from handler.asgi import create_app
 from handler.service import Service, open_server_service
 from infra.database import Database, open_database
@@ -78,8 +79,7 @@ def served_database(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None
 @contextmanager
 def serving(service: Service) -> Iterator[httpx2.Client]:
     """A real Uvicorn on a real socket, in this process; it closes the service at the end."""
-    config = uvicorn.Config(create_app(service), port=0, log_config=None, access_log=False, server_header=False)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(create_app(service), "127.0.0.1", 0))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -1,17 +1,21 @@
 import asyncio
 import base64
 import copy
+import gzip
 import importlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
 from core.errors import MaintenanceError
+from handler import gateways
 from infra.backups import open_backups
 from infra.object_store import ObjectStore
 from infra.settings import Settings
@@ -77,7 +81,7 @@ def test_create_is_answered_through_every_kind_of_gateway(start: Start, name: st
     assert answer["statusCode"] == 201
     assert answer["isBase64Encoded"] is False
     assert json.loads(answer["body"])["price"] == "12.50"
-    assert answer["headers"]["location"] == "/api/items/1"
+    assert answer["headers"]["location"] == ("/prod/api/items/1" if name == "rest_api_create" else "/api/items/1")
 
 
 def test_http_api_list_understands_query_and_cookies(start: Start) -> None:
@@ -226,11 +230,173 @@ def test_private_log_of_backup_only_mode_is_not_shown(start: Start) -> None:
     assert "x-commit-txid" not in start()(event("function_url_create"))["headers"]
 
 
-@pytest.mark.parametrize(("field", "value"), [("rawQueryString", "q=\ud800"), ("body", "\ud800"), ("body", "é")])
-def test_event_that_is_no_request_is_400(start: Start, field: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "detail"),
+    [
+        ("rawQueryString", "q=\ud800", "text that is not UTF-8"),
+        ("body", "\ud800", "text that is not UTF-8"),
+        ("body", "é", "The body is not base64"),
+        ("body", "abc", "The body is not base64"),
+    ],
+)
+def test_event_that_is_no_request_is_400_and_says_why(start: Start, field: str, value: str, detail: str) -> None:
     made = request("POST", "/api/items", "{}")
     made[field] = value
-    made["isBase64Encoded"] = value == "é"
+    made["isBase64Encoded"] = "base64" in detail
     answer = start()(made)
     assert answer["statusCode"] == 400
+    assert detail in json.loads(answer["body"])["detail"]
     assert json.loads(answer["body"])["request_id"] == answer["headers"]["x-request-id"]
+
+
+ODD_HEADERS = {
+    "x-forwarded-port": ["443,80", "", "x"],
+    "host": ["", "a:b", "a:b:c", "[::1]", "[::1]:3000", "example.com:", "example.com:99999999999"],
+    "x-forwarded-proto": ["https,http", ""],
+    "x-forwarded-for": ["203.0.113.7, unknown", ""],
+}
+
+
+@pytest.mark.parametrize("name", ["function_url_create", "rest_api_create", "alb_read_missing", "http_api_list"])
+def test_headers_that_nothing_here_needs_stop_no_request(start: Start, name: str) -> None:
+    invoke = start()
+    usual = invoke(event(name))["statusCode"]
+    assert usual < 500
+    for field, values in ODD_HEADERS.items():
+        for value in values:
+            made = event(name)
+            made["headers"] = {key: kept for key, kept in made["headers"].items() if key.lower() != field}
+            made["headers"][field] = value
+            if "multiValueHeaders" in made:
+                made["multiValueHeaders"].pop(field.title(), None)
+                made["multiValueHeaders"][field] = [value]
+            assert invoke(made)["statusCode"] == usual, (field, value)
+
+
+def test_event_without_headers_is_served(start: Start) -> None:
+    """As the console's test of a method sends it."""
+    assert start()({**event("rest_api_create"), "headers": None, "multiValueHeaders": None})["statusCode"] == 415
+
+
+def http_api(outside: str, stage: str, domain: str, version: str) -> dict[str, Any]:
+    """HTTP API: `outside` has its named stage in front, whatever the domain."""
+    made = event("http_api_list" if version == "2.0" else "rest_api_create") | {"version": version}
+    made["requestContext"] |= {"stage": stage, "domainName": domain}
+    if version == "2.0":
+        made["rawPath"] = made["requestContext"]["http"]["path"] = outside
+    else:
+        made["path"] = made["requestContext"]["path"] = outside
+        made |= {"resource": "$default", "pathParameters": None}
+    return made
+
+
+def rest_api(outside: str, path: str, resource: str, parameters: dict[str, str] | None) -> dict[str, Any]:
+    made = event("rest_api_create")
+    made |= {"path": path, "resource": resource, "pathParameters": parameters}
+    made["requestContext"] |= {"path": outside, "resourcePath": resource}
+    return made
+
+
+OWN = "http-api.example.com"
+PROXY = "/{proxy+}"
+EVENTS_AT = {
+    "HTTP API": (http_api("/api/items", "$default", "a1b2c3d4e5.execute-api.x.amazonaws.com", "2.0"), ""),
+    "named stage": (http_api("/prod/api/items", "prod", "a1b2c3d4e5.execute-api.x.amazonaws.com", "2.0"), "/prod"),
+    "stage called api": (http_api("/api/api/items", "api", "a1b2c3d4e5.execute-api.x.amazonaws.com", "2.0"), "/api"),
+    "named stage, own domain": (http_api("/prod/api/items", "prod", OWN, "2.0"), ""),
+    "payload 1.0": (http_api("/prod/api/items", "prod", "f6g7h8i9j0.execute-api.x.amazonaws.com", "1.0"), "/prod"),
+    "REST": (rest_api("/prod/api/items", "/api/items", PROXY, {"proxy": "api/items"}), "/prod"),
+    "REST, own domain": (rest_api("/api/items", "/api/items", PROXY, {"proxy": "api/items"}), ""),
+    "REST, base path": (rest_api("/v1/api/items", "/v1/api/items", PROXY, {"proxy": "api/items"}), "/v1"),
+    "REST, nested base path": (rest_api("/a/b/api/items", "/a/b/api/items", PROXY, {"proxy": "api/items"}), "/a/b"),
+    "REST, base path called api": (rest_api("/api/api/items", "/api/api/items", PROXY, {"proxy": "api/items"}), "/api"),
+    "REST, resources": (rest_api("/prod/api/items", "/api/items", "/api/{what}", {"what": "items"}), "/prod"),
+}
+
+
+@pytest.mark.parametrize("name", EVENTS_AT)
+def test_location_is_where_the_caller_finds_the_item(start: Start, name: str) -> None:
+    made, outside = EVENTS_AT[name]
+    created = event("rest_api_create")
+    made = copy.deepcopy(made) | {"body": created["body"], "isBase64Encoded": True}
+    made["headers"] = created["headers"]
+    if "http" in made["requestContext"]:
+        made["requestContext"]["http"]["method"] = "POST"
+    answer = start()(made)
+    assert (answer["statusCode"], answer["headers"].get("location")) == (201, f"{outside}/api/items/1"), answer
+
+
+def test_problem_names_the_address_that_the_caller_used(start: Start) -> None:
+    made = rest_api("/v1/nowhere", "/v1/nowhere", PROXY, {"proxy": "nowhere"})
+    assert json.loads(start()(made)["body"])["instance"] == "/v1/nowhere"
+    invoke = start()
+    for path in ("/v1", "/v1/"):
+        assert invoke(rest_api(path, path, "/", None))["statusCode"] == 404
+
+
+def test_readme_states_the_limits() -> None:
+    readme = (EVENTS.parents[1] / "README.md").read_text()
+    assert f"| function URL | {gateways.FUNCTION_LIMIT // 10**6} MB |" in readme
+    assert f"| load balancer (ALB) | {gateways.LOAD_BALANCER_LIMIT // 10**6} MB |" in readme
+
+
+def test_docs_find_their_parts_behind_a_stage(start: Start) -> None:
+    invoke = start()
+
+    def get(path: str) -> dict[str, Any]:
+        made = rest_api(f"/prod{path}", path, PROXY, {"proxy": path[1:]})
+        return invoke(made | {"httpMethod": "GET", "body": None, "isBase64Encoded": False})
+
+    page = get("/docs")["body"]
+    links = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert "docs/start.js" in links
+    for link in links:
+        address = urljoin("https://x/prod/docs", link).removeprefix("https://x/prod")
+        assert get(address)["statusCode"] == 200, link
+    server = json.loads(get("/openapi.json")["body"])["servers"][0]["url"]
+    assert urljoin("https://x/prod/openapi.json", server) == "https://x/prod/"
+
+
+def long_items(invoke: Invoke) -> None:
+    for n in range(100):
+        body = json.dumps({"name": f"item {n}", "description": "\N{GRINNING FACE}" * 2000})
+        assert invoke(request("POST", "/api/items", body))["statusCode"] == 201
+
+
+def test_long_answer_is_compressed_for_who_asks(start: Start) -> None:
+    invoke = start()
+    long_items(invoke)
+    made = event("alb_read_missing") | {"path": "/api/items", "queryStringParameters": {"limit": "100"}}
+    refused = invoke(made)
+    assert refused["statusCode"] == 413
+    problem = json.loads(refused["body"])
+    assert "1000000 at most" in problem["detail"]
+    assert problem["request_id"] == refused["headers"]["x-request-id"]
+    multiple = made | {"multiValueHeaders": {"host": ["x"]}, "multiValueQueryStringParameters": {"limit": ["100"]}}
+    assert invoke(multiple)["multiValueHeaders"]["content-type"] == ["application/problem+json"]
+    made["headers"]["accept-encoding"] = "gzip, br"
+    answer = invoke(made)
+    assert (answer["statusCode"], answer["isBase64Encoded"]) == (200, True)
+    assert answer["headers"]["content-encoding"] == "gzip"
+    assert len(json.dumps(answer)) < 1_000_000
+    assert len(json.loads(gzip.decompress(base64.b64decode(answer["body"])))["items"]) == 100
+
+
+def test_docs_pass_a_load_balancer_for_a_browser_and_say_why_not_for_others(start: Start) -> None:
+    invoke = start()
+    made = event("alb_read_missing") | {"path": "/docs/swagger-ui-bundle.js"}
+    plain = invoke(made)
+    assert len(json.dumps(plain)) < 1_000_000
+    made["headers"]["accept-encoding"] = "gzip, deflate, br, zstd"
+    answer = invoke(made)
+    assert (answer["statusCode"], answer["headers"]["content-encoding"]) == (200, "gzip")
+    assert len(json.dumps(answer)) < 1_000_000
+
+
+def test_rest_api_gets_no_compressed_answer_since_it_would_hand_on_base64(start: Start) -> None:
+    made = rest_api("/prod/docs/swagger-ui.css", "/docs/swagger-ui.css", PROXY, {"proxy": "docs/swagger-ui.css"})
+    for headers, value in (("headers", "gzip"), ("multiValueHeaders", ["gzip"])):
+        made[headers]["Accept-Encoding"] = value
+    made |= {"httpMethod": "GET", "body": None, "isBase64Encoded": False}
+    answer = start()(made)
+    assert (answer["statusCode"], answer["isBase64Encoded"]) == (200, False)

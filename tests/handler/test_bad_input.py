@@ -140,9 +140,14 @@ def test_a_thousand_headers_are_431(client: httpx2.Client) -> None:
     assert_problem(client.get("/api/items", headers={"x-long": "y" * 40_000}), 431)
 
 
-@pytest.mark.parametrize("query", ["q=%ff", "q=%c3%28", "%ff=1", "q=%ed%a0%80", "&".join(f"a{n}=" for n in range(60))])
+@pytest.mark.parametrize("query", ["q=%ff", "q=%c3%28", "%ff=1", "q=%ed%a0%80"])
 def test_broken_utf8_in_a_query_is_400(client: httpx2.Client, query: str) -> None:
-    assert_problem(client.get(f"/api/items?{query}"), 400)
+    assert "not percent-encoded UTF-8" in assert_problem(client.get(f"/api/items?{query}"), 400)["detail"]
+
+
+def test_too_many_fields_in_a_query_are_400(client: httpx2.Client) -> None:
+    query = "&".join(f"a{n}=" for n in range(51))
+    assert "more than 50 fields" in assert_problem(client.get(f"/api/items?{query}"), 400)["detail"]
 
 
 @pytest.mark.parametrize(

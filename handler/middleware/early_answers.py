@@ -1,0 +1,59 @@
+import asyncio
+from contextlib import suppress
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_BYTES = 16 * 1024 * 1024
+MAX_SECONDS = 10.0
+
+
+class EarlyAnswers:
+    """Lets an answer that does not wait for the whole body reach a client that listens only after it has sent all.
+
+    The answer goes out at once, what still comes is read and dropped, up to `MAX_BYTES` and `MAX_SECONDS`, and then the
+    connection ends (RFC 9112, 9.6). To end it with unread bytes is a reset, which takes the answer with it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or "aws.event" in scope or not _has_body(scope):
+            return await self.app(scope, receive, send)
+        unread, early = True, False
+
+        async def receive_to_the_end() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = message.get("more_body", False)
+            return message
+
+        async def send_and_go_on(message: Message) -> None:
+            nonlocal early
+            if message["type"] == "http.response.start":
+                early = unread
+                if early:
+                    MutableHeaders(scope=message)["Connection"] = "close"
+            elif early:
+                message["more_body"] = True
+            await send(message)
+
+        await self.app(scope, receive_to_the_end, send_and_go_on)
+        if early:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(_drop_body(receive), MAX_SECONDS)
+            await send({"type": "http.response.body"})
+
+
+async def _drop_body(receive: Receive) -> None:
+    dropped, more = 0, True
+    while more and dropped < MAX_BYTES:
+        message = await receive()
+        dropped += len(message.get("body", b""))
+        more = message.get("more_body", False)
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
