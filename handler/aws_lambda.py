@@ -9,10 +9,8 @@ backup is lost with the environment: every start says so. Only then this functio
 import asyncio
 import logging
 import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from aws_lambda_powertools import Logger
@@ -96,8 +94,7 @@ def _answer(event: dict[str, Any], context: Any) -> dict[str, Any]:
         answer = dict(_http(readable(event), context))
     except HTTPException as error:
         return _refusal(event, context, error.status_code, error.detail)
-    except UnicodeError as error:
-        logger.warning("the event cannot be read as a request: %s", error)
+    except UnicodeError:
         return _refusal(event, context, 400, "The request holds text that is not UTF-8.")
     if why := excess(event, answer):
         return _refusal(event, context, 413, why, headers_of(answer))
@@ -105,10 +102,10 @@ def _answer(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 def _refusal(
-    event: dict[str, Any], context: Any, status: int, detail: str, of_answer: Mapping[str, str] = MappingProxyType({})
+    event: dict[str, Any], context: Any, status: int, detail: str, kept: dict[str, str] | None = None
 ) -> dict[str, Any]:
     logger.warning("%d: %s", status, detail)
-    headers = {"x-request-id": context.aws_request_id, **of_answer, "content-type": MEDIA_TYPE}
+    headers = {"x-request-id": context.aws_request_id, **(kept or {}), "content-type": MEDIA_TYPE}
     scope = {"path": "", "state": {"request_id": headers["x-request-id"]}}
     return refusal(event, status, headers, bytes(problem(scope, status, detail).body))
 

@@ -41,7 +41,7 @@ class EarlyAnswers:
 
         await self.app(scope, receive_to_the_end, send_and_go_on)
         if early:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, asyncio.CancelledError):  # a server that stops cancels it; the answer is out
                 await asyncio.wait_for(_drop_body(receive), MAX_SECONDS)
             await send({"type": "http.response.body"})
 

@@ -1,5 +1,6 @@
 """What clients other than the tests' own make of HTTP, over real sockets."""
 
+import asyncio
 import http.client
 import json
 import logging
@@ -11,8 +12,11 @@ from contextlib import closing
 
 import httpx2
 import pytest
+from starlette.responses import Response
+from starlette.types import Message
 
 from handler.middleware import early_answers
+from handler.middleware.early_answers import EarlyAnswers
 from tests.conftest import assert_problem
 
 BODY = b'{"name": "Lamp"}'
@@ -129,6 +133,28 @@ def test_client_that_never_stops_sending_is_answered_and_let_go(
         assert answer_on(connection)[0] == 415
         with pytest.raises(OSError, match=r"reset|Broken pipe"):
             connection.sendall((b"1000\r\n" + b"x" * 0x1000 + b"\r\n") * 10_000)
+
+
+def test_stop_ends_the_wait_for_the_rest_without_an_error() -> None:
+    sent: list[Message] = []
+    headers = [(b"content-length", b"1000")]
+
+    async def receive() -> Message:
+        return await asyncio.Future()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def stop() -> None:
+        refusing = EarlyAnswers(Response(status_code=415))
+        request = asyncio.create_task(refusing({"type": "http", "headers": headers}, receive, send))
+        while len(sent) < 2:
+            await asyncio.sleep(0)
+        request.cancel()  # as Uvicorn does
+        await request
+
+    asyncio.run(stop())
+    assert [message.get("more_body", False) for message in sent[1:]] == [True, False]
 
 
 def test_rest_that_is_no_http_is_no_error_of_the_service(
