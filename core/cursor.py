@@ -1,4 +1,8 @@
-"""Where a keyset page ended, as an opaque token."""
+"""Where a keyset page ended, as an opaque token.
+
+It carries the place itself, so that it outlives the item there; only a `created_at` that the API does not write is
+looked up again by the item's id: it may be of any length, or no text.
+"""
 
 import base64
 import json
@@ -6,14 +10,22 @@ from dataclasses import dataclass
 from typing import get_args
 
 from core.errors import FieldError, InvalidInput
-from core.schemas import MAX_INTEGER, Order
+from core.schemas import ROWIDS, ItemView, Order
+
+_LONGEST = 40  # characters of a time, so that a token stays short
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
     order: str
-    created_at: str
+    created_at: str | None  # None: that of the item
     item_id: int
+
+    @classmethod
+    def at(cls, item: ItemView, order: str, as_expected: bool) -> "Cursor":
+        """`as_expected`: whether the item is stored as it is shown."""
+        is_carried = as_expected and _is_carried(item.created_at)
+        return cls(order, item.created_at if is_carried else None, item.id)
 
     def encode(self) -> str:
         data = json.dumps([self.order, self.created_at, self.item_id], separators=(",", ":"))
@@ -27,13 +39,17 @@ class Cursor:
             found, created_at, item_id = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
         except (ValueError, TypeError, RecursionError):
             raise _invalid("is not a next_cursor of this API") from None
-        is_time = isinstance(created_at, str) and created_at.isascii()
-        is_id = type(item_id) is int and 0 <= item_id <= MAX_INTEGER
+        is_time = created_at is None or (isinstance(created_at, str) and _is_carried(created_at))
+        is_id = type(item_id) is int and item_id in ROWIDS
         if found not in get_args(Order) or not is_time or not is_id:
             raise _invalid("is not a next_cursor of this API")
         if found != order:
             raise _invalid(f"was made for order={found}, not order={order}")
         return cls(order, created_at, item_id)
+
+
+def _is_carried(created_at: str) -> bool:
+    return len(created_at) <= _LONGEST and created_at.isascii() and created_at.isprintable()
 
 
 def _invalid(message: str) -> InvalidInput:

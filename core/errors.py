@@ -8,10 +8,12 @@ ServiceError
 │   ├── DatabaseLocked          another connection held the write lock too long
 │   ├── TooManyWrites           the queue of writes is full
 │   ├── DatabaseFull            no space left for the database
+│   ├── WriteRefused            the database's own constraint or trigger stands against it, or no id is left
 │   ├── DatabaseInUse           another process owns the file
 │   ├── DatabaseUnavailable     missing, replaced or unreadable file
 │   │   └── DatabaseDamaged
-│   └── NotServed               a database that this release cannot serve: another program's, or not whole
+│   └── NotServed               a database that this release cannot serve: another program's, not whole, or one that
+│       │                       needs what this SQLite lacks
 │       └── SchemaTooNew        written by a newer version of this service
 ├── StoreError                  the object store
 │   ├── ObjectExists            create-if-absent found the name taken
@@ -30,7 +32,7 @@ ServiceError
 │   ├── TxidNotReached          the caller has seen a commit that this log does not have
 │   ├── LogInUse                another program writes into this log
 │   └── LogDamaged              an object is missing, cut short or altered, or the log is not the one it was
-├── StatementRefused            SQL of an operator that cannot be run, or whose outcome could not be served
+├── StatementRefused            SQL of an operator or a migration that cannot be run, or makes what nobody could serve
 ├── BackupError
 │   ├── BackupMissing
 │   └── BackupDamaged
@@ -80,6 +82,10 @@ class TooManyWrites(DatabaseError):
 
 
 class DatabaseFull(DatabaseError):
+    pass
+
+
+class WriteRefused(DatabaseError):
     pass
 
 

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 MAX_PRICE_CENTS = 999_999_999_999
 MAX_INTEGER = 2**53 - 1  # the largest whole number every JSON reader keeps exact
+ROWIDS = range(-(2**63), 2**63)  # an item's id; the API gives positive ones
 
 _PRICE = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,2}))?")
 _PRICE_HINT = "a price is 0 to 9999999999.99 with at most 2 decimal places"
@@ -119,7 +120,7 @@ class ItemView(BaseModel):
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "ItemView":
-        # What the database holds was checked on its way in, an operator's hand-made row by the table's constraints
+        # Not checked: a row that the API would not have let in is an item as well
         return cls.model_construct(
             id=row["id"],
             name=row["name"],

@@ -88,8 +88,7 @@ def _operations(route: Route) -> Iterable[tuple[str, Operation]]:
 def _describe(operation: Operation, route: Route, models: dict[str, type[BaseModel]]) -> dict[str, Any]:
     described: dict[str, Any] = {"summary": operation.summary}
     parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}}
-        for name in route.param_convertors
+        {"name": name, "in": "path", "required": True, "schema": {"type": "integer"}} for name in route.param_convertors
     ]
     if operation.query:
         schema = operation.query.model_json_schema()

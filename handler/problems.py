@@ -23,6 +23,7 @@ from core.errors import (
     TransactionTooLarge,
     TransactionTooSlow,
     TxidNotReached,
+    WriteRefused,
 )
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,9 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
         case InvalidInput(errors=errors):
             members = [{"field": error.field, "message": error.message} for error in errors]
             return problem(request.scope, 422, "The input is not valid; see errors.", errors=members)
+        case WriteRefused():
+            logger.warning("%s", error)
+            return problem(request.scope, 409, str(error))
         case DatabaseLocked():
             logger.error("%s", error)
             request.app.state.service.metrics.database_locked()

@@ -9,18 +9,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from core.errors import FieldError, InvalidInput, ItemNotFound
+from core.schemas import ROWIDS
 
 M = TypeVar("M", bound=BaseModel)
 
-_ITEM_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
-_LARGEST_ROWID = 2**63 - 1
+_ITEM_ID = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 _MAX_FIELDS = 50
 
 
 def item_id_of(request: Request) -> int:
     """Raises ItemNotFound for a path segment that can be no item's id."""
     text = request.path_params["item_id"]
-    if not _ITEM_ID.fullmatch(text) or int(text) > _LARGEST_ROWID:
+    if not _ITEM_ID.fullmatch(text) or int(text) not in ROWIDS:
         raise ItemNotFound(text)
     return int(text)
 

@@ -33,7 +33,7 @@ from infra.object_store import TRANSFER_SECONDS, ObjectStore
 from infra.report import Report, Verified, read_report, write_report
 from infra.retention import Expired as ExpiredBackup
 from infra.settings import Settings
-from infra.snapshot import Progress, inspect, no_progress
+from infra.snapshot import Contents, Progress, inspect, no_progress
 from infra.workspace import workspace
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ class Maintenance:
             last_success=previous.last_success,
             verified=previous.verified,
             misdated=previous.misdated,
+            unchecked=previous.unchecked,
             host=self._host_time(previous, now),
         )
 
@@ -204,34 +205,41 @@ class Maintenance:
         image = scratch / "app.db"
         position = self.steps.log.restore(image, progress=progress, snapshot=state.newest)
         check_written_here(self.steps.log, position)  # or the newest backup would be another program's
-        rows = inspect(image).rows
+        contents = inspect(image)
+        report.unchecked = list(contents.unchecked)
+        for unchecked in contents.unchecked:
+            logger.warning("%s: %s", self._store.url, unchecked)
         snapshot = state.newest
         if snapshot is None or state.is_due(datetime.fromtimestamp(report.started_at, UTC)):
             snapshot = self.steps.store_snapshot(image, position, scratch)
             report.snapshot = f"{position.txid:016x}"
             try:
-                self._check_snapshot(snapshot, position, image, rows, scratch / "snapshot.db", progress)
+                self._check_snapshot(snapshot, position, image, contents, scratch / "snapshot.db", progress)
             except (LogDamaged, BackupDamaged):
                 self.steps.discard(snapshot)  # or it would be what every start begins with
                 raise
         manifest = self._backed_up(report, position, image, progress)
-        if manifest.rows != rows:
-            raise BackupDamaged(f"{manifest.name} has the rows {manifest.rows}, the log at its TXID has {rows}")
+        if not contents.has(manifest.rows):
+            raise BackupDamaged(
+                f"{manifest.name} has the rows {manifest.rows}, the log at its TXID has {contents.rows}"
+            )
         report.txid = f"{position.txid:016x}"
-        report.verified = Verified(f"{snapshot.max_txid:016x}", manifest.name, report.txid, rows, report.started_at)
+        report.verified = Verified(
+            f"{snapshot.max_txid:016x}", manifest.name, report.txid, contents.rows, report.started_at
+        )
 
     def _check_snapshot(
         self,
         snapshot: LogObject,
         position: Position,
         image: Path,
-        rows: dict[str, int],
+        contents: Contents,
         copy: Path,
         progress: Progress,
     ) -> None:
         """Read it back."""
         self.steps.log.restore(copy, position.txid, progress, snapshot)
-        if differing_pages(image, copy, page_size_of(image)) or inspect(copy).rows != rows:
+        if differing_pages(image, copy, page_size_of(image)) or inspect(copy) != contents:
             raise LogDamaged(f"{self._store.url}: the snapshot at TXID {position.txid:016x} is not what was written")
         copy.unlink()
 

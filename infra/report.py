@@ -51,6 +51,7 @@ class Report:
     unfinished: bool = False  # the time was over; the next run goes on
     problems: list[str] = field(default_factory=list)
     misdated: Misdated | None = None  # among the commits that are kept by themselves
+    unchecked: list[str] = field(default_factory=list)  # what SQLite lacks something for, by the last proof
     host: HostTime | None = None  # of a log in a directory
 
     @property
@@ -60,6 +61,7 @@ class Report:
     def warnings(self) -> list[str]:
         """What somebody should know, and needs nothing to be done for the log."""
         found = [str(self.misdated)] if self.misdated else []
+        found += self.unchecked
         if self.host and (leap := self.host.leapt):
             found.append(
                 f"this machine's clock has leapt ahead by {leap.by:,.0f} s: what was there before counts as so much "

@@ -10,6 +10,7 @@ import apsw
 
 from core.errors import BackupDamaged, BackupError, DatabaseUnavailable
 from infra.commitlog.schema import opened_image
+from infra.commitlog.soundness import soundness
 from infra.sqlite_errors import translated_errors
 
 # Called with the name of the phase, what is done and the total, in bytes
@@ -25,6 +26,12 @@ def no_progress(phase: str, done: int, total: int) -> None:
 class Contents:
     rows: dict[str, int]  # by table
     schema_version: int
+    uncounted: frozenset[str] = frozenset()  # tables for which this SQLite lacks something
+    unchecked: tuple[str, ...] = ()  # what could not be looked at here, and why
+
+    def has(self, rows: dict[str, int]) -> bool:
+        """Whether it has these rows and no others, as far as they can be counted here."""
+        return self.rows == {table: count for table, count in rows.items() if table not in self.uncounted}
 
 
 def make_single_file(database: Path) -> None:
@@ -44,18 +51,23 @@ def inspect(database: Path) -> Contents:
         raise BackupDamaged("the file is empty")  # which SQLite takes for a database without tables
     try:
         with opened_image(database) as connection:
-            found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(10)")]
-            if found != ["ok"]:
-                raise BackupDamaged("integrity_check: " + "; ".join(found))
-            return Contents(_rows(connection), int(connection.pragma("user_version")))
+            found = soundness(connection)
+            if found.damage:
+                raise BackupDamaged("integrity_check: " + "; ".join(found.damage))
+            rows, uncounted = _rows(connection)
+            unchecked = [
+                *found.unchecked,
+                *(f"table {name} cannot be counted: {why}" for name, why in uncounted.items()),
+            ]
+            return Contents(rows, int(connection.pragma("user_version")), frozenset(uncounted), tuple(unchecked))
     except apsw.Error as error:
         raise BackupDamaged(f"not a sound SQLite database: {error}") from error
 
 
 def count_rows(database: Path) -> dict[str, int]:
-    """Rows of each table of a live database. Raises DatabaseUnavailable or DatabaseLocked."""
+    """Rows of each table of a live database that can be counted. Raises DatabaseUnavailable or DatabaseLocked."""
     with open_live(database) as connection:
-        return _rows(connection)
+        return _rows(connection)[0]
 
 
 @contextmanager
@@ -73,14 +85,28 @@ def open_live(database: Path) -> Iterator[apsw.Connection]:
         yield connection
 
 
-def _rows(connection: apsw.Connection) -> dict[str, int]:
+def _rows(connection: apsw.Connection) -> tuple[dict[str, int], dict[str, str]]:
+    """By table, and those that cannot be counted, and why."""
     tables = connection.execute(
-        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+        "SELECT CAST(name AS BLOB) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' "
+        "ORDER BY name"
     ).fetchall()
-    return {str(name): _count(connection, str(name)) for (name,) in tables}
+    rows, uncounted = {}, {}
+    encoding = str(connection.pragma("encoding"))
+    names = [encoded.decode(encoding, "replace") for (encoded,) in tables if isinstance(encoded, bytes)]
+    for name in names:  # which a shell may have given in another encoding
+        try:
+            rows[name] = _count(connection, name)
+        except apsw.SQLError as error:  # needs a module or a collation
+            uncounted[name] = str(error)
+    return rows, uncounted
 
 
 def _count(connection: apsw.Connection, table: str) -> int:
     quoted = table.replace('"', '""')
-    rows: list[Any] = connection.execute(f'SELECT count(*) FROM "{quoted}"').fetchall()  # noqa: S608 (quoted above)
+    count = f'SELECT count(*) FROM "{quoted}"'  # noqa: S608 (quoted above)
+    try:
+        rows: list[Any] = connection.execute(count).fetchall()
+    except apsw.SQLError:  # perhaps only of an index that it would go through
+        rows = connection.execute(f"{count} NOT INDEXED").fetchall()
     return int(rows[0][0])

@@ -13,18 +13,25 @@ from typing import Any
 
 import apsw
 import peewee
-from playhouse.apsw_ext import APSWDatabase
 
-from core.errors import CommitNotStored, CommitOutcomeUnknown, LogDamaged, StatementRefused, TransactionTooSlow
-from core.migrations import check_known, migrate, schema_version
+from core.errors import (
+    CommitNotStored,
+    CommitOutcomeUnknown,
+    LogDamaged,
+    NotServed,
+    StatementRefused,
+    TransactionTooSlow,
+    WriteRefused,
+)
+from core.migrations import check_served
+from core.statements import BEFORE_A_WORD, OTHER_FILES, TRANSACTION, first_word, shortened, statements
 from infra.clock import Clock
 from infra.commitlog.log import CommitLog
 from infra.commitlog.replica import Replica
 
-_BEFORE_A_WORD = r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$))*"
-_FIRST_WORD = re.compile(_BEFORE_A_WORD + r"(\w*)", re.DOTALL)
-_PRAGMA = re.compile(_BEFORE_A_WORD + r"\w+\s+(?:main\s*\.\s*)?(\w+)\s*(.*)", re.DOTALL)
-_VACUUM = re.compile(_BEFORE_A_WORD + r"\w+\s*(?:main\s*)?;?\s*$", re.DOTALL)
+_B = BEFORE_A_WORD
+_PRAGMA = re.compile(rf"{_B}\w+{_B}(?:main{_B}\.{_B})?(\w+){_B}(.*)", re.DOTALL)
+_VACUUM = re.compile(rf"{_B}\w+{_B}(?:main{_B})?$", re.DOTALL)
 # Those whose argument says what to look at, and no setting
 _PRAGMAS_WITH_VALUE = {
     "foreign_key_check",
@@ -39,12 +46,10 @@ _PRAGMAS_WITH_VALUE = {
     "table_list",
     "table_xinfo",
 }
-_TRANSACTION = "a script is one transaction by itself, all of it or nothing"
 _REFUSED = {
-    **dict.fromkeys(("BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"), _TRANSACTION),
-    **dict.fromkeys(("ATTACH", "DETACH"), "what is written to another file would not be stored"),
+    **dict.fromkeys(TRANSACTION, "a script is one transaction by itself, all of it or nothing"),
+    **dict.fromkeys(OTHER_FILES, "what is written to another file would not be stored"),
 }
-_MOST_OF_A_STATEMENT = 80  # characters, in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +81,12 @@ class Outcome:
 
 def parts_of(script: str) -> list[Part]:
     """The commits that a script becomes. Raises StatementRefused for what can be none."""
-    statements = [statement for statement in _split(script) if _first_word(statement)]
-    for statement in statements:
+    found = list(statements(script))
+    for statement in found:
         _check_may_run(statement)
     parts: list[Part] = []
-    for statement in statements:
-        alone = _first_word(statement) == "VACUUM"
+    for statement in found:
+        alone = first_word(statement) == "VACUUM"
         if parts and not (alone or parts[-1].alone):
             parts[-1] = Part((*parts[-1].statements, statement), False)
         else:
@@ -129,11 +134,11 @@ class _Run:
     def _all(self, db: peewee.Database) -> None:
         self._outcome = Outcome(self._replica.stored.txid)
         connection: apsw.Connection = db.connection()
-        before, changes = _shape_of(db), connection.total_changes()
+        changes = connection.total_changes()
         for statement in self._part.statements:
             self._run(connection, statement)
         self._outcome.changed = connection.total_changes() - changes
-        check_still_served(before, _shape_of(db))
+        _check_still_served(connection)
 
     def _run(self, connection: apsw.Connection, statement: str) -> None:
         def look(cursor: apsw.Cursor, *_: object) -> bool:
@@ -154,11 +159,14 @@ class _Run:
             yield
         except apsw.AuthError as error:
             reason = "temporary tables and settings of the connection would not be stored"
-            raise StatementRefused(f"{_shortened(self._statement)}: {reason}") from error
-        except (apsw.Error, peewee.PeeweeException) as error:
-            raise StatementRefused(f"{_shortened(self._statement)}: {error}") from error
+            raise StatementRefused(f"{shortened(self._statement)}: {reason}") from error
+        except UnicodeDecodeError as error:
+            reason = "a text in the answer is not UTF-8; hex() of the column shows it"
+            raise StatementRefused(f"{shortened(self._statement)}: {reason}") from error
+        except (apsw.Error, peewee.PeeweeException, WriteRefused, NotServed) as error:
+            raise StatementRefused(f"{shortened(self._statement)}: {error}") from error
         except TransactionTooSlow as error:
-            raise TransactionTooSlow(f"{_shortened(self._statement)}: {error} `--timeout` gives it longer") from error
+            raise TransactionTooSlow(f"{shortened(self._statement)}: {error} `--timeout` gives it longer") from error
         except CommitNotStored as error:
             raise CommitNotStored(f"Nothing was stored: {error}") from error
         except CommitOutcomeUnknown as error:
@@ -170,67 +178,28 @@ class _Run:
             ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    version: int
-    columns: frozenset[tuple[str, str]]  # (table, column)
-
-
-def check_still_served(before: Shape, after: Shape) -> None:
-    """Whether this release can serve what has been made of a database. Raises StatementRefused or SchemaTooNew."""
-    check_known(after.version)
-    if after.version != before.version:
-        raise StatementRefused("user_version is the number of the newest migration; only a migration sets it")
-    lost = sorted(f"{table}.{column}" for table, column in (before.columns - after.columns) & _needed())
-    if lost:
-        raise StatementRefused(f"without {', '.join(lost)} no instance could serve the database; nothing was stored")
-
-
-def _needed() -> frozenset[tuple[str, str]]:
-    database = APSWDatabase(":memory:")
-    with database:
-        migrate(database)
-        return _shape_of(database).columns
-
-
-def _shape_of(db: peewee.Database) -> Shape:
-    found = db.execute_sql(
-        "SELECT t.name, c.name FROM sqlite_schema AS t, pragma_table_info(t.name) AS c WHERE t.type = 'table'"
-    )
-    return Shape(schema_version(db), frozenset(found.fetchall()))
-
-
-def _split(script: str) -> Iterator[str]:
-    """At the semicolons that end a statement, as SQLite sees it; what the last one lacks stays its own fault."""
-    begin = 0
-    for semicolon in re.finditer(";", script):
-        if apsw.complete(script[begin : semicolon.end()]):
-            yield script[begin : semicolon.end()]
-            begin = semicolon.end()
-    yield script[begin:]
-
-
-def _first_word(statement: str) -> str:
-    """In capitals; a statement that begins with no word is SQLite's to refuse, and nothing but comments is none."""
-    found = _FIRST_WORD.match(statement)
-    assert found
-    return found[1].upper() or statement[found.end() :].strip()
+def _check_still_served(connection: apsw.Connection) -> None:
+    """Raises StatementRefused for what no instance of this release could serve."""
+    try:
+        check_served(connection)
+    except NotServed as error:
+        raise StatementRefused(f"No instance could serve what it makes of the database. {error}") from error
 
 
 def _check_may_run(statement: str) -> None:
-    word = _first_word(statement)
+    word = first_word(statement)
     reason = _REFUSED.get(word, "")
     if word == "VACUUM" and not _VACUUM.match(statement):
         reason = "`python -m infra restore -o FILE` writes a copy to a file"
     elif word == "PRAGMA":
         reason = _why_no_pragma(statement)
     if reason:
-        raise StatementRefused(f"{_shortened(statement)} is refused: {reason}")
+        raise StatementRefused(f"{shortened(statement)} is refused: {reason}")
 
 
 def _why_no_pragma(statement: str) -> str:
     found = _PRAGMA.match(statement)
-    name, value = (found[1].lower(), found[2].rstrip("; \n\t")) if found else ("", "?")
+    name, value = (found[1].lower(), found[2]) if found else ("", "?")
     if name == "wal_checkpoint":
         return "every server moves the WAL into its own file by itself"
     if name == "user_version" and value:
@@ -238,11 +207,6 @@ def _why_no_pragma(statement: str) -> str:
     if value and name not in _PRAGMAS_WITH_VALUE:
         return "a setting of this command's own connection would change nothing, or what nobody could serve"
     return ""
-
-
-def _shortened(statement: str) -> str:
-    text = " ".join(statement.split())
-    return text if len(text) <= _MOST_OF_A_STATEMENT else f"{text[: _MOST_OF_A_STATEMENT - 3]}..."
 
 
 def as_text(rows: Rows) -> str:

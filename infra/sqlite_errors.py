@@ -9,11 +9,14 @@ import apsw
 import peewee
 
 from core import errors
+from core.migrations import what_is_missing
 
 
 @contextmanager
 def translated_errors(path: Path) -> Iterator[None]:
-    """What happens to the file as our errors. A fault of the code (bad SQL, a broken constraint) stays what it is."""
+    """What happens to the file, and what stands in it against a write, as our errors. A fault of the code (bad SQL)
+    stays what it is.
+    """
     try:
         yield
     except (peewee.PeeweeException, apsw.Error, OSError) as error:
@@ -50,6 +53,10 @@ def _translate(error: Exception, path: Path) -> errors.ServiceError | None:
             return errors.TransactionTooSlow("The request took too long in the database and was stopped.")
         case apsw.CantOpenError() | apsw.IOError() | apsw.ReadOnlyError() | apsw.PermissionsError() | OSError():
             return errors.DatabaseUnavailable(f"{path} cannot be opened or written: {_said(cause)}")
+        case apsw.ConstraintError() | apsw.MismatchError() | apsw.TooBigError():
+            return errors.WriteRefused(f"The database refuses it: {cause}")
+        case apsw.SQLError() if missing := what_is_missing(cause):
+            return errors.NotServed(f"{path} needs the {missing}, which is not here.")
         case apsw.CorruptError() | apsw.NotADBError():
             return errors.DatabaseDamaged(f"{path} is damaged ({_said(cause)}): a restart rebuilds it from the log.")
     return None

@@ -56,6 +56,7 @@ _OTHERS = {
     'fields @timestamp, status_code, path, message | filter level in ["ERROR", "CRITICAL"] or status_code >= 500 '
     "| sort @timestamp desc",
     "fromjson?",
+    "minimumCompressionSize",
     "incidents/",
     'parameter_overrides = "Architecture=arm64"',
     "process_*",

@@ -1,9 +1,11 @@
 """Numbered SQL files, run in order; `PRAGMA user_version` is the number of the last one that ran.
 
 A file is never edited after a release: add the next number. Each version of the code must work on the
-next version's schema (add first, remove later), so that a rollback of the code is safe.
+next version's schema (add first, remove later), so that a rollback of the code is safe. All that are due run in one
+transaction, so none has one of its own.
 """
 
+import re
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,13 +14,18 @@ from importlib import resources
 from typing import Any, Protocol
 
 import apsw
-from peewee import Database
+from peewee import Database, PeeweeException
 
-from core.errors import NotServed, SchemaTooNew
+from core.errors import NotServed, SchemaTooNew, StatementRefused
+from core.statements import OTHER_FILES, TRANSACTION, first_word, shortened, statements
+
+# Of one statement or what it meets; the others say what has become of the file
+_FAULTS = (apsw.SQLError, apsw.ConstraintError, apsw.MismatchError, apsw.AuthError, apsw.TooBigError)
+_MISSING = re.compile(r"(?:no such|unknown) (function|module|collation sequence): (.*)", re.DOTALL)
 
 
 class Connection(Protocol):
-    def execute(self, statements: str, /) -> Iterable[Any]: ...
+    def execute(self, statements: str, /, *, can_cache: bool = True) -> Iterable[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +33,19 @@ class Schema:
     """What a database must have, at the least."""
 
     application_id: int
-    columns: dict[str, set[tuple[str, int]]]  # by table: name, place in the primary key
+    columns: dict[str, set["Column"]]  # by table
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    not_null: bool
+    place_in_key: int  # 0: none
+    key_type: str  # INTEGER makes it the row's id; what other columns hold is not decided by their type
+
+    @classmethod
+    def of(cls, name: str, declared: str, not_null: int, place_in_key: int) -> "Column":
+        return cls(name, bool(not_null), place_in_key, declared.upper() if place_in_key else "")
 
 
 def scripts() -> list[str]:
@@ -67,8 +86,9 @@ def check_served(connection: Connection) -> bool:
     check_known(version)
     for table, columns in needed.columns.items():
         if missing := columns - _columns(connection, table):
-            names = ", ".join(sorted(name for name, _ in missing))
+            names = ", ".join(sorted(column.name for column in missing))
             raise NotServed(f"It lacks what schema version {version} has in table {table}: {names}")
+        _check_usable(connection, table, sorted(column.name for column in columns))
     return bool(version >= known)
 
 
@@ -83,23 +103,60 @@ def _schema_after(version: int) -> Schema:
         return Schema(int(str(application_id)), columns)
 
 
-def _columns(connection: Connection, table: str) -> set[tuple[str, int]]:
-    return {(str(column[1]), int(column[5])) for column in connection.execute(f"PRAGMA table_info({table})")}
+def _columns(connection: Connection, table: str) -> set[Column]:
+    found = connection.execute(f"PRAGMA table_info({table})")
+    return {Column.of(name, declared, not_null, place) for _, name, declared, not_null, _, place in found}
+
+
+def _check_usable(connection: Connection, table: str, names: list[str]) -> None:
+    """Raises NotServed when the table's own columns, indexes, constraints or triggers ask for what is not there."""
+    columns, values = ", ".join(names), ", ".join("NULL" for _ in names)
+    changes = ", ".join(f"{name} = NULL" for name in names)
+    for statement in (
+        f"SELECT {columns} FROM {table} ORDER BY {columns}",  # noqa: S608 (of the migrations)
+        f"INSERT INTO {table} ({columns}) VALUES ({values})",  # noqa: S608
+        f"UPDATE {table} SET {changes}",  # noqa: S608
+        f"DELETE FROM {table} WHERE rowid = 1",  # noqa: S608
+    ):
+        try:
+            list(connection.execute(f"EXPLAIN {statement}", can_cache=False))  # it would be of the schema before
+        except apsw.SQLError as error:
+            missing = what_is_missing(error)
+            reason = f"it needs the {missing}, which is not here" if missing else str(error)
+            raise NotServed(f"Table {table} cannot be read and written: {reason}") from error
+
+
+def what_is_missing(error: apsw.SQLError) -> str:
+    """What of a schema this SQLite does not have, as "collation german"; empty if that is not the error."""
+    found = _MISSING.fullmatch(str(error))
+    return f"{found[1].removesuffix(' sequence')} {found[2].removesuffix('()')}" if found else ""
 
 
 def migrate(db: Database) -> int:
     """Bring the database to the newest schema, all or nothing, and return the version it has.
 
-    Raises SchemaTooNew when the file was written by a version of the code that is newer than the next one.
+    Raises SchemaTooNew when the file was written by a version of the code that is newer than the next one,
+    StatementRefused for a migration that cannot run.
     """
     wanted = scripts()
     with db.atomic("IMMEDIATE"):
         found = schema_version(db)
         check_known(found)
-        for script in wanted[found:]:
-            for statement in script.split(";"):
-                if statement.strip():
-                    db.execute_sql(statement)
+        for number, script in enumerate(wanted[found:], found + 1):
+            _run(db, number, script)
         if found < len(wanted):
             db.execute_sql(f"PRAGMA user_version = {len(wanted)}")
     return max(found, len(wanted))
+
+
+def _run(db: Database, number: int, script: str) -> None:
+    for statement in statements(script):
+        where = f"Migration {number}, {shortened(statement)}"
+        if first_word(statement) in (*TRANSACTION, *OTHER_FILES):
+            raise StatementRefused(f"{where}: migrations run in one transaction, in one file; leave it out")
+        try:
+            db.execute_sql(statement)
+        except (PeeweeException, apsw.Error) as error:
+            if isinstance(getattr(error, "orig", error), _FAULTS):
+                raise StatementRefused(f"{where}: {error}") from error
+            raise

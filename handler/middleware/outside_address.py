@@ -10,10 +10,7 @@ class OutsideAddress:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            if "aws.event" in scope:
-                root, path = mount_point(scope["aws.event"], scope["path"])
-                scope.update(root_path=root, path=root + path)
-            elif "://" in scope["path"] and scope["path"][0] != "/":  # in full, as for a proxy (RFC 9112, 3.2.2)
-                scope["path"] = "/" + "".join(scope["path"].split("/", 3)[3:])
+        if "aws.event" in scope:
+            root, path = mount_point(scope["aws.event"], scope["path"])
+            scope.update(root_path=root, path=root + path)
         await self.app(scope, receive, send)

@@ -21,6 +21,7 @@ from infra.commitlog.note import Note, NoteFile, WalEnd
 from infra.commitlog.raw_file import RawFile, differing_pages, page_size_of, pages_of
 from infra.commitlog.row_changes import NotRowByRow, changes_between, keep_changes
 from infra.commitlog.schema import AnySchema, Schema, is_new, opened_image
+from infra.commitlog.soundness import soundness
 from infra.commitlog.vfs import salts_in
 from infra.durable import fsync_directory
 from infra.sqlite_errors import translated_errors
@@ -475,9 +476,11 @@ class LocalFile:
             else:
                 raise errors.DatabaseLocked(f"{self.path} is being written by another program; stop it.")
             self.known = Known(state_of(self.path))
-            [(found,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
-            if found != "ok":
-                raise errors.DatabaseDamaged(f"{self.path} is damaged: {found}")
+            found = soundness(connection, 1)
+            if found.damage:
+                raise errors.DatabaseDamaged(f"{self.path} is damaged: {found.damage[0]}")
+            for unchecked in found.unchecked:
+                logger.warning("%s: %s", self.path, unchecked)
             yield connection
 
     def _head_in(self, path: Path) -> Position:
@@ -511,7 +514,8 @@ class LocalFile:
             raise type(error)(
                 f"The newest state at {self._log.url} cannot be served. {error}. Nothing was written to it; if the log "
                 "is another program's, set REPLICA_URL to a prefix of its own; if somebody has spoilt this one, "
-                "`python -m infra restore --txid N` brings an earlier state back"
+                "`python -m infra sql` may drop what is in the way, and `python -m infra restore --txid N` brings an "
+                "earlier state back"
             ) from error
 
     def _first_commit(self, connection: apsw.Connection) -> Position:

@@ -13,6 +13,7 @@ import peewee
 from playhouse.apsw_ext import APSWDatabase
 
 from core import errors
+from core.statements import first_word
 from infra.clock import Clock
 from infra.commitlog.anchor import Anchor, begin_reading
 from infra.commitlog.file_state import FileChanged, FileState, Known, shm_of, state_of, wal_of
@@ -45,6 +46,7 @@ _TEMPORARY = {
     apsw.SQLITE_CREATE_TEMP_TRIGGER,
     apsw.SQLITE_CREATE_TEMP_VIEW,
 }
+_CHANGES_ROWS = {"DELETE", "INSERT", "REPLACE", "UPDATE", "WITH"}
 _vfs_numbers = count(1)
 
 
@@ -79,7 +81,7 @@ class OpenFile:
         self._vfs = ShippingVFS(f"commitlog-{next(_vfs_numbers)}", ship, MAX_TRANSACTION_BYTES, lasting)
         # Who waits, and for how long, is not decided by SQLite
         options: dict[str, Any] = {"timeout": 0, "thread_safe": False}
-        self.writer = APSWDatabase(str(path), pragmas=_PRAGMAS, vfs=self._vfs.name, **options)
+        self.writer = _Writer(str(path), pragmas=_PRAGMAS, vfs=self._vfs.name, **options)
         self.reader: peewee.Database = APSWDatabase(str(path), pragmas={**_PRAGMAS, "query_only": 1}, **options)
 
     @property
@@ -355,6 +357,26 @@ class OpenFile:
     def _wal_backfilled(self) -> tuple[bytes, int]:
         _, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
         return self._vfs.salts, in_file
+
+
+class _Writer(APSWDatabase):  # type: ignore[misc]
+    def execute_sql(self, sql: str, params: Any = None) -> Any:
+        """Raises WriteRefused when the statement is sound, and what the database does by itself along with it (a
+        trigger, an index of an expression) fails for these values.
+        """
+        try:
+            return super().execute_sql(sql, params)
+        except (peewee.PeeweeException, apsw.SQLError) as error:
+            if isinstance(getattr(error, "orig", error), apsw.SQLError) and self._is_sound(sql, params):
+                raise errors.WriteRefused(f"The database refuses it: {error}") from error
+            raise
+
+    def _is_sound(self, sql: str, params: Any) -> bool:
+        try:
+            self.connection().execute(f"EXPLAIN {sql}", params, can_cache=False).fetchall()
+        except apsw.Error:
+            return False
+        return first_word(sql) in _CHANGES_ROWS
 
 
 def _refuse_what_outlasts_a_request(action: int, one: str | None, two: str | None, *_: str | None) -> int:

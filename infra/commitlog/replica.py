@@ -41,6 +41,15 @@ _SETTLINGS = 5
 _HEAL_SECONDS = 60.0  # from one time that SQLite's word makes the file be built anew to the next: perhaps it is the log
 _REDO_SECONDS = 1.0  # how long another program's changes may keep requests waiting
 
+# Whatever ends the transaction of several
+_FAULTS_OF_ONE = (
+    errors.TransactionTooLarge,
+    errors.DatabaseFull,
+    errors.WriteRefused,
+    peewee.PeeweeException,
+    apsw.Error,
+)
+
 
 @dataclass(slots=True)
 class Write:
@@ -169,8 +178,8 @@ class Replica:
                 return self._store(writes, partial(self._run_all, writes), self._clock.now() + seconds)
             except _Aborted as aborted:
                 culprit = aborted.write
-            except (errors.TransactionTooLarge, errors.DatabaseFull, peewee.PeeweeException, apsw.Error):
-                pass  # of one of them: nothing was stored
+            except _FAULTS_OF_ONE:
+                pass  # nothing was stored
             except Exception as error:
                 return _fail(writes, error)
         deadline = self._clock.now() + seconds
@@ -442,7 +451,7 @@ class Replica:
 
             try:
                 self.write(use_case, self._clock.now() + _REDO_SECONDS, float("-inf"))
-            except DoesNotFit as error:
+            except (DoesNotFit, errors.WriteRefused, errors.NotServed) as error:
                 self._at_rest.waiting.remove(path)
                 logger.error(
                     "%s: another program's changes do not fit the state that the log has since: %s. They are kept; "

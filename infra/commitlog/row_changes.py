@@ -49,7 +49,9 @@ def changes_between(base: Path, edited: Path) -> bytes:
             for table in _tables(connection):
                 if not _is_same_in_both(connection, table):
                     raise NotRowByRow(f"in table {table} more was changed than rows with a primary key")
-    except (apsw.Error, DoesNotFit) as error:
+        for change in apsw.Changeset.iter(changeset):
+            _ = change.old, change.new  # text that is no UTF-8 can be done again by nobody
+    except (apsw.Error, DoesNotFit, UnicodeDecodeError) as error:
         raise NotRowByRow(str(error)) from error
     return changeset
 

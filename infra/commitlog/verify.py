@@ -11,6 +11,7 @@ from core.errors import DatabaseFull, LogDamaged
 from infra.commitlog.chain import LogObject
 from infra.commitlog.dates import Misdated, bounds, misdated
 from infra.commitlog.log import CommitLog
+from infra.commitlog.soundness import soundness
 from infra.snapshot import Progress, no_progress
 
 
@@ -21,7 +22,7 @@ class Verdict:
     head: int = 0  # TXID
     problems: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)  # harmless: not part of the chain, and covered by what is
-    warnings: list[str] = field(default_factory=list)  # about the dates of commits: nothing is lost
+    warnings: list[str] = field(default_factory=list)  # dates of commits, what cannot be checked: nothing is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +116,10 @@ def _restore(log: CommitLog, scratch: Path, verdict: Verdict) -> None:
             verdict.problems.append(f"{log.url} is empty")
         else:
             with closing(apsw.Connection(str(scratch), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
-                [(found,), *_] = connection.execute("PRAGMA integrity_check").fetchall()
-            if found != "ok":
-                verdict.problems.append(f"{log.url} restores to a database that is damaged: {found}")
+                found = soundness(connection)
+            if found.damage:
+                verdict.problems.append(f"{log.url} restores to a database that is damaged: {found.damage[0]}")
+            verdict.warnings += found.unchecked
     except LogDamaged as error:
         if str(error) not in verdict.problems:
             verdict.problems.append(str(error))

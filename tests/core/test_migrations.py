@@ -4,8 +4,8 @@ import apsw
 import pytest
 from peewee import Database
 
-from core import items
-from core.errors import NotServed, SchemaTooNew
+from core import items, migrations
+from core.errors import NotServed, SchemaTooNew, StatementRefused
 from core.migrations import check_served, migrate, schema_version, scripts
 from core.schemas import ItemPatch, ItemQuery, NewItem
 
@@ -55,6 +55,10 @@ def test_what_was_migrated_is_served_and_of_older_releases_after_a_migration(db:
         "DROP TABLE items",
         "ALTER TABLE items DROP COLUMN description",
         "CREATE TABLE copy AS SELECT * FROM items; DROP TABLE items; ALTER TABLE copy RENAME TO items",  # no key
+        "PRAGMA writable_schema = 1; UPDATE sqlite_schema SET sql = replace(sql, 'created_at TEXT NOT NULL', "
+        "'created_at TEXT'); PRAGMA writable_schema = RESET",
+        "CREATE TRIGGER t AFTER UPDATE ON items BEGIN INSERT INTO audit VALUES (1); END",
+        "CREATE TRIGGER t AFTER DELETE ON items BEGIN SELECT soundex_of(1); END",
     ],
 )
 def test_what_is_not_of_this_service_or_not_whole_is_not_served(db: Database, script: str) -> None:
@@ -68,3 +72,52 @@ def test_what_is_not_of_this_service_or_not_whole_is_not_served(db: Database, sc
 def test_more_than_is_needed_is_served(db: Database) -> None:
     db.connection().execute("ALTER TABLE items ADD COLUMN mine; CREATE TABLE mine (v); CREATE INDEX i ON items (mine)")
     assert check_served(db.connection())
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TABLE log (v);\nCREATE TRIGGER t AFTER INSERT ON items BEGIN\n  INSERT INTO log VALUES (1);\n"
+        "  UPDATE log SET v = CASE WHEN v = 1 THEN 'a;b' END;\nEND;\nCREATE TABLE last (v)",
+        "-- a; b\nCREATE TABLE log (v); /* c; d */\n-- e;\nCREATE TABLE last (v);\n-- f; g",
+        "CREATE TABLE log (v TEXT DEFAULT 'a;b', [w;x], \"y;z\");;\nCREATE TABLE last (v)",
+        "\ufeffCREATE TABLE log (\r\n  v\r\n);\r\n-- a; b\r\nCREATE TABLE last (v);\r\n",
+    ],
+)
+def test_migration_is_split_where_sqlite_ends_a_statement(
+    db: Database, script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_one_more(script, monkeypatch)
+    assert migrate(db) == schema_version(db) == len(scripts()) + 1
+    items.create_item(db, NewItem(name="Lamp"))
+    tables = {name for (name,) in db.execute_sql("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()}
+    assert {"log", "last"} <= tables
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("BEGIN; CREATE TABLE mine (v); COMMIT;", "Migration 3, BEGIN;: migrations run in one transaction"),
+        ("CREATE TABLE mine (v);\r\n-- so\r\nCOMMIT;", "COMMIT;: migrations run in one transaction"),
+        ("CREATE TABLE mine (v); ATTACH 'other.db' AS other;", "ATTACH 'other.db' AS other;: migrations run in one"),
+        ("CREATE TABLE mine (v); VACUUM;", "Migration 3, VACUUM;: cannot VACUUM from within a transaction"),
+        ("CREATE TABLE mine (v); CREATE UNIQUE INDEX one ON items (name);", "UNIQUE constraint failed: items.name"),
+        ("CREATE TABLE mine (v); SELEC;", 'Migration 3, SELEC;: near "SELEC": syntax error'),
+    ],
+)
+def test_migration_that_cannot_run_is_named_and_leaves_nothing(
+    db: Database, script: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        items.create_item(db, NewItem(name="Lamp"))
+    with_one_more(script, monkeypatch)
+    with pytest.raises(StatementRefused) as caught:
+        migrate(db)
+    assert message in str(caught.value)
+    assert schema_version(db) == len(scripts()) == 2
+    assert db.execute_sql("SELECT * FROM sqlite_schema WHERE name = 'mine'").fetchall() == []
+
+
+def with_one_more(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = scripts()
+    monkeypatch.setattr(migrations, "scripts", lambda: [*known, script])

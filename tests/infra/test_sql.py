@@ -130,8 +130,13 @@ def test_what_sqlite_allows_only_outside_is_a_commit_of_its_own(
         ("UPDATE items SET quantity = 5; INSERT OR ROLLBACK INTO items (id, name) VALUES (1, 'x')", "failed"),
         ("UPDATE items SET quantity = 5; SELECT 'open", "unrecognized token"),
         ("UPDATE items SET quantity = 5; CREATE TEMP TABLE mine (v)", "would not be stored"),
-        ("UPDATE items SET quantity = 5; DROP TABLE items", "items.name"),
-        ("UPDATE items SET quantity = 5; ALTER TABLE items RENAME COLUMN quantity TO amount", "items.quantity"),
+        ("UPDATE items SET quantity = 5; DROP TABLE items", "in table items: created_at, description, id, name"),
+        (
+            "UPDATE items SET quantity = 5; ALTER TABLE items RENAME COLUMN quantity TO amount",
+            "in table items: quantity",
+        ),
+        ("SELECT CAST(x'4cf6' AS TEXT)", "a text in the answer is not UTF-8"),
+        ("CREATE TRIGGER t AFTER INSERT ON items BEGIN INSERT INTO audit VALUES (1); END", "no such table: main.audit"),
         ("UPDATE items SET quantity = 5; PRAGMA user_version = 99", "only a migration sets it"),
         ("UPDATE items SET quantity = 5; PRAGMA main.user_version(99)", "only a migration sets it"),
         ("UPDATE items SET quantity = 5; PRAGMA journal_mode = delete", "is refused"),
@@ -250,6 +255,14 @@ def test_semicolons_in_strings_comments_and_triggers_end_no_statement() -> None:
     statements = ["SELECT 'a;b';", " SELECT /* ; */ 1;", f"\n{trigger}", " SELECT 3 -- ; and so on"]
     assert [part.statements for part in parts_of("".join(statements))] == [tuple(statements)]
     assert parts_of(" ;; -- nothing\n /* at all */") == []
+
+
+def test_line_ends_and_comments_change_nothing() -> None:
+    (part,) = parts_of(
+        "PRAGMA user_version;\r\nPRAGMA user_version -- what; 5\r\n;\r\n PRAGMA/**/integrity_check(1) ;\r\n"
+    )
+    assert len(part.statements) == 3
+    assert parts_of("VACUUM -- all of it\r\n;\r\n")[0].alone
 
 
 def test_refused_statement_is_shortened_in_the_message() -> None:

@@ -20,6 +20,7 @@ from core.errors import (
     LogDamaged,
     ServiceError,
     TxidNotReached,
+    WriteRefused,
 )
 from infra.commitlog import replica as replica_module
 from infra.commitlog.log import CommitLog
@@ -449,12 +450,12 @@ class Instance:
                 self._model.unknown(write, error.txid)
                 self._owed = max(error.txid, self._owed)
                 self._around.counts["unknown"] += 1
+            case WriteRefused() if write.ends == "abort":
+                self._model.failed(write)
+                self._answered(f"write {write.number} aborted")
             case ServiceError() as error:
                 self._model.failed(write)
                 self._refused(error)
-            case peewee.IntegrityError() if write.ends == "abort":
-                self._model.failed(write)
-                self._answered(f"write {write.number} aborted")
             case error:
                 raise error
 

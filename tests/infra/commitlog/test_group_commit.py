@@ -21,6 +21,7 @@ from core.errors import (
     TransactionTooLarge,
     TransactionTooSlow,
     TxidNotReached,
+    WriteRefused,
 )
 from infra.clock import Clock
 from infra.commitlog.log import open_log
@@ -96,7 +97,7 @@ def test_failure_of_one_undoes_that_one_alone(a: Instance, file_url: str, tmp_pa
     found = together(a, insert(1), fail, insert(2), insert(1), insert(3))
     assert [found[0], found[2], found[4]] == [1, 2, 3]
     assert isinstance(found[1], ItemNotFound)
-    assert isinstance(found[3], peewee.IntegrityError)
+    assert isinstance(found[3], WriteRefused)
     assert commits(file_url) == before + 1
     assert a.rows() == stored_in(file_url, tmp_path / "out.db") == [1, 2, 3]
 
@@ -117,7 +118,7 @@ def test_abort_of_one_costs_the_others_only_their_common_commit(a: Instance, fil
     before = commits(file_url)
     found = together(a, insert(1), abort, insert(2), insert(3))
     assert [found[0], *found[2:]] == [1, 2, 3]
-    assert isinstance(found[1], peewee.IntegrityError)
+    assert isinstance(found[1], WriteRefused)
     assert commits(file_url) == before + 3
     assert a.rows() == stored_in(file_url, tmp_path / "out.db") == [1, 2, 3]
 
@@ -144,7 +145,7 @@ def test_nothing_is_committed_behind_the_back_of_an_abort(
 
     for use_case in (go_on, swallow):
         *_, last = together(a, *(insert(f"{use_case.__name__}{n}") for n in range(others)), use_case)
-        assert isinstance(last, peewee.PeeweeException | DatabaseUnavailable)
+        assert isinstance(last, peewee.PeeweeException | DatabaseUnavailable | WriteRefused)
     assert "stray" not in a.rows()
     assert a.rows() == stored_in(file_url, tmp_path / "out.db")
     assert len(a.rows()) == 2 * others
@@ -336,7 +337,7 @@ def test_conflict_runs_all_of_them_again(a: Instance, start: StartInstance, file
     b.sql("INSERT INTO t VALUES (2)")
     found = together(a, insert(1), insert(2), insert(3))
     assert [found[0], found[2]] == [1, 3]
-    assert isinstance(found[1], peewee.IntegrityError)
+    assert isinstance(found[1], WriteRefused)
     assert a.rows() == [1, 2, 3]
 
 

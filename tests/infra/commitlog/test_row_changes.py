@@ -52,6 +52,12 @@ def applied(path: Path, changeset: bytes) -> list[tuple[object, ...]]:
         return connection.execute("SELECT id, shelf, quantity FROM items ORDER BY id").fetchall()
 
 
+def test_text_that_nobody_can_read_is_more_than_a_changeset_says(base: Path) -> None:
+    """So the whole file is kept, and not what would stand in the way of each write for ever."""
+    with pytest.raises(NotRowByRow):
+        changes(base, "UPDATE shelves SET name = CAST(x'4cf6' AS TEXT) WHERE id = 1")
+
+
 def test_rows_are_changed_where_they_are_as_they_were(base: Path) -> None:
     changeset = changes(
         base,

@@ -1,0 +1,77 @@
+"""Whatever SQLite takes into the table can be listed, read, changed and deleted."""
+
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from typing import Any
+
+import peewee
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from peewee import Database
+from playhouse.apsw_ext import APSWDatabase
+
+from core import items
+from core.errors import ItemNotFound, WriteRefused
+from core.migrations import migrate
+from core.schemas import ROWIDS, ItemPatch, ItemQuery, NewItem
+
+INTEGERS = st.sampled_from([0, -1, 2**53, ROWIDS[-1], ROWIDS[0]]) | st.integers(ROWIDS[0], ROWIDS[-1])
+TEXTS = st.binary(max_size=80).map(lambda value: ("CAST(? AS TEXT)", value))  # of whatever bytes
+VALUES = st.binary(max_size=8) | st.text(max_size=250) | st.floats(allow_nan=False) | INTEGERS
+ANYTHING = TEXTS | VALUES.map(lambda value: ("?", value))
+COLUMNS = ("name", "description", "price_cents", "quantity", "created_at", "updated_at", "version")
+ROWS = st.dictionaries(INTEGERS, st.fixed_dictionaries(dict.fromkeys(COLUMNS, ANYTHING)), max_size=4)
+
+
+@pytest.fixture(params=["UTF-8", "UTF-16le", "UTF-16be"], scope="module")
+def any_db(request: pytest.FixtureRequest) -> Iterator[Database]:
+    database = APSWDatabase(":memory:", thread_safe=False, pragmas={"encoding": f"'{request.param}'"})
+    with closing(database):
+        database.connect()
+        migrate(database)
+        assert database.execute_sql("PRAGMA encoding").fetchone() == (request.param,)
+        yield database
+
+
+def ids_by_page(db: Database, limit: int, order: str) -> list[int]:
+    found, query = [], {"limit": limit, "order": order}
+    while True:
+        page = items.list_items(db, ItemQuery.model_validate(query))
+        page.model_dump_json()
+        found += [item.id for item in page.items]
+        if page.next_cursor is None:
+            return found
+        query["cursor"] = page.next_cursor
+
+
+@settings(phases=[Phase.generate], max_examples=40)
+@given(rows=ROWS, limit=st.integers(1, 3))
+def test_whatever_sqlite_takes_can_be_listed_read_changed_and_deleted(
+    any_db: Database, rows: dict[int, dict[str, tuple[str, Any]]], limit: int
+) -> None:
+    connection = any_db.connection()
+    connection.execute("DELETE FROM items; DELETE FROM sqlite_sequence; PRAGMA ignore_check_constraints = 1")
+    for item_id, row in rows.items():
+        marks = ", ".join(mark for mark, _ in row.values())
+        values = [item_id, *(value for _, value in row.values())]
+        connection.execute(f"INSERT INTO items (id, {', '.join(row)}) VALUES (?, {marks})", values)
+    connection.execute("PRAGMA ignore_check_constraints = 0")
+    ascending = ids_by_page(any_db, limit, "created_at")
+    assert sorted(ascending) == sorted(rows)
+    assert ids_by_page(any_db, limit, "-created_at") == ascending[::-1]
+    items.list_items(any_db, ItemQuery(q="a"))
+    for item_id in rows:
+        assert items.get_item(any_db, item_id).id == item_id
+        with suppress(peewee.IntegrityError):  # a constraint of the table
+            items.patch_item(any_db, item_id, ItemPatch(quantity=1)).model_dump_json()
+        with suppress(peewee.IntegrityError):
+            items.replace_item(any_db, item_id, NewItem(name="new")).model_dump_json()
+        items.delete_item(any_db, item_id)
+        with pytest.raises(ItemNotFound):
+            items.get_item(any_db, item_id)
+    if ROWIDS[-1] in rows:
+        with pytest.raises(WriteRefused, match="No id is left"):
+            items.create_item(any_db, NewItem(name="new"))
+    else:
+        assert items.create_item(any_db, NewItem(name="new")).name == "new"
