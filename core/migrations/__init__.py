@@ -85,7 +85,7 @@ def check_served(connection: Connection) -> bool:
         )
     check_known(version)
     for table, columns in needed.columns.items():
-        if missing := columns - _columns(connection, table):
+        if missing := columns - _columns(connection, table, {column.name for column in columns}):
             names = ", ".join(sorted(column.name for column in missing))
             raise NotServed(f"It lacks what schema version {version} has in table {table}: {names}")
         _check_usable(connection, table, sorted(column.name for column in columns))
@@ -103,9 +103,11 @@ def _schema_after(version: int) -> Schema:
         return Schema(int(str(application_id)), columns)
 
 
-def _columns(connection: Connection, table: str) -> set[Column]:
-    found = connection.execute(f"PRAGMA table_info({table})")
-    return {Column.of(name, declared, not_null, place) for _, name, declared, not_null, _, place in found}
+def _columns(connection: Connection, table: str, names: Iterable[str] = ()) -> set[Column]:
+    """All, or only those with these names: a shell may have added one with a name that is no text."""
+    wanted = " OR ".join(f"name = '{name}'" for name in names) or "TRUE"
+    columns = f"SELECT name, type, \"notnull\", pk FROM pragma_table_info('{table}') WHERE {wanted}"  # noqa: S608
+    return {Column.of(*column) for column in connection.execute(columns)}
 
 
 def _check_usable(connection: Connection, table: str, names: list[str]) -> None:

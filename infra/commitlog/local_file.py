@@ -374,7 +374,7 @@ class LocalFile:
             self._schema.migrate(self.path)
         except errors.DatabaseLocked:
             raise
-        except (errors.DatabaseError, apsw.Error, peewee.PeeweeException) as error:
+        except (errors.DatabaseError, errors.StatementRefused, apsw.Error, peewee.PeeweeException) as error:
             raise Diverged(f"its schema cannot be migrated: {error}") from error
         with self._consolidated() as connection:
             if not self._is_served(connection):

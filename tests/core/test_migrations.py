@@ -69,6 +69,15 @@ def test_what_is_not_of_this_service_or_not_whole_is_not_served(db: Database, sc
         check_served(connection)
 
 
+def test_column_with_a_name_in_another_encoding_is_more_than_is_needed(db: Database) -> None:
+    db.connection().execute(
+        "ALTER TABLE items ADD COLUMN mine; PRAGMA writable_schema = 1; UPDATE sqlite_schema SET sql = "
+        "replace(sql, 'mine', '\"' || CAST(x'4cf66666656c' AS TEXT) || '\"'); PRAGMA writable_schema = RESET"
+    )
+    assert check_served(db.connection())
+    assert items.create_item(db, NewItem(name="Lamp")).name == "Lamp"
+
+
 def test_more_than_is_needed_is_served(db: Database) -> None:
     db.connection().execute("ALTER TABLE items ADD COLUMN mine; CREATE TABLE mine (v); CREATE INDEX i ON items (mine)")
     assert check_served(db.connection())

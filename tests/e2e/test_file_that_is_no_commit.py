@@ -90,6 +90,10 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "no schema version": (by_shell("PRAGMA user_version = 0;"), "not a database of this service"),
     "another program's mark": (by_shell("PRAGMA application_id = 252006673;"), "has application_id 252006673"),
     "a lost table": (by_shell("DROP TABLE items;"), "lacks what schema version 2 has in table items"),
+    "a trigger without its table": (
+        by_shell("CREATE TRIGGER t AFTER INSERT ON items BEGIN INSERT INTO audit VALUES (1); END;"),
+        "Table items cannot be read and written: no such table: main.audit",
+    ),
     "a lost column": (
         by_shell("PRAGMA wal_checkpoint(TRUNCATE); ALTER TABLE items DROP COLUMN description;"),
         "in table items: description",
@@ -290,6 +294,37 @@ def test_foreign_file_begins_no_log(what: str, start_process: StartProcess, data
     assert str(data / "app.db") in message
     assert (data / "app.db").read_bytes() == before
     assert not list((data / "replica").glob("ltx/0/*"))
+
+
+def with_a_collation(database: Path, script: str) -> None:
+    """By a program that has one which the service has not."""
+    with closing(apsw.Connection(str(database))) as connection:
+        connection.set_busy_timeout(5000)
+        connection.create_collation("german", lambda one, two: (one > two) - (one < two))
+        connection.execute(script)
+
+
+def test_index_that_cannot_be_checked_survives_a_crash(start: Callable[[], Server], data: Path) -> None:
+    server = start()
+    add(server, "a")
+    with_a_collation(data / "app.db", "CREATE TABLE mine (v); CREATE INDEX i ON mine (v COLLATE german)")
+    server.process.wait_for("another program's changes of")
+    kill(server)
+    with_a_collation(data / "app.db", "INSERT INTO mine VALUES ('b')")  # so that all of the file is looked at
+    again = start()
+    again.process.wait_for("table mine cannot be checked here: no such collation sequence: german")
+    assert names_at(again) == ["a"]
+    assert errors_of(again) == kept_files(data) == []
+    add(again, "c")
+    assert names_at(again) == ["a", "c"]
+
+
+def test_file_that_needs_what_is_not_here_begins_no_log(start_process: StartProcess, data: Path) -> None:
+    data.mkdir()
+    script = "".join(scripts()) + f"PRAGMA user_version = {len(scripts())};"
+    with_a_collation(data / "app.db", script + "CREATE INDEX i ON items (name COLLATE german)")
+    message = refused(start_process)
+    assert "Table items cannot be read and written: it needs the collation german, which is not here" in message
 
 
 def litestream_replicates(source: Path, url: str) -> subprocess.Popen[bytes]:

@@ -16,7 +16,7 @@ import apsw
 import peewee
 import pytest
 
-from core import items
+from core import items, migrations
 from core.errors import (
     DatabaseFull,
     DatabaseInUse,
@@ -489,3 +489,20 @@ def test_work_of_another_program_is_noticed_under_steady_reads(path: Path) -> No
     run(read_until_stored())
     assert database.txid == before + 1
     database.close()
+
+
+def test_older_file_that_the_migration_cannot_take_is_kept_and_the_log_served(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = migrations.scripts()
+    monkeypatch.setattr(migrations, "_schema_after", migrations._schema_after.__wrapped__)
+    monkeypatch.setattr(migrations, "scripts", lambda: [*known, "CREATE UNIQUE INDEX one ON items (name)"])
+    open_at(path).close()
+    path.unlink()
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute("".join(known) + f"PRAGMA user_version = {len(known)}")
+        for _ in range(2):
+            connection.execute("INSERT INTO items (name, created_at, updated_at) VALUES ('same', '', '')")
+    with closing(open_at(path)) as database:
+        assert run(database.read(count)) == 0
+    assert len(list(path.parent.glob("app.db.diverged-*"))) == 1
