@@ -13,7 +13,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from core.errors import ServiceError, SettingsError
@@ -35,7 +34,7 @@ from infra.settings import Settings
 from infra.snapshot import Progress, open_live
 from infra.sql import Outcome, as_members, as_text, parts_of, run_parts
 from infra.status import read_status
-from infra.workspace import workspace
+from infra.workspace import workspace, workspace_in
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -165,8 +164,8 @@ def _scratch(output: Path | None) -> Iterator[Path]:
     if os.path.lexists(output):
         raise SettingsError(f"{output} exists; name a file that does not")
     try:
-        with TemporaryDirectory(prefix=".restore-", dir=output.parent) as name:
-            yield Path(name)
+        with workspace_in(output.parent) as directory:
+            yield directory
     except OSError as error:
         raise SettingsError(f"{output} cannot be written: {error.strerror}") from error
 

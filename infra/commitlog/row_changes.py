@@ -12,6 +12,7 @@ from pathlib import Path
 import apsw
 
 from core.errors import ServiceError
+from infra.commitlog.kept import whole_or_nothing
 from infra.commitlog.schema import image_uri, opened_image
 from infra.durable import fsync_directory
 
@@ -56,7 +57,7 @@ def changes_between(base: Path, edited: Path) -> bytes:
 
 def keep_changes(changeset: bytes, path: Path) -> None:
     """In a new file that survives a power cut."""
-    with path.open("xb") as file:
+    with whole_or_nothing(path), path.open("xb") as file:
         file.write(changeset)
         file.flush()
         os.fsync(file.fileno())
