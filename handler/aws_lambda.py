@@ -36,7 +36,7 @@ _metrics = CloudWatchMetrics()
 
 
 def _open(settings: Settings) -> Service:
-    # /tmp outlives a crash of the runtime: every process starts in a directory of its own, and removes those of the dead
+    # /tmp outlives a crash of the runtime: each process has a directory of its own, and removes those of the dead
     directory = workspace_of_this_process()
     settings = settings.model_copy(update={"database_path": directory / "app.db"})
     if settings.replica_url:

@@ -26,6 +26,7 @@ from infra.commitlog.row_changes import statements
 from infra.commitlog.verify import verify
 from infra.maintenance import Preview, open_maintenance
 from infra.object_store import TRANSFER_SECONDS
+from infra.ownership import give_to_owner_of
 from infra.progress import progress_display
 from infra.report import Report
 from infra.restore import parse_moment, publish, restore_log
@@ -172,6 +173,7 @@ def _scratch(output: Path | None) -> Iterator[Path]:
 
 def _put_in_place(image: Path, output: Path) -> None:
     """Never over a file that is there."""
+    give_to_owner_of(output.parent, image)
     try:
         os.link(image, output)
     except FileExistsError:

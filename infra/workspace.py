@@ -17,7 +17,7 @@ _PREFIX = f"{SERVICE}-scratch-"
 
 @contextmanager
 def workspace() -> Iterator[Path]:
-    """A new temporary directory for as long as the context lasts. Raises BackupError when the disk does not play along."""
+    """A new temporary directory for as long as the context lasts. Raises BackupError when the disk is in the way."""
     top = Path(tempfile.gettempdir())
     with disk_errors(top), workspace_in(top) as directory:
         yield directory

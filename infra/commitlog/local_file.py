@@ -23,6 +23,7 @@ from infra.commitlog.row_changes import NotRowByRow, changes_between, keep_chang
 from infra.commitlog.schema import AnySchema, Schema, is_new, opened_image
 from infra.commitlog.vfs import salts_in
 from infra.durable import fsync_directory
+from infra.ownership import give_to_owner_of
 from infra.sqlite_errors import translated_errors
 
 logger = logging.getLogger(__name__)
@@ -427,6 +428,7 @@ class LocalFile:
         """Where there is no file."""
         if self._lasting:
             with image.open("rb") as file:
+                give_to_owner_of(self.path.parent, file.fileno())
                 os.fsync(file.fileno())
         os.replace(image, self.path)
         self.known = self._left_in_wal_mode()
@@ -589,6 +591,7 @@ def _copy(source: Path, target: Path) -> None:
     with RawFile(source) as read, target.open("xb") as write:
         while chunk := read.read(_CHUNK):
             write.write(chunk)
+        give_to_owner_of(target.parent, write.fileno())
         write.flush()
         os.fsync(write.fileno())
 

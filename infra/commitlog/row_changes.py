@@ -15,6 +15,7 @@ from core.errors import ServiceError
 from infra.commitlog.kept import whole_or_nothing
 from infra.commitlog.schema import image_uri, opened_image
 from infra.durable import fsync_directory
+from infra.ownership import give_to_owner_of
 
 _FLAGS = apsw.SQLITE_CHANGESETAPPLY_FKNOACTION | apsw.SQLITE_CHANGESETAPPLY_IGNORENOOP
 _MOST_NAMED = 10  # rows in a message
@@ -59,6 +60,7 @@ def keep_changes(changeset: bytes, path: Path) -> None:
     """In a new file that survives a power cut."""
     with whole_or_nothing(path), path.open("xb") as file:
         file.write(changeset)
+        give_to_owner_of(path.parent, file.fileno())
         file.flush()
         os.fsync(file.fileno())
     fsync_directory(path.parent)

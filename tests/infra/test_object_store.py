@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from core.errors import ObjectExists, ObjectMissing, SettingsError, StoreRefused, StoreUnavailable
-from infra import object_store
+from infra import object_store, ownership
 from infra.object_store import ObjectStore
 
 
@@ -126,7 +126,8 @@ def test_directory_that_others_have_made_is_made_safe_as_well(tmp_path: Path, mo
     (tmp_path / "ltx" / "0").mkdir(parents=True)
     store = ObjectStore(tmp_path.as_uri())
     synced: list[Path] = []
-    monkeypatch.setattr(object_store, "fsync_directory", synced.append)
+    for module in (object_store, ownership):
+        monkeypatch.setattr(module, "fsync_directory", synced.append)
     store.create("ltx/0/a", b"x")
     store.create("ltx/0/b", b"x")
     top, of_both = tmp_path, tmp_path / "ltx"
@@ -242,7 +243,7 @@ def test_check_of_a_store_that_does_not_answer_is_short(s3: str, monkeypatch: py
 
 def test_directory_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ObjectStore(tmp_path.as_uri())
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode, **options: False)
     with pytest.raises(StoreRefused, match="not writable"):
         store.check()
 
