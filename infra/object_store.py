@@ -51,6 +51,11 @@ _DAY_SECONDS = 24 * 3600
 _WRITTEN_AT = "litestream-timestamp"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_SUCH_RANGE = 416
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_WITHOUT_LINKS = (
+    "{} cannot be created only if absent: its file system makes no hard links ({}), as FAT and some network shares. "
+    "Use a directory of another file system, or S3"
+)
 _STAYS_WRONG = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -282,6 +287,8 @@ class ObjectStore:
             return ObjectExists(message)
         if isinstance(error, FileNotFoundError):
             return ObjectMissing(message)
+        if isinstance(error, OSError) and error.errno == errno.EPERM:
+            return StoreRefused(f"{self.url}: the file system does not permit that ({ending.summary})")
         if isinstance(error, PermissionError | PermissionDeniedError | UnauthenticatedError):
             return StoreRefused(f"{self.url}: access denied ({ending.summary})")
         if isinstance(error, OSError) and error.errno in _STAYS_WRONG:
@@ -370,6 +377,8 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
 
     obstore's LocalStore would link the file into place without any fsync.
     """
+    if mode == "create" and body == b"":
+        return _create_empty(path)  # which is whole at once, and needs no link
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED, suffix=".partial")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -393,12 +402,25 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
             except FileExistsError:
                 fsync_directory(path.parent)  # whoever hears of the object may count on it
                 raise
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    raise StoreRefused(_WITHOUT_LINKS.format(path, error.strerror)) from error
+                raise
         else:
             os.replace(partial, path)
         _make_outlive_power_cuts(path)
     finally:
         with suppress(OSError):  # it must not hide what has happened
             Path(partial).unlink()
+
+
+def _create_empty(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        give_to_owner_of(path.parent, descriptor)
+    finally:
+        os.close(descriptor)
+    _make_outlive_power_cuts(path)
 
 
 def _make_outlive_power_cuts(path: Path) -> None:

@@ -1,12 +1,13 @@
 import errno
 import os
 import socket
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -309,3 +310,41 @@ def test_time_of_an_object_is_when_it_was_stored_whatever_date_the_writer_gives_
     store.create("a", b"x", datetime(2020, 1, 1, tzinfo=UTC))
     [info] = store.objects()
     assert abs(info.modified - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("number", "is_tolerated"), [(errno.EINVAL, True), (errno.EOPNOTSUPP, True), (errno.EIO, False)]
+)
+def test_file_system_that_syncs_no_directories_is_used_a_broken_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_tolerated: bool
+) -> None:
+    store, fsync = ObjectStore(tmp_path.as_uri()), os.fsync
+
+    def fail(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    if is_tolerated:
+        store.create("a", b"x")
+        assert read(store, "a") == b"x"
+    else:
+        with pytest.raises(StoreUnavailable):
+            store.create("a", b"x")
+
+
+def test_name_is_taken_by_an_empty_object_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> NoReturn:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "link", fail)
+    store = ObjectStore(tmp_path.as_uri())
+    store.create("a", b"")
+    with pytest.raises(ObjectExists):
+        store.create("a", b"")
+    with pytest.raises(StoreRefused, match="its file system makes no hard links"):
+        store.create("b", b"x")
+    assert [info.name for info in store.objects()] == ["a"]
