@@ -8,9 +8,7 @@ backup is lost with the environment: every start says so. Only then this functio
 
 import asyncio
 import logging
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from aws_lambda_powertools import Logger
@@ -29,6 +27,7 @@ from infra.backups import open_backups
 from infra.cloudwatch import CloudWatchMetrics
 from infra.settings import SERVICE, Settings
 from infra.telemetry import configure_logging
+from infra.workspace import workspace_of_this_process
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +38,8 @@ _metrics = CloudWatchMetrics()
 
 
 def _open(settings: Settings) -> Service:
-    # /tmp outlives a crash of the runtime, so every process starts in a directory of its own
-    directory = Path(tempfile.mkdtemp(prefix="items-"))
+    # /tmp outlives a crash of the runtime: each process has a directory of its own, and removes those of the dead
+    directory = workspace_of_this_process()
     settings = settings.model_copy(update={"database_path": directory / "app.db"})
     if settings.replica_url:
         return open_service(settings, _metrics, None, lasting=False)

@@ -28,6 +28,10 @@ async def ready(request: Request) -> Response:
         await database.read_local(probe)
     except DatabaseError as error:
         return JSONResponse({"status": "not ready", "database": str(error)}, 503)
+    try:
+        database.check_writable()
+    except DatabaseError as error:
+        return JSONResponse({"status": "degraded", "database": str(error)})
     if trouble := await _store_trouble(database):
         return JSONResponse({"status": "degraded", "database": "connected", "store": trouble})
     return JSONResponse({"status": "ready", "database": "connected"})

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from core.errors import ServiceError, SettingsError
@@ -27,6 +26,7 @@ from infra.commitlog.row_changes import statements
 from infra.commitlog.verify import verify
 from infra.maintenance import Preview, open_maintenance
 from infra.object_store import TRANSFER_SECONDS
+from infra.ownership import give_to_owner_of
 from infra.progress import progress_display
 from infra.report import Report
 from infra.restore import parse_moment, publish, restore_log
@@ -35,7 +35,7 @@ from infra.settings import Settings
 from infra.snapshot import Progress, open_live
 from infra.sql import Outcome, as_members, as_text, parts_of, run_parts
 from infra.status import read_status
-from infra.workspace import workspace
+from infra.workspace import workspace, workspace_in
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -165,14 +165,15 @@ def _scratch(output: Path | None) -> Iterator[Path]:
     if os.path.lexists(output):
         raise SettingsError(f"{output} exists; name a file that does not")
     try:
-        with TemporaryDirectory(prefix=".restore-", dir=output.parent) as name:
-            yield Path(name)
+        with workspace_in(output.parent) as directory:
+            yield directory
     except OSError as error:
         raise SettingsError(f"{output} cannot be written: {error.strerror}") from error
 
 
 def _put_in_place(image: Path, output: Path) -> None:
     """Never over a file that is there."""
+    give_to_owner_of(output.parent, image)
     try:
         os.link(image, output)
     except FileExistsError:

@@ -111,13 +111,16 @@ class Backups:
             contents = _inspected(image, "what the log restores to")
             digest = _pack(image, packed, progress)
             image.unlink()
-            manifest = self._upload(packed, label, digest, contents, position)
+            now, name = self._free_name(f"-{label}.db.gz" if label else ".db.gz")
+            size, version = packed.stat().st_size, contents.schema_version
+            manifest = Manifest(name, now.isoformat(), size, digest, contents.rows, version, *_numbers(position))
             try:
-                self._download_checked(manifest.name, manifest.size, manifest, directory / "read-back.db", progress)
-                self.store.put(manifest.name + ".json", json.dumps(asdict(manifest)).encode())
+                self._bulk.put(name, packed)
+                self._download_checked(name, size, manifest, directory / "read-back.db", progress)
+                self.store.put(name + ".json", json.dumps(asdict(manifest)).encode())
             except BaseException:
                 with suppress(StoreError):
-                    self.store.delete(manifest.name)
+                    self.store.delete(name)
                 raise
             self._bulk.put(LATEST, packed)
         return manifest
@@ -161,12 +164,6 @@ class Backups:
             if backup.name in (name, f"{name}.db.gz"):
                 return backup
         raise BackupMissing(f"There is no backup {name} at {self.store.url} (see `python -m infra backups`).")
-
-    def _upload(self, packed: Path, label: str | None, digest: str, contents: Contents, position: Position) -> Manifest:
-        now, name = self._free_name(f"-{label}.db.gz" if label else ".db.gz")
-        self._bulk.put(name, packed)
-        size, version = packed.stat().st_size, contents.schema_version
-        return Manifest(name, now.isoformat(), size, digest, contents.rows, version, *_numbers(position))
 
     def _free_name(self, ending: str) -> tuple[datetime, str]:
         """An empty object takes it: a create-if-absent of the file itself would be a single request with the whole

@@ -22,7 +22,9 @@ from infra.clock import Clock
 from infra.commitlog.local_file import START_SECONDS
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.replica import Replica, Write
+from infra.object_store import ObjectStore
 from infra.owner_lock import OwnerLock
+from infra.ownership import make_directories, why_not_writable
 from infra.served import ServedSchema
 from infra.settings import Settings
 from infra.sqlite_errors import translated_errors
@@ -89,6 +91,7 @@ class Database:
         self._probing_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-probe")
         self._lock = OwnerLock(path)
         _make_directory(path.parent)
+        self.check_writable()
         self._lock.acquire()
         self._replica = Replica(
             path, log, clock, lasting=lasting, busy_timeout=busy_timeout, swap=self._swap, schema=ServedSchema()
@@ -175,6 +178,16 @@ class Database:
     def check(self) -> None:
         """Raises DatabaseUnavailable when the file was removed or replaced by another program."""
         self._replica.check()
+
+    def check_writable(self) -> None:
+        """Raises DatabaseUnavailable, with the command that mends it, when the file or what is beside it is another
+        user's or read-only: those who have it open may go on for a while, and then nobody can open it any more.
+        """
+        beside = ("", "-wal", "-shm", ".position", ".last-wal", ".lock")
+        if reason := why_not_writable(
+            [self.path.parent, *(self.path.with_name(self.path.name + end) for end in beside)]
+        ):
+            raise errors.DatabaseUnavailable(reason)
 
     def gauges(self) -> dict[str, float]:
         """Bytes of the database and of its write-ahead log, writes that wait, the newest commit."""
@@ -311,6 +324,7 @@ class Database:
 
 def open_database(settings: Settings, *, lasting: bool = True) -> Database:
     clock = Clock()
+    ObjectStore(settings.replica_url).check_directories()
     return Database(
         settings.database_path,
         open_log(settings.replica_url, clock),
@@ -325,7 +339,7 @@ def open_database(settings: Settings, *, lasting: bool = True) -> Database:
 
 def _make_directory(directory: Path) -> None:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directories(directory)
     except OSError as error:
         raise errors.DatabaseUnavailable(f"Cannot create the directory {directory}: {error.strerror}") from error
 

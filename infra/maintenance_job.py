@@ -14,7 +14,7 @@ from infra.telemetry import Metrics
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 60.0  # how often a server sees whether there is a run of commits to merge
-_RETRY_SECONDS = 300.0
+_RETRY_SECONDS = 300.0  # after the first failure; after each further one twice as long, up to the interval
 _STOP_SECONDS = 2.0
 
 
@@ -27,6 +27,7 @@ class MaintenanceJob:
         self._stopping = threading.Event()
         self._timer: threading.Thread | None = None
         self._report = Report()
+        self._pause = 0.0  # seconds from the timer's last run, if that failed, to the next one
 
     def run(self, seconds: float = float("inf")) -> Report:
         """All of it, logged and counted. Raises ServiceError when the store cannot be used, MaintenanceCancelled when
@@ -90,7 +91,7 @@ class MaintenanceJob:
             except Exception as error:
                 expected = isinstance(error, ServiceError)
                 logger.error("maintenance failed: %s", error, exc_info=not expected)
-                wait = min(interval, _RETRY_SECONDS)
+                wait = self._pause_after_failure(interval)
 
     def _wait(self, seconds: float) -> bool:
         """Merge now and then meanwhile. Returns whether to stop."""
@@ -108,7 +109,14 @@ class MaintenanceJob:
         return self._stopping.wait(max(left, 0.0))
 
     def _run_once(self, interval: float) -> float:
-        return interval if self.run().succeeded else min(interval, _RETRY_SECONDS)
+        if not self.run().succeeded:
+            return self._pause_after_failure(interval)
+        self._pause = 0.0
+        return interval
+
+    def _pause_after_failure(self, interval: float) -> float:
+        self._pause = min(interval, 2 * self._pause or _RETRY_SECONDS)
+        return self._pause
 
     def _seconds_until_due(self, interval: float) -> float:
         self._report = report = self._maintenance.last_report()

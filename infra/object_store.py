@@ -35,6 +35,7 @@ from core.errors import (
     StoreUnreachable,
 )
 from infra.durable import fsync_directory
+from infra.ownership import give_to_owner_of, if_kept, make_directories, make_directory, why_not_writable
 from infra.store_errors import ending_of
 from infra.store_url import check_endpoint, redacted
 
@@ -44,11 +45,17 @@ _CHUNK = 4 * 1024 * 1024
 _PART = 8 * 1024 * 1024  # of a large upload; S3 takes up to 10,000 of them
 _PARTS_AT_ONCE = 4
 _CHECK_SECONDS = 5
+_DEEPEST = 2  # levels of directories: ltx/0
 _UNFINISHED = ".being-written-"
 _DAY_SECONDS = 24 * 3600
 _WRITTEN_AT = "litestream-timestamp"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_SUCH_RANGE = 416
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_WITHOUT_LINKS = (
+    "{} cannot be created only if absent: its file system makes no hard links ({}), as FAT and some network shares. "
+    "Use a directory of another file system, or S3"
+)
 _STAYS_WRONG = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -96,8 +103,14 @@ class ObjectStore:
             with self._errors():
                 impatient = _s3_store(self.url, _CHECK_SECONDS, 0)
                 next(iter(obstore.list(impatient, chunk_size=1)), None)
-        elif not os.access(self._directory, os.R_OK | os.W_OK | os.X_OK):
-            raise StoreRefused(f"{self.url}: the directory is not writable or not readable by user {os.getuid()}")
+        else:
+            self.check_directories()
+
+    def check_directories(self) -> None:
+        """Prove that all directories can be read and written, if this is no bucket."""
+        with self._errors():
+            if self._directory and (reason := why_not_writable(_directories(self._directory, _DEEPEST))):
+                raise StoreRefused(f"{self.url}: {reason}")
 
     def put(self, name: str, body: Path | bytes, written_at: datetime | None = None) -> None:
         """Write an object, replacing an older one of that name atomically. A large file goes up in parts."""
@@ -244,8 +257,7 @@ class ObjectStore:
         if path == self._directory or (path in self._lasting and path.is_dir()):
             return
         self._make_directory(path.parent)
-        path.mkdir(exist_ok=True)
-        fsync_directory(path.parent)
+        make_directory(path)
         self._lasting.add(path)
 
     @contextmanager
@@ -275,6 +287,8 @@ class ObjectStore:
             return ObjectExists(message)
         if isinstance(error, FileNotFoundError):
             return ObjectMissing(message)
+        if isinstance(error, OSError) and error.errno == errno.EPERM:
+            return StoreRefused(f"{self.url}: the file system does not permit that ({ending.summary})")
         if isinstance(error, PermissionError | PermissionDeniedError | UnauthenticatedError):
             return StoreRefused(f"{self.url}: access denied ({ending.summary})")
         if isinstance(error, OSError) and error.errno in _STAYS_WRONG:
@@ -285,9 +299,11 @@ class ObjectStore:
 def _made_directory(url: str) -> Path:
     directory = Path(unquote(urlsplit(url).path))
     try:
-        _make_directories(directory)
+        make_directories(directory)
     except OSError as error:
-        raise StoreRefused(f"{url}: the directory cannot be created: {error.strerror}") from error
+        above = [next(path for path in directory.parents if os.path.exists(path))]
+        reason = why_not_writable(above) or error.strerror
+        raise StoreRefused(f"{url}: the directory cannot be created: {reason}") from error
     return directory
 
 
@@ -355,6 +371,15 @@ def _files(top: Path, directory: str, after: str) -> Iterator[ObjectInfo]:
                     yield ObjectInfo(name, status.st_size, changed, dated)
 
 
+def _directories(top: Path, depth: int) -> Iterator[Path]:
+    yield top
+    if depth and os.access(top, os.R_OK | os.X_OK):
+        with os.scandir(top) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    yield from _directories(Path(entry.path), depth - 1)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """A file whose name is safe from a power cut, so that one may answer with its content: its writer may not have come
@@ -370,6 +395,8 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
 
     obstore's LocalStore would link the file into place without any fsync.
     """
+    if mode == "create" and body == b"":
+        return _create_empty(path)  # which is whole at once, and needs no link
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED, suffix=".partial")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -379,16 +406,23 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
             else:
                 file.write(body)
             file.flush()
-            os.fchmod(descriptor, 0o644)
+            with if_kept():
+                os.fchmod(descriptor, 0o644)
+            give_to_owner_of(path.parent, descriptor)
             if written_at:
                 nanoseconds = (written_at - _EPOCH) // timedelta(microseconds=1) * 1000  # a float would miss some
-                os.utime(descriptor, ns=(nanoseconds, nanoseconds))
+                with if_kept():
+                    os.utime(descriptor, ns=(nanoseconds, nanoseconds))
             os.fsync(descriptor)
         if mode == "create":
             try:
                 os.link(partial, path)
             except FileExistsError:
                 fsync_directory(path.parent)  # whoever hears of the object may count on it
+                raise
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    raise StoreRefused(_WITHOUT_LINKS.format(path, error.strerror)) from error
                 raise
         else:
             os.replace(partial, path)
@@ -398,19 +432,21 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
             Path(partial).unlink()
 
 
+def _create_empty(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        give_to_owner_of(path.parent, descriptor)
+    finally:
+        os.close(descriptor)
+    _make_outlive_power_cuts(path)
+
+
 def _make_outlive_power_cuts(path: Path) -> None:
     try:
         fsync_directory(path.parent)
     except OSError as error:
         # unlike every error before it this one leaves an object behind
         raise StoreUnavailable(f"{path}: cannot be made to outlive a power cut: {error.strerror}") from error
-
-
-def _make_directories(path: Path) -> None:
-    if not path.is_dir():
-        _make_directories(path.parent)
-        path.mkdir(exist_ok=True)
-        fsync_directory(path.parent)
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

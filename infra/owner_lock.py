@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 
 from core.errors import DatabaseInUse, DatabaseUnavailable
+from infra.ownership import give_to_owner_of
 
 
 class OwnerLock:
@@ -37,7 +38,7 @@ class OwnerLock:
             os.close(descriptor)
             raise DatabaseUnavailable(f"Cannot lock {self._path}: {error.strerror}") from error
         try:
-            give_to_owner_of(self._database.parent, self._path)
+            give_to_owner_of(self._database.parent, descriptor)
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         except OSError as error:
@@ -76,10 +77,3 @@ class OwnerLock:
             return f"process {owner['pid']} on {owner['host']}"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
-
-
-def give_to_owner_of(reference: Path, path: Path) -> None:
-    """As root, hand a new file to whoever owns `reference`: the container's user must be able to open it."""
-    if os.geteuid() == 0:
-        status = reference.stat()
-        os.chown(path, status.st_uid, status.st_gid)

@@ -1,31 +1,41 @@
-"""Temporary directories for backups, and what processes that were killed left of theirs."""
+"""Scratch directories, and what processes that were killed left of theirs."""
 
+import atexit
 import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from core.errors import BackupError
 from infra.settings import SERVICE
 
-_PREFIX = f"{SERVICE}-backup-"
+_PREFIX = f"{SERVICE}-scratch-"
 
 
 @contextmanager
 def workspace() -> Iterator[Path]:
-    """A new directory for as long as the context lasts. Raises BackupError when the disk does not play along."""
+    """A new temporary directory for as long as the context lasts. Raises BackupError when the disk is in the way."""
     top = Path(tempfile.gettempdir())
-    with disk_errors(top):
-        _remove_abandoned(top)
-        directory, descriptor = _locked_directory()
-        try:
-            yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
-            os.close(descriptor)
+    with disk_errors(top), workspace_in(top) as directory:
+        yield directory
+
+
+@contextmanager
+def workspace_in(top: Path) -> Iterator[Path]:
+    """The same in a directory of the caller's. Raises OSError."""
+    _remove_abandoned(top)
+    with ExitStack() as stack:
+        yield _locked_directory(top, stack)
+
+
+def workspace_of_this_process() -> Path:
+    """A new temporary directory until the process ends. Raises BackupError."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(workspace())
 
 
 @contextmanager
@@ -36,16 +46,18 @@ def disk_errors(directory: Path) -> Iterator[None]:
         raise BackupError(f"Cannot work in {directory}: {error} (TMPDIR names another temporary directory)") from error
 
 
-def _locked_directory() -> tuple[Path, int]:
+def _locked_directory(top: Path, stack: ExitStack) -> Path:
     """The kernel drops the lock when the process dies, however it dies."""
     while True:
-        directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=top))
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
         with suppress(FileNotFoundError):  # taken for abandoned, in the moment before it was locked
             descriptor = _open(directory)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            stack.callback(os.close, descriptor)
+            with suppress(OSError):  # a file system without locks, where nobody takes it for abandoned either
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             if directory.exists():
-                return directory, descriptor
-            os.close(descriptor)
+                return directory
 
 
 def _remove_abandoned(top: Path) -> None:

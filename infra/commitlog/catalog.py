@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from core.errors import StoreUnavailable
+from core.errors import LogInUse, StoreUnavailable
 from infra.clock import Clock
 from infra.commitlog.chain import LogObject, chain
 from infra.commitlog.names import COMMITS, SNAPSHOTS, Names
@@ -16,6 +16,8 @@ _READ_ATTEMPTS = 2
 
 
 class Lists(Protocol):
+    @property
+    def url(self) -> str: ...
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]: ...
     def directories(self, directory: str = "") -> list[str]: ...
 
@@ -54,6 +56,12 @@ class Catalog:
         start = self._names.path(level, after, after) if after > 0 else ""
         found = retrying(self._clock, lambda: self._store.objects(directory, start))
         return [item for info in found if (item := self._names.object_of(level, info))]
+
+    def check_nothing_misnamed(self) -> None:
+        """Raises LogInUse for an empty log beside one under other names, which a new one would hide."""
+        found = retrying(self._clock, lambda: self._store.directories(""))
+        if what := self._names.misnamed(found):
+            raise LogInUse(f"{self._store.url} has no commit, and something else: {what}. Nothing was written")
 
     def _levels(self) -> list[int]:
         found = retrying(self._clock, lambda: self._store.directories(self._names.levels))

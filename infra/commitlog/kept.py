@@ -1,7 +1,8 @@
 """The files that are kept beside a database because they have what its log has not."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -44,6 +45,17 @@ class KeptFiles:
                     )
                     for suffix in ("", "-wal", "-shm"):
                         path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_or_nothing(*paths: Path) -> Iterator[None]:
+    """Remove what was written so far when the body fails, as on a full disk, where every try would leave some more."""
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _age(path: Path) -> tuple[float, str]:

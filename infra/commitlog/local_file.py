@@ -15,7 +15,7 @@ from infra.commitlog.anchor import Guard, begin_reading, existing_database
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
 from infra.commitlog.evidence import Diverged, Evidence
 from infra.commitlog.file_state import FileChanged, Known, has_wal, last_wal_of, state_of, wal_of
-from infra.commitlog.kept import CHANGES, DIVERGED, KeptFiles
+from infra.commitlog.kept import CHANGES, DIVERGED, KeptFiles, whole_or_nothing
 from infra.commitlog.log import CommitLog
 from infra.commitlog.note import Note, NoteFile, WalEnd
 from infra.commitlog.raw_file import RawFile, differing_pages, page_size_of, pages_of
@@ -24,6 +24,7 @@ from infra.commitlog.schema import AnySchema, Schema, is_new, opened_image
 from infra.commitlog.soundness import soundness
 from infra.commitlog.vfs import salts_in
 from infra.durable import fsync_directory
+from infra.ownership import give_to_owner_of
 from infra.sqlite_errors import translated_errors
 
 logger = logging.getLogger(__name__)
@@ -92,11 +93,13 @@ class LocalFile:
         note = self._note.read() if self._note else None
         if note and note.position.txid > self._known.txid:
             self._known = note.position
-        for name in ("restoring", "comparing", "base"):  # left by a crash
-            self._remove(*_scratch_names(name))
+        self._remove_scratch()  # left by a crash
         if self._settled and not self._lasting:
             self._discard()
-        position = self._settled_position(note) if self.path.exists() else self._rebuilt()
+        try:
+            position = self._settled_position(note) if self.path.exists() else self._rebuilt()
+        finally:
+            self._remove_scratch()
         self._settled = True
         self._edited = set()
         self._kept.prune(self.waiting)
@@ -253,8 +256,6 @@ class LocalFile:
             if note and self._evidence.is_of_the_log(note, head, page_size_of(head_file)):
                 return self._replaced_by(head_file, head)
             return self._kept_beside(str(error), head_file, head)
-        finally:
-            head_file.unlink(missing_ok=True)
 
     def _compared(self, note: Note | None, head_file: Path, head: Position) -> Position:
         """Row by row what "Start, and files that others touch" in docs/commit-log.md says. Raises Diverged."""
@@ -326,8 +327,6 @@ class LocalFile:
             changeset = changes_between(base_file, self.path)
         except (NotRowByRow, errors.TxidNotKept) as error:
             raise Diverged(f"it and the log at {self._log.url} have both changed: {error}") from error
-        finally:
-            self._remove(*_scratch_names("base"))
         if not changeset:
             return None
         path = self._kept.new(CHANGES)
@@ -430,6 +429,7 @@ class LocalFile:
         """Where there is no file."""
         if self._lasting:
             with image.open("rb") as file:
+                give_to_owner_of(self.path.parent, file.fileno())
                 os.fsync(file.fileno())
         os.replace(image, self.path)
         self.known = self._left_in_wal_mode()
@@ -543,9 +543,11 @@ class LocalFile:
         kept = self._kept.new(DIVERGED)
         empty = not (self.known.state and self.known.state.size)  # SQLite would remove the WAL of that
         with nullcontext() if empty else self._alone():
-            for suffix in ("", "-wal") if has_wal(self.path) else ("",):
-                _copy(self._with(suffix), kept.with_name(kept.name + suffix))
-            fsync_directory(kept.parent)
+            suffixes = ("", "-wal") if has_wal(self.path) else ("",)
+            with whole_or_nothing(*(kept.with_name(kept.name + suffix) for suffix in suffixes)):
+                for suffix in suffixes:
+                    _copy(self._with(suffix), kept.with_name(kept.name + suffix))
+                fsync_directory(kept.parent)
             logger.error(
                 "%s is kept as %s, and the log's state is served: %s. To have that file's content served instead, "
                 "stop the service, copy it, with its -wal if there is one, over %s, and start",
@@ -560,6 +562,9 @@ class LocalFile:
 
     def _discard(self) -> None:
         self._remove("", "-wal", "-shm", "-journal")
+
+    def _remove_scratch(self) -> None:
+        self._remove(*_scratch_names())
 
     def _remove(self, *suffixes: str) -> None:
         for suffix in suffixes:
@@ -581,14 +586,16 @@ def _is_same(one: Position, two: Position) -> bool:
     return one.txid == two.txid and (not known or one.checksum == two.checksum)
 
 
-def _scratch_names(name: str) -> tuple[str, ...]:
-    return tuple(f".{name}{suffix}" for suffix in ("", "-wal", "-shm", "-journal"))
+def _scratch_names() -> Iterator[str]:
+    for name in ("restoring", "comparing", "base"):
+        yield from (f".{name}{suffix}" for suffix in ("", "-wal", "-shm", "-journal"))
 
 
 def _copy(source: Path, target: Path) -> None:
     with RawFile(source) as read, target.open("xb") as write:
         while chunk := read.read(_CHUNK):
             write.write(chunk)
+        give_to_owner_of(target.parent, write.fileno())
         write.flush()
         os.fsync(write.fileno())
 

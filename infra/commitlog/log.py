@@ -156,6 +156,7 @@ class CommitLog:
                 before, position = position, position_after(reader, item.level)
                 position = replace(position, timestamp=dates.corrected(position.timestamp, item.modified))
         if not plan:
+            self._catalog.check_nothing_misnamed()
             self._verified = asked, 0
             return START
         is_single = not plan[-1].level

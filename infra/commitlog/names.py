@@ -12,6 +12,7 @@ from infra.object_store import ObjectInfo
 
 COMMITS, SNAPSHOTS = 0, 9  # levels
 
+_BUCKETS_LEVEL = re.compile("000[0-9]")
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx")
 
 
@@ -30,6 +31,22 @@ class Names:
         except ValueError:
             return None
         return level if directory == self.directory(level) else None
+
+    def misnamed(self, directories: list[str]) -> str:
+        """What these, right under the URL, are instead of a log of this service, and what to do."""
+        found = set(directories)
+        if "generations" in found:
+            return (
+                "generations/ is a replica of Litestream 0.3: restore it with that release (`litestream restore -o "
+                "app.db`), start with that file at DATABASE_PATH, and set REPLICA_URL to a prefix of its own"
+            )
+        if self._in_directory and (level := min(filter(_BUCKETS_LEVEL.fullmatch, found), default="")):
+            return (
+                f"{level}/ is a log as a bucket has it: in a directory 0000/ is ltx/0/, 0001/ is ltx/1/, …: move them"
+            )
+        if not self._in_directory and "ltx" in found:
+            return "ltx/ is a log as a directory has it: in a bucket ltx/0/ is 0000/, ltx/1/ is 0001/, …: move them"
+        return ""
 
     def path(self, level: int, low: int, high: int) -> str:
         return f"{self.directory(level)}/{low:016x}-{high:016x}.ltx"

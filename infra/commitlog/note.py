@@ -11,7 +11,7 @@ from zlib import crc32
 
 from infra.commitlog.chain import Position
 from infra.commitlog.file_state import FileState
-from infra.owner_lock import give_to_owner_of
+from infra.ownership import give_to_owner_of
 
 _SLOT = 512  # bytes
 
@@ -56,7 +56,7 @@ class NoteFile:
     def write(self, note: Note) -> None:
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            give_to_owner_of(self._database.parent, self.path)
+            give_to_owner_of(self._database.parent, self._descriptor)
         self._sequence += 1
         os.pwrite(self._descriptor, _encode(self._sequence, note), self._sequence % 2 * _SLOT)
 

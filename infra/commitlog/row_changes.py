@@ -12,8 +12,10 @@ from pathlib import Path
 import apsw
 
 from core.errors import ServiceError
+from infra.commitlog.kept import whole_or_nothing
 from infra.commitlog.schema import image_uri, opened_image
 from infra.durable import fsync_directory
+from infra.ownership import give_to_owner_of
 
 _FLAGS = apsw.SQLITE_CHANGESETAPPLY_FKNOACTION | apsw.SQLITE_CHANGESETAPPLY_IGNORENOOP
 _MOST_NAMED = 10  # rows in a message
@@ -58,8 +60,9 @@ def changes_between(base: Path, edited: Path) -> bytes:
 
 def keep_changes(changeset: bytes, path: Path) -> None:
     """In a new file that survives a power cut."""
-    with path.open("xb") as file:
+    with whole_or_nothing(path), path.open("xb") as file:
         file.write(changeset)
+        give_to_owner_of(path.parent, file.fileno())
         file.flush()
         os.fsync(file.fileno())
     fsync_directory(path.parent)

@@ -194,7 +194,7 @@ def test_directory_of_another_user_is_refused_and_mended_by_make_run(service: Ch
     assert failed.returncode == 1, failed.stderr
     assert re.search(r"exited \(2\)|unhealthy|restarting", failed.stderr), failed.stderr
     until(lambda: service.inspect()["State"]["ExitCode"] == 2)
-    assert "the directory is not writable" in service.log()[-1]["message"]
+    assert "is not writable by user 1000" in service.log()[-1]["message"]
     service.start()
     assert service.names() == ["kept"]
 

@@ -135,3 +135,26 @@ def test_read_only_log_refuses_writes_and_stops_no_reads(
     disk.remount("rw")
     server.client.post("/api/items", json={"name": "c"}).raise_for_status()
     assert [item["name"] for item in server.client.get("/api/items").json()["items"]] == ["a", "c"]
+
+
+def refusing(calls: str, error: str) -> list[str]:
+    """A server on a file system that refuses these system calls."""
+    inject = ["-e", f"trace={calls}", "-e", f"inject={calls}:error={error}"]
+    return ["strace", "-f", "-o", "/dev/null", *inject, sys.executable, "-m", "handler"]
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace (Debian: apt-get install strace)")
+@pytest.mark.parametrize("error", ["EPERM", "EOPNOTSUPP", "ENOSYS"])
+def test_file_system_without_hard_links_is_refused_by_name(start_process: StartProcess, error: str) -> None:
+    process = start_process(*refusing("link,linkat", error))
+    process.popen.wait(60)
+    assert process.end() == 2
+    assert "its file system makes no hard links" in process.log[-1]["message"]
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace (Debian: apt-get install strace)")
+def test_file_system_without_owners_modes_and_times_is_used(start_process: StartProcess) -> None:
+    calls = "chmod,fchmod,chown,fchown,utimensat"
+    server = Server(start_process(*refusing(calls, "EPERM"), MAINTENANCE_INTERVAL_SECONDS="0"))
+    server.client.post("/api/items", json={"name": "x"}).raise_for_status()
+    server.client.close()

@@ -5,7 +5,9 @@ import gzip
 import importlib
 import json
 import logging
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from infra.object_store import ObjectStore
 from infra.settings import Settings
 
 EVENTS = Path(__file__).parents[1] / "events"
+ROOT = Path(__file__).parents[2]
 
 Invoke = Callable[[dict[str, Any]], dict[str, Any]]
 Start = Callable[[], Invoke]
@@ -134,6 +137,33 @@ def test_each_process_has_a_directory_of_its_own(start: Start) -> None:
         start()
         paths.add(sys.modules["handler.aws_lambda"]._service.database.path)
     assert len(paths) == 2
+
+
+def test_runtimes_that_were_killed_or_failed_leave_no_databases_behind(
+    s3: str, moto_endpoint: str, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "AWS_LAMBDA_FUNCTION_NAME": "items"}
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", "import handler.aws_lambda, sys; print('here', flush=True); sys.stdin.read()"],
+            cwd=ROOT,
+            env={**environment, "REPLICA_URL": f"{s3}-log"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as runtime:
+            assert runtime.stdout
+            assert any(line == b"here\n" for line in runtime.stdout)
+            assert len(list(tmp_path.glob("*/app.db"))) == 1
+            runtime.kill()
+    assert len(list(tmp_path.iterdir())) == 1
+    failed = subprocess.run(
+        [sys.executable, "-c", "import handler.aws_lambda"],
+        cwd=ROOT,
+        env={**environment, "REPLICA_URL": "s3://absent/log"},
+        capture_output=True,
+    )
+    assert failed.returncode == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_log_lines_carry_correlation_id_and_cold_start(start: Start, capsys: pytest.CaptureFixture[str]) -> None:

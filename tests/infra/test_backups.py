@@ -1,6 +1,8 @@
 import gzip
 import hashlib
 import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -25,6 +27,26 @@ from infra.commitlog.chain import Position
 from infra.object_store import ObjectStore
 from infra.retention import Retention
 
+ROOT = Path(__file__).parents[2]
+# a disk that takes no file of this size
+BACK_UP = """
+import resource, signal, sys
+from datetime import timedelta
+from pathlib import Path
+from infra import backups
+from infra.commitlog.chain import Position
+from infra.object_store import ObjectStore
+from infra.retention import Retention
+store = ObjectStore(sys.argv[1])
+create = backups.Backups._free_name
+def free_name(*arguments):
+    found = create(*arguments)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    return found
+backups.Backups._free_name = free_name
+backups.Backups(store, Retention(timedelta(7), timedelta(30))).create(Path(sys.argv[2]), Position(1, 1, 1))
+"""
 KEEP = Retention(hourly=timedelta(days=7), daily=timedelta(days=30))
 
 
@@ -231,7 +253,8 @@ def test_half_made_backup_is_not_taken_for_the_newest(
     def fail(*arguments: object) -> None:
         raise StoreUnavailable("gone")
 
-    monkeypatch.setattr(ObjectStore, "put", fail)
+    for verb in ("put", "delete"):
+        monkeypatch.setattr(ObjectStore, verb, fail)
     with pytest.raises(StoreUnavailable):
         local.create(make_image(image, 8), at(2))
     monkeypatch.undo()
@@ -314,3 +337,14 @@ def test_foreign_files_beside_the_backups_are_left_alone(local: Backups, image: 
     made = local.create(image, at(1))
     assert [backup.name for backup in local.list()] == [made.name]
     assert len(local.store.objects()) == 6
+
+
+def test_backup_that_finds_no_room_leaves_nothing_behind(tmp_path: Path, image: Path) -> None:
+    with closing(apsw.Connection(str(image))) as connection:
+        connection.execute("CREATE TABLE more AS SELECT randomblob(1000000) AS bytes")
+    place = tmp_path / "backups"
+    done = subprocess.run(
+        [sys.executable, "-c", BACK_UP, place.as_uri(), str(image)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "File too large" in done.stderr, done.stderr
+    assert list(place.iterdir()) == []

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from core import items
-from core.errors import MaintenanceCancelled, StoreUnavailable
+from core.errors import MaintenanceCancelled, StoreRefused, StoreUnavailable
 from core.schemas import NewItem
 from infra import maintenance_job
 from infra.backups import Backups, Manifest, open_backups
@@ -129,7 +129,7 @@ def test_timer_outlives_a_store_that_cannot_be_read_and_a_bug(
         raise (StoreUnavailable("the store is away") if not caplog.records else RuntimeError("a bug"))
 
     monkeypatch.setattr(Maintenance, "last_report", fail)
-    assert waits_of(job, monkeypatch, 2) == [300, 300]
+    assert waits_of(job, monkeypatch, 2) == [300, 600]
     assert [bool(record.exc_info) for record in caplog.records] == [False, True]
 
 
@@ -145,7 +145,7 @@ def test_run_that_cannot_begin_is_logged_counted_and_tried_again(
         return run(maintenance, *arguments, **named)
 
     monkeypatch.setattr(Maintenance, "run", fail_twice)
-    assert waits_of(job, monkeypatch, 4) == [0, 300, 300, 3600]
+    assert waits_of(job, monkeypatch, 4) == [0, 300, 600, 3600]
     assert 'maintenance_runs_total{result="failed"} 2.0' in counted(job)
     assert 'maintenance_runs_total{result="succeeded"} 1.0' in counted(job)
     failed = [record for record in caplog.records if record.message.startswith("maintenance failed: ")]
@@ -153,6 +153,20 @@ def test_run_that_cannot_begin_is_logged_counted_and_tried_again(
         (logging.ERROR, False),
         (logging.ERROR, True),
     ]
+
+
+def test_each_failure_in_a_row_is_followed_by_a_longer_pause_until_a_run_succeeds(
+    job: MaintenanceJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, fails = Maintenance.run, iter([True] * 5 + [False, True])
+
+    def fail(maintenance: Maintenance, *arguments: Any, **named: Any) -> Report:
+        if next(fails):
+            raise StoreRefused("nothing can be written: No space left on device")
+        return run(maintenance, *arguments, **named)
+
+    monkeypatch.setattr(Maintenance, "run", fail)
+    assert waits_of(job, monkeypatch, 8) == [0, 300, 600, 1200, 2400, 3600, 3600, 300]
 
 
 def test_problem_is_logged_counted_and_looked_at_again_after_five_minutes(

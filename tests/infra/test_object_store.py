@@ -1,16 +1,17 @@
 import errno
 import os
 import socket
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from core.errors import ObjectExists, ObjectMissing, SettingsError, StoreRefused, StoreUnavailable
-from infra import object_store
+from infra import object_store, ownership
 from infra.object_store import ObjectStore
 
 
@@ -125,7 +126,8 @@ def test_directory_that_others_have_made_is_made_safe_as_well(tmp_path: Path, mo
     (tmp_path / "ltx" / "0").mkdir(parents=True)
     store = ObjectStore(tmp_path.as_uri())
     synced: list[Path] = []
-    monkeypatch.setattr(object_store, "fsync_directory", synced.append)
+    for module in (object_store, ownership):
+        monkeypatch.setattr(module, "fsync_directory", synced.append)
     store.create("ltx/0/a", b"x")
     store.create("ltx/0/b", b"x")
     top, of_both = tmp_path, tmp_path / "ltx"
@@ -252,7 +254,7 @@ def test_check_of_a_store_that_does_not_answer_is_short(s3: str, monkeypatch: py
 
 def test_directory_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ObjectStore(tmp_path.as_uri())
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode, **options: False)
     with pytest.raises(StoreRefused, match="not writable"):
         store.check()
 
@@ -318,3 +320,41 @@ def test_time_of_an_object_is_when_it_was_stored_whatever_date_the_writer_gives_
     store.create("a", b"x", datetime(2020, 1, 1, tzinfo=UTC))
     [info] = store.objects()
     assert abs(info.modified - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("number", "is_tolerated"), [(errno.EINVAL, True), (errno.EOPNOTSUPP, True), (errno.EIO, False)]
+)
+def test_file_system_that_syncs_no_directories_is_used_a_broken_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_tolerated: bool
+) -> None:
+    store, fsync = ObjectStore(tmp_path.as_uri()), os.fsync
+
+    def fail(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    if is_tolerated:
+        store.create("a", b"x")
+        assert read(store, "a") == b"x"
+    else:
+        with pytest.raises(StoreUnavailable):
+            store.create("a", b"x")
+
+
+def test_name_is_taken_by_an_empty_object_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> NoReturn:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "link", fail)
+    store = ObjectStore(tmp_path.as_uri())
+    store.create("a", b"")
+    with pytest.raises(ObjectExists):
+        store.create("a", b"")
+    with pytest.raises(StoreRefused, match="its file system makes no hard links"):
+        store.create("b", b"x")
+    assert [info.name for info in store.objects()] == ["a"]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -580,3 +581,35 @@ def test_image_that_is_not_in_wal_mode_can_be_opened(
         instance = start(name, file_url, lasting=True)
         instance.sql(f"INSERT INTO t VALUES ('{name}')")
     assert instance.rows() == stored_in(file_url, tmp_path / "out.db") == [1, 2, 3, "new", "server"]
+
+
+def test_start_that_fails_leaves_no_scratch_behind(
+    server: Server, stopped: Instance, path: Path, tmp_path: Path
+) -> None:
+    edit(path, "INSERT INTO t VALUES (3)")
+    newest = max((tmp_path / "replica/ltx/0").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1] + b"x")
+    with pytest.raises(LogDamaged):
+        server()
+    assert [left.name for left in path.parent.iterdir() if left.name.startswith("app.db.")] == ["app.db.position"]
+
+
+def test_kept_file_that_finds_no_room_is_not_left_in_part(
+    server: Server, stopped: Instance, path: Path, start: StartInstance, file_url: str
+) -> None:
+    start("other", file_url).sql("INSERT INTO t VALUES (4)")
+    shutil.copy(path, path.with_name("copy.db"))
+    edit(path.with_name("copy.db"), "PRAGMA user_version = 7", "CREATE TABLE u AS SELECT randomblob(3000000) AS v")
+    shutil.copy(path.with_name("copy.db"), path)
+    failed = start("server", file_url, lasting=True, open=False)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))
+    try:
+        with pytest.raises(DatabaseUnavailable, match="File too large"):
+            failed.replica.open()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    failed.replica.close()
+    assert list(path.parent.glob("*.diverged-*")) == []
+    assert server().rows() == [1, 2, 4]
+    assert len(list(path.parent.glob("*.diverged-*"))) == 1

@@ -21,6 +21,7 @@ from core.errors import (
     CommitOutcomeUnknown,
     ItemNotFound,
     LogDamaged,
+    LogInUse,
     StoreRefused,
     StoreUnavailable,
     StoreUnreachable,
@@ -653,3 +654,22 @@ def test_clock_that_is_wrong_by_a_day_is_reported_and_corrected(a: Instance, cap
 
 def test_conflict_error_is_not_seen_by_callers() -> None:
     assert not issubclass(CommitConflict, CommitNotStored)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("generations/0123456789abcdef/snapshots/00000000.snapshot.lz4", "a replica of Litestream 0.3"),
+        ("0000/0000000000000001-0000000000000001.ltx", "a log as a bucket has it"),
+        ("ltx/0/0000000000000001-0000000000000001.ltx", "a log as a directory has it"),
+    ],
+)
+def test_log_is_not_begun_beside_one_under_other_names(url: str, start: StartInstance, name: str, what: str) -> None:
+    if name.startswith("0000" if url.startswith("s3:") else "ltx"):
+        pytest.skip("that is the log's own name there")
+    store = ObjectStore(url)
+    store.put(name, b"x")
+    with pytest.raises(LogInUse, match=what):
+        start("one", url)
+    assert [made for made in store.directories() if made != name.partition("/")[0]] == []
+    assert store.objects() == []
