@@ -63,7 +63,7 @@ def why_not_writable(paths: Iterable[Path]) -> str:
         return ""
     names, user = shlex.join(map(str, refused)), os.geteuid()
     if any(os.statvfs(path).f_flag & os.ST_RDONLY for path in refused):
-        return f"{names} is not writable: the file system is read-only; mount it for writing"
+        return f"{names} is not writable: {os.strerror(errno.EROFS)}; mount it for writing"
     foreign = [path for path in refused if path.stat().st_uid != user]
     if not foreign:
         return f"{names} is not writable by user {user}, who owns it: `chmod u+rwX {names}`"
