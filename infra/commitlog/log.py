@@ -148,10 +148,17 @@ class CommitLog:
         plan = self._plan(START, txid, snapshot)
         read = _Read(sum(item.size for item in plan), progress)
         before = position = START
+        after_a_commit = False
         for item, chunks in self._bodies(plan):
             with self._naming(item):
                 reader = ltx.Reader(read.counted(chunks))
-                check_follows(reader.header, position)
+                try:
+                    check_follows(reader.header, position)
+                except LogDamaged as error:
+                    if txid and after_a_commit:  # which was created long after its number was free again, perhaps
+                        raise self._not_kept(txid) from error
+                    raise
+                after_a_commit = not item.level
                 write_pages(file, reader.header, reader.pages())
                 before, position = position, position_after(reader, item.level)
                 position = replace(position, timestamp=dates.corrected(position.timestamp, item.modified))

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from core.errors import ObjectExists, ObjectMissing
+from core.errors import LogDamaged, ObjectExists, ObjectMissing
 from infra.clock import Clock
 from infra.commitlog import ltx
 from infra.commitlog.catalog import RUN, Catalog
@@ -151,7 +151,12 @@ class LogMaintenance:
                 for item in run:
                     changes.append(change := self.log.read(item, _IN_MEMORY))
                     stack.callback(change.close)
-                    check_follows(change.header, position)
+                    try:
+                        check_follows(change.header, position)
+                    except LogDamaged:
+                        if level == 1 and self._is_merged(position.txid):
+                            return False  # a leftover before it
+                        raise
                     before, position = position, change.position
             except ObjectMissing:
                 return False  # another run of maintenance has been here, long ago
@@ -165,6 +170,9 @@ class LogMaintenance:
                 path.unlink(missing_ok=True)
         self.counts["merges"] += 1
         return True
+
+    def _is_merged(self, txid: int) -> bool:
+        return any(item.level and item.min_txid <= txid <= item.max_txid for item in self._catalog.everything())
 
     def _date_of_run(self, run: list[LogObject], changes: list[Change]) -> int:
         """Of its last commit, corrected, as by all who make this run: it outlives the commits and their times."""

@@ -14,7 +14,7 @@ from infra.commitlog.expiry import Keep, expired
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.maintenance import LogMaintenance
 from infra.commitlog.merge import write_merged
-from infra.commitlog.names import Names
+from infra.commitlog.names import SNAPSHOTS, Names
 from infra.commitlog.verify import verify
 from infra.object_store import ObjectInfo, ObjectStore
 from tests.infra.commitlog.conftest import (
@@ -272,6 +272,33 @@ def test_run_whose_commits_were_deleted_meanwhile_is_left_alone(
     steps = LogMaintenance(log_over(store, clock), store, clock)
     store.before = lambda verb, path: store.store.delete(Names(url).path(0, 5, 5)) if verb == "read" else None
     assert steps.merge(tmp_path) == 0
+
+
+def test_leftover_just_before_commits_that_are_kept_hides_only_what_it_has_replaced(
+    writer: Callable[[int], Instance], url: str, tmp_path: Path
+) -> None:
+    """A run of maintenance has deleted one commit, and a sleeper who wanted to begin the log has taken its number."""
+    writer(RUN + 4)
+    steps = maintenance_of(url)
+    steps.merge(tmp_path)
+    image = tmp_path / "image"
+    snapshot = steps.store_snapshot(image, steps.log.restore(image, RUN), tmp_path)
+    store, path = ObjectStore(url), Names(url).path(0, 1, 1)
+    header = ltx.decode_header(store.read_range(path, ltx.HEADER_SIZE))
+    store.delete(path)
+    body, _ = ltx.encode(replace(header, log_id=99), [(1, bytes(header.page_size))])
+    store.create(path, bytes(body))
+    for number in (1, 2, RUN - 1):
+        with pytest.raises(TxidNotKept):
+            open_log(url, Clock()).restore(tmp_path / f"at-{number}", number)
+    assert open_log(url, Clock()).restore(tmp_path / f"at-{RUN + 2}", RUN + 2).txid == RUN + 2
+    verdict = verify(open_log(url, Clock()), tmp_path / "scratch")
+    assert (verdict.problems, len(verdict.leftovers)) == ([], 1)
+    store.delete(Names(url).path(1, 1, RUN))
+    assert maintenance_of(url).merge(tmp_path) == 0
+    store.delete(Names(url).path(SNAPSHOTS, 1, snapshot.max_txid))
+    with pytest.raises(LogDamaged, match="is of the log"):  # nothing could have freed the number
+        maintenance_of(url).merge(tmp_path)
 
 
 @pytest.mark.parametrize("starts_anew", [False, True])
