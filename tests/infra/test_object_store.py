@@ -138,7 +138,7 @@ def test_directory_of_a_new_store_is_made_safe_and_what_it_lies_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(object_store, "fsync_directory", synced.append)
+    monkeypatch.setattr("infra.ownership.fsync_directory", synced.append)
     ObjectStore((tmp_path / "data" / "log").as_uri())
     assert synced == [tmp_path, tmp_path / "data"]
 
