@@ -3,6 +3,7 @@
 import sys
 
 import h11
+from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -19,6 +20,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._received = data
         super().data_received(data)
+        self._received = b""
 
     def _should_upgrade(self) -> bool:
         return self._get_upgrade() is not None  # so that the request is not begun here
@@ -27,7 +29,9 @@ class Protocol(HttpToolsProtocol):
         if self.cycle and not self.cycle.response_complete:  # the client may send it again, on another connection
             self.cycle.keep_alive = False
             return
-        end_of_head = getattr(sys.exception(), "args", (len(self._received),))[0]
+        offer = sys.exception()
+        assert isinstance(offer, HttpParserUpgrade)
+        end_of_head: int = offer.args[0]
         head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
         for name, value in self.headers:
             head += [name, b": ", value, b"\r\n"]
