@@ -2,8 +2,6 @@
 
 import itertools
 import socket
-import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,6 +23,7 @@ from core.errors import (
 )
 from infra.object_store import ObjectStore
 from infra.store_errors import ending_of
+from tests.infra.certificates import Authority
 from tests.infra.rough_server import Behaviour, answering, read_request, reply, reset, rough_server
 
 STORED = reply(200, b"", 'ETag: "a"')
@@ -133,11 +132,7 @@ def test_no_tls_on_the_other_side_leaves_doubt(store_at: StoreAt) -> None:
 
 
 def test_certificate_that_is_not_trusted_leaves_doubt(store_at: StoreAt, tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    options = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    subprocess.run(["openssl", "req", *options, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context = Authority(tmp_path).server_with_its_own()
 
     def behaviour(connection: socket.socket) -> None:
         with context.wrap_socket(connection, server_side=True) as secure:
