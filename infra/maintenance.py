@@ -180,7 +180,7 @@ class Maintenance:
                     "it was emptied or cut short, or is another one"
                 )
             if not state.head:
-                return  # nobody has written anything yet
+                return self.steps.check_nothing_misnamed()  # nobody has written anything yet
             report.txid = f"{state.head:016x}"
             if self._proof_is_due(report, state):
                 self._prove(report, state, scratch, progress)

@@ -61,7 +61,7 @@ class Catalog:
         """Raises LogInUse for an empty log beside one under other names, which a new one would hide."""
         found = retrying(self._clock, lambda: self._store.directories(""))
         if what := self._names.misnamed(found):
-            raise LogInUse(f"{self._store.url} has no commit, and something else: {what}. Nothing was written")
+            raise LogInUse(f"{self._store.url} has no commit, and something else: {what}. No log is begun there")
 
     def _levels(self) -> list[int]:
         found = retrying(self._clock, lambda: self._store.directories(self._names.levels))

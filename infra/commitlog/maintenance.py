@@ -193,6 +193,10 @@ class LogMaintenance:
         head = max((item.max_txid for item in found), default=0)
         return Snapshots(newest, sum(item.size for item in plan), head)
 
+    def check_nothing_misnamed(self) -> None:
+        """For a log without a commit: raises LogInUse if it has some under other names."""
+        self._catalog.check_nothing_misnamed()
+
     def store_snapshot(self, image: Path, position: Position, scratch: Path) -> LogObject:
         """Store a database file, which is the state of the log at this confirmed position."""
         path = scratch / "snapshot.ltx"

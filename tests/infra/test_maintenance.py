@@ -422,6 +422,12 @@ def test_what_killed_writers_have_left_goes_after_a_day(
     assert [path.exists() for path in left] == [False, True, False, True]
 
 
+def test_log_under_other_names_is_not_taken_for_an_empty_one(settings: Settings, maintenance: Maintenance) -> None:
+    ObjectStore(settings.replica_url).put("generations/0123456789abcdef/snapshots/00000000.snapshot.lz4", b"x")
+    [problem] = maintenance.run().problems
+    assert "a replica of Litestream 0.3" in problem
+
+
 def test_empty_log_is_nothing_to_look_after(settings: Settings, maintenance: Maintenance) -> None:
     report = maintenance.run()
     assert (report.problems, report.verified, report.txid) == ([], None, "")
