@@ -35,6 +35,7 @@ _COMMIT_SECONDS = 10.0
 _START_SECONDS = 60.0
 _QUICK_TIMEOUT, _BULK_TIMEOUT = 3.0, 60.0
 _PEEKS = 0.2  # of all pauses
+_MOST_CRASHES = 100  # or a start with more steps than machines last would never end
 _SLEEPS = (20.0, 400.0, 5 * 3600.0, 40 * 3600.0, 80 * 3600.0, 80 * 3600.0)
 
 
@@ -160,7 +161,7 @@ class Instance:
         task.pause(seconds)
         self._operate()
         roll = self._rng.random()
-        if roll < self._around.faults.crash:
+        if roll < self._around.faults.crash and self._process <= _MOST_CRASHES:
             self._crash()
         elif roll < self._around.faults.crash + self._around.faults.freeze:
             self._sleep()
