@@ -155,9 +155,11 @@ class CommitLog:
                 try:
                     check_follows(reader.header, position)
                 except LogDamaged as error:
-                    if txid and after_a_commit:  # which was created long after its number was free again, perhaps
+                    if not after_a_commit or self.is_confirmed(position, before):
+                        raise
+                    if txid:  # the commit before was created long after its number was free again
                         raise self._not_kept(txid) from error
-                    raise
+                    raise ObjectMissing(self.name_of(item)) from error
                 after_a_commit = not item.level
                 write_pages(file, reader.header, reader.pages())
                 before, position = position, position_after(reader, item.level)
@@ -287,7 +289,12 @@ class CommitLog:
                     raise self._replaced(_ANOTHER.format(position.txid))
                 before = reached = position
                 for item in plan:
-                    change = self._change(item, reached)
+                    try:
+                        change = self._change(item, reached)
+                    except LogDamaged:
+                        if unproven:
+                            self._check_confirmed(reached, before)
+                        raise
                     if unproven:
                         with _closing_on_error(change):
                             if not _names(change.header, reached):

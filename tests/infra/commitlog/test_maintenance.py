@@ -302,6 +302,45 @@ def test_leftover_just_before_commits_that_are_kept_hides_only_what_it_has_repla
 
 
 @pytest.mark.parametrize("starts_anew", [False, True])
+def test_sleep_in_the_middle_of_a_read_takes_no_leftover_before_a_commit_for_damage(
+    start: StartInstance, file_url: str, tmp_path: Path, starts_anew: bool
+) -> None:
+    """The same, and the commit after it is still there."""
+    sleeper = start("sleeper", file_url)
+    sleeper.sql("CREATE TABLE t (v)")
+    other = start("other", file_url)
+    for number in range(4):
+        other.sql(f"INSERT INTO t VALUES ({number})")
+    steps, store, names = maintenance_of(file_url), ObjectStore(file_url), Names(file_url)
+
+    def snapshot(txid: int) -> None:
+        image = tmp_path / f"at-{txid}"
+        steps.store_snapshot(image, steps.log.restore(image, txid), tmp_path)
+
+    snapshot(4)
+    for txid in (1, 2, 3):
+        store.delete(names.path(0, txid, txid))
+    slept: list[str] = []
+
+    def sleep(verb: str, name: str) -> None:
+        if verb == "read" and name == names.path(0, 5, 5) and not slept:
+            slept.append(name)
+            snapshot(6)
+            header = ltx.decode_header(store.read_range(name, ltx.HEADER_SIZE))
+            body, _ = ltx.encode(replace(header, node_id=99), [(2, bytes(header.page_size))])
+            for txid in (4, 5):
+                store.delete(names.path(0, txid, txid))
+            store.create(name, bytes(body))
+
+    reader = start("anew", file_url, open=False) if starts_anew else sleeper
+    reader.store.before = sleep
+    if starts_anew:
+        reader.replica.open()
+    assert (reader.rows() if starts_anew else reader.fresh_rows()) == [0, 1, 2, 3]
+    assert slept
+
+
+@pytest.mark.parametrize("starts_anew", [False, True])
 def test_sleep_in_the_middle_of_a_read_takes_no_leftover_for_a_commit(
     start: StartInstance, file_url: str, tmp_path: Path, starts_anew: bool
 ) -> None:
