@@ -150,20 +150,20 @@ class CommitLog:
         before = position = START
         after_a_commit = False
         for item, chunks in self._bodies(plan):
-            with self._naming(item):
-                reader = ltx.Reader(read.counted(chunks))
-                try:
+            try:
+                with self._naming(item):
+                    reader = ltx.Reader(read.counted(chunks))
                     check_follows(reader.header, position)
-                except LogDamaged as error:
-                    if not after_a_commit or self.is_confirmed(position, before):
-                        raise
-                    if txid:  # the commit before was created long after its number was free again
-                        raise self._not_kept(txid) from error
-                    raise ObjectMissing(self.name_of(item)) from error
-                after_a_commit = not item.level
-                write_pages(file, reader.header, reader.pages())
-                before, position = position, position_after(reader, item.level)
-                position = replace(position, timestamp=dates.corrected(position.timestamp, item.modified))
+                    write_pages(file, reader.header, reader.pages())
+                    after = position_after(reader, item.level)
+            except LogDamaged as error:
+                if not after_a_commit or self.is_confirmed(position, before):
+                    raise
+                if txid:  # the commit before was created long after its number was free again
+                    raise self._not_kept(txid) from error
+                raise ObjectMissing(self.name_of(item)) from error
+            before, position = position, replace(after, timestamp=dates.corrected(after.timestamp, item.modified))
+            after_a_commit = not item.level
         if not plan:
             self._catalog.check_nothing_misnamed()
             self._verified = asked, 0
@@ -668,6 +668,8 @@ def open_log(url: str, clock: Clock, bulk_timeout: float = 60.0) -> CommitLog:
 def _call_it_a_gap_unless(look_again: bool, error: ObjectMissing) -> None:
     """Maintenance may merge and delete between a listing and the reading of what it listed."""
     if not look_again:
+        if isinstance(error.__context__, LogDamaged):
+            raise error.__context__
         raise LogDamaged(f"{error}: this object is missing, and no merged one holds it") from error
 
 
