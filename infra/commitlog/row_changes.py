@@ -5,7 +5,7 @@ still fits: https://www.sqlite.org/sessionintro.html. It knows neither schema no
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def changes_between(base: Path, edited: Path) -> bytes:
         with closing(apsw.Connection(str(base), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)) as connection:
             _attach(connection, edited)
             if changeset:
-                _apply(changeset, connection)
+                _apply(changeset, connection, [])
             for table in _tables(connection):
                 if not _is_same_in_both(connection, table):
                     raise NotRowByRow(f"in table {table} more was changed than rows with a primary key")
@@ -77,8 +77,8 @@ def apply_changes(changeset: bytes, connection: apsw.Connection) -> None:
     _apply(changeset, connection, list(_used_keys(changeset, connection)))
 
 
-def _apply(changeset: bytes, connection: apsw.Connection, misfits: Sequence[str] = ()) -> None:
-    misfits = list(misfits)
+def _apply(changeset: bytes, connection: apsw.Connection, misfits: list[str]) -> None:
+    """`misfits`: rows that are known not to fit; those that turn out so are added."""
 
     def conflict(reason: int, change: apsw.TableChange) -> int:
         if reason == apsw.SQLITE_CHANGESET_FOREIGN_KEY:
