@@ -56,9 +56,11 @@ class Operator:
         assert (done.returncode, done.stderr) == (0, ""), f"{work}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def work(self, stop: threading.Event) -> None:
+    def work(self, claims: Claims, stop: threading.Event) -> None:
+        """Between two works at least one write is answered, however fast the shell is."""
         try:
-            for work in WORKS * ROUNDS:
+            for number, work in enumerate(WORKS * ROUNDS):
+                claims.wait_for(number)
                 self.type(work)
         finally:
             stop.set()
@@ -88,9 +90,8 @@ def test_shell_and_requests_write_at_the_same_time(start_server: StartServer, tm
     server = start_server(MAINTENANCE_INTERVAL_SECONDS="0")
     operator = Operator(data / "app.db")
     writers = [partial(write_until, stop, server.client.base_url, str(number), claims) for number in range(4)]
-    run_together([*writers, partial(operator.work, stop)])
+    run_together([*writers, partial(operator.work, claims, stop)])
     assert (claims.refused, claims.unknown) == (set(), set())
-    assert len(claims.acknowledged) > 50
     server.process.end()
     assert not (data / "app.db-wal").exists()
     found = items_in(data / "app.db")
