@@ -21,15 +21,15 @@ from core.errors import ObjectExists, ObjectMissing
 from core.items import create_item
 from core.migrations import migrate
 from core.schemas import NewItem
-from infra.backups import Backups
+from infra.backups.backups import Backups
+from infra.backups.retention import Retention
 from infra.clock import Clock
-from infra.commitlog.expiry import Keep
 from infra.commitlog.log import CommitLog
-from infra.commitlog.maintenance import LogMaintenance
 from infra.commitlog.replica import Replica
-from infra.maintenance import Maintenance
-from infra.object_store import ObjectInfo
-from infra.retention import Retention
+from infra.commitlog.upkeep.compactor import LogMaintenance
+from infra.commitlog.upkeep.retention import Keep
+from infra.maintenance.job import Maintenance
+from infra.storage.object_store import ObjectInfo
 
 RATES = [1, 100, 10_000]  # writes an hour
 ITEMS = 5_000  # in the database at the beginning: 1 MB

@@ -23,11 +23,11 @@ from handler.problems import MEDIA_TYPE, problem
 from handler.scheduled import is_scheduled, run_scheduled
 from handler.service import Service, open_service
 from handler.startup import read_settings, refuse_to_start
-from infra.backups import open_backups
-from infra.cloudwatch import CloudWatchMetrics
+from infra.backups.backups import open_backups
+from infra.disk.workspace import workspace_of_this_process
 from infra.settings import SERVICE, Settings
-from infra.telemetry import configure_logging
-from infra.workspace import workspace_of_this_process
+from infra.telemetry.cloudwatch import CloudWatchMetrics
+from infra.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 

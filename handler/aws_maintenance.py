@@ -10,12 +10,12 @@ from aws_lambda_powertools import Logger
 from core.errors import ServiceError, SettingsError
 from handler.scheduled import is_scheduled, run_scheduled
 from handler.startup import read_settings, refuse_to_start
-from infra.backups import open_backups
-from infra.cloudwatch import CloudWatchMetrics
-from infra.maintenance import open_maintenance
-from infra.maintenance_job import MaintenanceJob
+from infra.backups.backups import open_backups
+from infra.maintenance.job import open_maintenance
+from infra.maintenance.routine import MaintenanceJob
 from infra.settings import SERVICE
-from infra.telemetry import configure_logging
+from infra.telemetry.cloudwatch import CloudWatchMetrics
+from infra.telemetry.logs import configure_logging
 
 _settings = read_settings()
 _handler, _formatter = configure_logging(_settings.log_level)

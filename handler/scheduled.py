@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from core.errors import MaintenanceError
-from infra.maintenance_job import MaintenanceJob
+from infra.maintenance.routine import MaintenanceJob
 
 _MARGIN_SECONDS = 15.0  # of the function's time, to end in an orderly way; half of it at most
 

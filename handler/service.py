@@ -7,12 +7,12 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from core.errors import StoreUnavailable
-from infra.backups import Backups, open_backups
+from infra.backups.backups import Backups, open_backups
 from infra.database import Database, Session, UseCase, open_database
-from infra.maintenance import open_maintenance
-from infra.maintenance_job import MaintenanceJob
+from infra.maintenance.job import open_maintenance
+from infra.maintenance.routine import MaintenanceJob
 from infra.settings import Settings
-from infra.telemetry import Metrics
+from infra.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
 
 def open_server_service(settings: Settings) -> Service:
     """Raises ServiceError when the database or the place for backups is unusable."""
-    from infra.prometheus import PrometheusMetrics
+    from infra.telemetry.prometheus import PrometheusMetrics
 
     backups = open_backups(settings)
     try:

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from core.errors import ServiceError
 from infra.settings import Settings
-from infra.telemetry import configure_logging
+from infra.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 

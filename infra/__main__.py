@@ -16,26 +16,27 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ServiceError, SettingsError
-from infra.backups import Manifest, open_backups
+from infra.backups.backups import Manifest, open_backups
+from infra.backups.retention import is_label
 from infra.clock import Clock
 from infra.commitlog import dates
+from infra.commitlog.at_rest.row_changes import statements
 from infra.commitlog.chain import START, Position
 from infra.commitlog.log import CommitLog, open_log
-from infra.commitlog.moments import Doubt, commit_before
-from infra.commitlog.row_changes import statements
-from infra.commitlog.verify import verify
-from infra.maintenance import Preview, open_maintenance
-from infra.object_store import TRANSFER_SECONDS
-from infra.ownership import give_to_owner_of
-from infra.progress import progress_display
-from infra.report import Report
-from infra.restore import parse_moment, publish, restore_log
-from infra.retention import is_label
+from infra.commitlog.upkeep.moments import Doubt, commit_before
+from infra.commitlog.upkeep.verify import verify
+from infra.disk.ownership import give_to_owner_of
+from infra.disk.workspace import workspace, workspace_in
+from infra.inspection import open_live
+from infra.maintenance.job import Preview, open_maintenance
+from infra.maintenance.report import Report
+from infra.operators.progress import progress_display
+from infra.operators.restore import parse_moment, publish, restore_log
+from infra.operators.sql import Outcome, as_members, as_text, parts_of, run_parts
+from infra.operators.status import read_status
+from infra.progress import Progress
 from infra.settings import Settings
-from infra.snapshot import Progress, open_live
-from infra.sql import Outcome, as_members, as_text, parts_of, run_parts
-from infra.status import read_status
-from infra.workspace import workspace, workspace_in
+from infra.storage.object_store import TRANSFER_SECONDS
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,15 +19,15 @@ import peewee
 from core import errors
 from core.migrations import migrate
 from infra.clock import Clock
-from infra.commitlog.local_file import START_SECONDS
+from infra.commitlog.at_rest.local_file import START_SECONDS
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.replica import Replica, Write
-from infra.object_store import ObjectStore
-from infra.owner_lock import OwnerLock
-from infra.ownership import make_directories, why_not_writable
+from infra.disk.owner_lock import OwnerLock
+from infra.disk.ownership import make_directories, why_not_writable
 from infra.served import ServedSchema
 from infra.settings import Settings
 from infra.sqlite_errors import translated_errors
+from infra.storage.object_store import ObjectStore
 from infra.write_queue import Waiting, WriteQueue
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from core.errors import SettingsError
-from infra.store_url import HOME_UNKNOWN, check_store_url, redacted
+from infra.storage.url import HOME_UNKNOWN, check_store_url, redacted
 
 SERVICE = "cloud-native-poc"
 
@@ -20,7 +20,7 @@ _FUNCTION_NAME = "AWS_LAMBDA_FUNCTION_NAME"  # set by Lambda; only whether it is
 class Settings(BaseModel):
     """One field for each environment variable; the alias is the variable's name.
 
-    The object store's client reads the usual AWS_* variables by itself (see infra/object_store.py).
+    The object store's client reads the usual AWS_* variables by itself (see infra/storage/object_store.py).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -6,7 +6,8 @@ from uuid import uuid4
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from infra.telemetry import Metrics, remove_context_keys, set_context_keys
+from infra.telemetry.logs import remove_context_keys, set_context_keys
+from infra.telemetry.metrics import Metrics
 
 logger = logging.getLogger("handler.request")
 

@@ -25,7 +25,6 @@ from core.errors import (
 )
 from infra.clock import Clock
 from infra.commitlog import dates, ltx
-from infra.commitlog.catalog import Catalog, retrying
 from infra.commitlog.chain import (
     IN_MEMORY,
     START,
@@ -40,9 +39,9 @@ from infra.commitlog.chain import (
 )
 from infra.commitlog.commit_clock import CommitClock
 from infra.commitlog.create_probe import prove_create_if_absent
-from infra.commitlog.names import Names
-from infra.object_store import ObjectInfo, ObjectStore
-from infra.snapshot import Progress, no_progress
+from infra.commitlog.objects import Catalog, Names, retrying
+from infra.progress import Progress, no_progress
+from infra.storage.object_store import ObjectInfo, ObjectStore
 
 T = TypeVar("T")
 

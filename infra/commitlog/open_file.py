@@ -18,7 +18,8 @@ from infra.clock import Clock
 from infra.commitlog.anchor import Anchor, begin_reading
 from infra.commitlog.file_state import FileChanged, FileState, Known, shm_of, state_of, wal_of
 from infra.commitlog.schema import Schema
-from infra.commitlog.vfs import Ship, ShippingVFS, salts_in
+from infra.commitlog.vfs import Ship, ShippingVFS
+from infra.commitlog.wal import salts_in
 from infra.sqlite_errors import translated_errors
 
 logger = logging.getLogger(__name__)

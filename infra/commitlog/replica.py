@@ -15,15 +15,15 @@ import peewee
 
 from core import errors
 from infra.clock import Clock
+from infra.commitlog.at_rest.local_file import LocalFile
+from infra.commitlog.at_rest.row_changes import DoesNotFit, apply_changes
 from infra.commitlog.chain import START, Change, Position
+from infra.commitlog.fairness import Turns
 from infra.commitlog.file_state import FileChanged, Known
-from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import CommitLog
-from infra.commitlog.note import WalEnd
 from infra.commitlog.open_file import OpenFile, SavepointLost
-from infra.commitlog.row_changes import DoesNotFit, apply_changes
+from infra.commitlog.position_file import WalEnd
 from infra.commitlog.schema import AnySchema, Schema
-from infra.commitlog.turns import Turns
 from infra.commitlog.writers import check_written_here
 from infra.sqlite_errors import root_cause, translated_errors
 

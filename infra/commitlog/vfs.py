@@ -8,12 +8,9 @@ When shipping raises, SQLite rolls back, and nothing of the transaction can come
 Other programs append transactions of their own, which nobody holds back. They are shipped as soon as they are
 noticed, at the latest together with the next transaction of this process; `infra/commitlog/anchor.py` says why
 they are still there then.
-
-Source of the format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import apsw
@@ -21,59 +18,11 @@ import apsw
 from core.errors import DatabaseUnavailable, TransactionTooLarge
 from infra.commitlog.file_state import NOTHING_SHIPPED, Shipped
 from infra.commitlog.ltx import lock_page
-from infra.commitlog.note import WalEnd
-
-_FILE_HEADER = 32
-_FRAME_HEADER = 24
-_PAGE_SIZE = slice(8, 12)
-_SALTS = slice(16, 24)
-_FRAME_SALTS = slice(8, 16)
-_DATABASE_SIZE = slice(4, 8)  # of a frame's header: pages, in the last frame of a transaction
+from infra.commitlog.position_file import WalEnd
+from infra.commitlog.wal import DATABASE_SIZE, FILE_HEADER, FRAME_HEADER, PAGE_SIZE, SALTS
 
 # (page size in bytes, size of the database in pages, the changed pages in order, where the WAL has them then)
 Ship = Callable[[int, int, Iterable[tuple[int, bytes]], WalEnd], None]
-
-
-def salts_in(wal: Path) -> bytes:
-    with wal.open("rb") as file:
-        return file.read(_FILE_HEADER)[_SALTS]
-
-
-def reaches(wal: Path, end: WalEnd) -> bool:
-    """Whether a WAL that nobody writes has all up to there."""
-    with wal.open("rb") as file:
-        frame_size = _FRAME_HEADER + int.from_bytes(file.read(_FILE_HEADER)[_PAGE_SIZE], "big")
-        file.seek(_FILE_HEADER + (end.frames - 1) * frame_size)
-        return file.read(_FRAME_HEADER) == end.header
-
-
-def committed_pages(wal: Path) -> dict[int, int]:
-    """Where a WAL that nobody writes has the last image of each page, up to its last commit: number -> offset."""
-    pages: dict[int, int] = {}
-    uncommitted: dict[int, int] = {}
-    for number, offset, size in _frames(wal):
-        uncommitted[number] = offset
-        if size:
-            pages = {number: offset for number, offset in (pages | uncommitted).items() if number <= size}
-            uncommitted.clear()
-    return pages
-
-
-def images_of_first_page(wal: Path) -> tuple[int, list[int]]:
-    """The page with which a WAL begins, which any checkpoint moves, and the offsets of all its images."""
-    frames = list(_frames(wal))
-    first = frames[0][0] if frames else 0
-    return first, [offset for number, offset, _ in frames if number == first]
-
-
-def _frames(wal: Path) -> Iterator[tuple[int, int, int]]:
-    """Page number, offset of its image, and the database's size in pages for the last one of a commit, or 0."""
-    with wal.open("rb") as file:
-        start = file.read(_FILE_HEADER)
-        page_size = int.from_bytes(start[_PAGE_SIZE], "big")
-        while (header := file.read(_FRAME_HEADER))[_FRAME_SALTS] == start[_SALTS] != b"":
-            yield int.from_bytes(header[:4], "big"), file.tell(), int.from_bytes(header[_DATABASE_SIZE], "big")
-            file.seek(page_size, os.SEEK_CUR)
 
 
 class ShippingVFS(apsw.VFS):
@@ -161,11 +110,11 @@ class WalFile(apsw.VFSFile):
             super().xWrite(data, offset)
             self.commit = None
             self._restart(bytes(data))
-        elif len(data) == _FRAME_HEADER:
+        elif len(data) == FRAME_HEADER:
             self._write_frame_header(bytes(data), offset)
         else:
             super().xWrite(data, offset)
-            if self.commit and offset == self.commit.offset + _FRAME_HEADER:
+            if self.commit and offset == self.commit.offset + FRAME_HEADER:
                 self.commit.complete = True
             else:
                 self.commit = None  # a page after the last one: that was a transaction that failed
@@ -181,7 +130,7 @@ class WalFile(apsw.VFSFile):
             self._note_shipped(commit.offset)
 
     def salts(self) -> bytes:
-        return self._header()[_SALTS]
+        return self._header()[SALTS]
 
     def unshipped(self, count: Callable[[], int]) -> int:
         while True:
@@ -194,28 +143,28 @@ class WalFile(apsw.VFSFile):
 
     def ship_foreign(self, frames: int) -> None:
         self._follow_restart()
-        last = _FILE_HEADER + (frames - 1) * self._frame_size
-        self._ship_frames(last, super().xRead(_FRAME_HEADER, last))
+        last = FILE_HEADER + (frames - 1) * self._frame_size
+        self._ship_frames(last, super().xRead(FRAME_HEADER, last))
         self._note_shipped(last)
 
     def _write_frame_header(self, header: bytes, offset: int) -> None:
-        if not any(header[_DATABASE_SIZE]):  # not the last frame of its transaction
+        if not any(header[DATABASE_SIZE]):  # not the last frame of its transaction
             super().xWrite(header, offset)
             return
         # SQLite writes headers anew when a page was rewritten in place; the page itself is there by then
         rewritten = self.commit is not None and self.commit.offset == offset and self.commit.complete
         self.commit = None
-        super().xWrite(header[:8] + bytes(_FRAME_HEADER - 8), offset)
+        super().xWrite(header[:8] + bytes(FRAME_HEADER - 8), offset)
         self.commit = _Commit(offset, header, rewritten)
 
     def _ship_frames(self, last: int, header: bytes, max_bytes: int | None = None) -> None:
         """What is not shipped yet, up to the frame at offset `last`, which has or will have this header."""
-        size = int.from_bytes(header[_DATABASE_SIZE], "big")
+        size = int.from_bytes(header[DATABASE_SIZE], "big")
         offsets: dict[int, int] = {}
-        for offset in range(_FILE_HEADER + self.shipped.frames * self._frame_size, last + 1, self._frame_size):
+        for offset in range(FILE_HEADER + self.shipped.frames * self._frame_size, last + 1, self._frame_size):
             number = int.from_bytes(super().xRead(4, offset), "big")
             if number <= size:
-                offsets[number] = offset + _FRAME_HEADER  # the last image of a page is the one that counts
+                offsets[number] = offset + FRAME_HEADER  # the last image of a page is the one that counts
         offsets.pop(lock_page(self._page_size), None)
         if max_bytes is not None and len(offsets) * self._page_size > max_bytes:
             raise TransactionTooLarge(
@@ -230,25 +179,25 @@ class WalFile(apsw.VFSFile):
         self.shipped = Shipped(self.shipped.salts, self._frames_to(last))
 
     def _frames_to(self, last: int) -> int:
-        return (last - _FILE_HEADER) // self._frame_size + 1
+        return (last - FILE_HEADER) // self._frame_size + 1
 
     def _follow_restart(self) -> None:
         """Another program may have begun the WAL anew, but only after all of the old one was shipped."""
         header = self._header()
-        if header[_SALTS] != self.shipped.salts or not self._page_size:
-            frames = self.shipped.frames if header[_SALTS] == self.shipped.salts else 0
+        if header[SALTS] != self.shipped.salts or not self._page_size:
+            frames = self.shipped.frames if header[SALTS] == self.shipped.salts else 0
             self._restart(header, frames)
 
     def _restart(self, header: bytes, frames: int = 0) -> None:
-        self.shipped = Shipped(header[_SALTS], frames)
-        self._page_size = int.from_bytes(header[_PAGE_SIZE], "big")
+        self.shipped = Shipped(header[SALTS], frames)
+        self._page_size = int.from_bytes(header[PAGE_SIZE], "big")
 
     def _header(self) -> bytes:
-        return super().xRead(_FILE_HEADER, 0)
+        return super().xRead(FILE_HEADER, 0)
 
     @property
     def _frame_size(self) -> int:
-        return _FRAME_HEADER + self._page_size
+        return FRAME_HEADER + self._page_size
 
 
 class _Commit:

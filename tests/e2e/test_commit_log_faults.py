@@ -35,7 +35,7 @@ from tests.e2e.proxy import (
     without_header,
 )
 from tests.e2e.stores import S3
-from tests.infra.certificates import Authority
+from tests.infra.storage.certificates import Authority
 
 pytestmark = pytest.mark.e2e
 

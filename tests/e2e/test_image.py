@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import httpx2
 import pytest
 
-from infra.shell_version import FIRST_SOUND
+from infra.operators.shell_version import FIRST_SOUND
 from tests.e2e.checkout import Checkout
 from tests.e2e.emulator import Function, emulator_binary
 from tests.e2e.processes import ROOT, free_port, until

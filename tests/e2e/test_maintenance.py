@@ -16,9 +16,9 @@ import httpx2
 import pytest
 
 from infra.commitlog import ltx
-from infra.commitlog.names import Names
+from infra.commitlog.objects import Names
 from infra.commitlog.raw_file import pages_of
-from infra.object_store import ObjectStore
+from infra.storage.object_store import ObjectStore
 from tests.e2e.conftest import Server
 from tests.e2e.emulator import emulating
 from tests.e2e.evidence import Claims, items_in, restored_and_checked

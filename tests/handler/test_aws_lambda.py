@@ -18,9 +18,9 @@ import pytest
 
 from core.errors import MaintenanceError
 from handler import gateways
-from infra.backups import open_backups
-from infra.object_store import ObjectStore
+from infra.backups.backups import open_backups
 from infra.settings import Settings
+from infra.storage.object_store import ObjectStore
 
 EVENTS = Path(__file__).parents[1] / "events"
 ROOT = Path(__file__).parents[2]

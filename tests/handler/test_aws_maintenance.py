@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from core.errors import MaintenanceError
-from infra.object_store import ObjectStore
+from infra.storage.object_store import ObjectStore
 from tests.conftest import open_at
 from tests.handler.test_aws_lambda import Context, event
 

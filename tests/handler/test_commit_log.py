@@ -20,7 +20,7 @@ from core.errors import (
     TransactionTooSlow,
 )
 from handler.service import Service, open_server_service
-from infra.object_store import ObjectStore
+from infra.storage.object_store import ObjectStore
 from tests.conftest import MakeSettings, assert_problem, serving
 from tests.e2e.processes import until
 

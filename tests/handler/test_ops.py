@@ -11,7 +11,7 @@ import pytest
 from handler.asgi import create_app
 from handler.service import Service, open_server_service
 from infra.database import Database
-from infra.maintenance_job import MaintenanceJob
+from infra.maintenance.routine import MaintenanceJob
 from tests.conftest import MakeSettings, assert_problem, open_at, serving
 
 

@@ -29,8 +29,8 @@ from core.errors import (
 from core.schemas import ItemQuery, NewItem
 from infra.commitlog.raw_file import RawFile
 from infra.database import Database, Session
-from infra.object_store import ObjectStore
 from infra.sqlite_errors import translated_errors
+from infra.storage.object_store import ObjectStore
 from tests.conftest import open_at
 
 T = TypeVar("T")

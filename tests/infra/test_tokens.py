@@ -24,8 +24,8 @@ from infra.commitlog import open_file
 from infra.commitlog.log import open_log
 from infra.commitlog.open_file import OpenFile
 from infra.database import Database, Session, open_database
-from infra.object_store import ObjectStore
 from infra.settings import Settings
+from infra.storage.object_store import ObjectStore
 from tests.conftest import open_at
 from tests.e2e.processes import until
 from tests.infra.commitlog.conftest import ManualClock

@@ -9,7 +9,7 @@ from textwrap import indent
 from obstore.exceptions import AlreadyExistsError, GenericError, PermissionDeniedError
 
 from core.errors import StoreError
-from infra.object_store import ObjectStore
+from infra.storage.object_store import ObjectStore
 
 URL = "s3://simulated/log"
 _ENDPOINT = "http://127.0.0.1:9000"

@@ -8,13 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from core.errors import ServiceError
-from infra.backups import Backups
-from infra.commitlog.expiry import Keep
+from infra.backups.backups import Backups
+from infra.backups.retention import Retention
 from infra.commitlog.log import CommitLog
-from infra.commitlog.maintenance import LogMaintenance
-from infra.maintenance import Maintenance
-from infra.object_store import ObjectStore
-from infra.retention import Retention
+from infra.commitlog.upkeep.compactor import LogMaintenance
+from infra.commitlog.upkeep.retention import Keep
+from infra.maintenance.job import Maintenance
+from infra.storage.object_store import ObjectStore
 from tests.simulation.instance import Surroundings
 from tests.simulation.scheduler import EPOCH, SimulatedClock, Task
 from tests.simulation.store import Connection, FaultyStore

@@ -11,7 +11,7 @@ from typing import NoReturn, Protocol, TypeVar
 
 from core.errors import ObjectExists, ObjectMissing, StoreRefused
 from infra.commitlog import ltx
-from infra.object_store import ObjectInfo
+from infra.storage.object_store import ObjectInfo
 from tests.simulation import client_errors
 from tests.simulation.client_errors import URL, Request, request_for, translated
 from tests.simulation.scheduler import EPOCH, Crash, Scheduler, Violation

@@ -11,9 +11,9 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from core.errors import ObjectExists, ObjectMissing, StoreError, StoreRefused, StoreUnavailable, StoreUnreachable
-from infra.object_store import ObjectStore
-from tests.infra.rough_server import Behaviour, answering, read_request, reply, rough_server
-from tests.infra.rough_server import reset as reset_connection
+from infra.storage.object_store import ObjectStore
+from tests.infra.storage.rough_server import Behaviour, answering, read_request, reply, rough_server
+from tests.infra.storage.rough_server import reset as reset_connection
 from tests.simulation import client_errors
 from tests.simulation.client_errors import Fault, Request, replied, said, translated
 

@@ -16,7 +16,7 @@ from infra.clock import Clock
 from infra.commitlog.log import _LIKELY_SECONDS, CommitLog, Store, open_log
 from infra.commitlog.replica import Replica
 from infra.commitlog.schema import Schema
-from infra.object_store import ObjectInfo, ObjectStore
+from infra.storage.object_store import ObjectInfo, ObjectStore
 
 Step = Callable[[str, str], None]
 

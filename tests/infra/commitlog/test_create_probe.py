@@ -7,9 +7,9 @@ import pytest
 
 from core.errors import ObjectExists, StoreError, StoreRefused, StoreUnavailable
 from infra.commitlog.create_probe import prove_create_if_absent
-from infra.object_store import ObjectStore
-from tests.infra.look_then_write import look_then_write_store
-from tests.infra.rough_server import answering, reply, rough_server
+from infra.storage.object_store import ObjectStore
+from tests.infra.storage.look_then_write import look_then_write_store
+from tests.infra.storage.rough_server import answering, reply, rough_server
 
 
 @pytest.fixture(autouse=True)

@@ -16,14 +16,14 @@ import pytest
 
 from core.errors import DatabaseDamaged, DatabaseLocked, DatabaseUnavailable, LogDamaged
 from infra.clock import Clock
+from infra.commitlog.at_rest.local_file import LocalFile
 from infra.commitlog.chain import Position
 from infra.commitlog.file_state import state_of
-from infra.commitlog.local_file import LocalFile
 from infra.commitlog.log import open_log
-from infra.commitlog.note import Note, NoteFile, WalEnd
+from infra.commitlog.position_file import Note, NoteFile, WalEnd
 from infra.commitlog.raw_file import RawFile
 from infra.commitlog.replica import Write
-from infra.object_store import ObjectStore
+from infra.storage.object_store import ObjectStore
 from tests.infra.commitlog.conftest import Instance, ManualClock, StartInstance, WatchedStore, log_over, stored_in
 
 Server = Callable[[], Instance]
@@ -491,7 +491,7 @@ def test_file_torn_by_a_crash_while_catching_up_is_built_anew(
         raise OSError("no more")
 
     with monkeypatch.context() as patch:
-        patch.setattr("infra.commitlog.local_file.write_pages", crash_half_way)
+        patch.setattr("infra.commitlog.at_rest.local_file.write_pages", crash_half_way)
         with pytest.raises(DatabaseUnavailable):
             instance.fresh_rows()
     instance.replica.close()

@@ -16,9 +16,10 @@ import pytest
 from core.errors import CommitNotStored, DatabaseLocked, NotServed, StoreUnreachable
 from infra.__main__ import main
 from infra.clock import Clock
-from infra.commitlog import local_file, open_file, row_changes
-from infra.commitlog.kept import KeptFiles
-from infra.commitlog.local_file import LocalFile
+from infra.commitlog import open_file
+from infra.commitlog.at_rest import local_file, row_changes
+from infra.commitlog.at_rest.kept import KeptFiles
+from infra.commitlog.at_rest.local_file import LocalFile
 from infra.commitlog.log import open_log
 from infra.commitlog.raw_file import differing_pages
 from infra.commitlog.replica import Replica, Write
@@ -1035,7 +1036,7 @@ def test_commit_of_a_shell_while_its_changes_are_written_down_is_not_lost(
     shell_once(path, "UPDATE k SET v = 'mine' WHERE id = 1")()
     meanwhile = shell_once(path, "UPDATE k SET v = v || '+'")
     monkeypatch.setattr(
-        "infra.commitlog.local_file.keep_changes", at_once(row_changes.keep_changes, meanwhile, before=False)
+        "infra.commitlog.at_rest.local_file.keep_changes", at_once(row_changes.keep_changes, meanwhile, before=False)
     )
     watch(keyed)
     assert keyed_rows(keyed) == keyed_rows(other) == [(1, "mine+"), (2, "b+"), (3, "theirs")]

@@ -29,10 +29,10 @@ from core.errors import (
     TxidNotReached,
 )
 from infra.clock import Clock
-from infra.commitlog import ltx, note, open_file, vfs
+from infra.commitlog import ltx, open_file, position_file, vfs
 from infra.commitlog.log import open_log
-from infra.commitlog.verify import verify
-from infra.object_store import ObjectStore
+from infra.commitlog.upkeep.verify import verify
+from infra.storage.object_store import ObjectStore
 from tests.infra.commitlog.conftest import Instance, StartInstance, stored_in
 
 
@@ -239,7 +239,7 @@ def test_stored_commit_that_the_file_cannot_take_is_fetched_from_the_log(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(note.NoteFile, "write", full)
+        patch.setattr(position_file.NoteFile, "write", full)
         with pytest.raises(CommitOutcomeUnknown, match=r"The commit is stored, but .* could not take it"):
             b.sql("INSERT INTO t VALUES (1)")
     b.sql("INSERT INTO t VALUES (2)")

@@ -1,0 +1,96 @@
+"""What a lasting database file should be: a small file beside it, written after every commit.
+
+Two slots of 512 bytes, written in turn, so that a torn write leaves the older one.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+from infra.commitlog.chain import Position
+from infra.commitlog.file_state import FileState
+from infra.disk.ownership import give_to_owner_of
+
+_SLOT = 512  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WalEnd:
+    """Where the WAL has the last commit. A frame's header has a checksum of all that is before it."""
+
+    frames: int
+    header: bytes  # of the last frame
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    position: Position
+    checkpointed: int  # TXID up to which the file has everything without its WAL
+    wal: WalEnd | None = None  # what it needs of its WAL to have all of `position`
+    applying: bool = False  # the file is being written to past SQLite: torn, if nobody is at it
+    closed: FileState | None = None  # the file as it was left, all of it; None while it is in use
+
+
+class NoteFile:
+    def __init__(self, database: Path) -> None:
+        self.path = database.with_name(database.name + ".position")
+        self._database = database
+        self._sequence = 0
+        self._descriptor: int | None = None
+
+    def read(self) -> Note | None:
+        """The newest note, or None when there is none that can be read."""
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        found = [_decode(content[start : start + _SLOT]) for start in (0, _SLOT)]
+        newest = max((slot for slot in found if slot), key=lambda slot: slot[0], default=None)
+        if newest is None:
+            return None
+        self._sequence = newest[0]
+        return newest[1]
+
+    def write(self, note: Note) -> None:
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            give_to_owner_of(self._database.parent, self._descriptor)
+        self._sequence += 1
+        os.pwrite(self._descriptor, _encode(self._sequence, note), self._sequence % 2 * _SLOT)
+
+    def sync(self) -> None:
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _encode(sequence: int, note: Note) -> bytes:
+    position, closed = note.position, note.closed
+    fields = {
+        "sequence": sequence,
+        "position": [position.txid, position.checksum, position.timestamp, position.log_id],
+        "checkpointed": note.checkpointed,
+        "wal": note.wal and [note.wal.frames, note.wal.header.hex()],
+        "applying": note.applying,
+        "closed": closed and [closed.inode, closed.size, closed.modified_ns],
+    }
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    return f"{crc32(text):08x} ".encode() + text.ljust(_SLOT - 10) + b"\n"
+
+
+def _decode(slot: bytes) -> tuple[int, Note] | None:
+    checksum, _, text = slot.partition(b" ")
+    text = text.rstrip()
+    if checksum != f"{crc32(text):08x}".encode():
+        return None
+    fields = json.loads(text)
+    closed = FileState(*fields["closed"]) if fields["closed"] else None
+    wal = WalEnd(fields["wal"][0], bytes.fromhex(fields["wal"][1])) if fields["wal"] else None
+    position = Position(*fields["position"])
+    return fields["sequence"], Note(position, fields["checkpointed"], wal, fields["applying"], closed)

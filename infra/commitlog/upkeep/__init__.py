@@ -1,0 +1,1 @@
+"""What keeps a log short to read, and tells whether it is sound."""

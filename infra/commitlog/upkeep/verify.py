@@ -1,0 +1,129 @@
+"""Whether the log is sound: every object whole, every commit after the one it names, all of it restorable."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import apsw
+
+from core.errors import DatabaseFull, LogDamaged
+from infra.commitlog.chain import LogObject
+from infra.commitlog.dates import Misdated, bounds, misdated
+from infra.commitlog.log import CommitLog
+from infra.commitlog.soundness import soundness
+from infra.progress import Progress, no_progress
+
+
+@dataclass(slots=True)
+class Verdict:
+    objects: int = 0
+    bytes: int = 0
+    head: int = 0  # TXID
+    problems: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)  # harmless: not part of the chain, and covered by what is
+    warnings: list[str] = field(default_factory=list)  # dates of commits, what cannot be checked: nothing is lost
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    item: LogObject
+    predecessor: int  # checksums of commits; 0 is unknown
+    checksum: int
+    timestamp: int
+
+
+def verify(log: CommitLog, scratch: Path, progress: Progress = no_progress) -> Verdict:
+    """Read every object and check it and its links, then restore the head into `scratch` and check that.
+
+    Raises StoreError when the store cannot be read; everything else that is wrong is in the verdict.
+    """
+    verdict = Verdict()
+    links: list[_Link] = []
+    found = log.everything()
+    total = sum(item.size for item in found)
+    for item in found:
+        verdict.objects += 1
+        verdict.bytes += item.size
+        try:
+            with closing(log.read(item)) as change:
+                header, position = change.header, change.position
+                links.append(_Link(item, header.predecessor, position.checksum, header.timestamp))
+        except LogDamaged as error:
+            verdict.problems.append(str(error))
+        progress("verify", verdict.bytes, total)
+    merged = [link for link in links if link.item.level]
+    covered = max((link.item.max_txid for link in merged), default=0)
+    run, rest = _newest_run([link for link in links if not link.item.level])
+    for link in rest:
+        report = verdict.leftovers if link.item.max_txid <= covered else verdict.problems
+        report.append(f"{log.name_of(link.item)} is not a part of the chain that leads to the newest commit")
+    for link, message in _broken_links([*run, *merged]):
+        verdict.problems.append(f"{log.name_of(link.item)} {message}")
+    if wrong := _misdated([*run, *merged]):
+        verdict.warnings.append(str(wrong))
+    _restore(log, scratch, verdict)
+    return verdict
+
+
+def _newest_run(singles: list[_Link]) -> tuple[list[_Link], list[_Link]]:
+    """The commits of level 0 that follow each other up to the newest, and the others.
+
+    Commits are deleted oldest first, so a gap, or another predecessor than the one that is there, is where an
+    instance that had slept has used a number again.
+    """
+    ordered = sorted(singles, key=lambda link: link.item.max_txid)
+    start = len(ordered) - 1
+    while start > 0 and _follows(ordered[start], ordered[start - 1]):
+        start -= 1
+    return ordered[max(start, 0) :], ordered[: max(start, 0)]
+
+
+def _follows(link: _Link, before: _Link) -> bool:
+    known = link.predecessor and before.checksum
+    return link.item.min_txid == before.item.max_txid + 1 and (not known or link.predecessor == before.checksum)
+
+
+def _broken_links(links: list[_Link]) -> Iterator[tuple[_Link, str]]:
+    ends = {link.item.max_txid: link for link in links}
+    for link in links:
+        before = ends.get(link.item.min_txid - 1)
+        if before is None:
+            continue  # deleted; or missing, and then the restore says so
+        if not _follows(link, before):
+            yield link, f"follows a commit {link.predecessor:016x}, but the one before is {before.checksum:016x}"
+
+
+def _misdated(links: list[_Link]) -> Misdated | None:
+    """Commits that are dated later than the store had them, or than a commit that came after them."""
+    dated: dict[int, int] = {}
+    for link in links:
+        dated[link.item.max_txid] = max(dated.get(link.item.max_txid, 0), link.timestamp)
+    found: Misdated | None = None
+    follower: int | None = None  # its date
+    for txid, bound in bounds(link.item for link in links).items():  # the newest first
+        limit = bound if follower is None else min(bound, follower)
+        if wrong := misdated(txid, dated[txid], limit):
+            found = wrong.with_(found)
+        follower = min(dated[txid], limit)
+    return found
+
+
+def _restore(log: CommitLog, scratch: Path, verdict: Verdict) -> None:
+    try:
+        verdict.head = log.restore(scratch).txid
+        if not verdict.head:
+            verdict.problems.append(f"{log.url} is empty")
+        else:
+            with closing(apsw.Connection(str(scratch), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+                found = soundness(connection)
+            if found.damage:
+                verdict.problems.append(f"{log.url} restores to a database that is damaged: {found.damage[0]}")
+            verdict.warnings += found.unchecked
+    except LogDamaged as error:
+        if str(error) not in verdict.problems:
+            verdict.problems.append(str(error))
+    except (apsw.IOError, apsw.FullError) as error:
+        raise DatabaseFull(f"{scratch} cannot be checked: {error} (TMPDIR names another directory)") from error
+    except apsw.Error as error:
+        verdict.problems.append(f"{log.url} restores to a file that SQLite cannot read: {error}")

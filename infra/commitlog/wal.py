@@ -1,0 +1,59 @@
+"""The format of SQLite's write-ahead log, and what one says that nobody writes.
+
+Source: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from infra.commitlog.position_file import WalEnd
+
+FILE_HEADER = 32  # bytes, as all sizes here
+FRAME_HEADER = 24  # before each page
+PAGE_SIZE = slice(8, 12)
+SALTS = slice(16, 24)
+_FRAME_SALTS = slice(8, 16)
+DATABASE_SIZE = slice(4, 8)  # of a frame's header: pages, in the last frame of a transaction
+
+
+def salts_in(wal: Path) -> bytes:
+    with wal.open("rb") as file:
+        return file.read(FILE_HEADER)[SALTS]
+
+
+def reaches(wal: Path, end: WalEnd) -> bool:
+    """Whether a WAL that nobody writes has all up to there."""
+    with wal.open("rb") as file:
+        frame_size = FRAME_HEADER + int.from_bytes(file.read(FILE_HEADER)[PAGE_SIZE], "big")
+        file.seek(FILE_HEADER + (end.frames - 1) * frame_size)
+        return file.read(FRAME_HEADER) == end.header
+
+
+def committed_pages(wal: Path) -> dict[int, int]:
+    """Where a WAL that nobody writes has the last image of each page, up to its last commit: number -> offset."""
+    pages: dict[int, int] = {}
+    uncommitted: dict[int, int] = {}
+    for number, offset, size in _frames(wal):
+        uncommitted[number] = offset
+        if size:
+            pages = {number: offset for number, offset in (pages | uncommitted).items() if number <= size}
+            uncommitted.clear()
+    return pages
+
+
+def images_of_first_page(wal: Path) -> tuple[int, list[int]]:
+    """The page with which a WAL begins, which any checkpoint moves, and the offsets of all its images."""
+    frames = list(_frames(wal))
+    first = frames[0][0] if frames else 0
+    return first, [offset for number, offset, _ in frames if number == first]
+
+
+def _frames(wal: Path) -> Iterator[tuple[int, int, int]]:
+    """Page number, offset of its image, and the database's size in pages for the last one of a commit, or 0."""
+    with wal.open("rb") as file:
+        start = file.read(FILE_HEADER)
+        page_size = int.from_bytes(start[PAGE_SIZE], "big")
+        while (header := file.read(FRAME_HEADER))[_FRAME_SALTS] == start[SALTS] != b"":
+            yield int.from_bytes(header[:4], "big"), file.tell(), int.from_bytes(header[DATABASE_SIZE], "big")
+            file.seek(page_size, os.SEEK_CUR)

@@ -1,0 +1,1 @@
+"""What looks after log and backups: one run of it, the routine around it, its report."""

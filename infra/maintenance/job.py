@@ -1,0 +1,301 @@
+"""The job that looks after log and backups: merge, write a snapshot and a backup, prove both, delete what is old.
+
+By a server's timer, by a schedule on Lambda, or by hand. Several may run at once, and each may be killed anywhere. What
+was found not to be sound keeps everything that would have been deleted.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from core.errors import (
+    BackupDamaged,
+    LogDamaged,
+    MaintenanceCancelled,
+    MaintenanceOutOfTime,
+    ServiceError,
+    StoreError,
+)
+from infra.backups.backups import Backups, Manifest
+from infra.backups.retention import Expired as ExpiredBackup
+from infra.clock import Clock
+from infra.commitlog.chain import LogObject, Position
+from infra.commitlog.log import open_log
+from infra.commitlog.objects import COMMITS
+from infra.commitlog.raw_file import differing_pages, page_size_of
+from infra.commitlog.upkeep.compactor import LogMaintenance, MaintenanceStore, Snapshots
+from infra.commitlog.upkeep.retention import Expired, Keep, expired
+from infra.commitlog.writers import check_written_here
+from infra.disk.workspace import workspace
+from infra.inspection import Contents, inspect
+from infra.maintenance.host_time import Boot, HostTime, looked_again, read_boot
+from infra.maintenance.report import Report, Verified, read_report, write_report
+from infra.progress import Progress, no_progress
+from infra.settings import Settings
+from infra.storage.object_store import TRANSFER_SECONDS, ObjectStore
+
+logger = logging.getLogger(__name__)
+
+_PROVEN_AGAIN = timedelta(days=1)  # also when nothing has changed
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a run would do now."""
+
+    runs: int  # to merge
+    snapshot: bool
+    backup: bool
+    verified: str  # the TXID of the snapshot that must be proven first, or has been
+    objects: list[Expired]
+    backups: Sequence[ExpiredBackup]
+
+
+class Maintenance:
+    """One thread's. Raises ServiceError only before it has begun: what goes wrong later is in the report."""
+
+    def __init__(
+        self,
+        steps: LogMaintenance,
+        store: MaintenanceStore,
+        backups: Backups,
+        keep: Keep,
+        clock: Clock,
+        scratch: Callable[[], AbstractContextManager[Path]] = workspace,
+        boot: Callable[[], Boot] | None = None,
+    ) -> None:
+        """`steps`: what is done to the log, whose `store` this is. `boot`: of the machine that is the store's clock."""
+        self.steps = steps
+        self.backups = backups
+        self._store = store
+        self._keep = keep
+        self._clock = clock
+        self._scratch = scratch
+        self._boot = boot
+
+    def last_report(self) -> Report:
+        return read_report(self._store)
+
+    def merge(self, check: Callable[[], None] = lambda: None) -> int:
+        """Only that, which is what makes starts fast; returns how many runs were made. See LogMaintenance."""
+        try:
+            with self._scratch() as scratch:
+                return self.steps.merge(scratch, check)
+        finally:
+            if self.steps.misdated:
+                report = read_report(self._store)
+                self._take_misdated(report)
+                write_report(self._store, report)
+
+    def run(
+        self,
+        seconds: float = float("inf"),
+        progress: Progress = no_progress,
+        check: Callable[[], None] = lambda: None,
+    ) -> Report:
+        """All of it, in at most about so many seconds. `check` is called before each step; what it raises ends it."""
+        begun = self._clock.now()
+        previous = read_report(self._store)
+        now = write_report(self._store, previous)  # which stays for whoever asks meanwhile
+        report = Report(
+            started_at=now,
+            last_success=previous.last_success,
+            verified=previous.verified,
+            misdated=previous.misdated,
+            unchecked=previous.unchecked,
+            host=self._host_time(previous, now),
+        )
+
+        def check_all() -> None:
+            check()
+            if self._clock.now() > begun + seconds:
+                raise MaintenanceOutOfTime("The time for this run of maintenance is over; the next one goes on.")
+
+        def checked_progress(phase: str, done: int, total: int) -> None:
+            check_all()
+            progress(phase, done, total)
+
+        try:
+            self._work(report, check_all, checked_progress)
+        except MaintenanceCancelled:
+            raise
+        except MaintenanceOutOfTime as error:
+            report.unfinished = True
+            logger.warning("%s", error)
+        except ServiceError as error:
+            report.problems.append(str(error))
+        report.finished_at = report.started_at + self._clock.now() - begun
+        if report.succeeded:
+            report.last_success = report.finished_at
+        try:
+            write_report(self._store, report)
+        except StoreError as error:
+            report.problems.append(str(error))
+        return report
+
+    def _host_time(self, previous: Report, now: float) -> HostTime | None:
+        if self._boot is None:
+            return None
+        found = looked_again(previous.host, self._boot(), now)
+        if leap := found.leapt:
+            logger.warning(
+                "this machine's clock has leapt ahead by %s s since %s, or the machine stood still: what was there "
+                "before counts as so much younger, and stays so much longer",
+                f"{leap.by:,.0f}",
+                datetime.fromtimestamp(previous.started_at, UTC).isoformat(timespec="seconds"),
+            )
+        return found
+
+    def preview(self) -> Preview:
+        state, now = self.steps.snapshots(), datetime.now(UTC)
+        previous = read_report(self._store)
+        verified, host = previous.verified, self._host_time(previous, now.timestamp())
+        proven = int(verified.snapshot, 16) if verified else 0
+        if state.newest and state.newest.max_txid > proven:
+            proven = state.newest.max_txid  # it will be, before anything is deleted
+        newest = self.backups.newest_manifest()
+        return Preview(
+            self.steps.runs_to_merge(),
+            state.is_due(now),
+            state.head > 0 and (newest is None or newest.txid != f"{state.head:016x}"),
+            f"{proven:016x}",
+            expired(self._counted(host), proven, now, self._keep),
+            self.backups.expired(host.without_leaps) if host else self.backups.expired(),
+        )
+
+    def _work(self, report: Report, check: Callable[[], None], progress: Progress) -> None:
+        with self._scratch() as scratch:
+            self.steps.look_again()
+            try:
+                report.runs_merged = self.steps.merge(scratch, check)
+            finally:
+                self._take_misdated(report)
+            state = self.steps.snapshots()
+            proven = int(report.verified.txid, 16) if report.verified else 0
+            if state.head < proven:
+                raise LogDamaged(
+                    f"{self._store.url} ends at TXID {state.head:016x}, but was proven at {proven:016x}: "
+                    "it was emptied or cut short, or is another one"
+                )
+            if not state.head:
+                return self.steps.check_nothing_misnamed()  # nobody has written anything yet
+            report.txid = f"{state.head:016x}"
+            if self._proof_is_due(report, state):
+                self._prove(report, state, scratch, progress)
+        self._prune(report, check)
+
+    def _proof_is_due(self, report: Report, state: Snapshots) -> bool:
+        now, verified = datetime.fromtimestamp(report.started_at, UTC), report.verified
+        newest = self.backups.newest_manifest()
+        return (
+            state.is_due(now)
+            or verified is None
+            or newest is None
+            or newest.name != verified.backup
+            or newest.txid != report.txid
+            or state.newest is None
+            or f"{state.newest.max_txid:016x}" != verified.snapshot
+            or report.started_at - verified.at > _PROVEN_AGAIN.total_seconds()
+        )
+
+    def _prove(self, report: Report, state: Snapshots, scratch: Path, progress: Progress) -> None:
+        """Build the newest state from the newest snapshot, make from it what is due, and read that back."""
+        image = scratch / "app.db"
+        position = self.steps.log.restore(image, progress=progress, snapshot=state.newest)
+        check_written_here(self.steps.log, position)  # or the newest backup would be another program's
+        contents = inspect(image)
+        report.unchecked = list(contents.unchecked)
+        for unchecked in contents.unchecked:
+            logger.warning("%s: %s", self._store.url, unchecked)
+        snapshot = state.newest
+        if snapshot is None or state.is_due(datetime.fromtimestamp(report.started_at, UTC)):
+            snapshot = self.steps.store_snapshot(image, position, scratch)
+            report.snapshot = f"{position.txid:016x}"
+            try:
+                self._check_snapshot(snapshot, position, image, contents, scratch / "snapshot.db", progress)
+            except (LogDamaged, BackupDamaged):
+                self.steps.discard(snapshot)  # or it would be what every start begins with
+                raise
+        manifest = self._backed_up(report, position, image, progress)
+        if not contents.has(manifest.rows):
+            raise BackupDamaged(
+                f"{manifest.name} has the rows {manifest.rows}, the log at its TXID has {contents.rows}"
+            )
+        report.txid = f"{position.txid:016x}"
+        report.verified = Verified(
+            f"{snapshot.max_txid:016x}", manifest.name, report.txid, contents.rows, report.started_at
+        )
+
+    def _check_snapshot(
+        self,
+        snapshot: LogObject,
+        position: Position,
+        image: Path,
+        contents: Contents,
+        copy: Path,
+        progress: Progress,
+    ) -> None:
+        """Read it back."""
+        self.steps.log.restore(copy, position.txid, progress, snapshot)
+        if differing_pages(image, copy, page_size_of(image)) or inspect(copy) != contents:
+            raise LogDamaged(f"{self._store.url}: the snapshot at TXID {position.txid:016x} is not what was written")
+        copy.unlink()
+
+    def _backed_up(self, report: Report, position: Position, image: Path, progress: Progress) -> Manifest:
+        """The newest backup, which is of this position, read back and checked."""
+        newest = self.backups.newest_manifest()
+        if newest and newest.is_of(position):
+            return self.backups.verify(newest.name, progress)
+        made = self.backups.create(image, position, progress=progress)
+        report.backup = made.name
+        return made
+
+    def _prune(self, report: Report, check: Callable[[], None]) -> None:
+        if report.verified is None:
+            return
+        now, host = datetime.fromtimestamp(report.started_at, UTC), report.host
+        found = self._counted(host)
+        objects = expired(found, int(report.verified.snapshot, 16), now, self._keep)
+        first = min((item.max_txid for item in found if item.level == COMMITS), default=0)
+        if report.misdated and report.misdated.last < first:
+            report.misdated = None  # those are gone, and what holds them is dated as it should be
+        before = self.steps.counts["deletions"]
+        try:
+            self.steps.delete(objects, check)
+        finally:
+            report.deleted_objects = self.steps.counts["deletions"] - before
+        self.steps.delete_raced(now)
+        report.deleted_backups = self.backups.prune(host.without_leaps) if host else self.backups.prune()
+        if host and host.has_leapt_within_a_day():
+            return  # what somebody is writing now looks old
+        for store in (self._store, self.backups.store):
+            store.remove_unfinished()
+
+    def _counted(self, host: HostTime | None) -> list[LogObject]:
+        """All objects, of the time that they count as."""
+        found = self.steps.everything()
+        return [replace(item, modified=host.counted(item.modified)) for item in found] if host else found
+
+    def _take_misdated(self, report: Report) -> None:
+        """What merging has found since it was last taken, on top of what is known and not gone since."""
+        if found := self.steps.misdated:
+            logger.warning("%s", found)
+            report.misdated = found.with_(report.misdated)
+            self.steps.misdated = None
+
+
+def open_maintenance(settings: Settings, backups: Backups) -> Maintenance:
+    """Raises StoreError when the log's place cannot be used."""
+    clock = Clock()
+    store = ObjectStore(settings.replica_url, timeout=TRANSFER_SECONDS)
+    keep = Keep(
+        commits=timedelta(hours=settings.keep_commits_hours),
+        runs=timedelta(days=settings.keep_runs_days),
+        daily=timedelta(days=settings.keep_daily_days),
+    )
+    steps = LogMaintenance(open_log(settings.replica_url, clock, TRANSFER_SECONDS), store, clock)
+    boot = read_boot if store.url.startswith("file:") else None
+    return Maintenance(steps, store, backups, keep, clock, boot=boot)

@@ -1,0 +1,96 @@
+"""What the last run of maintenance did and found, kept beside the log for whoever asks."""
+
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from core.errors import ObjectMissing
+from infra.commitlog.dates import Misdated
+from infra.commitlog.upkeep.compactor import MaintenanceStore
+from infra.maintenance.host_time import HostTime
+
+logger = logging.getLogger(__name__)
+
+NAME = "maintenance.json"
+
+_CLOCK_TOLERANCE_SECONDS = 24 * 3600
+
+Txid = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+Moment = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(slots=True)
+class Verified:
+    """What was last restored into a scratch file and found sound."""
+
+    snapshot: Txid
+    backup: str  # name
+    txid: Txid  # of that backup: snapshot and log lead there to the same rows
+    rows: dict[str, int]
+    at: Moment  # by the store's clock, seconds since 1970
+
+
+@dataclass(slots=True)
+class Report:
+    """Times are by the store's clock, seconds since 1970; TXIDs are 16 hex digits."""
+
+    started_at: Moment = 0.0
+    finished_at: Moment = 0.0
+    last_success: Moment = 0.0  # of this run or an earlier one
+    txid: str = ""  # where the log ended
+    runs_merged: int = 0
+    snapshot: str = ""  # the TXID of the one that was made
+    backup: str = ""  # the name of the one that was made
+    deleted_objects: int = 0
+    deleted_backups: int = 0
+    verified: Verified | None = None
+    unfinished: bool = False  # the time was over; the next run goes on
+    problems: list[str] = field(default_factory=list)
+    misdated: Misdated | None = None  # among the commits that are kept by themselves
+    unchecked: list[str] = field(default_factory=list)  # what SQLite lacks something for, by the last proof
+    host: HostTime | None = None  # of a log in a directory
+
+    @property
+    def succeeded(self) -> bool:
+        return not self.problems and not self.unfinished
+
+    def warnings(self) -> list[str]:
+        """What somebody should know, and needs nothing to be done for the log."""
+        found = [str(self.misdated)] if self.misdated else []
+        found += self.unchecked
+        if self.host and (leap := self.host.leapt):
+            found.append(
+                f"this machine's clock has leapt ahead by {leap.by:,.0f} s: what was there before counts as so much "
+                "younger"
+            )
+        return found
+
+
+_REPORT = TypeAdapter(Report)
+
+
+def read_report(store: MaintenanceStore) -> Report:
+    """An empty one when there is none."""
+    try:
+        report = _REPORT.validate_json(b"".join(store.read(NAME)))
+        if report.last_success <= time.time() + _CLOCK_TOLERANCE_SECONDS:
+            return report
+        logger.warning("%s/%s is of a time to come, and ignored", store.url, NAME)
+    except ObjectMissing:
+        pass
+    except ValidationError as error:
+        logger.warning("%s/%s is no report, and ignored: %s", store.url, NAME, error.errors()[0]["msg"])
+    return Report()
+
+
+def write_report(store: MaintenanceStore, report: Report) -> float:
+    """Returns the time by the store's clock, seconds since 1970."""
+    store.put(NAME, json.dumps(asdict(report)).encode())
+    found: list[Any] = [info for info in store.objects() if info.name == NAME]
+    if not found:
+        raise ObjectMissing(f"{store.url}/{NAME} was written and is not there")
+    return float(found[0].modified.timestamp())

@@ -1,0 +1,127 @@
+"""Maintenance as a routine: by a server's timer or by a schedule."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+from core.errors import MaintenanceCancelled, ServiceError
+from infra.maintenance.job import Maintenance
+from infra.maintenance.report import Report
+from infra.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 60.0  # how often a server sees whether there is a run of commits to merge
+_RETRY_SECONDS = 300.0  # after the first failure; after each further one twice as long, up to the interval
+_STOP_SECONDS = 2.0
+
+
+class MaintenanceJob:
+    def __init__(self, maintenance: Maintenance, metrics: Metrics, head: Callable[[], int] = lambda: 0) -> None:
+        """`head`: the newest commit that this process knows of, a TXID."""
+        self._maintenance = maintenance
+        self._metrics = metrics
+        self._head = head
+        self._stopping = threading.Event()
+        self._timer: threading.Thread | None = None
+        self._report = Report()
+        self._pause = 0.0  # seconds from the timer's last run, if that failed, to the next one
+
+    def run(self, seconds: float = float("inf")) -> Report:
+        """All of it, logged and counted. Raises ServiceError when the store cannot be used, MaintenanceCancelled when
+        the process is stopping; everything else that goes wrong is in the report.
+        """
+        started = time.monotonic()
+        try:
+            report = self._maintenance.run(seconds, check=self._check_stopping)
+        except MaintenanceCancelled:
+            raise
+        except Exception:
+            self._metrics.maintenance_finished(False, time.monotonic() - started)
+            raise
+        took = time.monotonic() - started
+        self._report = report
+        self._metrics.maintenance_finished(report.succeeded, took)
+        for problem in report.problems:
+            logger.error("maintenance found a problem, and deletes nothing: %s", problem)
+        logger.info("maintenance done", extra={"report": asdict(report), "seconds": round(took, 3)})
+        return report
+
+    def merge(self) -> int:
+        """Only merge what is complete; returns how many runs were made."""
+        made = self._maintenance.merge(self._check_stopping)
+        if made:
+            logger.info("merged", extra={"runs": made})
+        return made
+
+    def gauges(self) -> dict[str, float]:
+        """What the newest report says that this process has seen; seconds since 1970."""
+        report = self._report
+        gauges = {}
+        if report.last_success:
+            gauges["maintenance_last_success_timestamp_seconds"] = report.last_success
+        if report.verified:
+            gauges["verification_last_success_timestamp_seconds"] = report.verified.at
+        return gauges
+
+    def start(self, interval: float) -> None:
+        """Run when the last success is `interval` seconds old, and every `interval` from then on."""
+        # a daemon: the process must be able to end while a store does not answer
+        self._timer = threading.Thread(target=self._run_every, args=(interval,), name="maintenance", daemon=True)
+        self._timer.start()
+
+    def stop(self) -> None:
+        """Make a run under way give up at its next step, and give it a moment to clean up behind itself."""
+        self._stopping.set()
+        if self._timer:
+            self._timer.join(_STOP_SECONDS)
+
+    def _run_every(self, interval: float) -> None:
+        # Only the first step asks the store how long ago the last run was: a clock that is wrong there must not make
+        # one run follow another without a pause
+        step, wait = self._seconds_until_due, 0.0
+        while not self._wait(wait):
+            try:
+                wait = step(interval)
+                step = self._run_once
+            except MaintenanceCancelled:
+                return
+            except Exception as error:
+                expected = isinstance(error, ServiceError)
+                logger.error("maintenance failed: %s", error, exc_info=not expected)
+                wait = self._pause_after_failure(interval)
+
+    def _wait(self, seconds: float) -> bool:
+        """Merge now and then meanwhile. Returns whether to stop."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > _LOOK_SECONDS:
+            if self._stopping.wait(_LOOK_SECONDS):
+                return True
+            try:
+                if self._maintenance.steps.has_run(self._head()):
+                    self.merge()
+            except MaintenanceCancelled:
+                return True
+            except Exception as error:
+                logger.warning("merging failed: %s", error, exc_info=not isinstance(error, ServiceError))
+        return self._stopping.wait(max(left, 0.0))
+
+    def _run_once(self, interval: float) -> float:
+        if not self.run().succeeded:
+            return self._pause_after_failure(interval)
+        self._pause = 0.0
+        return interval
+
+    def _pause_after_failure(self, interval: float) -> float:
+        self._pause = min(interval, 2 * self._pause or _RETRY_SECONDS)
+        return self._pause
+
+    def _seconds_until_due(self, interval: float) -> float:
+        self._report = report = self._maintenance.last_report()
+        return max(0.0, interval - max(0.0, time.time() - report.last_success))
+
+    def _check_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise MaintenanceCancelled("The process is stopping.")

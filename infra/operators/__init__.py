@@ -1,0 +1,1 @@
+"""What stands behind the operators' commands, `python -m infra COMMAND`."""

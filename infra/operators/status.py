@@ -1,0 +1,106 @@
+"""What an operator asks first: is the database sound, who has it, how old is the newest backup, was it proven."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from core.errors import ServiceError
+from infra.backups.backups import Backups
+from infra.disk.owner_lock import OwnerLock
+from infra.inspection import count_rows
+from infra.maintenance.report import Report, read_report
+from infra.operators.shell_version import shell_warnings
+from infra.settings import Settings
+from infra.storage.object_store import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    database: str
+    size_bytes: int | None
+    rows: dict[str, int] | None
+    owner: str
+    replica_url: str
+    backup_url: str
+    newest_backup: str | None
+    backup_age: str | None
+    maintenance: str
+    verified: str
+    clock: str
+    warnings: list[str]
+    problems: list[str]
+
+
+def read_status(settings: Settings, backups: Backups) -> Status:
+    path = settings.database_path
+    problems: list[str] = []
+    rows: dict[str, int] | None = None
+    try:
+        rows = count_rows(path)
+    except ServiceError as error:
+        problems.append(str(error))
+    owner = "unknown"
+    try:
+        lock = OwnerLock(path)
+        owner = lock.owner() if lock.held() else "nobody: the service is stopped"
+    except ServiceError as error:
+        problems.append(str(error))
+    newest, age = None, None
+    try:
+        newest = backups.newest()
+        if newest is None:
+            problems.append("there is no backup yet (`make backup`)")
+    except ServiceError as error:
+        problems.append(str(error))
+    if newest:
+        age = datetime.now(UTC) - newest.modified
+    report = Report()
+    try:
+        if settings.replica_url:
+            report = read_report(ObjectStore(settings.replica_url))
+    except ServiceError as error:
+        problems.append(str(error))
+    problems += report.problems
+    interval = settings.maintenance_interval_seconds
+    if interval and report.last_success < datetime.now(UTC).timestamp() - 2 * interval:
+        problems.append(f"no maintenance has succeeded within two intervals of {interval} s")
+    return Status(
+        database=str(path),
+        size_bytes=path.stat().st_size if path.is_file() else None,
+        rows=rows,
+        owner=owner,
+        replica_url=settings.replica_url,
+        backup_url=settings.backup_url,
+        newest_backup=newest.name if newest else None,
+        backup_age=str(age).split(".")[0] if age is not None else None,
+        maintenance=_maintenance(report),
+        verified=_verified(report),
+        clock=_clock(report),
+        warnings=report.warnings() + shell_warnings(),
+        problems=problems,
+    )
+
+
+def _maintenance(report: Report) -> str:
+    if not report.last_success:
+        return "has never succeeded"
+    return f"last succeeded at {_text(report.last_success)}"
+
+
+def _verified(report: Report) -> str:
+    if not (verified := report.verified):
+        return "nothing yet"
+    return f"snapshot {verified.snapshot} and {verified.backup}, at {_text(verified.at)}"
+
+
+def _clock(report: Report) -> str:
+    """Of a log in a directory, whose times are this machine's."""
+    if not report.host:
+        return "that of the store"
+    if not report.host.leaps:
+        return f"has not leapt since {_text(report.host.since)}"
+    leap = report.host.leaps[-1]
+    return f"has leapt ahead by {leap.by:,.0f} s, noticed at {_text(leap.at)}: what is older counts as so much younger"
+
+
+def _text(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,457 @@
+"""A directory or an S3 bucket behind a few verbs.
+
+Credentials, region and endpoint come from the usual AWS variables, which obstore reads itself, all but AWS_CA_BUNDLE;
+plain http is allowed only for an endpoint that somebody named (AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL).
+"""
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import LocalStore, S3Store
+
+from core.errors import (
+    ObjectExists,
+    ObjectMissing,
+    SettingsError,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnreachable,
+)
+from infra.disk.durable import fsync_directory
+from infra.disk.ownership import give_to_owner_of, if_kept, make_directories, make_directory, why_not_writable
+from infra.storage.errors import ending_of
+from infra.storage.url import check_endpoint, redacted
+
+TRANSFER_SECONDS = 600.0  # for a whole download of what is as large as the database, or for one part of an upload
+
+_CHUNK = 4 * 1024 * 1024
+_PART = 8 * 1024 * 1024  # of a large upload; S3 takes up to 10,000 of them
+_PARTS_AT_ONCE = 4
+_CHECK_SECONDS = 5
+_DEEPEST = 2  # levels of directories: ltx/0
+_UNFINISHED = ".being-written-"
+_DAY_SECONDS = 24 * 3600
+_WRITTEN_AT = "litestream-timestamp"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_SUCH_RANGE = 416
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_WITHOUT_LINKS = (
+    "{} cannot be created only if absent: its file system makes no hard links ({}), as FAT and some network shares. "
+    "Use a directory of another file system, or S3"
+)
+_STAYS_WRONG = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    name: str
+    size: int  # bytes
+    modified: datetime  # by the store's clock, UTC
+    dated: datetime | None = None  # by the writer's, where a listing has that as well
+
+
+class ObjectStore:
+    """Objects under one URL, `s3://bucket/prefix` or `file:///directory`.
+
+    Every method raises StoreRefused (no such bucket, access denied) or StoreUnavailable (anything that may
+    pass by itself) with one line that names the URL and the cause.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 60, retries: int = 2) -> None:
+        """Raises SettingsError for an endpoint that is no URL.
+
+        `timeout`: seconds for one request with its body. `retries`: how often a passing fault is tried again;
+        a caller who must know what became of each create wants none.
+        """
+        self.url = url.rstrip("/")
+        self._directory: Path | None = None
+        self._inode: tuple[int, int] | None = None
+        self._lasting: set[Path] = set()  # directories below it whose names are safe from a power cut
+        self._timeout = timeout
+        self._racers: list[ObjectStore] = []
+        with self._errors():
+            if urlsplit(url).scheme == "file":
+                directory = _made_directory(url)
+                self._store: Any = LocalStore(directory)
+                self._directory, self._inode = directory, _inode(directory)
+            else:
+                self._store = _s3_store(url, timeout, retries)
+
+    def check(self) -> None:
+        """Prove that the store is there and may be listed and, for a directory, written.
+
+        A start waits for this: a store that does not answer within a few seconds is unavailable.
+        """
+        if self._directory is None:
+            with self._errors():
+                impatient = _s3_store(self.url, _CHECK_SECONDS, 0)
+                next(iter(obstore.list(impatient, chunk_size=1)), None)
+        else:
+            self.check_directories()
+
+    def check_directories(self) -> None:
+        """Prove that all directories can be read and written, if this is no bucket."""
+        with self._errors():
+            if self._directory and (reason := why_not_writable(_directories(self._directory, _DEEPEST))):
+                raise StoreRefused(f"{self.url}: {reason}")
+
+    def put(self, name: str, body: Path | bytes, written_at: datetime | None = None) -> None:
+        """Write an object, replacing an older one of that name atomically. A large file goes up in parts."""
+        self._put(name, body, "overwrite", written_at)
+
+    def create(self, name: str, body: Path | bytes | bytearray, written_at: datetime | None = None) -> None:
+        """Write an object if the name is free, in one request with all of it in memory. Raises ObjectExists.
+
+        `written_at` is kept where Litestream looks for it: in an object's metadata, as a file's modification time.
+        """
+        self._put(name, body, "create", written_at)
+
+    def race(self, name: str, body: bytes, racers: int) -> int:
+        """Create an object over so many connections at the same moment, and return how many were told that it is new.
+
+        Above 1 the store does not keep create-if-absent. Otherwise one without a clear answer raises its error.
+        """
+        with self._errors():
+            while len(self._racers) < racers:
+                alone = self if self._directory else ObjectStore(self.url, timeout=self._timeout, retries=0)
+                self._racers.append(alone)
+        start = threading.Barrier(racers)
+        with ThreadPoolExecutor(racers) as pool:
+            answers = list(pool.map(lambda racer: racer._raced(name, body, start), self._racers[:racers]))
+        unclear = [answer for answer in answers if isinstance(answer, StoreError)]
+        won = answers.count(True)
+        if unclear and won < 2:
+            raise unclear[0]
+        return won
+
+    def read(self, name: str) -> Iterator[bytes]:
+        """The object's bytes in chunks. Raises ObjectMissing."""
+        with self._errors():
+            if self._directory is not None:
+                with _opened(self._directory / name) as file:
+                    yield from iter(partial(file.read, _CHUNK), b"")
+            else:
+                yield from map(bytes, obstore.get(self._store, name).stream(min_chunk_size=_CHUNK))
+
+    def read_range(self, name: str, end: int) -> bytes:
+        """The first `end` bytes, or fewer if there are no more. Raises ObjectMissing."""
+        with self._errors():
+            if self._directory is not None:
+                with _opened(self._directory / name) as file:
+                    return file.read(end)
+            try:
+                return bytes(obstore.get(self._store, name, options={"range": (0, end)}).bytes())
+            except BaseError as error:
+                if ending_of(str(error)).status == _NO_SUCH_RANGE:
+                    return b""  # of an empty object
+                raise
+
+    def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
+        """The last `size` bytes, or fewer if there are no more, and when the object was written, by the store's clock.
+
+        Raises ObjectMissing.
+        """
+        with self._errors():
+            if self._directory is not None:
+                with _opened(self._directory / name) as file:
+                    status = os.fstat(file.fileno())
+                    file.seek(max(status.st_size - size, 0))
+                    return file.read(), datetime.fromtimestamp(status.st_ctime, UTC)
+            found = obstore.get(self._store, name, options={"range": {"suffix": size}})
+            return bytes(found.bytes()), found.meta["last_modified"]
+
+    def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
+        """Every object right in a directory, in order of name, from the first name after `after`."""
+        with self._errors():
+            if self._directory is not None:
+                return sorted(_files(self._directory, directory, after), key=lambda info: info.name)
+            if after:
+                found: list[Any] = [
+                    meta for chunk in obstore.list(self._store, directory, offset=after) for meta in chunk
+                ]
+            else:
+                found = list(obstore.list_with_delimiter(self._store, directory)["objects"])
+            return sorted(
+                (ObjectInfo(meta["path"], meta["size"], meta["last_modified"]) for meta in found),
+                key=lambda info: info.name,
+            )
+
+    def directories(self, directory: str = "") -> list[str]:
+        """The directories right in a directory, as paths from the top."""
+        with self._errors():
+            return sorted(obstore.list_with_delimiter(self._store, directory)["common_prefixes"])
+
+    def delete(self, name: str) -> None:
+        """Remove an object; one that is gone already is no error."""
+        try:
+            with self._errors():
+                obstore.delete(self._store, name)
+        except ObjectMissing:
+            pass
+
+    def remove_unfinished(self) -> None:
+        """What writers that were killed have left of their files, a day ago or more; in a bucket a rule does that."""
+        if self._directory is not None:
+            with self._errors():
+                for path in self._directory.rglob(f"{_UNFINISHED}*.partial"):
+                    with suppress(FileNotFoundError):
+                        if time.time() - path.stat().st_mtime > _DAY_SECONDS:
+                            path.unlink()
+
+    def _raced(self, name: str, body: bytes, start: threading.Barrier) -> bool | StoreError:
+        """Whether this one has created it, on a connection that was there before the start."""
+        try:
+            with suppress(ObjectMissing):
+                self.read_range(name, 1)
+        except StoreError as error:
+            start.abort()
+            return error
+        try:
+            start.wait()
+            self.create(name, body)
+        except threading.BrokenBarrierError:
+            return False  # the one that could not connect says why
+        except ObjectExists:
+            return False
+        except StoreError as error:
+            return error
+        return True
+
+    def _put(self, name: str, body: Any, mode: Any, written_at: datetime | None = None) -> None:
+        with self._errors():
+            if self._directory is not None:
+                path = self._directory / name
+                self._make_directory(path.parent)
+                _write_file(path, body, mode, written_at)
+                return
+            attributes = {_WRITTEN_AT: written_at.isoformat().replace("+00:00", "Z")} if written_at else None
+            obstore.put(
+                self._store,
+                name,
+                body,
+                mode=mode,
+                attributes=attributes,
+                chunk_size=_PART,
+                max_concurrency=_PARTS_AT_ONCE,
+            )
+
+    def _make_directory(self, path: Path) -> None:
+        """Whoever has made it may not have come to the fsync of its name yet, so each of us does that once."""
+        if path == self._directory or (path in self._lasting and path.is_dir()):
+            return
+        self._make_directory(path.parent)
+        make_directory(path)
+        self._lasting.add(path)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            if self._directory is not None and self._inode != _inode(self._directory):
+                raise StoreRefused(
+                    f"{self.url}: the directory was moved, removed or unmounted while in use; put it back, or restart"
+                )
+            yield
+        except (BaseError, OSError) as error:
+            raise self._translate(error) from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # obstore exports no name for it
+                raise
+            raise StoreRefused(f"{self.url}: an AWS_* variable has a value that cannot be used ({error})") from error
+
+    def _translate(self, error: Exception) -> StoreError:
+        ending = ending_of(str(error))
+        message = f"{self.url}: {ending.summary}"
+        if ending.without_credentials:
+            advice = "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
+            return StoreUnreachable(f"{self.url}: {advice}")
+        if ending.refusal:
+            return StoreRefused(f"{self.url}: {ending.refusal} ({ending.summary})")
+        if isinstance(error, AlreadyExistsError | FileExistsError):
+            return ObjectExists(message)
+        if isinstance(error, FileNotFoundError):
+            return ObjectMissing(message)
+        if isinstance(error, OSError) and error.errno == errno.EPERM:
+            return StoreRefused(f"{self.url}: the file system does not permit that ({ending.summary})")
+        if isinstance(error, PermissionError | PermissionDeniedError | UnauthenticatedError):
+            return StoreRefused(f"{self.url}: access denied ({ending.summary})")
+        if isinstance(error, OSError) and error.errno in _STAYS_WRONG:
+            return StoreRefused(f"{self.url}: nothing can be written: {error.strerror}")
+        return StoreUnreachable(message) if ending.unsent else StoreUnavailable(message)
+
+
+def _made_directory(url: str) -> Path:
+    directory = Path(unquote(urlsplit(url).path))
+    try:
+        make_directories(directory)
+    except OSError as error:
+        above = [next(path for path in directory.parents if os.path.exists(path))]
+        reason = why_not_writable(above) or error.strerror
+        raise StoreRefused(f"{url}: the directory cannot be created: {reason}") from error
+    return directory
+
+
+def _s3_store(url: str, timeout: float, retries: int) -> S3Store:
+    options: Any = {
+        "allow_http": _endpoint().startswith("http://"),
+        # the sooner: a connection that was never made is certain, a request that timed out is not
+        "connect_timeout": timedelta(seconds=min(3, timeout / 2)),
+        "timeout": timedelta(seconds=timeout),
+        **_authorities(),
+    }
+    return S3Store.from_url(
+        url,
+        client_options=options,
+        retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=30)},
+    )
+
+
+def _endpoint() -> str:
+    """Raises SettingsError."""
+    found = ""
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if value := os.environ.get(name):
+            found = found or value
+            try:
+                check_endpoint(value)
+            except ValueError as error:
+                raise SettingsError(f"{name}={redacted(value)!r}: {error}") from None
+        else:
+            os.environ.pop(name, None)  # obstore would take an empty one for an address
+    return found
+
+
+def _authorities() -> dict[str, Any]:
+    """What vouches for a store besides what the machine trusts. Raises SettingsError."""
+    name = os.environ.get("AWS_CA_BUNDLE")
+    if not name:
+        return {}
+    import ssl
+
+    try:
+        certificates = Path(name).read_bytes()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(name)  # the client would pass over a mere key
+    except ssl.SSLError as error:
+        raise SettingsError(f"AWS_CA_BUNDLE={name!r} holds no certificate in PEM that can be read") from error
+    except OSError as error:
+        raise SettingsError(f"AWS_CA_BUNDLE={name!r} cannot be read: {error.strerror}") from error
+    return {"root_certificate": certificates}
+
+
+def _files(top: Path, directory: str, after: str) -> Iterator[ObjectInfo]:
+    """The time of the last change of any kind is the kernel's, the other one is as its writer has dated it."""
+    prefix = f"{directory}/" if directory else ""
+    if not (top / directory).is_dir():
+        return  # nothing has been written there
+    with os.scandir(top / directory) as entries:
+        for entry in entries:
+            name = prefix + entry.name
+            if name <= after or entry.name.startswith("."):
+                continue
+            with suppress(FileNotFoundError):  # deleted in this moment
+                status = entry.stat()
+                if stat.S_ISREG(status.st_mode):
+                    changed, dated = (datetime.fromtimestamp(at, UTC) for at in (status.st_ctime, status.st_mtime))
+                    yield ObjectInfo(name, status.st_size, changed, dated)
+
+
+def _directories(top: Path, depth: int) -> Iterator[Path]:
+    yield top
+    if depth and os.access(top, os.R_OK | os.X_OK):
+        with os.scandir(top) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    yield from _directories(Path(entry.path), depth - 1)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file whose name is safe from a power cut, so that one may answer with its content: its writer may not have come
+    to that yet, and never will if the power fails now. Once it is open, as it must be the name that was found.
+    """
+    with path.open("rb") as file:
+        fsync_directory(path.parent)
+        yield file
+
+
+def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_at: datetime | None) -> None:
+    """Whole, and safe from a power cut, before the name is there for anybody to see.
+
+    obstore's LocalStore would link the file into place without any fsync.
+    """
+    if mode == "create" and body == b"":
+        return _create_empty(path)  # which is whole at once, and needs no link
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED, suffix=".partial")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if isinstance(body, Path):
+                with body.open("rb") as source:
+                    shutil.copyfileobj(source, file, _CHUNK)
+            else:
+                file.write(body)
+            file.flush()
+            with if_kept():
+                os.fchmod(descriptor, 0o644)
+            give_to_owner_of(path.parent, descriptor)
+            if written_at:
+                nanoseconds = (written_at - _EPOCH) // timedelta(microseconds=1) * 1000  # a float would miss some
+                with if_kept():
+                    os.utime(descriptor, ns=(nanoseconds, nanoseconds))
+            os.fsync(descriptor)
+        if mode == "create":
+            try:
+                os.link(partial, path)
+            except FileExistsError:
+                fsync_directory(path.parent)  # whoever hears of the object may count on it
+                raise
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    raise StoreRefused(_WITHOUT_LINKS.format(path, error.strerror)) from error
+                raise
+        else:
+            os.replace(partial, path)
+        _make_outlive_power_cuts(path)
+    finally:
+        with suppress(OSError):  # it must not hide what has happened
+            Path(partial).unlink()
+
+
+def _create_empty(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        give_to_owner_of(path.parent, descriptor)
+    finally:
+        os.close(descriptor)
+    _make_outlive_power_cuts(path)
+
+
+def _make_outlive_power_cuts(path: Path) -> None:
+    try:
+        fsync_directory(path.parent)
+    except OSError as error:
+        # unlike every error before it this one leaves an object behind
+        raise StoreUnavailable(f"{path}: cannot be made to outlive a power cut: {error.strerror}") from error
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino

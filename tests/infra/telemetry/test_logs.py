@@ -1,0 +1,104 @@
+import io
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from infra.telemetry.cloudwatch import CloudWatchMetrics
+from infra.telemetry.logs import configure_logging
+from infra.telemetry.prometheus import PrometheusMetrics
+
+
+@pytest.fixture
+def stdout(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    configure_logging("INFO")
+    yield stream
+    logging.captureWarnings(False)
+
+
+def lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_every_line_is_json_whoever_wrote_it(stdout: io.StringIO) -> None:
+    logging.getLogger("uvicorn.error").info("started", extra={"color_message": "\x1b[36mstarted"})
+    logging.getLogger("some.library").warning('quotes " and\nnewlines')
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("careful", UserWarning, stacklevel=1)
+        logging.captureWarnings(False)
+    found = lines(stdout)
+    assert [line["level"] for line in found] == ["INFO", "WARNING", "WARNING"]
+    assert all({"timestamp", "level", "message", "service"} <= line.keys() for line in found)
+    assert "color_message" not in found[0]
+
+
+def test_exceptions_are_one_line_with_their_traceback(stdout: io.StringIO) -> None:
+    try:
+        raise ValueError("boom")
+    except ValueError:
+        logging.getLogger("x").exception("failed")
+        sys.excepthook(*sys.exc_info())
+    found = lines(stdout)
+    assert [line["message"] for line in found] == ["failed", "uncaught ValueError"]
+    for line in found:
+        assert "Traceback" in str(line["exception"])
+        assert line["exception_name"] == "ValueError"
+
+
+def test_text_that_no_encoding_has_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    configure_logging("INFO")
+    logging.captureWarnings(False)
+    logging.getLogger("x").info("caf\u00e9 \ud800")
+    sys.stdout.flush()
+    assert "caf\u00e9 \\ud800" in written.getvalue().decode()
+
+
+def test_own_request_lines_replace_those_of_the_servers(stdout: io.StringIO) -> None:
+    logging.getLogger("uvicorn.access").info("GET /")
+    logging.getLogger("mangum.http").info("GET /")
+    assert lines(stdout) == []
+
+
+def test_prometheus_text_has_counters_and_gauges() -> None:
+    metrics = PrometheusMetrics()
+    metrics.request_finished("GET", "/api/items", 200, 0.01)
+    metrics.database_locked()
+    for succeeded in (True, False):
+        metrics.maintenance_finished(succeeded, 2.0)
+    text = metrics.exposition(lambda: {"database_size_bytes": 7})[0].decode()
+    assert 'http_requests_total{method="GET",route="/api/items",status="200"} 1.0' in text
+    assert "database_locked_total 1.0" in text
+    assert 'maintenance_runs_total{result="succeeded"} 1.0' in text
+    assert 'maintenance_runs_total{result="failed"} 1.0' in text
+    assert "maintenance_duration_seconds_sum 4.0" in text
+    assert "database_size_bytes 7.0" in text
+
+
+def test_cloudwatch_metrics_are_one_embedded_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = CloudWatchMetrics()
+    metrics.request_finished("GET", "/api/items", 503, 0.01)
+    metrics.database_locked()
+    metrics.maintenance_finished(True, 2.0)
+    metrics.flush()
+    line = json.loads(capsys.readouterr().out)
+    assert line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "cloud-native-poc"
+    assert (line["ColdStart"], line["Requests"], line["Errors"], line["Duration"]) == ([1], [1], [1], [10])
+    assert line["DatabaseLocked"] == [1]
+    assert (line["MaintenanceSucceeded"], line["MaintenanceFailed"], line["MaintenanceDuration"]) == ([1], [0], [2])
+    metrics.flush()
+    assert capsys.readouterr().out == ""
+    assert b"database_size_bytes 7.0" in metrics.exposition(lambda: {"database_size_bytes": 7})[0]
