@@ -24,10 +24,8 @@ from core.schemas import NewItem
 from infra.backups.backups import Backups
 from infra.backups.retention import Retention
 from infra.clock import Clock
-from infra.commitlog.log import CommitLog
-from infra.commitlog.replica import Replica
-from infra.commitlog.upkeep.compactor import LogMaintenance
-from infra.commitlog.upkeep.retention import Keep
+from infra.commitlog import CommitLog, Replica
+from infra.commitlog.upkeep import Compactor, Keep
 from infra.maintenance.job import Maintenance
 from infra.storage.object_store import ObjectInfo
 
@@ -177,7 +175,7 @@ def measure(rate: int) -> Measured:
 class _Service:
     def __init__(self, directory: Path, log: Any, backups: Any, clock: VirtualClock) -> None:
         self._clock = clock
-        self._merging = LogMaintenance(_log(log, clock), log, clock)  # that of an instance which stays warm
+        self._merging = Compactor(_log(log, clock), log, clock)  # that of an instance which stays warm
         keep = Keep(timedelta(hours=24), timedelta(days=7), timedelta(days=30))
         kept_backups = Backups(
             backups,

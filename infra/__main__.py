@@ -19,12 +19,8 @@ from core.errors import ServiceError, SettingsError
 from infra.backups.backups import Manifest, open_backups
 from infra.backups.retention import is_label
 from infra.clock import Clock
-from infra.commitlog import dates
-from infra.commitlog.at_rest.row_changes import statements
-from infra.commitlog.chain import START, Position
-from infra.commitlog.log import CommitLog, open_log
-from infra.commitlog.upkeep.moments import Doubt, commit_before
-from infra.commitlog.upkeep.verify import verify
+from infra.commitlog import START, CommitLog, Position, open_log, statements_of_changes
+from infra.commitlog.upkeep import Doubt, commit_before, date_text, verify_log
 from infra.disk.ownership import give_to_owner_of
 from infra.disk.workspace import workspace, workspace_in
 from infra.inspection import open_live
@@ -193,7 +189,7 @@ def _restored_log(
 ) -> tuple[str, Doubt | None]:
     found = commit_before(log, at) if at else None
     position = restore_log(log, target, found.txid if found else txid, progress)
-    return f"TXID {_hex(position)} of {dates.text(position.timestamp)}", found.doubt if found else None
+    return f"TXID {_hex(position)} of {date_text(position.timestamp)}", found.doubt if found else None
 
 
 def _print_result(options: argparse.Namespace, message: str, doubt: Doubt | None, **fields: str) -> int:
@@ -266,7 +262,7 @@ def _changes(settings: Settings, options: argparse.Namespace) -> int:
     except OSError as error:
         raise SettingsError(f"{options.file} cannot be read: {error.strerror}") from error
     with open_live(settings.database_path) as connection:
-        for statement in statements(changeset, connection):
+        for statement in statements_of_changes(changeset, connection):
             print(statement)
     return 0
 
@@ -292,7 +288,7 @@ def _log(settings: Settings, options: argparse.Namespace) -> int:
 def _verify_log(settings: Settings, options: argparse.Namespace) -> int:
     log = _open_log(settings)
     with workspace() as scratch, progress_display(not options.json) as progress:
-        verdict = verify(log, scratch / "app.db", progress)
+        verdict = verify_log(log, scratch / "app.db", progress)
     if options.json:
         print(json.dumps(asdict(verdict)))
     else:

@@ -19,9 +19,7 @@ import peewee
 from core import errors
 from core.migrations import migrate
 from infra.clock import Clock
-from infra.commitlog.at_rest.local_file import START_SECONDS
-from infra.commitlog.log import CommitLog, open_log
-from infra.commitlog.replica import Replica, Write
+from infra.commitlog import START_SECONDS, CommitLog, Replica, Write, open_log
 from infra.disk.owner_lock import OwnerLock
 from infra.disk.ownership import make_directories, why_not_writable
 from infra.served import ServedSchema

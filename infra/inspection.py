@@ -9,8 +9,7 @@ from typing import Any
 import apsw
 
 from core.errors import BackupDamaged, BackupError, DatabaseUnavailable
-from infra.commitlog.schema import opened_image
-from infra.commitlog.soundness import soundness
+from infra.commitlog import opened_image, soundness_of
 from infra.sqlite_errors import translated_errors
 
 _BUSY_TIMEOUT_MS = 5000
@@ -45,7 +44,7 @@ def inspect(database: Path) -> Contents:
         raise BackupDamaged("the file is empty")  # which SQLite takes for a database without tables
     try:
         with opened_image(database) as connection:
-            found = soundness(connection)
+            found = soundness_of(connection)
             if found.damage:
                 raise BackupDamaged("integrity_check: " + "; ".join(found.damage))
             rows, uncounted = _rows(connection)

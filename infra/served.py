@@ -7,7 +7,7 @@ import apsw
 from playhouse.apsw_ext import APSWDatabase
 
 from core.migrations import check_served, migrate
-from infra.commitlog.schema import is_new, opened_image
+from infra.commitlog import is_new, opened_image
 from infra.sqlite_errors import translated_errors
 
 

@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from core.errors import DatabaseUnavailable, TooManyWrites
-from infra.commitlog.replica import Write
+from infra.commitlog import Write
 
 logger = logging.getLogger(__name__)
 

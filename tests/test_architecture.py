@@ -24,6 +24,22 @@ FORBIDDEN = {
     "handler": {"sqlite3"},
     "tests/checker": {"handler", "core", "infra"},
 }
+ENGINE = ROOT / "infra" / "commitlog"
+ENGINES_SURFACE = {"infra.commitlog", "infra.commitlog.upkeep"}
+# All that the engine may know of the rest; what these import in turn is theirs
+ENGINE_MAY_IMPORT = {
+    "core.errors",
+    "core.statements",
+    "infra.clock",
+    "infra.disk.durable",
+    "infra.disk.ownership",
+    "infra.progress",
+    "infra.sqlite_errors",
+    "infra.storage.object_store",
+}
+# and never by any way
+UNKNOWN_TO_THE_ENGINE = {"infra.settings", "infra.backups", "infra.maintenance", "infra.operators", "infra.telemetry"}
+OURS = ("core", "handler", "infra")
 
 
 def imports_of(path: Path) -> set[str]:
@@ -34,6 +50,48 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.split(".")[0])
     return found
+
+
+def modules_of(path: Path) -> set[str]:
+    """Our own modules that a file imports, with the names that are modules themselves."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            module = str(node.module)
+            for name in node.names:
+                is_module = (ROOT / module.replace(".", "/") / f"{name.name}.py").exists()
+                found.add(f"{module}.{name.name}" if is_module else module)
+    return {module for module in found if module.partition(".")[0] in OURS}
+
+
+def test_engine_imports_only_what_is_named() -> None:
+    outside = {
+        str(path.relative_to(ROOT)): sorted(wrong)
+        for path in ENGINE.rglob("*.py")
+        if (wrong := {m for m in modules_of(path) if not m.startswith("infra.commitlog")} - ENGINE_MAY_IMPORT)
+    }
+    assert outside == {}
+
+
+def test_engine_is_loaded_without_the_house_around_it() -> None:
+    script = "import sys, infra.commitlog, infra.commitlog.upkeep; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded: list[str] = ast.literal_eval(done.stdout)
+    assert [m for m in loaded for name in UNKNOWN_TO_THE_ENGINE if m == name or m.startswith(f"{name}.")] == []
+
+
+def test_everybody_else_uses_the_engines_surface() -> None:
+    deeper = {
+        str(path.relative_to(ROOT)): sorted(wrong)
+        for folder in (*OURS, "benchmarks", "scripts")
+        for path in (ROOT / folder).rglob("*.py")
+        if not path.is_relative_to(ENGINE)
+        and (wrong := {m for m in modules_of(path) if m.startswith("infra.commitlog")} - ENGINES_SURFACE)
+    }
+    assert deeper == {}
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)

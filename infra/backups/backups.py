@@ -31,7 +31,7 @@ from core.errors import (
     StoreError,
 )
 from infra.backups.retention import Backup, Expired, Retention, expired_backups, is_label, list_backups
-from infra.commitlog.chain import Position
+from infra.commitlog import Position
 from infra.disk.workspace import disk_errors, workspace
 from infra.inspection import Contents, inspect, make_single_file
 from infra.progress import Progress, no_progress

@@ -1,1 +1,40 @@
-"""Every commit of the SQLite database as one immutable object, ordered by the object store."""
+"""Every commit of the SQLite database as one immutable object, ordered by the object store.
+
+This is an engine: whoever uses it imports from here or from `infra.commitlog.upkeep`, never from deeper. The path of
+one commit, from top to bottom:
+
+    replica.py         runs the use case, again after a conflict, until its commit is in the log
+    open_file.py       begins the transaction, after one look at what other programs have done to the file
+    vfs.py             SQLite writes the frames; the last one's header, the commit mark, is held back
+    commit.py          at the sync: takes the changed pages out of the WAL, minds deadline and fairness
+    log.py             creates the object under the next number, only if it is absent, and settles what that became
+    objects.py         the object's name, and how single objects are read and listed
+    position_file.py   then the note beside the file says which commit it is at
+    vfs.py             and the commit mark is written: only now a reader can see it
+
+A start goes through `at_rest/`, which brings the file to the log's head; docs/commit-log.md has the whole of it.
+"""
+
+from infra.commitlog.at_rest.local_file import START_SECONDS, publish
+from infra.commitlog.at_rest.row_changes import statements as statements_of_changes
+from infra.commitlog.chain import START, LogObject, Position
+from infra.commitlog.log import CommitLog, open_log
+from infra.commitlog.replica import Replica, Write
+from infra.commitlog.schema import is_new, opened_image
+from infra.commitlog.soundness import soundness_of
+
+__all__ = [
+    "START",
+    "START_SECONDS",
+    "CommitLog",
+    "LogObject",
+    "Position",
+    "Replica",
+    "Write",
+    "is_new",
+    "open_log",
+    "opened_image",
+    "publish",
+    "soundness_of",
+    "statements_of_changes",
+]

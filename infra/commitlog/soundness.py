@@ -13,7 +13,7 @@ class Soundness:
     unchecked: list[str] = field(default_factory=list)  # tables, and why
 
 
-def soundness(connection: apsw.Connection, most: int = 10) -> Soundness:
+def soundness_of(connection: apsw.Connection, most: int = 10) -> Soundness:
     """At most so much `damage`. Rows that the table's CHECKs would refuse are none, nor is what cannot be looked at
     because this SQLite lacks a function or collation: then every other table is checked by itself.
 

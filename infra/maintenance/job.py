@@ -22,13 +22,8 @@ from core.errors import (
 from infra.backups.backups import Backups, Manifest
 from infra.backups.retention import Expired as ExpiredBackup
 from infra.clock import Clock
-from infra.commitlog.chain import LogObject, Position
-from infra.commitlog.log import open_log
-from infra.commitlog.objects import COMMITS
-from infra.commitlog.raw_file import differing_pages, page_size_of
-from infra.commitlog.upkeep.compactor import LogMaintenance, MaintenanceStore, Snapshots
-from infra.commitlog.upkeep.retention import Expired, Keep, expired
-from infra.commitlog.writers import check_written_here
+from infra.commitlog import LogObject, Position, open_log
+from infra.commitlog.upkeep import COMMITS, Compactor, Expired, Keep, MaintenanceStore, Snapshots, expired
 from infra.disk.workspace import workspace
 from infra.inspection import Contents, inspect
 from infra.maintenance.host_time import Boot, HostTime, looked_again, read_boot
@@ -59,7 +54,7 @@ class Maintenance:
 
     def __init__(
         self,
-        steps: LogMaintenance,
+        steps: Compactor,
         store: MaintenanceStore,
         backups: Backups,
         keep: Keep,
@@ -80,7 +75,7 @@ class Maintenance:
         return read_report(self._store)
 
     def merge(self, check: Callable[[], None] = lambda: None) -> int:
-        """Only that, which is what makes starts fast; returns how many runs were made. See LogMaintenance."""
+        """Only that, which is what makes starts fast; returns how many runs were made. See Compactor."""
         try:
             with self._scratch() as scratch:
                 return self.steps.merge(scratch, check)
@@ -204,8 +199,7 @@ class Maintenance:
     def _prove(self, report: Report, state: Snapshots, scratch: Path, progress: Progress) -> None:
         """Build the newest state from the newest snapshot, make from it what is due, and read that back."""
         image = scratch / "app.db"
-        position = self.steps.log.restore(image, progress=progress, snapshot=state.newest)
-        check_written_here(self.steps.log, position)  # or the newest backup would be another program's
+        position = self.steps.restore_newest(image, state.newest, progress)
         contents = inspect(image)
         report.unchecked = list(contents.unchecked)
         for unchecked in contents.unchecked:
@@ -239,8 +233,7 @@ class Maintenance:
         progress: Progress,
     ) -> None:
         """Read it back."""
-        self.steps.log.restore(copy, position.txid, progress, snapshot)
-        if differing_pages(image, copy, page_size_of(image)) or inspect(copy) != contents:
+        if not self.steps.is_image_of(snapshot, image, copy, progress) or inspect(copy) != contents:
             raise LogDamaged(f"{self._store.url}: the snapshot at TXID {position.txid:016x} is not what was written")
         copy.unlink()
 
@@ -296,6 +289,6 @@ def open_maintenance(settings: Settings, backups: Backups) -> Maintenance:
         runs=timedelta(days=settings.keep_runs_days),
         daily=timedelta(days=settings.keep_daily_days),
     )
-    steps = LogMaintenance(open_log(settings.replica_url, clock, TRANSFER_SECONDS), store, clock)
+    steps = Compactor(open_log(settings.replica_url, clock, TRANSFER_SECONDS), store, clock)
     boot = read_boot if store.url.startswith("file:") else None
     return Maintenance(steps, store, backups, keep, clock, boot=boot)

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from core.errors import ObjectMissing
-from infra.commitlog.dates import Misdated
-from infra.commitlog.upkeep.compactor import MaintenanceStore
+from infra.commitlog.upkeep import MaintenanceStore, Misdated
 from infra.maintenance.host_time import HostTime
 
 logger = logging.getLogger(__name__)

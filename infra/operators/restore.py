@@ -8,15 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from core.errors import BackupError, DatabaseFull, DatabaseUnavailable, LogDamaged, SettingsError
+from infra import commitlog
 from infra.clock import Clock
-from infra.commitlog.at_rest.local_file import LocalFile
-from infra.commitlog.chain import START, Position
-from infra.commitlog.log import CommitLog
+from infra.commitlog import START, CommitLog, Position
 from infra.inspection import inspect
 from infra.progress import Progress
 from infra.served import ServedSchema, check_image
-
-_BUSY_SECONDS = 5.0
 
 
 def parse_moment(text: str) -> datetime:
@@ -53,6 +50,6 @@ def publish(log: CommitLog, clock: Clock, image: Path) -> tuple[Position, Positi
     check_image(image)
     try:
         ServedSchema().migrate(image)
-        return LocalFile(image, log, clock, lasting=False, busy_timeout=_BUSY_SECONDS).publish()
+        return commitlog.publish(image, log, clock)
     except (DatabaseFull, DatabaseUnavailable) as error:
         raise BackupError(f"{error} (is there room? TMPDIR names another temporary directory)") from error

@@ -26,8 +26,7 @@ from core.errors import (
 from core.migrations import check_served
 from core.statements import BEFORE_A_WORD, OTHER_FILES, TRANSACTION, first_word, shortened, statements
 from infra.clock import Clock
-from infra.commitlog.log import CommitLog
-from infra.commitlog.replica import Replica
+from infra.commitlog import CommitLog, Replica
 
 _B = BEFORE_A_WORD
 _PRAGMA = re.compile(rf"{_B}\w+{_B}(?:main{_B}\.{_B})?(\w+){_B}(.*)", re.DOTALL)

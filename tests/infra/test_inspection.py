@@ -13,7 +13,7 @@ from core.errors import NotServed
 from core.migrations import scripts
 from core.schemas import ItemQuery
 from infra.__main__ import main
-from infra.commitlog.soundness import soundness
+from infra.commitlog.soundness import soundness_of
 from infra.inspection import inspect
 from infra.settings import Settings
 from tests.conftest import open_at, write
@@ -139,7 +139,7 @@ def test_damage_beside_what_cannot_be_checked_is_found(tmp_path: Path) -> None:
     other = "UPDATE sqlite_schema SET sql = 'CREATE INDEX j ON other (b)' WHERE name = 'j'"
     run(path, f"INSERT INTO other VALUES (1, 2); CREATE INDEX j ON other (a); PRAGMA writable_schema = 1; {other}")
     with closing(apsw.Connection(str(path))) as connection:
-        found = soundness(connection)
+        found = soundness_of(connection)
     assert any("index j" in message for message in found.damage)
     assert found.unchecked == ["table mine cannot be checked here: no such collation sequence: german"]
 

@@ -11,7 +11,7 @@ from core.errors import ServiceError
 from infra.backups.backups import Backups
 from infra.backups.retention import Retention
 from infra.commitlog.log import CommitLog
-from infra.commitlog.upkeep.compactor import LogMaintenance
+from infra.commitlog.upkeep.compactor import Compactor
 from infra.commitlog.upkeep.retention import Keep
 from infra.maintenance.job import Maintenance
 from infra.storage.object_store import ObjectStore
@@ -56,7 +56,7 @@ class Maintainer:
         store = FaultyStore(self._connection, 60.0)
         log = CommitLog(store, store, self._clock, random.Random(self._number), parallel=1)
         maintenance = Maintenance(
-            LogMaintenance(log, store, self._clock, RUN, self._rng.choice((500, 1 << 20))),
+            Compactor(log, store, self._clock, RUN, self._rng.choice((500, 1 << 20))),
             store,
             Backups(
                 ObjectStore(self._around.backups.as_uri()),

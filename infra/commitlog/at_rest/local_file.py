@@ -21,7 +21,7 @@ from infra.commitlog.log import CommitLog
 from infra.commitlog.position_file import Note, NoteFile, WalEnd
 from infra.commitlog.raw_file import RawFile, differing_pages, page_size_of, pages_of
 from infra.commitlog.schema import AnySchema, Schema, is_new, opened_image
-from infra.commitlog.soundness import soundness
+from infra.commitlog.soundness import soundness_of
 from infra.commitlog.wal import salts_in
 from infra.disk.durable import fsync_directory
 from infra.disk.ownership import give_to_owner_of
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0  # how long a start tries to store what it must store
 _CONSOLIDATIONS = 5
+_PUBLISH_SECONDS = 5.0  # to wait for another program
 _VERSIONS = slice(18, 20)  # https://www.sqlite.org/fileformat2.html#file_format_version_numbers
 _WAL_MODE = b"\2\2"
 _CHUNK = 1024 * 1024  # bytes
@@ -476,7 +477,7 @@ class LocalFile:
             else:
                 raise errors.DatabaseLocked(f"{self.path} is being written by another program; stop it.")
             self.known = Known(state_of(self.path))
-            found = soundness(connection, 1)
+            found = soundness_of(connection, 1)
             if found.damage:
                 raise errors.DatabaseDamaged(f"{self.path} is damaged: {found.damage[0]}")
             for unchecked in found.unchecked:
@@ -603,3 +604,8 @@ def _copy(source: Path, target: Path) -> None:
 def _create_empty(path: Path) -> None:
     with closing(apsw.Connection(str(path))) as connection:
         connection.execute("PRAGMA journal_mode=wal").fetchall()
+
+
+def publish(path: Path, log: CommitLog, clock: Clock) -> tuple[Position, Position]:
+    """Make a database file, which nobody else uses, the log's next commit; see `LocalFile.publish`."""
+    return LocalFile(path, log, clock, lasting=False, busy_timeout=_PUBLISH_SECONDS).publish()

@@ -1,1 +1,24 @@
-"""What keeps a log short to read, and tells whether it is sound."""
+"""What keeps a log short to read, says whether it is sound, and finds a moment in it."""
+
+from infra.commitlog.dates import Misdated
+from infra.commitlog.dates import text as date_text
+from infra.commitlog.objects import COMMITS
+from infra.commitlog.upkeep.compactor import Compactor, MaintenanceStore, Snapshots
+from infra.commitlog.upkeep.moments import Doubt, commit_before
+from infra.commitlog.upkeep.retention import Expired, Keep, expired
+from infra.commitlog.upkeep.verify import verify_log
+
+__all__ = [
+    "COMMITS",
+    "Compactor",
+    "Doubt",
+    "Expired",
+    "Keep",
+    "MaintenanceStore",
+    "Misdated",
+    "Snapshots",
+    "commit_before",
+    "date_text",
+    "expired",
+    "verify_log",
+]

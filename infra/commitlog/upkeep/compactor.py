@@ -21,8 +21,11 @@ from infra.commitlog.create_probe import RACED
 from infra.commitlog.dates import Misdated, corrected, latest, misdated
 from infra.commitlog.log import CommitLog
 from infra.commitlog.objects import RUN, SNAPSHOTS, Catalog, Names
+from infra.commitlog.raw_file import differing_pages, page_size_of
 from infra.commitlog.upkeep.merge import write_merged, write_snapshot
 from infra.commitlog.upkeep.retention import Expired
+from infra.commitlog.writers import check_written_here
+from infra.progress import Progress, no_progress
 from infra.storage.object_store import ObjectInfo
 
 _RUN_LEVELS = range(1, 5)  # of 16, 256, 4,096 and 65,536 commits
@@ -66,7 +69,7 @@ class Snapshots:
         return self.follows >= _GROWTH * self.newest.size or now - self.newest.modified > _A_DAY
 
 
-class LogMaintenance:
+class Compactor:
     """One at a time; several of them may be at work. Raises what CommitLog raises."""
 
     def __init__(
@@ -207,6 +210,19 @@ class LogMaintenance:
             path.unlink(missing_ok=True)
         self.counts["snapshots"] += 1
         return LogObject(SNAPSHOTS, 1, position.txid, size, datetime.now(UTC))
+
+    def restore_newest(self, image: Path, snapshot: LogObject | None, progress: Progress = no_progress) -> Position:
+        """Build the newest state in a new file, beginning with this snapshot, and return where that is. Raises LogInUse
+        when another program has written it: a backup of it would be another program's.
+        """
+        position = self.log.restore(image, progress=progress, snapshot=snapshot)
+        check_written_here(self.log, position)
+        return position
+
+    def is_image_of(self, snapshot: LogObject, image: Path, copy: Path, progress: Progress = no_progress) -> bool:
+        """Read a snapshot back into a new file, `copy`, and say whether that has the same pages as `image`."""
+        self.log.restore(copy, snapshot.max_txid, progress, snapshot)
+        return not differing_pages(image, copy, page_size_of(image))
 
     def _create(self, level: int, header: ltx.Header, path: Path) -> None:
         """Whoever else makes an object of this name makes the same, so that it does no harm to replace it."""

@@ -11,7 +11,7 @@ from core.errors import DatabaseFull, LogDamaged
 from infra.commitlog.chain import LogObject
 from infra.commitlog.dates import Misdated, bounds, misdated
 from infra.commitlog.log import CommitLog
-from infra.commitlog.soundness import soundness
+from infra.commitlog.soundness import soundness_of
 from infra.progress import Progress, no_progress
 
 
@@ -33,7 +33,7 @@ class _Link:
     timestamp: int
 
 
-def verify(log: CommitLog, scratch: Path, progress: Progress = no_progress) -> Verdict:
+def verify_log(log: CommitLog, scratch: Path, progress: Progress = no_progress) -> Verdict:
     """Read every object and check it and its links, then restore the head into `scratch` and check that.
 
     Raises StoreError when the store cannot be read; everything else that is wrong is in the verdict.
@@ -116,7 +116,7 @@ def _restore(log: CommitLog, scratch: Path, verdict: Verdict) -> None:
             verdict.problems.append(f"{log.url} is empty")
         else:
             with closing(apsw.Connection(str(scratch), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
-                found = soundness(connection)
+                found = soundness_of(connection)
             if found.damage:
                 verdict.problems.append(f"{log.url} restores to a database that is damaged: {found.damage[0]}")
             verdict.warnings += found.unchecked

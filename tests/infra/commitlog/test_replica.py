@@ -31,7 +31,7 @@ from core.errors import (
 from infra.clock import Clock
 from infra.commitlog import ltx, open_file, position_file, vfs
 from infra.commitlog.log import open_log
-from infra.commitlog.upkeep.verify import verify
+from infra.commitlog.upkeep.verify import verify_log
 from infra.storage.object_store import ObjectStore
 from tests.infra.commitlog.conftest import Instance, StartInstance, stored_in
 
@@ -403,7 +403,7 @@ def test_sleeper_whose_clocks_stood_still_is_not_believed(
         a.sql("INSERT INTO t VALUES ('a')")
     assert caught.value.txid == 3
     assert a.fresh_rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2, 3]
-    [leftover] = verify(open_log(file_url, Clock()), tmp_path / "scratch.db").leftovers
+    [leftover] = verify_log(open_log(file_url, Clock()), tmp_path / "scratch.db").leftovers
     assert "/0000000000000003-" in leftover
 
 
@@ -441,7 +441,7 @@ def test_sleep_in_the_middle_of_a_put_is_noticed(a: Instance, b: Instance, file_
         a.sql("INSERT INTO t VALUES ('a')")
     a.sql("INSERT INTO t VALUES ('again')")
     assert a.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2, 3, "again"]
-    verdict = verify(open_log(file_url, Clock()), tmp_path / "scratch.db")
+    verdict = verify_log(open_log(file_url, Clock()), tmp_path / "scratch.db")
     assert verdict.problems == []
     assert [name.split()[0].rpartition("/")[2] for name in verdict.leftovers] == [
         "0000000000000003-0000000000000003.ltx"

@@ -24,7 +24,7 @@ from infra.commitlog.log import open_log
 from infra.commitlog.objects import Names
 from infra.commitlog.replica import Replica
 from infra.commitlog.upkeep import compactor
-from infra.commitlog.upkeep.compactor import LogMaintenance
+from infra.commitlog.upkeep.compactor import Compactor
 from infra.commitlog.upkeep.merge import write_snapshot
 from infra.commitlog.upkeep.retention import Keep
 from infra.maintenance.host_time import Boot, HostTime, Leap
@@ -104,7 +104,7 @@ def aged(settings: Settings, backups: Backups, age: timedelta) -> Maintenance:
             ]
 
     clock, store = Clock(), Later(settings.replica_url)
-    return Maintenance(LogMaintenance(open_log(settings.replica_url, clock), store, clock), store, backups, KEEP, clock)
+    return Maintenance(Compactor(open_log(settings.replica_url, clock), store, clock), store, backups, KEEP, clock)
 
 
 def test_a_run_merges_makes_snapshot_and_backup_and_proves_them(
@@ -291,7 +291,7 @@ def test_backup_with_other_rows_than_the_log_is_a_problem(
 
 def in_runs_of_four(settings: Settings, backups: Backups) -> Maintenance:
     clock, store = Clock(), ObjectStore(settings.replica_url)
-    log = LogMaintenance(open_log(settings.replica_url, clock), store, clock, run=4)
+    log = Compactor(open_log(settings.replica_url, clock), store, clock, run=4)
     return Maintenance(log, store, backups, KEEP, clock)
 
 
@@ -364,7 +364,7 @@ def test_store_that_fails_is_a_problem_of_the_report_and_of_the_next_run_none(
         raise StoreUnavailable("away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(LogMaintenance, "store_snapshot", fail)
+        patch.setattr(Compactor, "store_snapshot", fail)
         assert maintenance.run().problems == ["away"]
     assert maintenance.run().problems == []
 
@@ -481,7 +481,7 @@ class Host:
         self.boot = "this one"
         store = _DirectoryOf(self, settings.replica_url)
         clock = Clock()
-        self._parts = LogMaintenance(open_log(settings.replica_url, clock), store, clock), store, backups
+        self._parts = Compactor(open_log(settings.replica_url, clock), store, clock), store, backups
         self._clock = clock
 
     def maintenance(self, knows: bool = True) -> Maintenance:

@@ -17,7 +17,7 @@ from core.schemas import NewItem
 from infra.backups.backups import Backups, Manifest, open_backups
 from infra.clock import Clock
 from infra.commitlog.log import open_log
-from infra.commitlog.upkeep.compactor import LogMaintenance
+from infra.commitlog.upkeep.compactor import Compactor
 from infra.commitlog.upkeep.retention import Keep
 from infra.database import Database
 from infra.maintenance import routine
@@ -116,7 +116,7 @@ def test_wrong_clock_in_the_store_does_not_make_runs_follow_each_other_without_a
 
     clock, store = Clock(), Wrong(settings.replica_url)
     keep = Keep(timedelta(hours=24), timedelta(days=7), timedelta(days=30))
-    log = LogMaintenance(open_log(settings.replica_url, clock), store, clock)
+    log = Compactor(open_log(settings.replica_url, clock), store, clock)
     job = MaintenanceJob(Maintenance(log, store, backups, keep, clock), PrometheusMetrics())
     job.run()
     assert waits_of(job, monkeypatch, 3) == [0, 3600, 3600]

@@ -13,10 +13,10 @@ from infra.commitlog import ltx
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.objects import SNAPSHOTS, Names
 from infra.commitlog.upkeep import compactor
-from infra.commitlog.upkeep.compactor import LogMaintenance
+from infra.commitlog.upkeep.compactor import Compactor
 from infra.commitlog.upkeep.merge import write_merged
 from infra.commitlog.upkeep.retention import Keep, expired
-from infra.commitlog.upkeep.verify import verify
+from infra.commitlog.upkeep.verify import verify_log
 from infra.storage.object_store import ObjectInfo, ObjectStore
 from tests.infra.commitlog.conftest import (
     Instance,
@@ -43,9 +43,9 @@ class Watched(WatchedStore):
         self.store.remove_unfinished()
 
 
-def maintenance_of(url: str, **options: int) -> LogMaintenance:
+def maintenance_of(url: str, **options: int) -> Compactor:
     clock = Clock()
-    return LogMaintenance(open_log(url, clock), ObjectStore(url), clock, **options)
+    return Compactor(open_log(url, clock), ObjectStore(url), clock, **options)
 
 
 def names(url: str, level: int) -> list[str]:
@@ -218,7 +218,7 @@ def test_run_keeps_the_date_of_its_writer_when_the_stores_clock_went_back(
             ]
 
     clock = Clock()
-    LogMaintenance(open_log(url, clock), Back(url), clock).merge(tmp_path)
+    Compactor(open_log(url, clock), Back(url), clock).merge(tmp_path)
     assert date(url, 1, 1, RUN) == date(url, 0, RUN, RUN)
 
 
@@ -228,7 +228,7 @@ def test_date_after_that_of_a_later_commit_is_named_though_the_store_tells_nothi
     store, path = ObjectStore(url), Names(url).path(0, 2, 2)
     header = replace(ltx.decode_header(store.read_range(path, 100)), timestamp=1_600_000_000_000)
     store.put(path, bytes(ltx.encode(header, [(1, bytes(PAGE_SIZE))])[0]))
-    verdict = verify(open_log(url, Clock()), tmp_path / "restored")
+    verdict = verify_log(open_log(url, Clock()), tmp_path / "restored")
     [warning] = verdict.warnings
     assert warning.startswith("1 commit (TXID 0000000000000001) cannot be of the date")
 
@@ -270,7 +270,7 @@ def test_run_whose_commits_were_deleted_meanwhile_is_left_alone(
     writer(RUN)
     store = Watched(ObjectStore(url))
     clock = ManualClock()
-    steps = LogMaintenance(log_over(store, clock), store, clock)
+    steps = Compactor(log_over(store, clock), store, clock)
     store.before = lambda verb, path: store.store.delete(Names(url).path(0, 5, 5)) if verb == "read" else None
     assert steps.merge(tmp_path) == 0
 
@@ -293,7 +293,7 @@ def test_leftover_just_before_commits_that_are_kept_hides_only_what_it_has_repla
         with pytest.raises(TxidNotKept):
             open_log(url, Clock()).restore(tmp_path / f"at-{number}", number)
     assert open_log(url, Clock()).restore(tmp_path / f"at-{RUN + 2}", RUN + 2).txid == RUN + 2
-    verdict = verify(open_log(url, Clock()), tmp_path / "scratch")
+    verdict = verify_log(open_log(url, Clock()), tmp_path / "scratch")
     assert (verdict.problems, len(verdict.leftovers)) == ([], 1)
     store.delete(Names(url).path(1, 1, RUN))
     assert maintenance_of(url).merge(tmp_path) == 0
@@ -426,7 +426,7 @@ def test_commits_are_deleted_one_by_one_and_none_before_the_one_below_it_is_gone
     """All that says that a number was never free again rests on this order: no bulk delete, no second thread."""
     writer(2 * RUN + 1)
     store, clock = Watched(ObjectStore(url)), ManualClock()
-    steps = LogMaintenance(open_log(url, clock), store, clock)
+    steps = Compactor(open_log(url, clock), store, clock)
     steps.merge(tmp_path)
     left = []
     store.before = lambda verb, name: left.append((name, names(url, 0))) if verb == "delete" else None
@@ -465,7 +465,7 @@ def test_failing_store_leaves_no_hole_between_runs(
     writer(3 * RUN)
     store = Watched(ObjectStore(url))
     clock = Clock()
-    steps = LogMaintenance(open_log(url, clock), store, clock)
+    steps = Compactor(open_log(url, clock), store, clock)
 
     def fail(verb: str, path: str) -> None:
         if verb == "create" and path.endswith(name(17, 32)):

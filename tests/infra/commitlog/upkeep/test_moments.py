@@ -11,7 +11,7 @@ from infra.clock import Clock
 from infra.commitlog.chain import LogObject, restorable
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.objects import Names
-from infra.commitlog.upkeep.compactor import LogMaintenance
+from infra.commitlog.upkeep.compactor import Compactor
 from infra.commitlog.upkeep.moments import Found, commit_before
 from infra.storage.object_store import ObjectStore
 from tests.infra.commitlog.conftest import StartInstance, litestream_restore
@@ -39,7 +39,7 @@ def moment_of(log: CommitLog, txid: int) -> datetime:
 def merge(url: str, scratch: Path, *deleted: int) -> None:
     """Into two runs of 16."""
     clock = Clock()
-    LogMaintenance(open_log(url, clock), ObjectStore(url), clock).merge(scratch)
+    Compactor(open_log(url, clock), ObjectStore(url), clock).merge(scratch)
     for txid in deleted:
         ObjectStore(url).delete(Names(url).path(0, txid, txid))
 
