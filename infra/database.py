@@ -26,7 +26,7 @@ from infra.served import ServedSchema
 from infra.settings import Settings
 from infra.sqlite_errors import translated_errors
 from infra.storage.object_store import ObjectStore
-from infra.write_queue import Waiting, WriteQueue
+from infra.write_queue import WATCH_SECONDS, Waiting, WriteQueue
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,6 @@ T = TypeVar("T")
 UseCase = Callable[[peewee.Database], T]
 
 _BUSY_POLL_SECONDS = 0.02
-_WATCH_SECONDS = 0.5  # how often an idle server looks for the work of other programs
 _LOOP_SECONDS = 0.1
 # A caller may name a TXID that the log does not have. Whoever asks the store for it in vain may do so so often
 _VAIN_SECONDS = 0.05  # from one question to the next, all callers together
@@ -85,7 +84,6 @@ class Database:
         self._asked = self._answered = 0  # questions to the store so far; the latest that had an answer
         self._vain_until = 0.0  # questions in vain have used up their time until then
         self._lasting = lasting
-        self._is_watch_failing = False
         self._probing_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-probe")
         self._lock = OwnerLock(path)
         _make_directory(path.parent)
@@ -100,7 +98,14 @@ class Database:
         except BaseException:
             self._release()
             raise
-        self._queue = WriteQueue(self._store, self._watch, _WATCH_SECONDS if lasting else None, write_queue_limit)
+        self._queue = WriteQueue(
+            self._replica,
+            clock,
+            busy_timeout=busy_timeout,
+            commit_timeout=commit_timeout,
+            most_waiting=write_queue_limit,
+            watch_seconds=WATCH_SECONDS if lasting else None,
+        )
 
     @property
     def txid(self) -> int:
@@ -206,28 +211,6 @@ class Database:
         self._probing_thread.shutdown(wait=True)
         self._replica.close(self._clock.now())
         self._lock.release()
-
-    def _store(self, group: list[Waiting]) -> None:
-        now = self._clock.now()
-        writes = []
-        for waiting in group:
-            if now - waiting.arrived > self._busy_timeout > 0:
-                waiting.write.error = errors.DatabaseLocked("The writes ahead took too long: a lock, or a slow store.")
-            else:
-                writes.append(waiting.write)
-        if writes:
-            self._replica.write_together(writes, self._commit_timeout)
-
-    def _watch(self) -> None:
-        try:
-            self._replica.watch(self._clock.now())
-            self._is_watch_failing = False
-        except errors.ServiceError as error:
-            if not self._is_watch_failing:
-                logger.warning("%s cannot be brought in order with its log now: %s", self.path, error)
-            self._is_watch_failing = True
-        except Exception:
-            logger.exception("watching %s failed", self.path)
 
     async def _refresh(self, not_before: float, txid: int) -> None:
         """One question to the store answers all reads that were waiting when it was asked."""

@@ -1,6 +1,7 @@
 """The one thread that writes, and what waits for it.
 
-Writes that wait at the same time are handed over together, so that they can share a commit.
+Writes that wait at the same time are done together, so that they share a commit; between them the thread looks after
+the file.
 """
 
 import asyncio
@@ -14,14 +15,16 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from core.errors import DatabaseUnavailable, TooManyWrites
-from infra.commitlog import Write
+from core.errors import DatabaseLocked, DatabaseUnavailable, ServiceError, TooManyWrites
+from infra.clock import Clock
+from infra.commitlog import Replica, Write
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 MOST_TOGETHER = 128
+WATCH_SECONDS = 0.5  # how often an idle server looks for the work of other programs
 
 
 @dataclass(slots=True)
@@ -35,20 +38,30 @@ Job = Callable[[], None]
 
 
 class WriteQueue:
+    """Any thread may call it. From its start on the replica belongs to its thread."""
+
     def __init__(
         self,
-        store: Callable[[list[Waiting]], None],
-        idle: Callable[[], None],
-        idle_seconds: float | None,
+        replica: Replica,
+        clock: Clock,
+        *,
+        busy_timeout: float,
+        commit_timeout: float,
         most_waiting: int,
+        watch_seconds: float | None,
     ) -> None:
-        """`store` sets what became of each write; `idle` is called every so many seconds, between two jobs."""
-        self._store = store
-        self._idle = idle
-        self._idle_seconds = idle_seconds
+        """In seconds: `busy_timeout`, how long a write may have waited for those ahead of it; `commit_timeout`, how
+        long a commit is tried; `watch_seconds`, how often the file is looked after, None for never.
+        """
+        self._replica = replica
+        self._clock = clock
+        self._busy_timeout = busy_timeout
+        self._commit_timeout = commit_timeout
         self._most_waiting = most_waiting
+        self._watch_seconds = watch_seconds
+        self._is_watch_failing = False
         self._queue: SimpleQueue[Waiting | Job | None] = SimpleQueue()
-        self._idle_due = time.monotonic() + (idle_seconds or 0.0)
+        self._watch_due = time.monotonic() + (watch_seconds or 0.0)
         self._working = False
         self._closed = False
         # a daemon: the process must be able to end while a store does not answer
@@ -63,14 +76,14 @@ class WriteQueue:
         return self._working or bool(len(self))
 
     def put(self, waiting: Waiting) -> None:
-        """Raises TooManyWrites."""
+        """Let it wait for its turn. Raises TooManyWrites, DatabaseUnavailable after `close`."""
         self._check_open()
         if len(self) >= self._most_waiting:
             raise TooManyWrites(f"{self._most_waiting} writes are waiting already.")
         self._queue.put(waiting)
 
     def run(self, function: Callable[[], T]) -> "Future[T]":
-        """Between two commits."""
+        """Call a function on the thread, between two commits. Raises DatabaseUnavailable after `close`."""
         self._check_open()
         future: Future[T] = Future()
 
@@ -106,13 +119,25 @@ class WriteQueue:
             self._working = False
 
     def _next(self) -> "Waiting | Job | None":
-        while self._idle_seconds is not None:
+        while self._watch_seconds is not None:
             try:
-                return self._queue.get(timeout=max(0.0, self._idle_due - time.monotonic()))
+                return self._queue.get(timeout=max(0.0, self._watch_due - time.monotonic()))
             except Empty:
-                self._idle()
-                self._idle_due = time.monotonic() + self._idle_seconds
+                self._watch()
+                self._watch_due = time.monotonic() + self._watch_seconds
         return self._queue.get()
+
+    def _watch(self) -> None:
+        path = self._replica.path
+        try:
+            self._replica.watch(self._clock.now())
+            self._is_watch_failing = False
+        except ServiceError as error:
+            if not self._is_watch_failing:
+                logger.warning("%s cannot be brought in order with its log now: %s", path, error)
+            self._is_watch_failing = True
+        except Exception:
+            logger.exception("watching %s failed", path)
 
     def _store_with_others(self, first: Waiting) -> "Waiting | Job | None":
         """Store it with the writes that wait right behind it; returns what comes next."""
@@ -124,13 +149,24 @@ class WriteQueue:
                 following = _nothing
         group = [waiting for waiting in group if not waiting.done.cancelled()]
         try:
-            self._store(group)
+            self._write(group)
         except BaseException as error:  # of the code: whoever waits must hear of it, and the thread goes on
             for waiting in group:
                 waiting.write.error = RuntimeError(f"A write has failed by {error!r}.")
                 waiting.write.error.__cause__ = error
         _tell(group)
         return following
+
+    def _write(self, group: list[Waiting]) -> None:
+        now = self._clock.now()
+        writes = []
+        for waiting in group:
+            if now - waiting.arrived > self._busy_timeout > 0:
+                waiting.write.error = DatabaseLocked("The writes ahead took too long: a lock, or a slow store.")
+            else:
+                writes.append(waiting.write)
+        if writes:
+            self._replica.write_together(writes, self._commit_timeout)
 
 
 def _nothing() -> None:

@@ -12,7 +12,7 @@ import pytest
 from handler import __main__ as server
 from handler.asgi import ROUTES
 from handler.openapi import build_openapi
-from infra import database
+from infra import write_queue
 from infra.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -139,7 +139,7 @@ def test_sam_local_finds_the_compose_files_store() -> None:
 
 
 def test_times_are_within_what_is_promised() -> None:
-    assert database._WATCH_SECONDS < 1  # the runbook: a shell's commit is in the log within a second
+    assert write_queue.WATCH_SECONDS < 1  # the runbook: a shell's commit is in the log within a second
     assert server._STOP_SECONDS + 1 <= 10  # a stop ends within ten
     grace = re.findall(r"stop_grace_period: (\d+)s", (ROOT / "docker-compose.yml").read_text())
     assert [int(seconds) > 10 for seconds in grace] == [True]

@@ -16,7 +16,7 @@ _PATIENCE = 6  # lost numbers after which a writer goes at once
 _LONGEST_CREATE = 1.0  # seconds; what took longer was a time-out or a sleep of the machine
 
 
-class Turns:
+class Fairness:
     def __init__(self, clock: Clock, rng: random.Random) -> None:
         self._clock = clock
         self._random = rng

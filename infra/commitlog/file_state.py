@@ -1,6 +1,7 @@
 """What is known of a database file and its WAL: enough to see that nobody else has touched them since."""
 
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 
 from core.errors import DatabaseUnavailable
@@ -26,6 +27,15 @@ class Shipped:
 
 
 NOTHING_SHIPPED = Shipped(b"", 0)
+
+
+class Condition(Enum):
+    """What a process may do with its database file."""
+
+    UNSETTLED = auto()  # nothing: it is to be compared with the log
+    OVERWRITTEN = auto()  # the same, and its WAL belongs to what was there before
+    SERVED = auto()  # read and write it: it is what its position says, and the connections are open
+    SUSPECT = auto()  # nothing: SQLite has found it damaged, the connections are still open
 
 
 @dataclass(frozen=True, slots=True)

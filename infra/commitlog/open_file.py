@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from traceback import clear_frames
@@ -16,15 +17,15 @@ from core import errors
 from core.statements import first_word
 from infra.clock import Clock
 from infra.commitlog.anchor import Anchor, begin_reading
-from infra.commitlog.file_state import FileChanged, FileState, Known, shm_of, state_of, wal_of
+from infra.commitlog.commit import Committer
+from infra.commitlog.file_state import FileChanged, FileState, Known, Shipped, shm_of, state_of, wal_of
 from infra.commitlog.schema import Schema
-from infra.commitlog.vfs import Ship, ShippingVFS
+from infra.commitlog.vfs import ShippingVFS
 from infra.commitlog.wal import salts_in
 from infra.sqlite_errors import translated_errors
 
 logger = logging.getLogger(__name__)
 
-MAX_TRANSACTION_BYTES = 256 * 1024 * 1024
 _CHECKPOINT_FRAMES = 1000  # SQLite's own default
 _STEPS_BETWEEN_LOOKS = 100_000  # of SQLite's virtual machine, some milliseconds
 _OVERWRITTEN_SECONDS = 2.0  # a copy over the file is complete when it has not changed for so long
@@ -52,6 +53,8 @@ _vfs_numbers = count(1)
 
 
 class SavepointLost(Exception):
+    """The transaction has ended inside a savepoint, or something in it is left open. `cause`: the error behind that."""
+
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
         self.cause = cause
@@ -60,26 +63,24 @@ class SavepointLost(Exception):
 class OpenFile:
     """One connection that writes, one that reads, and an anchor. Raises DatabaseError."""
 
-    def __init__(
-        self, path: Path, clock: Clock, ship: Ship, moved: Callable[[], None], schema: Schema, *, lasting: bool
-    ) -> None:
-        """`moved` is called when all of the WAL has been moved into the file. `schema`: what may become a commit."""
+    def __init__(self, path: Path, clock: Clock, committer: Committer, schema: Schema, *, lasting: bool) -> None:
+        """`schema`: what may become a commit. `lasting`: the file outlives this process."""
         self.path = path
         self.run_until = float("inf")  # by the clock: a statement that takes longer is stopped
         self.went_unshipped = False  # whether a commit has gone by that was not shipped
         self._clock = clock
-        self._moved = moved
+        self._committer = committer
         self._state: FileState | None = None
-        self._backfilled = (b"", 0)  # the WAL's salts, and how many of its frames are in the file too
-        self._moved_early = False  # whether a checkpoint has moved what was not shipped
+        self._backfilled = _NO_BACKFILL
+        self._backfilled_early = False  # whether a checkpoint has moved into the file what was not shipped
         self._vouched = True
-        self._names: tuple[int, ...] = ()  # inodes of the WAL and its index
-        self._overwritten: tuple[float, FileState] | None = None  # since when the file has been what it should not be
+        self._inodes: tuple[int, ...] = ()  # of the WAL and its index
+        self._unexplained: tuple[float, FileState] | None = None  # what no checkpoint has made of it, and since when
         self._may_commit = False
         self._schema = schema
         self._checked = 0  # SQLite's data_version of the state that was last looked at, if others have made it
         self._anchor = Anchor(path)
-        self._vfs = ShippingVFS(f"commitlog-{next(_vfs_numbers)}", ship, MAX_TRANSACTION_BYTES, lasting)
+        self._vfs = ShippingVFS(f"commitlog-{next(_vfs_numbers)}", committer, lasting)
         # Who waits, and for how long, is not decided by SQLite
         options: dict[str, Any] = {"timeout": 0, "thread_safe": False}
         self.writer = _Writer(str(path), pragmas=_PRAGMAS, vfs=self._vfs.name, **options)
@@ -87,11 +88,11 @@ class OpenFile:
 
     @property
     def known(self) -> Known:
-        """Without a state while there is something in the file that is not in the log."""
-        return Known(None if self._moved_early else self._state, self._vfs.shipped, self._vouched)
+        """Say what the file is, now or as it was left; without a state while it holds what is not in the log."""
+        return Known(None if self._backfilled_early else self._state, self._vfs.shipped, self._vouched)
 
     def connect(self, known: Known) -> None:
-        """Raises FileChanged when the file is no longer what is known of it."""
+        """Open the connections. Raises FileChanged when the file is no longer what is known of it."""
         self._vfs.expect(known.shipped)
         try:
             with translated_errors(self.path):
@@ -99,23 +100,24 @@ class OpenFile:
                 self.writer.connect()
                 self.reader.connect()
                 self._prepare(self.writer.connection())
-                self._note_backfilled(self._wal_backfilled())
+                self._note_backfilled(self._index().backfilled)
                 self._check_is(known)
-                self._names = self._inodes()
+                self._inodes = self._found_inodes()
                 version = self.writer.connection().pragma("data_version")
-                self._checked = 0 if self.has_foreign() else version  # others may have been here before the connection
+                self._checked = 0 if self.has_unshipped() else version  # others may have been here before
         except BaseException:
             self.disconnect()
             raise
-        self._state, self._vouched, self._overwritten = known.state, known.vouched, None
+        self._state, self._vouched, self._unexplained = known.state, known.vouched, None
 
     def disconnect(self) -> None:
-        """The WAL stays as it is."""
+        """Close the connections; the WAL stays as it is."""
         self.reader.close()
         self.writer.close()
         self._anchor.release()
 
     def close(self) -> None:
+        """Close the connections for good. Safe to call twice."""
         self.disconnect()
         self._vfs.close()
 
@@ -139,10 +141,10 @@ class OpenFile:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commits when the body ends well, and nowhere before. What Peewee was told to do after the commit follows."""
+        """Commit when the body ends well, and nowhere before; then do what Peewee was told to do after the commit."""
         callbacks: list[Callable[[], Any]] = []
         with self._work(), self.writer.atomic("IMMEDIATE"):
-            self._check_foreign(self.writer.connection())  # what was committed just before is shipped along
+            self._check_schema(self.writer.connection())  # of what was committed just before, and is shipped along
             yield
             callbacks, self._callbacks[:] = list(self._callbacks), []
             self._may_commit = True
@@ -154,7 +156,7 @@ class OpenFile:
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """What the body did is undone when it raises.
+        """Undo what the body did when it raises.
 
         Raises SavepointLost when it has ended the transaction, left one of its own open, or a statement unfinished.
         """
@@ -184,7 +186,7 @@ class OpenFile:
 
     @contextmanager
     def autocommit(self) -> Iterator[None]:
-        """Each statement of the body is a commit."""
+        """Make each statement of the body a commit."""
         with self._work():
             self._may_commit = True
             yield
@@ -224,66 +226,25 @@ class OpenFile:
 
     def _on_commit(self, connection: apsw.Connection, name: str, frames: int) -> int:
         """SQLite calls this after each commit; the other half of the proof that nothing goes by unshipped."""
-        self.went_unshipped |= frames != self._vfs.shipped.frames
-        if state_of(self.path) == self._state:
-            self._backfilled = self._wal_backfilled()  # a WAL that this commit has begun anew explains nothing later
+        shipped = self._vfs.shipped
+        self.went_unshipped |= frames != shipped.frames
+        if shipped.salts != self._backfilled.salts and state_of(self.path) == self._state:
+            self._backfilled = _Backfill(shipped.salts, 0)  # that this commit has begun the WAL anew explains nothing
         if frames >= _CHECKPOINT_FRAMES:
             with suppress(apsw.Error, errors.DatabaseLocked):  # the commit is stored; the next one tries again
                 self.checkpoint()
         return apsw.SQLITE_OK
 
     def checkpoint(self) -> None:
-        self._move_anchor()  # to the end of the WAL, so that all of it can be moved into the file
+        """Backfill as much of the WAL as nobody reads. Raises DatabaseLocked when something in it is not shipped."""
+        self._move_anchor()  # to the end of the WAL, so that all of it can be backfilled
         in_wal, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        self._state, self._backfilled = state_of(self.path), self._wal_backfilled()
+        self._state, self._backfilled = state_of(self.path), self._index().backfilled
         if in_wal == in_file:
-            self._moved()
+            self._committer.note_checkpoint()
             self._move_anchor()  # off the WAL, so that it can be begun anew
 
     # Other programs
-
-    def has_foreign(self) -> bool:
-        """Whether other programs have committed what is not shipped."""
-        return bool(self._vfs.unshipped(self._frames))
-
-    def ship_foreign(self) -> int:
-        """Ship what other programs have committed, and keep their checkpoints waiting no longer. Returns how many
-        commits it has become. Raises what `ship` raises, DatabaseLocked while the file may have been overwritten.
-        """
-        if self._overwritten:
-            raise errors.DatabaseLocked(f"{self.path} is being written by another program.")
-        shipped = 0
-        with translated_errors(self.path), self._anchor.moving():
-            while frames := self._vfs.unshipped(self._frames):
-                with self._reading() as connection:
-                    self._check_foreign(connection)
-                if frames == self._vfs.unshipped(self._frames):  # and so the state that was looked at
-                    self._vfs.ship_foreign(frames)
-                    shipped += 1
-        self._moved_early = False
-        return shipped
-
-    @contextmanager
-    def _reading(self) -> Iterator[apsw.Connection]:
-        connection = self.writer.connection()
-        begin_reading(connection)
-        try:
-            yield connection
-        finally:
-            connection.execute("ROLLBACK")
-
-    def _check_foreign(self, connection: apsw.Connection) -> None:
-        """Raises FileChanged when another program has made of the database what may not become a commit as it is."""
-        version = connection.pragma("data_version")
-        if version == self._checked:
-            return
-        try:
-            servable = self._schema.check(connection)
-        except errors.NotServed as error:
-            raise FileChanged(f"{self.path} was changed by another program. {error}") from error
-        if not servable:
-            raise FileChanged(f"{self.path} was brought to an older schema by another program.")
-        self._checked = version
 
     def check_in_place(self) -> None:
         """Raises DatabaseUnavailable when the file is not the one that was opened; any thread may ask.
@@ -297,67 +258,147 @@ class OpenFile:
                 "which serves what the log has."
             )
 
-    def check_unchanged(self) -> None:
-        """The file changes only by checkpoints, and those show in the WAL's index.
+    def look(self) -> bool:
+        """See what other programs have done since the last look, and return whether they have committed anything that
+        is not shipped.
 
-        Raises FileChanged when something else has written to it, DatabaseLocked while it may be a checkpoint or is
-        going on.
+        The file changes only by checkpoints, and those show in the WAL's index. Raises FileChanged when something else
+        has written to it, DatabaseLocked while it may be a checkpoint or is going on.
         """
-        if self._inodes() != self._names:
+        if self._found_inodes() != self._inodes:
             raise FileChanged(f"the write-ahead log of {self.path}, or its index, was removed.")
-        found = state_of(self.path)
+        damage: errors.DatabaseDamaged | None = None
+        backfilled, index = self._backfilled, _NOTHING
         try:
-            with translated_errors(self.path):
-                backfilled = self._wal_backfilled()
-        except errors.DatabaseDamaged:
-            backfilled = self._backfilled  # that was no checkpoint
+            index = self._index()
+            backfilled = index.backfilled
+        except errors.DatabaseDamaged as error:  # that was no checkpoint
+            damage = error
+        self._check_explained(state_of(self.path), backfilled)
+        if damage:
+            raise damage
+        return self._is_unshipped(index)
+
+    def _check_explained(self, found: FileState | None, backfilled: "_Backfill") -> None:
         if found is None or found == self._state or backfilled != self._backfilled:
             # A checkpoint of somebody else may hide that the file was overwritten: the next start looks into it
             self._vouched &= found is None or found == self._state
-            self._state, self._overwritten = found or self._state, None
+            self._state, self._unexplained = found or self._state, None
             self._note_backfilled(backfilled)
             return
         now = self._clock.now()
-        since, seen = self._overwritten or (now, found)
-        self._overwritten = (since if seen == found else now), found
-        if now - self._overwritten[0] < _OVERWRITTEN_SECONDS:
+        since, seen = self._unexplained or (now, found)
+        self._unexplained = (since if seen == found else now), found
+        if now - self._unexplained[0] < _OVERWRITTEN_SECONDS:
             raise errors.DatabaseLocked(f"{self.path} is being written by another program.")
         raise FileChanged(f"{self.path} was overwritten by another program.")
 
-    def has_moved_everything(self) -> bool:
-        """Whether the WAL was begun anew after all that was shipped of it had been moved into the file."""
+    def ship_others(self) -> int:
+        """Ship what other programs have committed, and keep their checkpoints waiting no longer. Returns how many
+        commits it has become. Raises what `Committer.ship` raises, DatabaseLocked while the file may have been
+        overwritten.
+        """
+        if self._unexplained:
+            raise errors.DatabaseLocked(f"{self.path} is being written by another program.")
+        shipped = 0
+        with translated_errors(self.path), self._anchor.moving():
+            while self._is_unshipped(index := self._index()):
+                with self._reading() as connection:
+                    self._check_schema(connection)
+                if index == self._index():  # and so the state that was looked at
+                    self._vfs.ship_frames(index.frames)
+                    shipped += 1
+        self._backfilled_early = False
+        return shipped
+
+    def has_unshipped(self) -> bool:
+        """Ask whether other programs have committed what is not shipped."""
+        return self._is_unshipped(self._index())
+
+    def has_backfilled_everything(self) -> bool:
+        """Ask whether the WAL was begun anew after all that was shipped of it had been moved into the file."""
         return self._vfs.salts != self._vfs.shipped.salts
 
     def is_overwritten(self) -> bool:
-        """Whether something has written to the file that was no checkpoint, and all of the WAL is shipped."""
-        return self._overwritten is not None and not self.has_foreign()
+        """Ask whether something has written to the file that was no checkpoint, and all of the WAL is shipped."""
+        return self._unexplained is not None and not self.has_unshipped()
+
+    @contextmanager
+    def _reading(self) -> Iterator[apsw.Connection]:
+        connection = self.writer.connection()
+        begin_reading(connection)
+        try:
+            yield connection
+        finally:
+            connection.execute("ROLLBACK")
+
+    def _check_schema(self, connection: apsw.Connection) -> None:
+        """Raises FileChanged when another program has made of the database what may not become a commit as it is."""
+        version = connection.pragma("data_version")
+        if version == self._checked:
+            return
+        try:
+            servable = self._schema.check(connection)
+        except errors.NotServed as error:
+            raise FileChanged(f"{self.path} was changed by another program. {error}") from error
+        if not servable:
+            raise FileChanged(f"{self.path} was brought to an older schema by another program.")
+        self._checked = version
 
     def _move_anchor(self) -> None:
         with self._anchor.moving():
-            if self.has_foreign():
+            if self.has_unshipped():
                 raise errors.DatabaseLocked("Another program's changes are to be stored first.")
 
-    def _frames(self) -> int:
-        """Committed ones, in the WAL."""
+    def _index(self) -> "_Index":
+        """What the WAL's index says."""
+        connection = self.writer.connection()
         with translated_errors(self.path):
-            in_wal: int = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
-            return in_wal
+            while True:
+                salts = self._vfs.salts
+                frames, in_file = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+                if self._vfs.salts == salts:  # or another program has begun the WAL anew in between
+                    return _Index(salts, max(frames, 0), in_file)
 
-    def _inodes(self) -> tuple[int, ...]:
+    def _is_unshipped(self, index: "_Index") -> bool:
+        return bool(index.frames) and Shipped(index.salts, index.frames) != self._vfs.shipped
+
+    def _found_inodes(self) -> tuple[int, ...]:
         """0 for a file that is not there."""
         found = (state_of(path) for path in (wal_of(self.path), shm_of(self.path)))
         return tuple(state.inode if state else 0 for state in found)
 
-    def _note_backfilled(self, backfilled: tuple[bytes, int]) -> None:
+    def _note_backfilled(self, backfilled: "_Backfill") -> None:
         """What is committed while nobody holds the WAL, between two anchors, is before the second one: a checkpoint
-        may move it before it is shipped, and then the WAL may go, and no frame tells of it.
+        may backfill it before it is shipped, and then the WAL may go, and no frame tells of it.
         """
         self._backfilled = backfilled
-        self._moved_early = backfilled[1] > self._vfs.shipped.frames
+        self._backfilled_early = backfilled.frames > self._vfs.shipped.frames
 
-    def _wal_backfilled(self) -> tuple[bytes, int]:
-        _, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-        return self._vfs.salts, in_file
+
+@dataclass(frozen=True, slots=True)
+class _Backfill:
+    """How many frames of the WAL with these salts are in the file, too."""
+
+    salts: bytes
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """What the WAL's index says: of which WAL, how many of its frames are committed, and how many are in the file."""
+
+    salts: bytes
+    frames: int
+    in_file: int
+
+    @property
+    def backfilled(self) -> _Backfill:
+        return _Backfill(self.salts, self.in_file)
+
+
+_NO_BACKFILL = _Backfill(b"", 0)
+_NOTHING = _Index(b"", 0, 0)
 
 
 class _Writer(APSWDatabase):  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +18,11 @@ from infra.clock import Clock
 from infra.commitlog.at_rest.local_file import LocalFile
 from infra.commitlog.at_rest.row_changes import DoesNotFit, apply_changes
 from infra.commitlog.chain import START, Change, Position
-from infra.commitlog.fairness import Turns
-from infra.commitlog.file_state import FileChanged, Known
+from infra.commitlog.commit import Committer
+from infra.commitlog.fairness import Fairness
+from infra.commitlog.file_state import Condition, FileChanged, Known
 from infra.commitlog.log import CommitLog
 from infra.commitlog.open_file import OpenFile, SavepointLost
-from infra.commitlog.position_file import WalEnd
 from infra.commitlog.schema import AnySchema, Schema
 from infra.commitlog.writers import check_written_here
 from infra.sqlite_errors import root_cause, translated_errors
@@ -94,32 +94,29 @@ class Replica:
         self.path = path
         self.log = log
         self.visible = START  # readers see this commit at least
-        self._position = START  # of the log, as far as this instance has it
         self._clock = clock
-        self._turns = Turns(clock, rng or random.SystemRandom())
+        self._fairness = Fairness(clock, rng or random.SystemRandom())
         self._swap = swap
         self._busy_timeout = busy_timeout
-        self._deadline = 0.0
         self._unsettled = 0  # the TXID of the last write whose outcome is unknown: somebody must take it
-        self._whole = False  # whether file and connections are what `_position` says
-        self._damaged = False  # by SQLite's word
-        self._healed = float("-inf")  # by the clock: when that was last looked into
-        self._overwritten: Known | None = None  # what was known of a file that somebody has overwritten
+        self._condition = Condition.UNSETTLED
+        self._healed = float("-inf")  # by the clock: when SQLite's word that it is damaged was last looked into
         schema = schema or AnySchema()
-        self._at_rest = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout, schema=schema)
-        self._open = OpenFile(path, clock, self._ship, self._note_checkpoint, schema, lasting=lasting)
+        self.at_rest = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout, schema=schema)
+        self.committer = Committer(log, self.at_rest, clock, self._fairness)
+        self.file = OpenFile(path, clock, self.committer, schema, lasting=lasting)
 
     @property
     def reader(self) -> peewee.Database:
         """The connection that reads. Raises DatabaseUnavailable while the file is not what `visible` says."""
-        if not self._is_usable:
+        if self._condition is not Condition.SERVED:
             raise errors.DatabaseUnavailable(f"{self.path} is being brought in order; try again.")
-        return self._open.reader
+        return self.file.reader
 
     @property
     def stored(self) -> Position:
         """The newest commit that readers may see: SQLite shows one before `visible` has moved, never before this."""
-        return self._position
+        return self.committer.position
 
     def open(self) -> None:
         """Bring the file to the log's head and connect to it. Raises NotServed or LogInUse when the log is not for
@@ -128,30 +125,29 @@ class Replica:
         asked = self._clock.now()
         self._settle()
         self.refresh(asked)
-        self._at_rest.check_served(self._open.writer.connection())
+        self.at_rest.check_served(self.file.writer.connection())
         check_written_here(self.log, self.visible)
 
     def close(self, deadline: float = 0.0) -> None:
         """Store what other programs have committed, until `deadline`, move the WAL into the file and note that it is
         whole. Safe to call twice.
         """
-        whole = self._is_usable
+        whole = self._condition is Condition.SERVED
+        overwritten = self._condition is Condition.OVERWRITTEN
         if whole:
             try:
-                self._open.check_unchanged()
-                self._adopt(deadline)
+                self.file.look()
+                self._ship_others(deadline)
             except (errors.DatabaseError, errors.StoreError, errors.CommitError) as error:
-                whole = False
-                if self._open.is_overwritten():
-                    self._overwritten = self._open.known
+                whole, overwritten = False, self.file.is_overwritten()
                 logger.warning("%s has changes that the next start looks into: %s", self.path, error)
-        known = self._open.known
-        self._whole = False
-        self._open.close()
-        if self._overwritten:
+        known = self.file.known
+        self._condition = Condition.UNSETTLED
+        self.file.close()
+        if overwritten:
             with suppress(errors.DatabaseError):
-                self._at_rest.discard_wal(self._position, self._overwritten)
-        self._at_rest.close(self._position if whole else None, known)
+                self.at_rest.discard_wal(self.stored, known)
+        self.at_rest.close(self.stored if whole else None, known)
 
     def write(self, use_case: UseCase[T], deadline: float, not_before: float, txid: int = 0) -> T:
         """Run in a transaction; when this returns, its commit is in the log.
@@ -175,7 +171,7 @@ class Replica:
         culprit: Write | None = None
         if len(writes) > 1:
             try:
-                return self._store(writes, partial(self._run_all, writes), self._clock.now() + seconds)
+                return self._until_stored(writes, partial(self._run_all, writes), self._clock.now() + seconds)
             except _Aborted as aborted:
                 culprit = aborted.write
             except _FAULTS_OF_ONE:
@@ -198,11 +194,11 @@ class Replica:
         write = Write(use_case)
 
         def run() -> None:
-            self._open.run_until = float("inf")
-            with self._open.autocommit():
-                write.result = write.use_case(self._open.writer)
+            self.file.run_until = float("inf")
+            with self.file.autocommit():
+                write.result = write.use_case(self.file.writer)
 
-        self._store([write], run, deadline)
+        self._until_stored([write], run, deadline)
         result: T = write.outcome()
         return result
 
@@ -211,9 +207,9 @@ class Replica:
         their checkpoints waiting. Raises StoreError or CommitError when that cannot be stored now.
         """
         try:
-            if self._is_usable:
-                self._open.check_unchanged()
-                self._adopt(deadline)
+            if self._condition is Condition.SERVED:
+                self.file.look()
+                self._ship_others(deadline)
             else:
                 self._settle()
         except errors.CommitConflict:
@@ -230,9 +226,9 @@ class Replica:
         """After an unknown outcome, see to it that its number is taken: then what is still on its way can never land,
         and whoever finds the log at that number knows. Raises StoreError or CommitError when that is not to be had now.
         """
-        if self._position.txid < self._unsettled:
+        if self.stored.txid < self._unsettled:
             self.catch_up()
-        if self._position.txid < self._unsettled:
+        if self.stored.txid < self._unsettled:
             self.write(self._take_the_number, deadline, float("-inf"))
 
     def refresh(self, not_before: float, txid: int = 0) -> bool:
@@ -250,30 +246,32 @@ class Replica:
 
     def is_fresh(self, not_before: float, txid: int = 0) -> bool:
         shown = self.visible.txid
-        return self._is_usable and self.log.verified_at(shown) >= not_before and shown >= txid
+        is_served = self._condition is Condition.SERVED
+        return is_served and self.log.verified_at(shown) >= not_before and shown >= txid
 
     def is_current(self) -> bool:
         """Ask the store whether what readers see is the newest; any thread may, while another one writes."""
-        return self._is_usable and self.log.is_head(self.visible)
+        return self._condition is Condition.SERVED and self.log.is_head(self.visible)
 
     def check(self) -> None:
         """Raises DatabaseUnavailable when the file is not the one that was opened; any thread may ask."""
-        if self._whole:
-            self._open.check_in_place()
+        if self._is_connected:
+            self.file.check_in_place()
 
     def suspect(self) -> bool:
         """SQLite has found the file damaged: nobody is answered from it before it was compared with the log, and built
         anew from that. Any thread may say so. Returns whether it is to happen: not so soon again, if it was of no use.
         """
-        self._damaged |= self._clock.now() >= self._healed + _HEAL_SECONDS
-        return self._damaged
+        if self._condition is Condition.SERVED and self._clock.now() >= self._healed + _HEAL_SECONDS:
+            self._condition = Condition.SUSPECT
+        return self._condition is Condition.SUSPECT
 
     def catch_up(self, limit: int | None = None) -> bool:
         """Apply what is new in the log, up to `limit` objects of it; returns whether there was anything."""
-        if not self._is_usable:
+        if self._condition is not Condition.SERVED:
             self._settle()
             return True
-        changes = self.log.changes(self._position, limit)
+        changes = self.log.changes(self.stored, limit)
         moved = False
         while True:
             with ExitStack() as stack:
@@ -299,13 +297,13 @@ class Replica:
 
     def _write_alone(self, write: Write, deadline: float) -> None:
         try:
-            self._store([write], partial(self._run_all, [write]), deadline)
+            self._until_stored([write], partial(self._run_all, [write]), deadline)
         except Exception as error:
             write.error = error
 
-    def _store(self, writes: Sequence[Write], work: Callable[[], None], deadline: float) -> None:
+    def _until_stored(self, writes: Sequence[Write], work: Callable[[], None], deadline: float) -> None:
         """Do the work that sets the outcome of these writes until what it commits is in the log."""
-        self._turns.before_first_attempt()
+        self._fairness.before_first_attempt()
         for conflicts in count(1):
             try:
                 committed = self._patiently(partial(self._attempt, work, deadline))
@@ -327,7 +325,7 @@ class Replica:
                     raise errors.CommitNotStored("Other instances were faster every time.") from error
                 # The commit that was lost to is all that is known to be new; asking for more would take another turn
                 self.catch_up(None if conflicts % _LOOK_FURTHER == 0 else 1)
-                self._turns.lost(conflicts)
+                self._fairness.lost(conflicts)
                 continue
             except FileChanged as error:
                 self._settle()
@@ -335,7 +333,7 @@ class Replica:
                     raise errors.DatabaseLocked("Another program kept changing the database.") from error
                 continue
             except errors.TransactionTooLarge:
-                if self._open.has_foreign():  # another program's transaction was in the way
+                if self.file.has_unshipped():  # another program's transaction was in the way
                     continue
                 raise
             # What commits nothing was a read
@@ -350,38 +348,37 @@ class Replica:
 
     def _attempt(self, work: Callable[[], None], deadline: float) -> bool:
         """Returns whether anything was committed."""
-        if not self._is_usable:
+        if self._condition is not Condition.SERVED:
             self._settle()
-        self._open.check_in_place()
-        self._open.check_unchanged()
-        if self._open.has_foreign():
-            self._adopt(deadline)
-        self._deadline = deadline
-        before = self._position
+        self.file.check_in_place()
+        if self.file.look():
+            self._ship_others(deadline)
+        self.committer.deadline = deadline
+        before = self.stored
         try:
             with translated_errors(self.path):
                 work()
         except Exception as error:
-            if self._position == before:
+            if self.stored == before:
                 raise
-            self._whole = False
+            self._condition = Condition.UNSETTLED
             raise errors.CommitOutcomeUnknown(
-                f"The commit is stored, but {self.path} could not take it: {error}", self._position.txid
+                f"The commit is stored, but {self.path} could not take it: {error}", self.stored.txid
             ) from error
-        if self._open.went_unshipped:
-            self._whole = False
+        if self.file.went_unshipped:
+            self._condition = Condition.UNSETTLED
             raise errors.CommitOutcomeUnknown(
                 "A transaction was committed without being stored (was PRAGMA synchronous changed?).",
-                self._position.txid + 1,
+                self.stored.txid + 1,
             )
-        self.visible = self._position
-        return self._position != before
+        self.visible = self.stored
+        return self.stored != before
 
     def _run_all(self, writes: Sequence[Write]) -> None:
         share = _SHARE_SECONDS if len(writes) > 1 else float("inf")
-        with self._open.transaction():
+        with self.file.transaction():
             for write in writes:
-                self._open.run_until = min(self._deadline, self._clock.now() + share)
+                self.file.run_until = min(self.committer.deadline, self._clock.now() + share)
                 self._run(write)
             if len(writes) == 1 and writes[0].error:
                 raise _Aborted(writes[0])  # what its savepoint has undone would be a commit of nothing
@@ -390,8 +387,8 @@ class Replica:
         """In a savepoint, so that its failure undoes nothing but itself. Raises _Aborted when that is not possible."""
         write.result, write.error = None, None
         try:
-            with self._open.savepoint(), translated_errors(self.path):
-                write.result = write.use_case(self._open.writer)
+            with self.file.savepoint(), translated_errors(self.path):
+                write.result = write.use_case(self.file.writer)
         except SavepointLost as lost:
             write.result, write.error = None, root_cause(lost.cause, self.path)
             raise _Aborted(write) from None
@@ -403,7 +400,7 @@ class Replica:
 
     def _take_the_number(self, db: peewee.Database) -> None:
         """By a commit that changes nothing: to set what stands there already writes the first page anew."""
-        if self._position.txid < self._unsettled:
+        if self.stored.txid < self._unsettled:
             db.execute_sql(f"PRAGMA user_version = {db.execute_sql('PRAGMA user_version').fetchone()[0]}")
 
     def _is_outdated(self, writes: Sequence[Write]) -> bool:
@@ -427,23 +424,22 @@ class Replica:
                     raise
                 self._clock.sleep(_BUSY_POLL_SECONDS)
                 with suppress(errors.DatabaseLocked):
-                    if self._whole:
-                        self._adopt(until)
+                    if self._is_connected:
+                        self._ship_others(until)
 
-    def _adopt(self, deadline: float) -> bool:
-        """Store what other programs have committed to the file; returns whether there was anything."""
-        self._deadline = deadline
+    def _ship_others(self, deadline: float) -> None:
+        """Store what other programs have committed to the file."""
+        self.committer.deadline = deadline
         try:
-            adopted = self._open.ship_foreign()
+            shipped = self.file.ship_others()
         finally:
-            self.visible = self._position  # the first of several may be stored, and what they changed is shown already
-        if adopted:
-            logger.info("another program's changes of %s are commit %016x", self.path, self._position.txid)
-        return bool(adopted)
+            self.visible = self.stored  # the first of several may be stored, and what they changed is shown already
+        if shipped:
+            logger.info("another program's changes of %s are commit %016x", self.path, self.stored.txid)
 
     def _redo(self) -> None:
         """Commit what other programs had changed on top of a state that was not the newest any more."""
-        for path in list(self._at_rest.waiting):
+        for path in list(self.at_rest.waiting):
             changeset = path.read_bytes()
 
             def use_case(db: peewee.Database, changeset: bytes = changeset) -> None:
@@ -452,7 +448,7 @@ class Replica:
             try:
                 self.write(use_case, self._clock.now() + _REDO_SECONDS, float("-inf"))
             except (DoesNotFit, errors.WriteRefused, errors.NotServed) as error:
-                self._at_rest.waiting.remove(path)
+                self.at_rest.waiting.remove(path)
                 logger.error(
                     "%s: another program's changes do not fit the state that the log has since: %s. They are kept; "
                     "`python -m infra changes %s` shows them as SQL, and the next start tries them again",
@@ -461,84 +457,71 @@ class Replica:
                     path,
                 )
             else:
-                self._at_rest.remove_changes(path)
-                txid = self._position.txid
+                self.at_rest.remove_changes(path)
+                txid = self.stored.txid
                 logger.info("another program's changes of %s, done again, are commit %016x", self.path, txid)
-
-    def _ship(self, page_size: int, size: int, pages: Iterable[tuple[int, bytes]], end: WalEnd) -> None:
-        started = self._clock.now()
-        self._position = self.log.append(self._position, page_size, size, pages, self._deadline)
-        self._turns.stored(self._clock.now() - started)
-        self._at_rest.write_note(self._position, end)
-
-    def _note_checkpoint(self) -> None:
-        self._at_rest.checkpointed = self._position.txid
 
     # Replacing the file
 
     def _take(self, changes: list[Change]) -> None:
-        self._open.check_unchanged()
+        self.file.look()
         self._swap(partial(self._apply, changes))
 
     def _apply(self, changes: list[Change]) -> None:
-        known = self._open.known
-        self._disconnect()
+        known = self.file.known
+        self._disconnect(Condition.UNSETTLED)
         try:
-            position = self._at_rest.apply(changes, self._position, known)
+            position = self.at_rest.apply(changes, self.stored, known)
         except errors.DatabaseLocked:
-            self._connect(self._position, known)  # reads go on
+            self._connect(self.stored, known)  # reads go on
             raise
-        self._at_rest.checkpointed = position.txid
-        self._connect(position, self._at_rest.known)
+        self.at_rest.checkpointed = position.txid
+        self._connect(position, self.at_rest.known)
 
     @property
-    def _is_usable(self) -> bool:
-        return self._whole and not self._damaged
+    def _is_connected(self) -> bool:
+        return self._condition in (Condition.SERVED, Condition.SUSPECT)
 
     def _settle(self) -> None:
         """Bring the file in order, whatever it is and whoever has changed it."""
-        if self._damaged:
+        if self._condition is Condition.SUSPECT:
             logger.error("SQLite has found %s damaged while the service runs; it becomes what the log has", self.path)
-        if self._whole and self._open.is_overwritten():
+            self._healed = self._clock.now()
+        condition = self._condition if self._condition is Condition.OVERWRITTEN else Condition.UNSETTLED
+        if self._is_connected and self.file.is_overwritten():
             logger.warning("%s was overwritten while the service runs", self.path)
-            self._overwritten = self._open.known
-        if self._whole and self._open.has_moved_everything():  # by another program, which the note cannot know
-            self._note_checkpoint()
-            self._at_rest.write_note(self._position)
-        if self._whole and not self._overwritten:
-            self._at_rest.hold()
-        self._swap(self._disconnect)
-        if self._overwritten:
+            condition = Condition.OVERWRITTEN
+        if self._is_connected and self.file.has_backfilled_everything():  # by another program; the note cannot know
+            self.committer.note_checkpoint()
+            self.at_rest.write_note(self.stored)
+        if self._is_connected and condition is not Condition.OVERWRITTEN:
+            self.at_rest.hold()
+        self._swap(partial(self._disconnect, condition))
+        if condition is Condition.OVERWRITTEN:
             with suppress(FileChanged):  # a shell has mixed the two by now: then the log decides
-                self._at_rest.discard_wal(self._position, self._overwritten)
-            self._overwritten = None
+                self.at_rest.discard_wal(self.stored, self.file.known)
+            self._condition = Condition.UNSETTLED
         for tries_left in reversed(range(_SETTLINGS)):
             try:
                 with translated_errors(self.path):
-                    position = self._at_rest.settle()
-                self._at_rest.checkpointed = position.txid
-                self._swap(partial(self._connect, position, self._at_rest.known))
-                return self._note_healed()
+                    position = self.at_rest.settle()
+                self.at_rest.checkpointed = position.txid
+                return self._swap(partial(self._connect, position, self.at_rest.known))
             except FileChanged:
                 if not tries_left:
                     raise
 
-    def _note_healed(self) -> None:
-        if self._damaged:
-            self._healed = self._clock.now()
-            self._damaged = False
-
     def _connect(self, position: Position, known: Known) -> None:
-        self._open.connect(known)
-        self._position = self.visible = position
+        self.file.connect(known)
+        self.committer.position = self.visible = position
         if not known.shipped.frames:  # or the note says already where the WAL has this commit
-            self._at_rest.write_note(position)
-        self._at_rest.keep_hold_of_wal()
-        self._whole = True
+            self.at_rest.write_note(position)
+        self.at_rest.keep_hold_of_wal()
+        self._condition = Condition.SERVED
 
-    def _disconnect(self) -> None:
-        self._whole = False
-        self._open.disconnect()
+    def _disconnect(self, condition: Condition) -> None:
+        self._condition = condition
+        self.file.disconnect()
 
 
 class _Aborted(Exception):

@@ -10,47 +10,44 @@ noticed, at the latest together with the next transaction of this process; `infr
 they are still there then.
 """
 
-from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 
 from core.errors import DatabaseUnavailable, TransactionTooLarge
+from infra.commitlog.commit import Committer
 from infra.commitlog.file_state import NOTHING_SHIPPED, Shipped
 from infra.commitlog.ltx import lock_page
 from infra.commitlog.position_file import WalEnd
 from infra.commitlog.wal import DATABASE_SIZE, FILE_HEADER, FRAME_HEADER, PAGE_SIZE, SALTS
 
-# (page size in bytes, size of the database in pages, the changed pages in order, where the WAL has them then)
-Ship = Callable[[int, int, Iterable[tuple[int, bytes]], WalEnd], None]
-
 
 class ShippingVFS(apsw.VFS):
     """`Connection(path, vfs=this.name)` ships each of its transactions. Close it when no connection is left."""
 
-    def __init__(self, name: str, ship: Ship, max_bytes: int, sync_locally: bool) -> None:
-        """`max_bytes`: the pages of one transaction. `sync_locally`: whether the files must outlive a power cut."""
+    def __init__(self, name: str, committer: Committer, sync_locally: bool) -> None:
+        """`sync_locally`: whether the files must outlive a power cut."""
         super().__init__(name, base="")
         self.name = name
-        self._ship = ship
-        self._max_bytes = max_bytes
+        self._committer = committer
         self._sync_locally = sync_locally
         self._wal: WalFile | None = None
         self._path: Path | None = None
         self._shipped = NOTHING_SHIPPED
 
     def expect(self, shipped: Shipped) -> None:
-        """Called before the writer connects: what of the WAL that it will find is in the log."""
+        """Say, before the writer connects, what of the WAL that it will find is in the log."""
         self._shipped = shipped
         self._wal = self._path = None
 
     def xOpen(self, name: "str | apsw.URIFilename | None", flags: list[int]) -> apsw.VFSFile:
+        """Watch the WAL. Raises DatabaseUnavailable for a second database, and for a rollback journal."""
         if flags[0] & apsw.SQLITE_OPEN_WAL:
             assert isinstance(name, str)
             if self._path not in (None, Path(name)):
                 raise DatabaseUnavailable("ATTACH is refused: what is written to another file would not be stored.")
-            self._wal = WalFile(name, flags, self._ship, self._max_bytes, self._sync_locally)
-            self._wal.shipped = self._shipped
+            self._wal = WalFile(name, flags, self._committer, self._shipped, self._sync_locally)
             self._path = Path(name)
             return self._wal
         if flags[0] & apsw.SQLITE_OPEN_MAIN_JOURNAL:
@@ -59,6 +56,7 @@ class ShippingVFS(apsw.VFS):
 
     @property
     def shipped(self) -> Shipped:
+        """How much of the WAL is in the log."""
         return self._wal.shipped if self._wal else self._shipped
 
     @property
@@ -66,98 +64,92 @@ class ShippingVFS(apsw.VFS):
         """Of the WAL as it is now; none after it was emptied."""
         return self._wal.salts() if self._wal else b""
 
-    def unshipped(self, count: Callable[[], int]) -> int:
-        """Frames of the WAL, if other programs have committed any that are not in the log, or 0.
-
-        `count` asks SQLite how many committed frames there are now.
+    def ship_frames(self, frames: int) -> None:
+        """Ship what other programs have committed, up to the WAL's frame of this number. Raises what
+        `Committer.ship` raises.
         """
-        return self._wal.unshipped(count) if self._wal else 0
-
-    def ship_foreign(self, frames: int) -> None:
-        """Ship all that `unshipped` has found. Raises what `ship` raises."""
         assert self._wal
-        self._wal.ship_foreign(frames)
+        self._wal.ship_frames(frames)
 
     def forget(self) -> None:
-        """Called where no transaction is open: whatever is held back belongs to one that failed."""
+        """Hold nothing back any more: where no transaction is open, it belongs to one that failed."""
         if self._wal:
-            self._wal.commit = None
+            self._wal.forget()
 
     def close(self) -> None:
+        """Unregister it with SQLite."""
         self._wal = None
         self.unregister()
 
 
 class WalFile(apsw.VFSFile):
-    def __init__(
-        self,
-        name: str,
-        flags: list[int],
-        ship: Ship,
-        max_bytes: int,
-        sync_locally: bool,
-    ) -> None:
+    """The WAL as SQLite writes it, but for the commit mark: that follows when the transaction is in the log."""
+
+    def __init__(self, name: str, flags: list[int], committer: Committer, shipped: Shipped, sync_locally: bool) -> None:
+        """`shipped`: how much of it is in the log. `sync_locally`: whether it must outlive a power cut."""
         super().__init__("", name, flags)
-        self.commit: _Commit | None = None
-        self.shipped = NOTHING_SHIPPED
-        self._ship = ship
-        self._max_bytes = max_bytes
+        self.shipped = shipped
+        self._committer = committer
         self._sync_locally = sync_locally
-        self._page_size = 0
+        self._held_back: _CommitMark | None = None
+        self._page_size = 0  # bytes; 0 while it was not looked for
 
     def xWrite(self, data: bytes, offset: int) -> None:
+        """Write through, but hold back the header of a transaction's last frame."""
         if offset == 0:  # the WAL begins anew
             super().xWrite(data, offset)
-            self.commit = None
+            self._held_back = None
             self._restart(bytes(data))
         elif len(data) == FRAME_HEADER:
             self._write_frame_header(bytes(data), offset)
         else:
             super().xWrite(data, offset)
-            if self.commit and offset == self.commit.offset + FRAME_HEADER:
-                self.commit.complete = True
+            if self._held_back and offset == self._held_back.offset + FRAME_HEADER:
+                self._held_back.has_page = True
             else:
-                self.commit = None  # a page after the last one: that was a transaction that failed
+                self._held_back = None  # a page after the last one: that was a transaction that failed
 
     def xSync(self, flags: int) -> None:
-        commit, self.commit = self.commit, None
+        """Ship the transaction that SQLite has just written, and only then write its commit mark: now readers see it.
+
+        Raises what `Committer.ship` raises, and TransactionTooLarge; SQLite then rolls back.
+        """
+        mark, self._held_back = self._held_back, None
         if self._sync_locally:
             super().xSync(flags)
-        if commit and commit.complete:
+        if mark and mark.has_page:
             self._follow_restart()
-            self._ship_frames(commit.offset, commit.header, self._max_bytes)
-            super().xWrite(commit.header, commit.offset)
-            self._note_shipped(commit.offset)
+            self._ship(mark.offset, mark.header, self._committer.max_bytes)
+            super().xWrite(mark.header, mark.offset)
+            self._note_shipped(mark.offset)
 
     def salts(self) -> bytes:
+        """Read them from its header: they are others after each time that it was begun anew."""
         return self._header()[SALTS]
 
-    def unshipped(self, count: Callable[[], int]) -> int:
-        while True:
-            salts = self.salts()
-            frames = count()
-            if frames <= 0:
-                return 0
-            if self.salts() == salts:  # or another program has begun the WAL anew in between
-                return frames if Shipped(salts, frames) != self.shipped else 0
-
-    def ship_foreign(self, frames: int) -> None:
+    def ship_frames(self, frames: int) -> None:
+        """Ship up to the frame of this number, which is the last one of a transaction, whatever its size."""
         self._follow_restart()
         last = FILE_HEADER + (frames - 1) * self._frame_size
-        self._ship_frames(last, super().xRead(FRAME_HEADER, last))
+        self._ship(last, super().xRead(FRAME_HEADER, last))
         self._note_shipped(last)
+
+    def forget(self) -> None:
+        """Hold nothing back any more."""
+        self._held_back = None
 
     def _write_frame_header(self, header: bytes, offset: int) -> None:
         if not any(header[DATABASE_SIZE]):  # not the last frame of its transaction
             super().xWrite(header, offset)
             return
         # SQLite writes headers anew when a page was rewritten in place; the page itself is there by then
-        rewritten = self.commit is not None and self.commit.offset == offset and self.commit.complete
-        self.commit = None
+        held_back = self._held_back
+        rewritten = held_back is not None and held_back.offset == offset and held_back.has_page
+        self._held_back = None
         super().xWrite(header[:8] + bytes(FRAME_HEADER - 8), offset)
-        self.commit = _Commit(offset, header, rewritten)
+        self._held_back = _CommitMark(offset, header, rewritten)
 
-    def _ship_frames(self, last: int, header: bytes, max_bytes: int | None = None) -> None:
+    def _ship(self, last: int, header: bytes, max_bytes: int | None = None) -> None:
         """What is not shipped yet, up to the frame at offset `last`, which has or will have this header."""
         size = int.from_bytes(header[DATABASE_SIZE], "big")
         offsets: dict[int, int] = {}
@@ -173,7 +165,7 @@ class WalFile(apsw.VFSFile):
             )
         read = super().xRead
         pages = ((number, read(self._page_size, offset)) for number, offset in sorted(offsets.items()))
-        self._ship(self._page_size, size, pages, WalEnd(self._frames_to(last), header))
+        self._committer.ship(self._page_size, size, pages, WalEnd(self._frames_to(last), header))
 
     def _note_shipped(self, last: int) -> None:
         self.shipped = Shipped(self.shipped.salts, self._frames_to(last))
@@ -200,12 +192,10 @@ class WalFile(apsw.VFSFile):
         return FRAME_HEADER + self._page_size
 
 
-class _Commit:
-    """A commit frame whose header is held back."""
+@dataclass(slots=True)
+class _CommitMark:
+    """The header of a transaction's last frame, which is held back."""
 
-    __slots__ = ("complete", "header", "offset")
-
-    def __init__(self, offset: int, header: bytes, complete: bool) -> None:
-        self.offset = offset
-        self.header = header
-        self.complete = complete  # whether its page is written
+    offset: int  # of its place in the WAL
+    header: bytes
+    has_page: bool  # whether the page that belongs to it is written

@@ -199,8 +199,8 @@ class Instance:
             swap=self._swap,
             schema=SimulatedSchema(),
         )
-        _after(self._replica._at_rest, "write_note", self._noted)
-        _after(self._replica._open, "_on_commit", self._committed)
+        _after(self._replica.at_rest, "write_note", self._noted)
+        _after(self._replica.file, "_on_commit", self._committed)
         old = self._directory
         if self._lasting and self._process > 1 and self._around.faults.operator:
             self._touches += self._operator.visit(self._directory / "app.db", self._say)
@@ -213,7 +213,7 @@ class Instance:
                 self._directory = self._new_directory()
         finally:
             replica, self._replica = self._replica, None
-            replica._open.close()  # all that is left to do for a process that was killed
+            replica.file.close()  # all that is left to do for a process that was killed
             self.take_note_of_kept_files(old)
             if self._directory != old:
                 shutil.rmtree(old)
@@ -266,7 +266,7 @@ class Instance:
         """Without waiting for so many frames that SQLite does it, so that logs are begun anew often."""
         if self._replica and self._can_be_read() and self._rng.random() < 0.2:
             with suppress(DatabaseLocked, apsw.BusyError):
-                self._replica._open.checkpoint()
+                self._replica.file.checkpoint()
 
     def _watch_by_chance(self) -> None:
         if self._replica and self._clock and self._lasting and self._rng.random() < 0.3:

@@ -115,6 +115,12 @@ class Instance:
         self.log = log_over(self.store, clock)
         self.log._likely_seconds = _LIKELY_SECONDS  # as in a bucket, also over a directory
         self.replica = Replica(path, self.log, clock, lasting=lasting, busy_timeout=0.2, schema=schema)
+        self.killed = False
+
+    def kill(self) -> None:
+        """Leave the files as kill -9 does."""
+        self.killed = True
+        self.replica.file.close()
 
     def write(self, use_case: Callable[[peewee.Database], Any], seconds: float = 10) -> Any:
         return self.replica.write(use_case, self.clock.now() + seconds, self.clock.now())
@@ -152,7 +158,8 @@ def start(tmp_path: Path, clock: ManualClock) -> Iterator[StartInstance]:
 
     yield start
     for instance in started:
-        instance.replica.close()
+        if not instance.killed:
+            instance.replica.close()
 
 
 def litestream_restore(url: str, path: Path, *options: str) -> Path:

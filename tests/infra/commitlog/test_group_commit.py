@@ -302,7 +302,7 @@ def test_full_database_fails_only_the_request_that_does_not_fit(a: Instance) -> 
 
 
 def test_sum_that_is_too_large_is_stored_in_parts(a: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(a.replica._open._vfs._wal, "_max_bytes", 100_000)
+    monkeypatch.setattr(a.replica.committer, "max_bytes", 100_000)
     big, bigger = "b" * 30_000, "c" * 200_000
     found = together(a, insert("a" * 30_000), insert(bigger), insert(big), insert("small"))
     assert [len(value) if isinstance(value, str) else type(value) for value in found] == [

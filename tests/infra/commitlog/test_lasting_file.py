@@ -184,7 +184,7 @@ def test_old_copy_put_beside_a_newer_wal_is_no_commit(
     instance = server()
     for n in range(3, 6):
         instance.sql(f"INSERT INTO t VALUES ({n})")
-    instance.replica._open.checkpoint()
+    instance.replica.file.checkpoint()
     instance.sql("INSERT INTO t VALUES (6)")
     crash(instance, tmp_path)
     shutil.copy(old, path)

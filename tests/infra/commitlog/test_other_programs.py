@@ -94,14 +94,14 @@ def test_it_shares_no_commit_with_a_request_that_comes_later(
 def test_it_joins_the_commit_of_a_request_that_it_came_just_before(
     server: Instance, shell: Shell, file_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    transaction = server.replica._open.transaction
+    transaction = server.replica.file.transaction
 
     def late() -> Any:
         shell("INSERT INTO t VALUES (1)")
         return transaction()
 
     with monkeypatch.context() as patch:
-        patch.setattr(server.replica._open, "transaction", late)
+        patch.setattr(server.replica.file, "transaction", late)
         server.sql("INSERT INTO t VALUES (2)")
     assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2]
 
@@ -153,7 +153,7 @@ def test_server_moves_the_wal_into_the_file_by_itself(
         server.sql(BIG)
         server.sql("DELETE FROM t")
     assert path.with_name("app.db-wal").stat().st_size < 60 * 4120
-    assert server.replica._at_rest.checkpointed > 40
+    assert server.replica.at_rest.checkpointed > 40
 
 
 @pytest.mark.parametrize("work", ["VACUUM", "REINDEX", "ANALYZE", "CREATE INDEX i ON t (v)", "DROP TABLE t"])
@@ -170,8 +170,8 @@ def test_whatever_it_did_the_file_is_the_log(
 def test_transaction_of_any_size_is_stored_and_blames_no_request(
     server: Instance, shell: Shell, file_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.replica._open._vfs._wal, "_max_bytes", 20_000)
-    transaction = server.replica._open.transaction
+    monkeypatch.setattr(server.replica.committer, "max_bytes", 20_000)
+    transaction = server.replica.file.transaction
     late = iter([BIG])
 
     def begin() -> Any:
@@ -179,7 +179,7 @@ def test_transaction_of_any_size_is_stored_and_blames_no_request(
             shell(statement)
         return transaction()
 
-    monkeypatch.setattr(server.replica._open, "transaction", begin)
+    monkeypatch.setattr(server.replica.file, "transaction", begin)
     server.sql("INSERT INTO t VALUES (1)")
     assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, "0" * 60000]
 
@@ -242,7 +242,7 @@ def test_own_checkpoint_does_not_go_past_what_is_not_stored(
 ) -> None:
     shell(BIG)
     with pytest.raises(DatabaseLocked, match="stored first"):
-        server.replica._open.checkpoint()
+        server.replica.file.checkpoint()
     shell("PRAGMA wal_checkpoint(PASSIVE)", "INSERT INTO t VALUES (1)")
     server.sql("INSERT INTO t VALUES (2)")
     assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2, "0" * 60000]
@@ -354,7 +354,7 @@ def test_what_may_be_no_commit_is_none_though_it_came_just_before_a_request(
     """Else it would be shipped along with it."""
     server = start("server", file_url, lasting=True, schema=NoNewerSchema())
     server.sql("CREATE TABLE t (v)")
-    opened = server.replica._open
+    opened = server.replica.file
     spoil = shell_once(path, "INSERT INTO t VALUES (1)", "PRAGMA user_version = 99")
     monkeypatch.setattr(opened, "transaction", at_once(opened.transaction, spoil, before=True))
     server.sql("INSERT INTO t VALUES (2)")
@@ -366,7 +366,7 @@ def test_what_may_be_no_commit_is_none_though_it_came_just_before_a_request(
 def test_file_of_a_crash_stays_as_it_is_when_the_newest_state_of_the_log_cannot_be_served(
     server: Instance, path: Path, start: StartInstance, file_url: str
 ) -> None:
-    server.replica._disconnect()  # as kill -9 does
+    server.kill()
     start("other", file_url).sql("PRAGMA user_version = 99")
     before = path.read_bytes()
     with pytest.raises(NotServed, match="Nothing was written to it"):
@@ -389,7 +389,7 @@ def test_commit_while_the_file_is_compared_is_stored_and_mixed_with_nothing(
     monkeypatch: pytest.MonkeyPatch,
     edited: bool,
 ) -> None:
-    server.replica._open.close()  # as kill -9 does
+    server.kill()
     if edited:
         shell_once(path, "INSERT INTO t VALUES (1)")()
     else:
@@ -420,9 +420,9 @@ def test_commit_before_the_file_is_replaced_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server.sql("INSERT INTO t VALUES (1)")
-    server.replica._open.checkpoint()
+    server.replica.file.checkpoint()
     server.sql("CREATE TABLE u (v)")
-    server.replica._open.close()
+    server.kill()
     path.with_name("app.db-wal").unlink()  # so that the file is behind, and is replaced
     meanwhile = shell_once(path, "INSERT INTO t VALUES ('mine')")
     monkeypatch.setattr(local_file, "differing_pages", at_once(differing_pages, meanwhile, before=False))
@@ -439,7 +439,7 @@ def test_commit_between_a_look_and_the_connections_is_stored(
     server.replica.close()
     again = start("server", file_url, lasting=True, open=False)
     meanwhile = shell_once(path, "INSERT INTO t VALUES (1)")  # its end moves the WAL into the file
-    again.replica._open.connect = at_once(again.replica._open.connect, meanwhile, before=True)  # type: ignore[method-assign]
+    again.replica.file.connect = at_once(again.replica.file.connect, meanwhile, before=True)  # type: ignore[method-assign]
     again.replica.open()
     assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1]
 
@@ -449,8 +449,8 @@ def test_copy_over_the_file_while_it_catches_up_is_not_patched(
 ) -> None:
     copy = old_copy(server, tmp_path)
     start("other", file_url).sql("CREATE TABLE u (v)")
-    disconnect = at_once(server.replica._open.disconnect, lambda: overwrite(path, copy), before=False)
-    server.replica._open.disconnect = disconnect  # type: ignore[method-assign]
+    disconnect = at_once(server.replica.file.disconnect, lambda: overwrite(path, copy), before=False)
+    server.replica.file.disconnect = disconnect  # type: ignore[method-assign]
     server.fresh_rows()
     assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 2, "0" * 60000]
     check_file_is_the_log(server, file_url, tmp_path)
@@ -502,7 +502,7 @@ def old_copy(server: Instance, tmp_path: Path) -> Path:
     ):
         backup.step()
     server.sql(BIG)
-    server.replica._open.checkpoint()
+    server.replica.file.checkpoint()
     server.sql("INSERT INTO t VALUES (2)")  # begins the WAL anew
     return copy
 
@@ -598,7 +598,7 @@ def test_edit_after_a_crash_does_not_take_back_what_was_acknowledged(
 def test_edit_after_a_crash_is_the_next_commit_though_the_wal_is_gone_with_the_shell(
     server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
 ) -> None:
-    server.replica._open.close()  # leaves the files as kill -9 does
+    server.kill()
     with closing(apsw.Connection(str(path))) as shell:
         shell.execute("INSERT INTO t VALUES (1)")
     assert not path.with_name("app.db-wal").exists()
@@ -614,7 +614,7 @@ def test_edit_after_a_crash_that_left_everything_is_the_next_commit(
         shell.execute("INSERT INTO t VALUES (1)")
         saved = tmp_path / "saved"
         shutil.copytree(path.parent, saved)
-    server.replica._open.close()
+    server.kill()
     shutil.rmtree(path.parent)
     saved.rename(path.parent)
     again = start("server", file_url, lasting=True)
@@ -650,7 +650,7 @@ def test_mixture_that_a_look_has_made_of_a_copy_and_the_wal_of_a_crash_is_no_edi
     server.replica.close()
     server = start("server", file_url, lasting=True)
     server.sql("INSERT INTO u VALUES (1)")
-    server.replica._open.close()  # as kill -9 does
+    server.kill()
     overwrite(path, copy)
     shell_once(path, "SELECT count(*) FROM t")()  # whose end moves the WAL into the copy
     again = start("server", file_url, lasting=True)
@@ -716,7 +716,7 @@ def test_undoing_by_the_shell_after_a_crash_is_an_edit(
 ) -> None:
     """Though every page is then as the log had it before."""
     server.sql("UPDATE t SET v = 1")
-    server.replica._open.close()
+    server.kill()
     shell_once(path, "UPDATE t SET v = 0")()
     again = start("server", file_url, lasting=True)
     assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0]
@@ -726,7 +726,7 @@ def test_commit_and_end_of_a_shell_before_the_file_is_replaced_are_not_lost(
     server: Instance, path: Path, start: StartInstance, file_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.sql("INSERT INTO t VALUES (1)")
-    server.replica._open.close()
+    server.kill()
     path.with_name("app.db-wal").unlink()
     meanwhile = shell_once(path, "CREATE TABLE mine (v)")
     monkeypatch.setattr(LocalFile, "_replaced_by", at_once(LocalFile._replaced_by, meanwhile, before=True))
@@ -986,7 +986,7 @@ def test_it_is_done_again_by_the_next_process(
 ) -> None:
     start("other", file_url).sql("UPDATE k SET v = 'theirs' WHERE id = 2")
     shell_once(path, "UPDATE k SET v = 'mine' WHERE id = 1")()
-    keyed.replica._open.close()  # as kill -9 does
+    keyed.kill()
     again = start("server", file_url, lasting=True)
     watch(again)
     assert keyed_rows(again) == [(1, "mine"), (2, "theirs")]
@@ -1019,8 +1019,7 @@ def test_crash_in_between_loses_nothing_and_does_nothing_twice(
         patch.setattr(*step, crash)
         with pytest.raises(KeyboardInterrupt):
             watch(keyed)
-    keyed.replica._whole = False
-    keyed.replica._open.close()
+    keyed.kill()
     again = start("server", file_url, lasting=True)
     watch(again)
     assert keyed_rows(again) == keyed_rows(other) == [(1, "a+"), (2, "theirs")]
@@ -1057,7 +1056,7 @@ def test_commit_between_two_anchors_that_a_checkpoint_moves_is_not_taken_for_the
     other = start("other", file_url)
     other.sql("INSERT INTO k VALUES (3, 'theirs')")
     shell = apsw.Connection(str(path))
-    opened, rest = keyed.replica._open, keyed.replica._at_rest
+    opened, rest = keyed.replica.file, keyed.replica.at_rest
 
     def commit() -> None:
         shell.execute("UPDATE k SET v = 'mine' WHERE id = 1")
@@ -1095,7 +1094,7 @@ def test_commit_between_two_anchors_that_is_stored_after_a_checkpoint_is_the_log
 ) -> None:
     start("other", file_url).sql("INSERT INTO t VALUES (1)")
     shell = apsw.Connection(str(path))
-    opened = server.replica._open
+    opened = server.replica.file
 
     def commit() -> None:
         shell.execute("INSERT INTO t VALUES (2)")
@@ -1104,7 +1103,7 @@ def test_commit_between_two_anchors_that_is_stored_after_a_checkpoint_is_the_log
         patch.setattr(opened, "connect", at_once(opened.connect, commit, before=True))
         server.fresh_rows()
     shell.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-    monkeypatch.setattr(opened, "ship_foreign", at_once(opened.ship_foreign, shell.close, before=False))
+    monkeypatch.setattr(opened, "ship_others", at_once(opened.ship_others, shell.close, before=False))
     check_file_is_the_log(server, file_url, tmp_path)
     assert stored_in(file_url, tmp_path / "out.db") == [0, 1, 2]
 

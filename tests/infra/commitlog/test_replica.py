@@ -29,7 +29,7 @@ from core.errors import (
     TxidNotReached,
 )
 from infra.clock import Clock
-from infra.commitlog import ltx, open_file, position_file, vfs
+from infra.commitlog import ltx, position_file, vfs
 from infra.commitlog.log import open_log
 from infra.commitlog.upkeep.verify import verify_log
 from infra.storage.object_store import ObjectStore
@@ -164,15 +164,13 @@ def test_checkpoints_and_restarts_of_the_wal_lose_nothing(a: Instance, file_url:
     for n in range(20):
         a.sql(f"INSERT INTO t VALUES ('{n:03}' || hex(zeroblob(9000)))")
         if n % 5 == 4:
-            a.replica._open.writer.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            a.replica.file.writer.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     assert a.rows() == stored_in(file_url, tmp_path / "out.db")
 
 
-def test_transaction_that_is_too_large_is_refused_and_nothing_is_stored(
-    start: StartInstance, file_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(open_file, "MAX_TRANSACTION_BYTES", 100_000)
+def test_transaction_that_is_too_large_is_refused_and_nothing_is_stored(start: StartInstance, file_url: str) -> None:
     a = start("a", file_url)
+    a.replica.committer.max_bytes = 100_000
     a.sql("CREATE TABLE t (v)")
     before = head(file_url)
     with pytest.raises(TransactionTooLarge, match="at most 100000"):
@@ -183,29 +181,29 @@ def test_transaction_that_is_too_large_is_refused_and_nothing_is_stored(
 
 def test_leaving_wal_mode_is_refused(a: Instance) -> None:
     with pytest.raises(peewee.DatabaseError, match="not authorized"):
-        a.replica._open.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
-    a.replica._open.writer.connection().set_authorizer(None)
+        a.replica.file.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
+    a.replica.file.writer.connection().set_authorizer(None)
     with pytest.raises(peewee.OperationalError, match="locked"):
-        a.replica._open.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
+        a.replica.file.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
     a.replica.reader.close()
-    a.replica._open._anchor.release()
+    a.replica.file._anchor.release()
     with pytest.raises(peewee.DatabaseError, match="must stay in WAL mode"):
-        a.replica._open.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
+        a.replica.file.writer.execute_sql("PRAGMA journal_mode = delete").fetchall()
 
 
 def test_commit_that_skipped_its_sync_is_not_acknowledged(a: Instance) -> None:
-    a.replica._open.writer.connection().set_authorizer(None)
-    a.replica._open.writer.execute_sql("PRAGMA synchronous = off").fetchall()
+    a.replica.file.writer.connection().set_authorizer(None)
+    a.replica.file.writer.execute_sql("PRAGMA synchronous = off").fetchall()
     with pytest.raises(CommitOutcomeUnknown, match="without being stored"):
         a.sql("INSERT INTO t VALUES (1)")
 
 
 def test_commit_frame_of_a_failed_transaction_is_forgotten(a: Instance) -> None:
-    wal = a.replica._open._vfs._wal
+    wal = a.replica.file._vfs._wal
     assert wal
-    wal.commit = vfs._Commit(32, bytes(24), True)  # as a transaction leaves it that fails before its sync
+    wal._held_back = vfs._CommitMark(32, bytes(24), True)  # as a transaction leaves it that fails before its sync
     a.sql("SELECT 1")
-    assert wal.commit is None
+    assert wal._held_back is None
 
 
 def test_killed_in_the_middle_of_a_put(file_url: str, tmp_path: Path, start: StartInstance) -> None:
