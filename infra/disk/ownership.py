@@ -64,10 +64,10 @@ def why_not_writable(paths: Iterable[Path]) -> str:
     names, user = shlex.join(map(str, refused)), os.geteuid()
     if any(os.statvfs(path).f_flag & os.ST_RDONLY for path in refused):
         return f"{names} is not writable: {os.strerror(errno.EROFS)}; mount it for writing"
-    foreign = [path for path in refused if path.stat().st_uid != user]
-    if not foreign:
+    strangers = [path for path in refused if path.stat().st_uid != user]
+    if not strangers:
         return f"{names} is not writable by user {user}, who owns it: `chmod u+rwX {names}`"
-    names, owner = shlex.join(map(str, foreign)), foreign[0].stat().st_uid
+    names, owner = shlex.join(map(str, strangers)), strangers[0].stat().st_uid
     return f"{names} is not writable by user {user}, but owned by {owner}: `sudo chown {user}:{os.getegid()} {names}`"
 
 

@@ -18,7 +18,7 @@ from infra.commitlog.log import open_log
 from tests.e2e.conftest import Server
 from tests.e2e.evidence import items_in
 from tests.e2e.processes import SHELL
-from tests.e2e.test_foreign_writers import INSERT
+from tests.e2e.test_other_programs import INSERT
 from tests.infra.commitlog.conftest import litestream_restore
 
 pytestmark = pytest.mark.e2e

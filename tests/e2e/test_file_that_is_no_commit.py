@@ -285,7 +285,7 @@ def refused(start_process: StartProcess, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("what", ["another program's database", "a text"])
-def test_foreign_file_begins_no_log(what: str, start_process: StartProcess, data: Path, tmp_path: Path) -> None:
+def test_file_of_others_begins_no_log(what: str, start_process: StartProcess, data: Path, tmp_path: Path) -> None:
     data.mkdir()
     SPOILT[what][0](data / "app.db", tmp_path)
     before = (data / "app.db").read_bytes()

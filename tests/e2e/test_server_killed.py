@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import Server
 from tests.e2e.evidence import Claims, items_in, run_together, write_items
 from tests.e2e.processes import SHELL
-from tests.e2e.test_foreign_writers import INSERT
+from tests.e2e.test_other_programs import INSERT
 from tests.infra.commitlog.conftest import litestream_restore
 
 pytestmark = pytest.mark.e2e

@@ -102,7 +102,7 @@ def test_what_keeps_every_write_from_the_table_becomes_no_commit(
 @pytest.mark.parametrize("what", REFUSED)
 def test_file_that_cannot_be_written_begins_no_log(what: str, tmp_path: Path) -> None:
     script, missing = REFUSED[what]
-    path = tmp_path / "adopted" / "app.db"
+    path = tmp_path / "theirs" / "app.db"
     path.parent.mkdir()
     run(path, "".join(scripts()) + f"PRAGMA user_version = {len(scripts())};" + script)
     before = path.read_bytes()
@@ -115,8 +115,8 @@ def test_file_that_cannot_be_written_begins_no_log(what: str, tmp_path: Path) ->
     "column",
     ["z AS (soundex_of(name))", "z CHECK (soundex_of(z))", "z TEXT COLLATE german UNIQUE", "z AS (soundex_of(z2)), z2"],
 )
-def test_adopted_table_with_such_a_column_is_refused_by_name(column: str, tmp_path: Path) -> None:
-    path = tmp_path / "adopted" / "app.db"
+def test_table_of_another_program_with_such_a_column_is_refused_by_name(column: str, tmp_path: Path) -> None:
+    path = tmp_path / "theirs" / "app.db"
     path.parent.mkdir()
     first = scripts()[0].replace("    created_at TEXT", f"    {column},\n    created_at TEXT", 1)
     run(path, first + "".join(scripts()[1:]) + f"PRAGMA user_version = {len(scripts())}")

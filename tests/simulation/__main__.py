@@ -28,7 +28,7 @@ _SHOWN = (
     "diverged",
     "row changes",
     "shared commits",
-    "foreign",
+    "by others",
     "visits",
     "spoilt",
     "misleading errors",

@@ -59,7 +59,7 @@ class Surroundings:
     backups: Path
     tokens: list[int]  # the TXIDs that clients got, and hand on to others
     somebody_sleeps: "Callable[[Instance, float], None]"
-    foreign_write: Callable[[], Write]  # a new one, by another program
+    write_of_others: Callable[[], Write]  # a new one, by another program
 
 
 class Instance:
@@ -87,7 +87,7 @@ class Instance:
         self._begun = 0.0  # the present request
         self._owed = 0  # the TXID that this process has named as that of an unknown outcome
         self._touches = 0  # of another program, since this instance has looked
-        self._operator = Operator(around.model, self._rng, around.foreign_write, around.counts)
+        self._operator = Operator(around.model, self._rng, around.write_of_others, around.counts)
 
     def start(self) -> None:
         if self._around.bucket.is_emptied:  # it could not know

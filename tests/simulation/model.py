@@ -47,7 +47,7 @@ class Model:
         self._first_within: dict[tuple[int, ...], int] = {}  # the same of states that only those saw who shared it
         self._within: dict[State, int] = {}  # the same of states that only those saw who shared a commit
         self._put_in_place: set[State] = set()  # by operators: old copies over files
-        self._foreign: set[int] = set()  # writes by other programs, which nobody holds back
+        self._by_others: set[int] = set()  # writes by other programs, which nobody holds back
         self._kept: set[int] = set()  # of these, those in files that were kept
         self._mangled = 0  # how often other programs have changed pages and nothing else
         self._seen: list[tuple[float, int]] = []  # (moment, newest TXID that any client knew of), both ascending
@@ -120,7 +120,7 @@ class Model:
     def _was_put_in_place(self, state: State) -> bool:
         """Perhaps with more by other programs on top."""
         return any(
-            self._appended(copy, state) and set(state.writes[len(copy.writes) :]) <= self._foreign
+            self._appended(copy, state) and set(state.writes[len(copy.writes) :]) <= self._by_others
             for copy in self._put_in_place
         )
 
@@ -149,10 +149,10 @@ class Model:
     def mangled(self) -> None:
         self._mangled += 1
 
-    def foreign(self, write: Write) -> None:
+    def by_others(self, write: Write) -> None:
         """Another program has committed to a file."""
         self.begun(write)
-        self._foreign.add(write.number)
+        self._by_others.add(write.number)
 
     def kept(self, state: State) -> None:
         """What a file held that the log's state has replaced."""
@@ -162,8 +162,8 @@ class Model:
         """A power cut has taken what a file held."""
         self._kept |= set(state.writes)
 
-    def check_foreign_writes(self) -> None:
-        lost = self._foreign - self._txid_of.keys() - self._kept
+    def check_writes_of_others(self) -> None:
+        lost = self._by_others - self._txid_of.keys() - self._kept
         _check("what another program wrote is in the log or in a file that was kept", not lost, lambda: str(lost))
 
     # The clients
@@ -215,7 +215,7 @@ class Model:
 
     def looked(self, state: State, shown: int) -> int:
         """Any connection saw a state; returns the newest TXID that it may be."""
-        reach = self._reach.get(self._without_foreign(state))
+        reach = self._reach.get(self._without_others(state))
         if reach is None:
             raise Violation(f"I3: a reader saw a state that was never stored: {state}")
         _check("what an answer names", reach >= shown, lambda: f"a read saw TXID {reach}, its answer says {shown}")
@@ -228,7 +228,7 @@ class Model:
         """
         writes = state.writes
         oldest = self._first_within.get(writes, 0) if shared and writes not in self._first else 0
-        while not oldest and writes and (writes[-1] in self._foreign or writes not in self._first):
+        while not oldest and writes and (writes[-1] in self._by_others or writes not in self._first):
             writes = writes[:-1]
         oldest = oldest or self._first.get(writes, 0)
         _check("a token is not older", token >= oldest, lambda: f"a read saw TXID {oldest}, its token is {token}")
@@ -237,11 +237,11 @@ class Model:
         """An instance has seen to it that this number is taken."""
         _check("what is unknown gets its number", self.chain.head >= txid, lambda: f"TXID {txid} is still free")
 
-    def _without_foreign(self, state: State) -> State:
+    def _without_others(self, state: State) -> State:
         """Before what other programs have appended, which is not held back until it is stored."""
         if state in self._reach:
             return state
-        appended = self._foreign - self._txid_of.keys()
+        appended = self._by_others - self._txid_of.keys()
         candidates = [before for before in self._reach if set(state.writes[len(before.writes) :]) <= appended]
         return next((before for before in candidates if self._appended(before, state)), state)
 

@@ -42,7 +42,7 @@ class Operator:
             try:
                 act(path)
                 say(f"somebody: {act.__name__.strip('_')}")
-                self._counts["foreign"] += 1
+                self._counts["by others"] += 1
                 if self._rng.random() < 0.1:
                     self._make_a_copy(path)
             except (apsw.Error, peewee.DatabaseError) as error:  # locked, or torn by a crash
@@ -92,7 +92,7 @@ class Operator:
                 write(database)
         finally:
             database.close()
-        self._model.foreign(write)
+        self._model.by_others(write)
 
     def _checkpoint(self, path: Path) -> None:
         modes = (apsw.SQLITE_CHECKPOINT_PASSIVE, apsw.SQLITE_CHECKPOINT_RESTART, apsw.SQLITE_CHECKPOINT_TRUNCATE)

@@ -76,7 +76,7 @@ class World:
             root / "backups",
             [],
             self._go_on_without,
-            self._foreign_write,
+            self._write_of_others,
         )
         servers = rng.choice((0.0, 0.3, 1.0))
         self._instances = [
@@ -97,7 +97,7 @@ class World:
         self._check_maintenance()
         for instance in self._instances:
             instance.take_note_of_kept_files()
-        self._model.check_foreign_writes()
+        self._model.check_writes_of_others()
         if self._rng.random() < 0.2:
             self._check_other_history_is_refused()
         elif self._rng.random() < 0.3:
@@ -149,7 +149,7 @@ class World:
                 write.rows, write.row_bytes = 1, 100
         return write
 
-    def _foreign_write(self) -> Write:
+    def _write_of_others(self) -> Write:
         self._writes += 1
         return Write(
             self._scheduler.now(), 0, 0.0, self._writes, increments=self._rng.random() < 0.5, rows=1, row_bytes=20

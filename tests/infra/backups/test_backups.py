@@ -331,7 +331,7 @@ def test_no_room_to_work_in_is_a_clear_error(local: Backups, image: Path, monkey
         local.create(image, at(1))
 
 
-def test_foreign_files_beside_the_backups_are_left_alone(local: Backups, image: Path) -> None:
+def test_other_files_beside_the_backups_are_left_alone(local: Backups, image: Path) -> None:
     for name in ("notes.txt", "app-99999999-9999.db.gz", "app-20260101-0000.db"):
         local.store.put(name, b"x")
     made = local.create(image, at(1))

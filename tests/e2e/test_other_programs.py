@@ -49,7 +49,7 @@ class Operator:
         self.inserted: list[str] = []
 
     def type(self, work: str) -> str:
-        name = f"foreign_{len(self.inserted)}"
+        name = f"shell_{len(self.inserted)}"
         self.inserted += [name] * work.count("{insert}")
         script = ".timeout 5000\n" + work.format(insert=INSERT.format(name=name), name=name)
         done = subprocess.run([SHELL, str(self.database)], input=script, capture_output=True, text=True, timeout=60)
@@ -95,8 +95,8 @@ def test_shell_and_requests_write_at_the_same_time(start_server: StartServer, tm
     server.process.end()
     assert not (data / "app.db-wal").exists()
     found = items_in(data / "app.db")
-    assert [name for _, name in found if name.startswith("foreign")] == operator.inserted
-    assert {name: number for number, name in found if not name.startswith("foreign")} == claims.acknowledged
+    assert [name for _, name in found if name.startswith("shell")] == operator.inserted
+    assert {name: number for number, name in found if not name.startswith("shell")} == claims.acknowledged
     assert not list(data.glob("app.db.diverged-*"))
     check_log_and_file_agree(data, tmp_path)
 
