@@ -3,10 +3,11 @@
 This is an engine: whoever uses it imports from here or from `infra.commitlog.upkeep`, never from deeper. The path of
 one commit, from top to bottom:
 
-    replica.py         runs the use case, again after a conflict, until its commit is in the log
-    open_file.py       begins the transaction, after one look at what other programs have done to the file
-    vfs.py             SQLite writes the frames; the last one's header, the commit mark, is held back
-    commit.py          at the sync: takes the changed pages out of the WAL, minds deadline and fairness
+    replica.py         again after each conflict, until the commit is in the log: one look at what others have done
+    group.py           the writes that wait share a transaction, each in a savepoint
+    open_file.py       begins it, and keeps what may not become a commit from becoming one
+    vfs.py             SQLite writes the frames; the last one's header, the commit mark, is held back until the sync
+    commit.py          the changed pages, on top of the commit that the file is at
     log.py             creates the object under the next number, only if it is absent, and settles what that became
     objects.py         the object's name, and how single objects are read and listed
     position_file.py   then the note beside the file says which commit it is at
@@ -18,8 +19,9 @@ A start goes through `at_rest/`, which brings the file to the log's head; docs/c
 from infra.commitlog.at_rest.local_file import START_SECONDS, publish
 from infra.commitlog.at_rest.row_changes import statements as statements_of_changes
 from infra.commitlog.chain import START, LogObject, Position
+from infra.commitlog.group import Write
 from infra.commitlog.log import CommitLog, open_log
-from infra.commitlog.replica import Replica, Write
+from infra.commitlog.replica import Replica
 from infra.commitlog.schema import is_new, opened_image
 from infra.commitlog.soundness import soundness_of
 

@@ -4,13 +4,11 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import apsw
 import peewee
 
 from core import errors
@@ -21,51 +19,24 @@ from infra.commitlog.chain import START, Change, Position
 from infra.commitlog.commit import Committer
 from infra.commitlog.fairness import Fairness
 from infra.commitlog.file_state import Condition, FileChanged, Known
+from infra.commitlog.group import FAULTS_OF_ONE, Aborted, UseCase, Write, fail_together, run_together
 from infra.commitlog.log import CommitLog
-from infra.commitlog.open_file import OpenFile, SavepointLost
+from infra.commitlog.open_file import OpenFile
 from infra.commitlog.schema import AnySchema, Schema
 from infra.commitlog.writers import check_written_here
-from infra.sqlite_errors import root_cause, translated_errors
+from infra.sqlite_errors import translated_errors
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-UseCase = Callable[[peewee.Database], T]
 
 _BATCH = 256
 _BATCH_BYTES = 4 * 1024 * 1024  # then reads get their turn; more only if one commit is larger
 _LOOK_FURTHER = 4  # lost numbers
 _BUSY_POLL_SECONDS = 0.01
-_SHARE_SECONDS = 1.0  # how long one of several requests in a transaction may keep the others waiting
 _SETTLINGS = 5
 _HEAL_SECONDS = 60.0  # from one time that SQLite's word makes the file be built anew to the next: perhaps it is the log
 _REDO_SECONDS = 1.0  # how long another program's changes may keep requests waiting
-
-# Whatever ends the transaction of several
-_FAULTS_OF_ONE = (
-    errors.TransactionTooLarge,
-    errors.DatabaseFull,
-    errors.WriteRefused,
-    peewee.PeeweeException,
-    apsw.Error,
-)
-
-
-@dataclass(slots=True)
-class Write:
-    """A request to write, and what became of it."""
-
-    use_case: UseCase[Any]
-    not_before: float = float("-inf")  # by the clock: it may answer from a state that was the newest then, or later
-    txid: int = 0  # and that is not older than this commit
-    result: Any = None
-    error: Exception | None = None
-    shown: int = 0  # the newest commit that the outcome reflects, a TXID
-
-    def outcome(self) -> Any:
-        if self.error:
-            raise self.error
-        return self.result
 
 
 class Replica:
@@ -171,20 +142,20 @@ class Replica:
         culprit: Write | None = None
         if len(writes) > 1:
             try:
-                return self._until_stored(writes, partial(self._run_all, writes), self._clock.now() + seconds)
-            except _Aborted as aborted:
+                return self._until_stored(writes, self._clock.now() + seconds)
+            except Aborted as aborted:
                 culprit = aborted.write
-            except _FAULTS_OF_ONE:
+            except FAULTS_OF_ONE:
                 pass  # nothing was stored
             except Exception as error:
-                return _fail(writes, error)
+                return fail_together(writes, error)
         deadline = self._clock.now() + seconds
         waiting = sorted(writes, key=lambda write: write is culprit)
         while waiting:
             write = waiting.pop(0)
             self._write_alone(write, deadline)
             if isinstance(write.error, errors.CommitNotStored | errors.CommitOutcomeUnknown):
-                _fail(waiting, errors.CommitNotStored(str(write.error)))  # the store is away, for them as well
+                fail_together(waiting, errors.CommitNotStored(str(write.error)))  # the store is away, for them as well
                 return
 
     def run_alone(self, use_case: UseCase[T], deadline: float) -> T:
@@ -198,7 +169,7 @@ class Replica:
             with self.file.autocommit():
                 write.result = write.use_case(self.file.writer)
 
-        self._until_stored([write], run, deadline)
+        self._until_stored([write], deadline, run)
         result: T = write.outcome()
         return result
 
@@ -297,17 +268,20 @@ class Replica:
 
     def _write_alone(self, write: Write, deadline: float) -> None:
         try:
-            self._until_stored([write], partial(self._run_all, [write]), deadline)
+            self._until_stored([write], deadline)
         except Exception as error:
             write.error = error
 
-    def _until_stored(self, writes: Sequence[Write], work: Callable[[], None], deadline: float) -> None:
-        """Do the work that sets the outcome of these writes until what it commits is in the log."""
+    def _until_stored(self, writes: Sequence[Write], deadline: float, work: Callable[[], None] | None = None) -> None:
+        """Do the work that sets the outcome of these writes until what it commits is in the log; without any, they
+        share a transaction.
+        """
+        work = work or partial(run_together, writes, self.file, self._clock, deadline)
         self._fairness.before_first_attempt()
         for conflicts in count(1):
             try:
                 committed = self._patiently(partial(self._attempt, work, deadline))
-            except _Aborted as aborted:
+            except Aborted as aborted:
                 if isinstance(aborted.write.error, errors.DatabaseDamaged) and self.suspect():
                     continue
                 if len(writes) > 1:
@@ -373,30 +347,6 @@ class Replica:
             )
         self.visible = self.stored
         return self.stored != before
-
-    def _run_all(self, writes: Sequence[Write]) -> None:
-        share = _SHARE_SECONDS if len(writes) > 1 else float("inf")
-        with self.file.transaction():
-            for write in writes:
-                self.file.run_until = min(self.committer.deadline, self._clock.now() + share)
-                self._run(write)
-            if len(writes) == 1 and writes[0].error:
-                raise _Aborted(writes[0])  # what its savepoint has undone would be a commit of nothing
-
-    def _run(self, write: Write) -> None:
-        """In a savepoint, so that its failure undoes nothing but itself. Raises _Aborted when that is not possible."""
-        write.result, write.error = None, None
-        try:
-            with self.file.savepoint(), translated_errors(self.path):
-                write.result = write.use_case(self.file.writer)
-        except SavepointLost as lost:
-            write.result, write.error = None, root_cause(lost.cause, self.path)
-            raise _Aborted(write) from None
-        except Exception as error:
-            write.error = error
-        # Alone it may take its time; and what is made of damaged pages must not become history
-        if isinstance(write.error, errors.TransactionTooSlow | errors.DatabaseDamaged):
-            raise _Aborted(write)
 
     def _take_the_number(self, db: peewee.Database) -> None:
         """By a commit that changes nothing: to set what stands there already writes the first page anew."""
@@ -522,20 +472,3 @@ class Replica:
     def _disconnect(self, condition: Condition) -> None:
         self._condition = condition
         self.file.disconnect()
-
-
-class _Aborted(Exception):
-    """A request has ended the transaction that it was to share."""
-
-    def __init__(self, write: Write) -> None:
-        super().__init__(write)
-        self.write = write
-
-
-def _fail(writes: Sequence[Write], error: Exception) -> None:
-    """Their common commit has failed."""
-    for write in writes:
-        if write.error and isinstance(error, errors.CommitOutcomeUnknown):
-            write.error = errors.CommitNotStored(str(error))  # it had failed by itself, and has no part in the commit
-        else:
-            write.error = error

@@ -22,7 +22,7 @@ from core.errors import (
     TxidNotReached,
     WriteRefused,
 )
-from infra.commitlog import replica as replica_module
+from infra.commitlog import group as group_module
 from infra.commitlog.log import CommitLog
 from infra.commitlog.replica import Replica
 from tests.simulation.model import Model
@@ -422,9 +422,7 @@ class Instance:
         attempts = []
         for write in group:
             self._model.begun(write)
-            attempts.append(
-                replica_module.Write(write, self._clock.at(write.arrived) - write.freshness, write.at_least)
-            )
+            attempts.append(group_module.Write(write, self._clock.at(write.arrived) - write.freshness, write.at_least))
         touches = self._touches
         self._replica.write_together(attempts, _COMMIT_SECONDS)
         if touches == self._touches and not any(attempt.error for attempt in attempts):
@@ -436,7 +434,7 @@ class Instance:
             self._conclude(write, attempt, len(group) > 1)
             self._around.counts["run again"] += max(write.runs - 1, 0)
 
-    def _conclude(self, write: Write, attempt: replica_module.Write, shared: bool) -> None:
+    def _conclude(self, write: Write, attempt: group_module.Write, shared: bool) -> None:
         match attempt.error:
             case None if write.ends == "commit":
                 txid = self._model.acknowledged(write, self._answered(f"write {write.number} done", write.arrived))

@@ -24,8 +24,8 @@ from core.errors import (
     WriteRefused,
 )
 from infra.clock import Clock
+from infra.commitlog.group import Write
 from infra.commitlog.log import open_log
-from infra.commitlog.replica import Write
 from tests.infra.commitlog.conftest import Instance, StartInstance, stored_in
 
 UseCase = Callable[[peewee.Database], Any]

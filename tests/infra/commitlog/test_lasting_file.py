@@ -19,10 +19,10 @@ from infra.clock import Clock
 from infra.commitlog.at_rest.local_file import LocalFile
 from infra.commitlog.chain import Position
 from infra.commitlog.file_state import state_of
+from infra.commitlog.group import Write
 from infra.commitlog.log import open_log
 from infra.commitlog.position_file import Note, NoteFile, WalEnd
 from infra.commitlog.raw_file import RawFile
-from infra.commitlog.replica import Write
 from infra.storage.object_store import ObjectStore
 from tests.infra.commitlog.conftest import Instance, ManualClock, StartInstance, WatchedStore, log_over, stored_in
 

@@ -20,9 +20,10 @@ from infra.commitlog import open_file
 from infra.commitlog.at_rest import local_file, row_changes
 from infra.commitlog.at_rest.kept import KeptFiles
 from infra.commitlog.at_rest.local_file import LocalFile
+from infra.commitlog.group import Write
 from infra.commitlog.log import open_log
 from infra.commitlog.raw_file import differing_pages
-from infra.commitlog.replica import Replica, Write
+from infra.commitlog.replica import Replica
 from tests.infra.commitlog.conftest import Instance, StartInstance, litestream_restore, stored_in
 
 Shell = Callable[..., list[Any]]
