@@ -119,6 +119,17 @@ def test_functions_know_their_log_and_only_maintenance_the_backups(resources: di
     assert maintaining == {"REPLICA_URL": "/log", "BACKUP_URL": "/backups"}
 
 
+def test_page_moves_the_log_everywhere_at_once(tmp_path: Path) -> None:
+    (block,) = [block for block in blocks("docs/lambda.md") if block.name == "The log is damaged"]
+    (command,) = [line for line in block.script.splitlines() if line.startswith("sed ")]
+    template = (ROOT / "template.yaml").read_text()
+    (tmp_path / "template.yaml").write_text(template)
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    moved = (tmp_path / "template.yaml").read_text()
+    assert not re.search(r"\blog/|/log\b", moved)
+    assert re.sub(r"\blog2\b", "log", moved) == template
+
+
 def test_maintenance_has_its_own_handler_and_schedules(resources: dict[str, Any]) -> None:
     function = resources["MaintenanceFunction"]["Properties"]
     assert function["ImageConfig"]["Command"] == ["handler.aws_maintenance.handler"]
@@ -129,14 +140,3 @@ def test_maintenance_has_its_own_handler_and_schedules(resources: dict[str, Any]
 def test_only_maintenance_deletes_from_the_log() -> None:
     found = [path.name for path in (ROOT / "infra" / "commitlog").glob("*.py") if ".delete(" in path.read_text()]
     assert found == ["maintenance.py"]
-
-
-def test_page_moves_the_log_everywhere_at_once(tmp_path: Path) -> None:
-    (block,) = [block for block in blocks("docs/lambda.md") if block.name == "The log is damaged"]
-    (command,) = [line for line in block.script.splitlines() if line.startswith("sed ")]
-    template = (ROOT / "template.yaml").read_text()
-    (tmp_path / "template.yaml").write_text(template)
-    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    moved = (tmp_path / "template.yaml").read_text()
-    assert not re.search(r"\blog/|/log\b", moved)
-    assert re.sub(r"\blog2\b", "log", moved) == template
