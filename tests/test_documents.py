@@ -1,8 +1,8 @@
 """What the pages quote exists: messages, commands, names.
 
-In the pages a message is quoted as code, or in double quotes in the runbook, word for word; `...` stands for what is
-left out, a number or a capital letter for what differs each time. So whatever is set as code and is neither a command,
-nor a name, nor in `_OTHERS`, is taken for a message of this service, and must be in its code.
+In the pages a message is quoted as code, or in double quotes in the operators' pages, word for word; `...` stands for
+what is left out, a number or a capital letter for what differs each time. So whatever is set as code and is neither a
+command, nor a name, nor in `_OTHERS`, is taken for a message of this service, and must be in its code.
 """
 
 import ast
@@ -24,10 +24,11 @@ from tests.e2e.pages import blocks
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "RUNBOOK.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+OPERATORS = ("RUNBOOK.md", "docs/lambda.md")
 # Where the words come from that a page quotes; the tools for developers speak in pages of their own
 _SPEAKERS = {"": ("core", "handler", "infra"), "docs/": ("tests/checker", "tests/model", "tests/simulation")}
-_PROGRAMS = {"aws", "chmod", "curl", "docker", "export", "fuser", "gh", "git", "kill", "litestream", "ls", "make"}
-_PROGRAMS |= {"python", "sam", "sqlite3", "sudo"}
+_PROGRAMS = {"aws", "chmod", "curl", "df", "docker", "export", "fuser", "gh", "git", "kill", "litestream", "ls", "make"}
+_PROGRAMS |= {"mv", "python", "rm", "sam", "sqlite3", "sudo"}
 # Of other programs, and of languages
 _OTHERS = {
     "--build",
@@ -39,8 +40,6 @@ _OTHERS = {
     '"kind: Connect" in text',
     "1|...",
     "DROP TABLE items",
-    "MAINTENANCE",
-    "Mounts",
     "Not authorized to perform sts:AssumeRoleWithWebIdentity",
     "OR ROLLBACK",
     "PRAGMA application_id",
@@ -130,7 +129,7 @@ def _pattern(part: str) -> str:
 
 
 def messages(page: str) -> list[str]:
-    quoted = quotes(page) if page == "RUNBOOK.md" else []
+    quoted = quotes(page) if page in OPERATORS else []
     return [span for span in [*spans(page), *quoted] if " " in span and span not in _OTHERS and not is_command(span)]
 
 
@@ -207,7 +206,7 @@ def _parses(arguments: list[str]) -> bool:
 def test_every_command_of_the_service_that_a_page_shows_is_one(page: str) -> None:
     shown = [arguments for words in typed(page) if (arguments := arguments_of_infra(words)) is not None]
     assert [arguments for arguments in shown if not is_taken(arguments)] == []
-    assert shown or page not in ("README.md", "RUNBOOK.md", SERVICE)
+    assert shown or page not in ("README.md", *OPERATORS, SERVICE)
 
 
 @pytest.mark.parametrize("page", [*PAGES, SERVICE])

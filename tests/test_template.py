@@ -1,10 +1,14 @@
 """What the two functions may do in the bucket, as template.yaml says it (I7, and the last line of defence of I2)."""
 
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cfnlint.decode import decode
+
+from tests.e2e.pages import blocks
 
 ROOT = Path(__file__).parent.parent
 
@@ -113,6 +117,17 @@ def test_functions_know_their_log_and_only_maintenance_the_backups(resources: di
     )
     assert serving == {"REPLICA_URL": "/log"}
     assert maintaining == {"REPLICA_URL": "/log", "BACKUP_URL": "/backups"}
+
+
+def test_page_moves_the_log_everywhere_at_once(tmp_path: Path) -> None:
+    (block,) = [block for block in blocks("docs/lambda.md") if block.name == "The log is damaged"]
+    (command,) = [line for line in block.script.splitlines() if line.startswith("sed ")]
+    template = (ROOT / "template.yaml").read_text()
+    (tmp_path / "template.yaml").write_text(template)
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    moved = (tmp_path / "template.yaml").read_text()
+    assert not re.search(r"\blog/|/log\b", moved)
+    assert re.sub(r"\blog2\b", "log", moved) == template
 
 
 def test_maintenance_has_its_own_handler_and_schedules(resources: dict[str, Any]) -> None:

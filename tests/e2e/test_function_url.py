@@ -1,4 +1,4 @@
-"""Signed requests to a function URL, as the README shows them."""
+"""Signed requests to a function URL, as docs/lambda.md shows them."""
 
 import json
 import os
@@ -64,8 +64,8 @@ def test_signed_request_is_answered(url: str) -> None:
     assert missing.returncode != 0
 
 
-def test_readme_says_how(url: str) -> None:
-    (script,) = [block.script for block in blocks("README.md") if "call_function.py" in block.script]
+def test_page_says_how(url: str) -> None:
+    (script,) = [block.script for block in blocks("docs/lambda.md") if block.name == "Call it"]
     script = re.sub("^export .*", "set -e", script)
     answers = run("bash", "-c", script, FUNCTION_URL=url)
     assert answers.returncode == 0, answers

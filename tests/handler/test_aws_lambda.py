@@ -364,10 +364,10 @@ def test_problem_names_the_address_that_the_caller_used(start: Start) -> None:
         assert invoke(rest_api(path, path, "/", None))["statusCode"] == 404
 
 
-def test_readme_states_the_limits() -> None:
-    readme = (EVENTS.parents[1] / "README.md").read_text()
-    assert f"| function URL | {gateways.FUNCTION_LIMIT // 10**6} MB |" in readme
-    assert f"| load balancer (ALB) | {gateways.LOAD_BALANCER_LIMIT // 10**6} MB |" in readme
+def test_page_states_the_limits() -> None:
+    page = (EVENTS.parents[1] / "docs/lambda.md").read_text()
+    assert f"| function URL | {gateways.FUNCTION_LIMIT // 10**6} MB |" in page
+    assert f"| load balancer (ALB) | {gateways.LOAD_BALANCER_LIMIT // 10**6} MB |" in page
 
 
 def test_docs_find_their_parts_behind_a_stage(start: Start) -> None:
