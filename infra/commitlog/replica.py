@@ -24,7 +24,6 @@ from infra.commitlog.log import CommitLog
 from infra.commitlog.open_file import OpenFile, SavepointLost
 from infra.commitlog.position_file import WalEnd
 from infra.commitlog.schema import AnySchema, Schema
-from infra.commitlog.writers import check_written_here
 from infra.sqlite_errors import root_cause, translated_errors
 
 logger = logging.getLogger(__name__)
@@ -129,7 +128,7 @@ class Replica:
         self._settle()
         self.refresh(asked)
         self._at_rest.check_served(self._open.writer.connection())
-        check_written_here(self.log, self.visible)
+        self.log.head.check_written_here(self.visible)
 
     def close(self, deadline: float = 0.0) -> None:
         """Store what other programs have committed, until `deadline`, move the WAL into the file and note that it is
@@ -250,11 +249,11 @@ class Replica:
 
     def is_fresh(self, not_before: float, txid: int = 0) -> bool:
         shown = self.visible.txid
-        return self._is_usable and self.log.verified_at(shown) >= not_before and shown >= txid
+        return self._is_usable and self.log.head.seen_at(shown) >= not_before and shown >= txid
 
     def is_current(self) -> bool:
         """Ask the store whether what readers see is the newest; any thread may, while another one writes."""
-        return self._is_usable and self.log.is_head(self.visible)
+        return self._is_usable and self.log.head.is_still_at(self.visible)
 
     def check(self) -> None:
         """Raises DatabaseUnavailable when the file is not the one that was opened; any thread may ask."""
