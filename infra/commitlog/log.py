@@ -369,34 +369,31 @@ class CommitLog:
     def _probe(self, position: Position, most: int) -> tuple[float, list[Change], bool]:
         """The next commits, until one is missing; when that was asked for; and whether it is missing."""
         found: list[Change] = []
+        at_end = False
         with ExitStack() as on_error:
-            while True:
+            while not at_end and len(found) < most:
                 asked = self._clock.now()
                 try:
                     change = self._commit_after(position)
                 except ObjectMissing:
                     at_end = True
-                    break
                 except (StoreUnavailable, LogDamaged):
-                    at_end = False  # too large for a quick read, or perhaps none of the log: a listing tells
-                    break
-                on_error.callback(change.close)
-                found.append(change)
-                position = change.position
-                if len(found) >= most:
-                    at_end = False
-                    break
+                    break  # too large for a quick read, or perhaps none of the log: a listing tells
+                else:
+                    on_error.callback(change.close)
+                    found.append(change)
+                    position = change.position
             on_error.pop_all()
         return asked, found, at_end
 
     def _listed_changes(self, position: Position) -> Generator[Change, None, tuple[Position, bool]]:
         """What a listing leads to. Returns where that is, and whether the log was seen to end there.
 
-        A commit is held back until it is proven: by the next one, which names it, by the one before, which still
-        stands, or by a look at what follows.
+        A commit may still turn out to be none of the log. So each is held back until the next one names it or, if it is
+        the last, until the one before was found to stand after that; otherwise until it is confirmed.
         """
         for look_again in (True, False):
-            unproven: Change | None = None  # a commit that may still turn out to be none of the log
+            unproven: Change | None = None
             try:
                 asked = self._clock.now()
                 listed = self.head.listing_past(position)
@@ -410,16 +407,8 @@ class CommitLog:
                     raise self.head.another_at(position)
                 before = reached = position
                 for item in plan:
-                    try:
-                        change = self.objects.read_after(reached, item)
-                    except LogDamaged:
-                        if unproven:
-                            self.head.check_confirmed(reached, before)
-                        raise
+                    change = self._read_proving(item, reached, before if unproven else None)
                     if unproven:
-                        with closed_on_error(change):
-                            if not is_made_on(change.header, reached):
-                                self.head.check_confirmed(reached, before)
                         position = reached
                         yield unproven
                         unproven = None
@@ -445,6 +434,21 @@ class CommitLog:
                 if unproven:
                     unproven.close()
         raise AssertionError("unreachable")
+
+    def _read_proving(self, item: LogObject, position: Position, before: Position | None) -> Change:
+        """What follows `position`. Raises ObjectMissing if that commit may be none of the log; `before`: the one before
+        it, None if it needs no proof.
+        """
+        try:
+            change = self.objects.read_after(position, item)
+        except LogDamaged:
+            if before:
+                self.head.check_confirmed(position, before)
+            raise
+        with closed_on_error(change):
+            if before and not is_made_on(change.header, position):
+                self.head.check_confirmed(position, before)
+        return change
 
     def commits(self, position: Position, end: int) -> Iterator[Change]:
         """Yield the commits after `position` up to TXID `end`, one by one. Whoever takes one closes it. Raises
@@ -642,7 +646,7 @@ class _Outcome:
 
 
 class _Read:
-    """How much of a restore has been read."""
+    """Tells how much of a restore has been read."""
 
     def __init__(self, total: int, progress: Progress) -> None:
         self._done, self._total = 0, total
