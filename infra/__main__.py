@@ -269,7 +269,7 @@ def _changes(settings: Settings, options: argparse.Namespace) -> int:
 
 def _log(settings: Settings, options: argparse.Namespace) -> int:
     log = _open_log(settings)
-    found = log.everything()
+    found = log.objects.everything()
     if options.json:
         print(json.dumps([asdict(item) for item in found], default=str))
         return 0

@@ -239,7 +239,7 @@ class Database:
     def _check_plausible(self, txid: int) -> None:
         """Raises TxidNotReached for what is so far ahead that nobody need be asked."""
         known = self._replica.visible.txid
-        if txid > known + _MOST_AHEAD and self.log.verified_at(known) > self._clock.now() - _LOOKED_SECONDS:
+        if txid > known + _MOST_AHEAD and self.log.head.seen_at(known) > self._clock.now() - _LOOKED_SECONDS:
             self._replica.check_reached(txid)
 
     def _pause_before_asking(self, not_before: float) -> float:

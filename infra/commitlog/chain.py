@@ -28,6 +28,8 @@ START = Position(0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class LogObject:
+    """An object under its name in the store, with what a listing tells of it: commits `min_txid` to `max_txid`."""
+
     level: int
     min_txid: int
     max_txid: int
@@ -53,10 +55,12 @@ class Change:
         self.position = position_after(reader, level)
 
     def pages(self) -> Iterator[tuple[int, bytes]]:
+        """Yield page number and content, ascending; may be called again."""
         self._body.seek(0)
         return ltx.Reader(iter(lambda: self._body.read(_CHUNK), b"")).pages()
 
     def close(self) -> None:
+        """Let go of the memory, or the temporary file, that it takes."""
         self._body.close()
 
     def _copied(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -66,7 +70,7 @@ class Change:
 
 
 def chain(objects: list[LogObject], after: int) -> list[LogObject]:
-    """The fewest objects that lead on from TXID `after` without a gap; of equals, the smallest."""
+    """Return the fewest objects that lead on from TXID `after` without a gap; of equals, the smallest."""
     result: list[LogObject] = []
     waiting = sorted(objects, key=lambda item: item.min_txid, reverse=True)
     best: LogObject | None = None
@@ -82,8 +86,18 @@ def chain(objects: list[LogObject], after: int) -> list[LogObject]:
         end = best.max_txid
 
 
+def end_of(links: list[LogObject], after: int = 0) -> int:
+    """Return the TXID that a chain leads to; `after` if it has no link."""
+    return links[-1].max_txid if links else after
+
+
+def newest_in(objects: list[LogObject]) -> int:
+    """Return the largest TXID that any of them holds, whatever leads there; 0 for none."""
+    return max((item.max_txid for item in objects), default=0)
+
+
 def restorable(objects: list[LogObject]) -> list[LogObject]:
-    """One object for each TXID at which the database can be restored, in their order; each ends there.
+    """Return one object for each TXID at which the database can be restored, in their order; each ends there.
 
     Of the commits only those count that lead to the newest one: what lies before a gap may have been created after
     its number was free again.
@@ -109,6 +123,9 @@ def write_pages(file: "BinaryFile", header: ltx.Header, pages: Iterable[tuple[in
 
 
 def check_follows(header: ltx.Header, position: Position) -> None:
+    """Raise LogDamaged unless an object with this header can be applied at this position: it holds the next commit, is
+    of the same log and, if it begins with that commit, names the one before. What is unknown (0) is not compared.
+    """
     if not header.min_txid <= position.txid + 1 <= header.max_txid:
         raise LogDamaged(f"holds TXID {header.min_txid}-{header.max_txid}, which does not follow {position.txid}")
     if header.log_id and position.log_id and header.log_id != position.log_id:
@@ -121,6 +138,11 @@ def check_follows(header: ltx.Header, position: Position) -> None:
         )
 
 
+def is_made_on(header: ltx.Header, position: Position) -> bool:
+    """Whether an object says that its first commit was made on top of this very one."""
+    return header.min_txid == position.txid + 1 and header.predecessor == position.checksum
+
+
 class BinaryFile(Protocol):
     def seek(self, offset: int, /) -> int: ...
     def write(self, data: bytes, /) -> int: ...
@@ -128,7 +150,7 @@ class BinaryFile(Protocol):
 
 
 def position_after(reader: ltx.Reader, level: int) -> Position:
-    """Of an object of this level that was read to its end."""
+    """Return where an object of this level leads to; it must have been read to its end."""
     header = reader.header
     checksum = header.node_id if level else reader.checksum
     return Position(header.max_txid, checksum, header.timestamp, header.log_id)

@@ -20,40 +20,47 @@ class _Stamp:
 
 
 class CommitClock:
-    """Of any threads. Of a commit of ours the store had its object after it was stamped and before that was learned of,
-    which bounds how far the two clocks are apart. Only what is beyond doubt, and beyond some seconds, is corrected.
+    """Dates commits. Any thread may ask.
+
+    The store had the object of a commit of ours after it was stamped here, and before its time was learned here: that
+    bounds how far the two clocks are apart. Only what is beyond doubt, and beyond some seconds, is corrected.
     """
 
-    def __init__(self, clock: Clock, store: str) -> None:
-        """`store`: its name in the log lines."""
+    def __init__(self, clock: Clock, url: str) -> None:
+        """`url`: the store's, for the log lines."""
         self._clock = clock
-        self._store = store
+        self._url = url
         self._offset = 0  # milliseconds that the store's clock is ahead of this machine's
         self._newest = _Stamp(0, 0.0)
         self._stored: dict[int, _Stamp] = {}  # by TXID
         self._lock = threading.Lock()
 
     def stamp(self, previous: int) -> int:
-        """The date of a commit to be made, never before that of the previous one; both milliseconds since 1970."""
+        """Return the date for a commit to be made, never before that of the previous one; both milliseconds since
+        1970.
+        """
         with self._lock:
             self._newest = _Stamp(self._clock.timestamp(), self._clock.now())
             return max(self._newest.wall + self._offset, previous)
 
     def stored(self, txid: int) -> None:
-        """What was stamped last has become the commit with this TXID. To be called for no other one."""
+        """Take down that what was stamped last has become the commit with this TXID; to be called for no other one."""
         with self._lock:
             self._stored[txid] = self._newest
             if len(self._stored) > _REMEMBERED:
                 del self._stored[min(self._stored)]
 
     def doubts(self, previous: int) -> bool:
-        """Whether the previous commit's date is of a time to come: then the store's time of it should be asked for, and
-        `dates.corrected` be what the next stamp is given. Or this machine's clock is slow, and the store confirms it.
+        """Say whether the previous commit's date, milliseconds since 1970, is of a time to come: then ask the store for
+        its time of it, and give `dates.corrected` to the next stamp. If it is this machine's clock that is slow, the
+        store confirms the date.
         """
         return previous > self._clock.timestamp() + self._offset + _TOLERANCE_MS
 
     def learned(self, txid: int, modified: int) -> None:
-        """The store's time of a commit, milliseconds since 1970; ignored if that was not stored here, or long ago."""
+        """Compare the clocks by the store's time of a commit, milliseconds since 1970; ignored if that was not stored
+        here, or long ago.
+        """
         with self._lock:
             if stamp := self._stored.pop(txid, None):
                 self._correct(stamp, modified)
@@ -66,12 +73,12 @@ class CommitClock:
             return
         if least - _TOLERANCE_MS <= 0 <= most + _TOLERANCE_MS:
             self._offset = 0
-            logger.warning("this machine's clock agrees with that of %s again", self._store)
+            logger.warning("this machine's clock agrees with that of %s again", self._url)
             return
         self._offset = seen if self._offset > most else least
         logger.error(
             "this machine's clock is %s s %s that of %s: commits are dated by the store's from now on; mend the clock",
             f"{abs(self._offset) / 1000:,.0f}",
             "ahead of" if self._offset < 0 else "behind",
-            self._store,
+            self._url,
         )

@@ -14,7 +14,7 @@ _ROUNDS = 2
 
 
 class Store(Protocol):
-    """See ObjectStore for the errors."""
+    """What the proof asks of an object store; see ObjectStore for the errors."""
 
     @property
     def url(self) -> str: ...

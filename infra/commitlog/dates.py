@@ -31,6 +31,7 @@ class Misdated:
     ahead: int  # seconds, at most
 
     def with_(self, other: "Misdated | None") -> "Misdated":
+        """Return one that names these and others."""
         if other is None:
             return self
         first, last = min(self.first, other.first), max(self.last, other.last)
@@ -45,19 +46,23 @@ class Misdated:
 
 
 def latest(modified: datetime) -> int:
-    """The end of the time at which the store, which tells seconds or less, had an object; milliseconds since 1970."""
+    """Return the latest moment that the store's time of an object can mean, milliseconds since 1970: some stores tell
+    whole seconds.
+    """
     whole_second = modified.microsecond == 0
     return int(modified.timestamp() * 1000) + _TICK_MS + _SECOND_MS * whole_second
 
 
 def corrected(dated: int, modified: datetime) -> int:
-    """The date of a commit, milliseconds since 1970, that its writer has dated so and the store had then."""
+    """Return the date to believe of a commit that its writer has dated so and the store had then, milliseconds since
+    1970.
+    """
     return min(dated, latest(modified))
 
 
 def bounds(objects: Iterable[LogObject]) -> dict[int, int]:
-    """For each TXID at which an object ends, the newest first: when its commit was there at the latest, milliseconds
-    since 1970.
+    """Return, for each TXID at which an object ends, the newest first, when its commit was there at the latest,
+    milliseconds since 1970.
     """
     result: dict[int, int] = {}
     bound = None
@@ -69,11 +74,13 @@ def bounds(objects: Iterable[LogObject]) -> dict[int, int]:
 
 
 def misdated(txid: int, dated: int, bound: int) -> Misdated | None:
+    """Name a commit whose date is so long after it was there that it cannot be right; both milliseconds since 1970."""
     ahead = dated - bound
     return Misdated(1, txid, txid, ahead // 1000) if ahead > TOLERANCE_MS else None
 
 
 def text(milliseconds: int) -> str:
+    """Write a date, milliseconds since 1970, for people to read; whatever an object may hold can be written."""
     try:
         return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
     except (ValueError, OverflowError, OSError):

@@ -1,20 +1,25 @@
-"""The log in the object store: who comes next is decided here, by creating an object only if it is absent."""
+"""The log in the object store: who comes next is decided here, by creating an object only if it is absent.
+
+`Head` asks what is true of the log's end; `CommitLog` restores, reads what is new, and appends. What an object is
+called and holds is for objects.py.
+"""
 
 import random
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import count
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from core.errors import (
     CommitConflict,
+    CommitError,
     CommitNotStored,
     CommitOutcomeUnknown,
     LogDamaged,
+    LogInUse,
     ObjectExists,
     ObjectMissing,
     StoreError,
@@ -26,7 +31,6 @@ from core.errors import (
 from infra.clock import Clock
 from infra.commitlog import dates, ltx
 from infra.commitlog.chain import (
-    IN_MEMORY,
     START,
     BinaryFile,
     Change,
@@ -34,91 +38,234 @@ from infra.commitlog.chain import (
     Position,
     chain,
     check_follows,
+    end_of,
+    is_made_on,
+    newest_in,
     position_after,
     write_pages,
 )
 from infra.commitlog.commit_clock import CommitClock
 from infra.commitlog.create_probe import prove_create_if_absent
-from infra.commitlog.objects import Catalog, Names, retrying
+from infra.commitlog.objects import PARALLEL_READS, SMALL, Objects, Reads, closed_on_error, commit_object
 from infra.progress import Progress, no_progress
-from infra.storage.object_store import ObjectInfo, ObjectStore
+from infra.storage.object_store import ObjectStore
 
-T = TypeVar("T")
+LIKELY_SECONDS = 0.2  # in a bucket, where each question is a request; see Head
 
 _QUICK_TIMEOUT = 3.0
-_SMALL = 1024 * 1024  # bytes that surely pass within the quick timeout
 _PROBES_BEFORE_LISTING = 8
-_PARALLEL_READS = 8
 _LOOKS = 5
-_LIKELY_SECONDS = 0.2  # for so long a number is tried in a bucket without asking first whether it is still the next
 
 
-class Store(Protocol):
+class Store(Reads, Protocol):
     """What the log asks of an object store; see ObjectStore for the errors."""
 
-    @property
-    def url(self) -> str: ...
     def create(self, name: str, body: bytes | bytearray, written_at: datetime | None = None) -> None: ...
     def race(self, name: str, body: bytes, racers: int) -> int: ...
-    def read(self, name: str) -> Iterator[bytes]: ...
-    def read_range(self, name: str, end: int) -> bytes: ...
-    def read_end(self, name: str, size: int) -> tuple[bytes, datetime]: ...
-    def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]: ...
-    def directories(self, directory: str = "") -> list[str]: ...
 
 
-class CommitLog:
-    """One instance's view of the log. One thread's, but for `verified_at` and `is_head`.
+class Head:
+    """What this instance knows of the log's end, and what it asks to know whether that is still so.
 
     No clock decides what is true. Objects of level 0 are deleted in ascending order, the newest never: so if a commit
     still stands there, no number after it was ever free again. Whatever follows from a number being free, or taken,
     counts only when the commit before it stands *afterwards*; see "I4" in docs/commit-log.md.
 
-    Every method raises StoreRefused or StoreUnavailable when the store cannot be read, and LogDamaged, with
-    the object's name, when what it holds is not an unbroken chain.
+    One thread's, but for `seen_at` and `is_still_at`, which any thread may ask: what these set is replaced as a whole.
+    Raises what CommitLog raises.
     """
 
-    def __init__(self, quick: Store, bulk: Store, clock: Clock, rng: random.Random, parallel: int = _PARALLEL_READS):
-        """`quick` does one attempt with a short time-out, `bulk` one that has time for large objects."""
+    def __init__(
+        self, objects: Objects, clock: Clock, commit_clock: CommitClock, likely_seconds: float | None = None
+    ) -> None:
+        """`likely_seconds`: how long a number counts as the next after a commit was found in its place; as a rule not
+        at all in a directory, where to ask costs little.
+        """
+        if likely_seconds is None:
+            likely_seconds = 0.0 if objects.url.startswith("file:") else LIKELY_SECONDS
+        self._objects = objects
+        self._clock = clock
+        self._commit_clock = commit_clock
+        self._likely_seconds = likely_seconds
+        self._stood_at = float("-inf")  # by the clock: when a commit that was seen here was last found in its place
+        self._seen = float("-inf"), 0  # by the clock: when the log was last seen to end, and at which TXID
+
+    # What was seen
+
+    def remember(self, asked: float, txid: int) -> None:
+        """Take down that the log ended at this TXID; `asked`: by the clock, before the store was asked."""
+        self._seen = asked, txid
+
+    def seen_at(self, txid: int) -> float:
+        """Return when the log was last seen to end at this TXID, by the clock; -inf when it was seen to be longer."""
+        moment, end = self._seen
+        return moment if txid >= end else float("-inf")
+
+    # What the store says
+
+    def is_still_at(self, position: Position) -> bool:
+        """Ask whether nothing follows this commit; False also when only a listing could tell."""
+        asked = self._clock.now()
+        try:
+            self._header_after(position)
+        except ObjectMissing:
+            if self.stands(position):
+                self._seen = max(self._seen, (asked, position.txid))
+                return True
+        return False
+
+    def stands(self, position: Position) -> bool:
+        """Ask whether this very commit is in the log, by itself: then no number after it was ever free again."""
+        if not position.txid:
+            return False
+        with suppress(ObjectMissing):
+            checksum, modified = self._objects.commit_end(position.txid)
+            if checksum == position.checksum:
+                self._stood_at = self._clock.now()
+                self._commit_clock.learned(position.txid, int(modified.timestamp() * 1000))
+                return True
+        self._stood_at = float("-inf")  # perhaps this is another log by now: the next create looks first
+        return False
+
+    def is_confirmed(self, position: Position, before: Position) -> bool:
+        """Ask whether what was read, or created, is a commit of the log beyond doubt: the next one names it or, if
+        there is none, the one `before` it still stands, or a listing made now ends with it.
+
+        An object of level 0 alone proves nothing: it may have been created long after its number was free again.
+        """
+        for _ in range(_LOOKS):
+            try:
+                return self._header_after(position).predecessor in (position.checksum, 0)
+            except ObjectMissing:
+                if self.stands(before) or self._listing_ends_with(position, before):
+                    return True
+        return False
+
+    def check_confirmed(self, position: Position, before: Position) -> None:
+        """Raise ObjectMissing for a commit that may be none of the log."""
+        if not self.is_confirmed(position, before):
+            raise ObjectMissing(self._objects.url_of(commit_object(position.txid)))
+
+    def check_number_is_next(self, position: Position) -> None:
+        """Raise CommitConflict when the log has gone on past this commit, LogDamaged when it is another one.
+
+        After some time the next number may be free although it was taken long ago, or because this is another log. The
+        look after the create finds that as well, but by then the object is there.
+        """
+        if self._clock.now() - self._stood_at < self._likely_seconds or self.stands(position):
+            return
+        for _ in range(2):
+            listed = self.listing_past(position)
+            if newest_in(listed) > position.txid:
+                raise CommitConflict(f"{self._objects.url} has gone on while this instance was asleep")
+            if self.is_last_in(listed, position):
+                return
+        raise self.another_at(position)
+
+    def check_written_here(self, position: Position) -> None:
+        """Raise LogInUse when this, the newest commit, is of another program, as Litestream when it replicates there.
+
+        Commits of this one have an id, and merged runs the checksum of their last commit, where Litestream writes 0.
+        """
+        if position != START and not (position.checksum and self._has_commit_id(position.txid)):
+            raise LogInUse(
+                f"{self._objects.url} is being written by another program, such as `litestream replicate`: TXID "
+                f"{position.txid:016x} is not of this service. Both would destroy each other's commits, so nothing was "
+                "written. Set REPLICA_URL to a prefix of its own; to take the data over, end that program, `litestream "
+                "restore -o` the database to DATABASE_PATH, and start with the new prefix"
+            )
+
+    # What a listing says
+
+    def listing_past(self, position: Position, ask: Callable[[], list[LogObject]] | None = None) -> list[LogObject]:
+        """List what it takes to build the newest state, or whatever `ask` lists, and return it.
+
+        Raises LogDamaged unless that leads from the first commit to the last one without a gap, and past `position`.
+        """
+        for look_again in (True, False):
+            listed = (ask or self._objects.towards_the_head)()
+            newest, end = newest_in(listed), end_of(chain(listed, 0))
+            if end == newest:
+                break
+            _call_it_a_gap_unless(look_again, ObjectMissing(self._objects.url_of(commit_object(end + 1))))
+        if newest < position.txid:
+            raise self._replaced(f"ends at TXID {newest:016x}, but this instance has seen {position.txid:016x}")
+        return listed
+
+    def is_last_in(self, listed: list[LogObject], position: Position) -> bool:
+        """Ask whether a listing that ends at this TXID has this very commit there, and not another log's."""
+        if not position.checksum:
+            return True  # only its number was ever told
+        merged = [item for item in listed if item.level and item.max_txid == position.txid]
+        checksums = {self._objects.header(item).node_id for item in merged}
+        if not checksums:
+            return self.stands(position)
+        return bool(checksums & {position.checksum, 0})  # 0: Litestream leaves it out
+
+    def another_at(self, position: Position) -> LogDamaged:
+        """Return what to raise when the log has another commit in this one's place."""
+        return self._replaced(f"has another commit under TXID {position.txid:016x} than this instance has seen")
+
+    def _listing_ends_with(self, position: Position, before: Position) -> bool:
+        """Whether a listing ends with this very commit, after the one before it."""
+        listed = self.listing_past(position)
+        if newest_in(listed) > position.txid:
+            return False
+        if any(item.level and item.max_txid == position.txid for item in listed):
+            return self.is_last_in(listed, position)
+        rest = [item for item in listed if item.max_txid < position.txid]
+        return (
+            end_of(chain(rest, 0)) == before.txid == position.txid - 1
+            and self.is_last_in(rest, before)
+            and self.stands(position)
+        )
+
+    def _header_after(self, position: Position) -> ltx.Header:
+        return self._objects.header(commit_object(position.txid + 1))
+
+    def _has_commit_id(self, txid: int) -> bool:
+        try:
+            return self._objects.header(commit_object(txid)).node_id != 0
+        except ObjectMissing:
+            return True  # merged, and so looked at already
+
+    def _replaced(self, what: str) -> LogDamaged:
+        return LogDamaged(
+            f"{self._objects.url} {what}: the log was emptied or replaced. Nothing is written to it; restore its "
+            "objects, or use a new prefix"
+        )
+
+
+class CommitLog:
+    """One instance's view of the log. One thread's, but for what Head says of itself.
+
+    Every method raises StoreRefused or StoreUnavailable when the store cannot be read, and LogDamaged, with
+    the object's URL, when what it holds is not an unbroken chain.
+    """
+
+    def __init__(
+        self,
+        quick: Store,
+        bulk: Store,
+        clock: Clock,
+        rng: random.Random,
+        parallel: int = PARALLEL_READS,
+        likely_seconds: float | None = None,
+    ) -> None:
+        """`quick` does one attempt with a short time-out, `bulk` one that has time for large objects. `parallel`: how
+        many small objects are read at once. `likely_seconds`: see Head.
+        """
         self.url = quick.url
+        self.objects = Objects(quick, bulk, clock, parallel)
         self._quick = quick
         self._bulk = bulk
         self._clock = clock
         self._random = rng
-        self._parallel = parallel
-        self._names = Names(quick.url)
-        self._catalog = Catalog(quick, self._names, clock)
-        self._dates = CommitClock(clock, quick.url)
-        self._likely_seconds = 0.0 if quick.url.startswith("file:") else _LIKELY_SECONDS
-        self._stood_at = float("-inf")  # by the clock: when a commit that is known here was last found in its place
-        self._verified = float("-inf"), 0  # by the clock: when the log was last known to end, and at which TXID
+        self._commit_clock = CommitClock(clock, quick.url)
+        self.head = Head(self.objects, clock, self._commit_clock, likely_seconds)
         self._keeps_create_if_absent = False
 
     # Reading
-
-    def everything(self) -> list[LogObject]:
-        """All objects of all levels, level by level in order of TXID."""
-        return self._catalog.everything()
-
-    def read(self, item: LogObject, in_memory: int = IN_MEMORY) -> Change:
-        """`in_memory`: bytes; what is larger passes through a temporary file."""
-        with self._naming(item):
-            change = self._retrying(lambda: Change(self._chunks(item), item.level, in_memory))
-            if (item.min_txid, item.max_txid) != (change.header.min_txid, change.header.max_txid):
-                change.close()
-                raise LogDamaged(f"holds TXID {change.header.min_txid}-{change.header.max_txid}")
-            return change
-
-    def name_of(self, item: LogObject) -> str:
-        return f"{self.url}/{self._names.path_of(item)}"
-
-    def timestamp_of(self, item: LogObject) -> int:
-        """Of its last commit, milliseconds since 1970. Raises ObjectMissing."""
-        return self._header(item).timestamp
-
-    def header_of(self, txid: int) -> ltx.Header:
-        """Of a commit on its own. Raises ObjectMissing."""
-        return self._header(LogObject(0, txid, txid, 0, _NEVER))
 
     def restore(
         self,
@@ -144,97 +291,68 @@ class CommitLog:
     def _restore(self, file: BinaryFile, txid: int | None, progress: Progress, snapshot: LogObject | None) -> Position:
         """Raises ObjectMissing when maintenance was at work meanwhile."""
         asked = self._clock.now()
-        plan = self._plan(START, txid, snapshot)
+        plan = self._plan(txid, snapshot)
         read = _Read(sum(item.size for item in plan), progress)
         before = position = START
         after_a_commit = False
-        for item, chunks in self._bodies(plan):
+        for item, chunks in self.objects.bodies(plan):
             try:
-                with self._naming(item):
+                with self.objects.named_in_damage(item):
                     reader = ltx.Reader(read.counted(chunks))
                     check_follows(reader.header, position)
                     write_pages(file, reader.header, reader.pages())
                     after = position_after(reader, item.level)
             except LogDamaged as error:
-                if not after_a_commit or self.is_confirmed(position, before):
+                if not after_a_commit or self.head.is_confirmed(position, before):
                     raise
                 if txid:  # the commit before was created long after its number was free again
                     raise self._not_kept(txid) from error
-                raise ObjectMissing(self.name_of(item)) from error
+                raise ObjectMissing(self.objects.url_of(item)) from error
             before, position = position, replace(after, timestamp=dates.corrected(after.timestamp, item.modified))
             after_a_commit = not item.level
         if not plan:
-            self._catalog.check_nothing_misnamed()
-            self._verified = asked, 0
+            self.objects.check_nothing_misnamed()
+            self.head.remember(asked, 0)
             return START
         is_single = not plan[-1].level
-        if txid is None and self.stands(before if is_single else position):
-            self._verified = asked, position.txid
-        elif is_single and not self.is_confirmed(position, before):
+        if txid is None and self.head.stands(before if is_single else position):
+            self.head.remember(asked, position.txid)
+        elif is_single and not self.head.is_confirmed(position, before):
             if txid:
                 raise self._not_kept(txid)
-            raise ObjectMissing(self.name_of(plan[-1]))
+            raise ObjectMissing(self.objects.url_of(plan[-1]))
         return position
 
-    def stands(self, position: Position) -> bool:
-        """Whether this very commit is in the log, on its own: then no number after it was ever free again."""
-        if not position.txid:
-            return False
-        with suppress(ObjectMissing):
-            checksum, modified = self._end_of(position.txid)
-            if checksum == position.checksum:
-                self._stood_at = self._clock.now()
-                self._dates.learned(position.txid, int(modified.timestamp() * 1000))
-                return True
-        self._stood_at = float("-inf")  # perhaps this is another log by now: the next create looks first
-        return False
+    def _plan(self, txid: int | None, snapshot: LogObject | None) -> list[LogObject]:
+        """The objects that lead from the beginning, or from a snapshot, to a TXID or the head, fewest first."""
+        if txid is None:
+            first = [snapshot] if snapshot else []
+            return first + chain(self.head.listing_past(START), end_of(first))
+        listed = self.head.listing_past(START, self.objects.everything)
+        if (newest := newest_in(listed)) < txid:
+            raise LogDamaged(f"{self.url} ends at TXID {newest:016x}, before {txid:016x}")
+        if snapshot and snapshot.max_txid == txid:
+            return [snapshot]
+        plan = chain([item for item in listed if item.max_txid <= txid], 0)
+        if end_of(plan) < txid:
+            raise self._not_kept(txid)
+        return plan
 
-    def _end_of(self, txid: int) -> tuple[int, datetime]:
-        """A commit's checksum, and when the store had it. Raises ObjectMissing."""
-        path = self._names.commit(txid)
-        end, modified = self._retrying(lambda: self._quick.read_end(path, ltx.CHECKSUM_SIZE))
-        return int.from_bytes(end, "big"), modified
-
-    def is_confirmed(self, position: Position, before: Position) -> bool:
-        """Whether what was read, or created, is a commit of the log beyond doubt: the next one names it or, if there is
-        none, the one `before` it still stands, or a listing made now ends with it.
-
-        An object of level 0 alone proves nothing: it may have been created long after its number was free again.
-        """
-        for _ in range(_LOOKS):
-            try:
-                return self._header_after(position).predecessor in (position.checksum, 0)
-            except ObjectMissing:
-                if self.stands(before) or self._ends_with(position, before):
-                    return True
-        return False
-
-    def _ends_with(self, position: Position, before: Position) -> bool:
-        """Whether a listing ends with this very commit, after the one before it. Raises LogDamaged for a gap."""
-        found = self._surveyed(position)
-        if _head(found) > position.txid:
-            return False
-        if any(item.level and item.max_txid == position.txid for item in found):
-            return self._is_last(position, found)
-        rest = [item for item in found if item.max_txid < position.txid]
-        return (
-            _end(chain(rest, 0), 0) == before.txid == position.txid - 1
-            and self._is_last(before, rest)
-            and self.stands(position)
-        )
+    def _not_kept(self, txid: int) -> TxidNotKept:
+        return TxidNotKept(f"{self.url} no longer holds TXID {txid:016x} alone; `infra log` shows what it holds")
 
     def changes(self, position: Position, limit: int | None = None) -> Iterator[Change]:
-        """What follows `position`, in order. Whoever takes one closes it.
+        """Yield what follows `position`, in order. Whoever takes one closes it.
 
-        When it ends, `verified_at` is when the log ended there: but not if there are `limit` objects or more.
+        When it ends, the head was seen where it ends: but not if there are `limit` objects or more.
         """
         for _ in range(_LOOKS):
             asked, found, at_end = self._probe(position, limit or _PROBES_BEFORE_LISTING)
             is_enough = at_end or len(found) == limit
             try:
-                stands = self.stands(position)  # so nothing after it was ever deleted
+                stands = self.head.stands(position)  # so nothing after it was ever deleted
                 if stands and at_end:
-                    self._verified = asked, position.txid + len(found)
+                    self.head.remember(asked, position.txid + len(found))
                 while stands and found:
                     position = found[0].position
                     yield found.pop(0)
@@ -251,53 +369,46 @@ class CommitLog:
     def _probe(self, position: Position, most: int) -> tuple[float, list[Change], bool]:
         """The next commits, until one is missing; when that was asked for; and whether it is missing."""
         found: list[Change] = []
+        at_end = False
         with ExitStack() as on_error:
-            while True:
+            while not at_end and len(found) < most:
                 asked = self._clock.now()
                 try:
                     change = self._commit_after(position)
                 except ObjectMissing:
                     at_end = True
-                    break
                 except (StoreUnavailable, LogDamaged):
-                    at_end = False  # too large for a quick read, or perhaps none of the log: the listing knows
-                    break
-                on_error.callback(change.close)
-                found.append(change)
-                position = change.position
-                if len(found) >= most:
-                    at_end = False
-                    break
+                    break  # too large for a quick read, or perhaps none of the log: a listing tells
+                else:
+                    on_error.callback(change.close)
+                    found.append(change)
+                    position = change.position
             on_error.pop_all()
         return asked, found, at_end
 
     def _listed_changes(self, position: Position) -> Generator[Change, None, tuple[Position, bool]]:
-        """What a listing leads to. Returns where that is, and whether the log is known to have ended there."""
+        """What a listing leads to. Returns where that is, and whether the log was seen to end there.
+
+        A commit may still turn out to be none of the log. So each is held back until the next one names it or, if it is
+        the last, until the one before was found to stand after that; otherwise until it is confirmed.
+        """
         for look_again in (True, False):
-            unproven: Change | None = None  # a commit that may still turn out to be none of the log
+            unproven: Change | None = None
             try:
                 asked = self._clock.now()
-                found = self._surveyed(position)
-                plan = chain(found, position.txid)
+                listed = self.head.listing_past(position)
+                plan = chain(listed, position.txid)
                 if not plan:
-                    if self._is_last(position, found):
-                        self._verified = asked, position.txid
+                    if self.head.is_last_in(listed, position):
+                        self.head.remember(asked, position.txid)
                         return position, True
                     if look_again:
                         continue
-                    raise self._replaced(_ANOTHER.format(position.txid))
+                    raise self.head.another_at(position)
                 before = reached = position
                 for item in plan:
-                    try:
-                        change = self._change(item, reached)
-                    except LogDamaged:
-                        if unproven:
-                            self._check_confirmed(reached, before)
-                        raise
+                    change = self._read_proving(item, reached, before if unproven else None)
                     if unproven:
-                        with _closing_on_error(change):
-                            if not _names(change.header, reached):
-                                self._check_confirmed(reached, before)
                         position = reached
                         yield unproven
                         unproven = None
@@ -307,15 +418,15 @@ class CommitLog:
                         yield change
                     else:
                         unproven = change
-                at_end = self.stands(before if unproven else reached)
+                at_end = self.head.stands(before if unproven else reached)
                 if unproven:
                     if not at_end:
-                        self._check_confirmed(reached, before)
+                        self.head.check_confirmed(reached, before)
                     position = reached
                     yield unproven
                     unproven = None
                 if at_end:
-                    self._verified = asked, position.txid
+                    self.head.remember(asked, position.txid)
                 return position, at_end
             except ObjectMissing as error:
                 _call_it_a_gap_unless(look_again, error)
@@ -324,33 +435,37 @@ class CommitLog:
                     unproven.close()
         raise AssertionError("unreachable")
 
+    def _read_proving(self, item: LogObject, position: Position, before: Position | None) -> Change:
+        """What follows `position`. Raises ObjectMissing if that commit may be none of the log; `before`: the one before
+        it, None if it needs no proof.
+        """
+        try:
+            change = self.objects.read_after(position, item)
+        except LogDamaged:
+            if before:
+                self.head.check_confirmed(position, before)
+            raise
+        with closed_on_error(change):
+            if before and not is_made_on(change.header, position):
+                self.head.check_confirmed(position, before)
+        return change
+
     def commits(self, position: Position, end: int) -> Iterator[Change]:
-        """The commits after `position` up to TXID `end`, one by one. Raises ObjectMissing for one that was merged."""
+        """Yield the commits after `position` up to TXID `end`, one by one. Whoever takes one closes it. Raises
+        ObjectMissing for one that was merged.
+        """
         before = position
         while position.txid < end:
             try:
                 change = self._commit_after(position)
             except LogDamaged:
-                self._check_confirmed(position, before)
+                self.head.check_confirmed(position, before)
                 raise
             yield change
             before, position = position, change.position
 
-    def verified_at(self, txid: int) -> float:
-        """When the log was last known to end at this TXID, by the clock; -inf when it is known to be longer."""
-        moment, end = self._verified
-        return moment if txid >= end else float("-inf")
-
-    def is_head(self, position: Position) -> bool:
-        """Whether nothing follows `position`; False also when only a listing could tell."""
-        asked = self._clock.now()
-        try:
-            self._header_after(position)
-        except ObjectMissing:
-            if self.stands(position):
-                self._verified = max(self._verified, (asked, position.txid))
-                return True
-        return False
+    def _commit_after(self, position: Position) -> Change:
+        return self.objects.read_after(position, commit_object(position.txid + 1))
 
     # Writing
 
@@ -359,120 +474,107 @@ class CommitLog:
     ) -> Position:
         """Store the next commit, trying until `deadline` (by the clock), and return its position.
 
-        Raises CommitConflict when another instance has taken the number, CommitNotStored when it is certain
-        that nothing was stored or ever will be, CommitOutcomeUnknown otherwise.
+        `size`: of the database after it, in pages of `page_size` bytes. Raises CommitConflict when another instance has
+        taken the number, CommitNotStored when it is certain that nothing was stored or ever will be,
+        CommitOutcomeUnknown otherwise.
         """
         try:
             if not self._keeps_create_if_absent:
                 prove_create_if_absent(self._quick, self._random)
                 self._keeps_create_if_absent = True
-            self._check_number_is_next(position)
+            self.head.check_number_is_next(position)
             timestamp = self._dated_after(position)
         except StoreError as error:
             raise CommitNotStored(str(error)) from error
         log_id = position.log_id or self._drawn_id()
-        header = ltx.Header(
-            page_size,
-            size,
-            position.txid + 1,
-            position.txid + 1,
-            timestamp,
-            position.checksum,
-            self._drawn_id(),
-            log_id,
-        )
+        txid = position.txid + 1
+        header = ltx.Header(page_size, size, txid, txid, timestamp, position.checksum, self._drawn_id(), log_id)
         after = self._create_next(position, _Attempt(header, *ltx.encode(header, pages)), deadline)
-        self._dates.stored(after.txid)
+        self._commit_clock.stored(after.txid)
         return after
 
     def _dated_after(self, position: Position) -> int:
         """The date of the next commit, milliseconds since 1970: not that of a writer whose clock was ahead."""
         previous = position.timestamp
-        if self._dates.doubts(previous):
+        if self._commit_clock.doubts(previous):
             with suppress(ObjectMissing):
-                _, modified = self._end_of(position.txid)
+                _, modified = self.objects.commit_end(position.txid)
                 previous = dates.corrected(previous, modified)
-        return self._dates.stamp(previous)
+        return self._commit_clock.stamp(previous)
 
     def _create_next(self, position: Position, attempt: "_Attempt", deadline: float) -> Position:
-        """An answer of the store alone proves nothing: replies get lost, and 409 and 412 look the same here and
-        may be the echo of our own earlier attempt. So whatever is not a clear success is settled by reading; and a
-        success counts only if the commit before stands after it: the number may have been free again.
+        """Send, settle by reading, look at the commit before, and say what came of it.
+
+        An answer of the store alone proves nothing: replies get lost, and 409 and 412 look the same here and may be the
+        echo of our own earlier attempt. So whatever is not a clear success is settled by reading; and a success counts
+        only if the commit before stands after it: the number may have been free again.
 
         No attempt is made twice: each has a commit id of its own. Bytes that were stored once, merged and deleted would
-        otherwise come back, and others who know them would take that for a commit that stands.
+        otherwise come back, and others who have seen them would take that for a commit that stands.
         """
-        txid = position.txid + 1
-        name = self._names.commit(txid)
-        store = self._quick if len(attempt.body) <= _SMALL else self._bulk
-        doubtful: dict[bytes, Position] = {}  # attempts that may be stored, or may yet be, by their header
-        after: Position | None = None  # the one that has the number
-        tries = 0
+        outcome = _Outcome(position.txid + 1)
         asked = self._clock.now()  # before the first attempt: the one that stored it, whichever it was
-        while True:
-            trouble: Exception | None = None
+        for tries in count(1):
             try:
-                if after is None:
-                    if attempt.head in doubtful:
+                if not outcome.holder:
+                    if outcome.doubts(attempt):
                         attempt = attempt.with_id(self._drawn_id())
-                    store.create(name, attempt.body, attempt.written_at)
-                    after = attempt.position
-            except StoreUnreachable as error:
-                trouble = error
-            except (ObjectExists, StoreUnavailable) as error:
-                trouble = error
-                doubtful[attempt.head] = attempt.position
-            except (StoreRefused, ObjectMissing) as error:
-                if not self._is_there(attempt):  # what stands before the store may say so of what the store has done
-                    raise _given_up(error, txid, bool(doubtful)) from error
-                after = attempt.position
-            try:
-                after = after or self._holder_among(doubtful, position)
-                if after:
-                    self._check_created(after, position)
-                    self._verified = asked, position.txid
-                    return after
+                    self._send(attempt, outcome)
+                if not outcome.holder:
+                    self._settle_by_reading(outcome, position)
+                if outcome.holder:
+                    self._check_created(outcome.holder, position)
+                    self.head.remember(asked, position.txid)
+                    return outcome.holder
             except LogDamaged as error:  # the one before was gone; should it come back, it proves nothing any more
-                raise _given_up(error, txid, bool(after or doubtful)) from error
+                raise outcome.given_up(error) from error
             except StoreError as error:
-                trouble = error
+                outcome.trouble = error
             if self._clock.now() >= deadline:
-                raise _given_up(trouble, txid, bool(after or doubtful)) from trouble
-            tries += 1
+                raise outcome.given_up(outcome.trouble) from outcome.trouble
             self._clock.sleep(min(0.05 * 2**tries, 1.0) * self._random.uniform(0.5, 1))
+        raise AssertionError("unreachable")
+
+    def _send(self, attempt: "_Attempt", outcome: "_Outcome") -> None:
+        """Ask once to create the object, and take down what the answer makes of the outcome.
+
+        Raises what the outcome says of a refusal.
+        """
+        store = self._quick if len(attempt.body) <= SMALL else self._bulk
+        try:
+            store.create(self._name_of(attempt.position.txid), attempt.body, attempt.written_at)
+            outcome.holder = attempt.position
+        except StoreUnreachable as error:
+            outcome.trouble = error
+        except (ObjectExists, StoreUnavailable) as error:
+            outcome.trouble = error
+            outcome.in_doubt[attempt.header_bytes] = attempt.position
+        except (StoreRefused, ObjectMissing) as error:
+            if not self._is_there(attempt):  # what stands before the store may say so of what the store has done
+                raise outcome.given_up(error) from error
+            outcome.holder = attempt.position
 
     def _is_there(self, attempt: "_Attempt") -> bool:
         """Also False when the store does not let that be read."""
         with suppress(StoreError):
-            name = self._names.commit(attempt.position.txid)
-            return self._quick.read_range(name, ltx.HEADER_SIZE) == attempt.head
+            return self._header_bytes(attempt.position.txid) == attempt.header_bytes
         return False
 
-    def _drawn_id(self) -> int:
-        return self._random.getrandbits(64) or 1
-
-    def _check_created(self, after: Position, position: Position) -> None:
-        """Our object has the number after `position`: raises CommitOutcomeUnknown when that may be a leftover."""
-        if not (self.stands(position) or self.is_confirmed(after, position)):
-            raise CommitOutcomeUnknown(
-                f"{self.url} has gone on past TXID {after.txid:016x} while this instance was asleep", after.txid
-            )
-
-    def _holder_among(self, attempts: dict[bytes, Position], position: Position) -> Position | None:
-        """Which of our attempts has the number after `position`; None if nothing has.
+    def _settle_by_reading(self, outcome: "_Outcome", position: Position) -> None:
+        """Find which attempt has the number after `position`: none if nothing has.
 
         Raises CommitConflict for another's, CommitOutcomeUnknown when ours may have been there before that.
         """
         txid = position.txid + 1
-        name = self._names.commit(txid)
         try:
-            found = self._quick.read_range(name, ltx.HEADER_SIZE)
+            found = self._header_bytes(txid)
         except ObjectMissing:
-            return None
-        if found in attempts:
-            return attempts[found]
-        message = f"{self.url}/{name} was stored by another instance first"
-        if attempts and not self.stands(position) and self._is_covered(txid):
+            return
+        outcome.holder = outcome.in_doubt.get(found)
+        if outcome.holder:
+            return
+        message = f"{self.objects.url_of(commit_object(txid))} was stored by another instance first"
+        if outcome.in_doubt and not self.head.stands(position) and self._is_covered(txid):
             raise CommitOutcomeUnknown(f"{message}, or after this one was merged", txid)
         raise CommitConflict(message)
 
@@ -480,121 +582,23 @@ class CommitLog:
         """Whether a number may have been free again: what covers it is there before it is deleted, and something that
         does always is from then on, in this level or in one that is listed later.
         """
-        return any(item.level and item.max_txid >= txid for item in self._catalog.everything())
+        return any(item.level and item.max_txid >= txid for item in self.objects.everything())
 
-    def _check_number_is_next(self, position: Position) -> None:
-        """After some time the next number may be free although it was taken long ago, or because this is another log.
+    def _check_created(self, holder: Position, position: Position) -> None:
+        """Our object has the number after `position`: raises CommitOutcomeUnknown when that may be a leftover."""
+        if not (self.head.stands(position) or self.head.is_confirmed(holder, position)):
+            raise CommitOutcomeUnknown(
+                f"{self.url} has gone on past TXID {holder.txid:016x} while this instance was asleep", holder.txid
+            )
 
-        The check after the create finds that as well, but by then the object is there.
-        """
-        if self._clock.now() - self._stood_at < self._likely_seconds or self.stands(position):
-            return
-        for _ in range(2):
-            found = self._surveyed(position)
-            if _head(found) > position.txid:
-                raise CommitConflict(f"{self.url} has gone on while this instance was asleep")
-            if self._is_last(position, found):
-                return
-        raise self._replaced(_ANOTHER.format(position.txid))
+    def _header_bytes(self, txid: int) -> bytes:
+        return self._quick.read_range(self._name_of(txid), ltx.HEADER_SIZE)
 
-    # Listing
+    def _name_of(self, txid: int) -> str:
+        return self.objects.names.name_of(commit_object(txid))
 
-    def _surveyed(self, position: Position, listed: Callable[[], list[LogObject]] | None = None) -> list[LogObject]:
-        """What there is, after making sure that it leads from the first commit to the last one, past `position`."""
-        for look_again in (True, False):
-            found = (listed or self._catalog.towards_the_head)()
-            head, end = _head(found), _end(chain(found, 0), 0)
-            if end == head:
-                break
-            _call_it_a_gap_unless(look_again, ObjectMissing(f"{self.url}/{self._names.commit(end + 1)}"))
-        if head < position.txid:
-            raise self._replaced(f"ends at TXID {head:016x}, but this instance has seen {position.txid:016x}")
-        return found
-
-    def _is_last(self, position: Position, found: list[LogObject]) -> bool:
-        """Whether a listing that ends at this TXID has this very commit there, and not another log's."""
-        if not position.checksum:
-            return True  # nothing is known of it but its number
-        merged = [item for item in found if item.level and item.max_txid == position.txid]
-        known = {self._header(item).node_id for item in merged}
-        return bool(known & {position.checksum, 0}) if known else self.stands(position)  # 0: Litestream leaves it out
-
-    def _replaced(self, what: str) -> LogDamaged:
-        return LogDamaged(
-            f"{self.url} {what}: the log was emptied or replaced. Nothing is written to it; restore its objects, or "
-            "use a new prefix"
-        )
-
-    def _plan(self, position: Position, txid: int | None = None, snapshot: LogObject | None = None) -> list[LogObject]:
-        """The objects that lead from a position to a TXID or the head, fewest first."""
-        if txid is None:
-            first = [snapshot] if snapshot else []
-            return first + chain(self._surveyed(position), _end(first, position.txid))
-        found = self._surveyed(position, self._catalog.everything)
-        if _head(found) < txid:
-            raise LogDamaged(f"{self.url} ends at TXID {_head(found):016x}, before {txid:016x}")
-        kept = [item for item in found if item.max_txid <= txid]
-        plan = [snapshot] if snapshot and snapshot.max_txid == txid else chain(kept, position.txid)
-        if _end(plan, position.txid) < txid:
-            raise self._not_kept(txid)
-        return plan
-
-    def _not_kept(self, txid: int) -> TxidNotKept:
-        return TxidNotKept(f"{self.url} no longer holds TXID {txid:016x} alone; `infra log` shows what it holds")
-
-    # Objects
-
-    def _commit_after(self, position: Position) -> Change:
-        txid = position.txid + 1
-        return self._change(LogObject(0, txid, txid, 0, _NEVER), position)
-
-    def _header_after(self, position: Position) -> ltx.Header:
-        return self.header_of(position.txid + 1)
-
-    def _header(self, item: LogObject) -> ltx.Header:
-        with self._naming(item):
-            head = self._retrying(lambda: self._quick.read_range(self._names.path_of(item), ltx.HEADER_SIZE))
-            return ltx.decode_header(head)
-
-    def _check_confirmed(self, position: Position, before: Position) -> None:
-        """Raises ObjectMissing for a commit that may be none of the log."""
-        if not self.is_confirmed(position, before):
-            raise ObjectMissing(f"{self.url}/{self._names.commit(position.txid)}")
-
-    def _change(self, item: LogObject, position: Position) -> Change:
-        change = self.read(item)
-        with self._naming(item), _closing_on_error(change):
-            check_follows(change.header, position)
-        return change
-
-    def _bodies(self, plan: list[LogObject]) -> Iterator[tuple[LogObject, Iterable[bytes]]]:
-        """Small objects are fetched side by side, large ones stream."""
-        if self._parallel == 1:
-            yield from ((item, self._chunks(item)) for item in plan)
-            return
-        with ThreadPoolExecutor(self._parallel) as pool:
-
-            def start(item: LogObject) -> Callable[[], Iterable[bytes]]:
-                if item.size > _SMALL:
-                    return lambda: self._chunks(item)
-                return pool.submit(self._retrying, lambda: list(self._chunks(item))).result
-
-            rest = iter(plan)
-            started = [(item, start(item)) for item in islice(rest, 2 * self._parallel)]
-            while started:
-                item, body = started.pop(0)
-                yield item, body()
-                started += [(item, start(item)) for item in islice(rest, 1)]
-
-    def _chunks(self, item: LogObject) -> Iterator[bytes]:
-        store = self._quick if item.size <= _SMALL else self._bulk
-        return store.read(self._names.path_of(item))
-
-    def _retrying(self, ask: Callable[[], T]) -> T:
-        return retrying(self._clock, ask)
-
-    def _naming(self, item: LogObject) -> "_Naming":
-        return _Naming(self.name_of(item))
+    def _drawn_id(self) -> int:
+        return self._random.getrandbits(64) or 1
 
 
 @dataclass(frozen=True)
@@ -606,7 +610,7 @@ class _Attempt:
     checksum: int
 
     @property
-    def head(self) -> bytes:
+    def header_bytes(self) -> bytes:
         return bytes(self.body[: ltx.HEADER_SIZE])
 
     @property
@@ -622,21 +626,28 @@ class _Attempt:
         return _Attempt(header, *ltx.encode(header, ltx.Reader([bytes(self.body)]).pages()))
 
 
-class _Naming:
-    """Puts the object's name before the message of LogDamaged."""
+class _Outcome:
+    """What has become of the attempts to store one commit, as far as the store's answers tell."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, txid: int) -> None:
+        self.holder: Position | None = None  # the attempt that has the number
+        self.in_doubt: dict[bytes, Position] = {}  # attempts that may be stored, or may yet be, by their header
+        self.trouble: Exception | None = None  # what was in the way last
+        self._txid = txid
 
-    def __enter__(self) -> None:
-        pass
+    def doubts(self, attempt: _Attempt) -> bool:
+        return attempt.header_bytes in self.in_doubt
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, LogDamaged):
-            raise LogDamaged(f"{self._name} {error}") from error
+    def given_up(self, cause: Exception | None) -> CommitError:
+        """Return what to raise when no more is tried: that nothing is stored only if no attempt is in doubt."""
+        if self.holder or self.in_doubt:
+            return CommitOutcomeUnknown(str(cause), self._txid)
+        return CommitNotStored(str(cause))
 
 
 class _Read:
+    """Tells how much of a restore has been read."""
+
     def __init__(self, total: int, progress: Progress) -> None:
         self._done, self._total = 0, total
         self._progress = progress
@@ -648,17 +659,11 @@ class _Read:
             self._progress("restore", self._done, self._total)
 
 
-@contextmanager
-def _closing_on_error(change: Change) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        change.close()
-        raise
-
-
 def open_log(url: str, clock: Clock, bulk_timeout: float = 60.0) -> CommitLog:
-    """Raises StoreRefused when the place cannot be used. `bulk_timeout`: seconds for one large object."""
+    """Return the log at this URL; nothing is asked of it yet. `bulk_timeout`: seconds for one large object.
+
+    Raises StoreRefused when the place cannot be used.
+    """
     quick = ObjectStore(url, timeout=_QUICK_TIMEOUT, retries=0)
     bulk = ObjectStore(url, timeout=bulk_timeout, retries=0)
     return CommitLog(quick, bulk, clock, random.SystemRandom())
@@ -670,24 +675,3 @@ def _call_it_a_gap_unless(look_again: bool, error: ObjectMissing) -> None:
         if isinstance(error.__context__, LogDamaged):
             raise error.__context__
         raise LogDamaged(f"{error}: this object is missing, and no merged one holds it") from error
-
-
-def _names(header: ltx.Header, position: Position) -> bool:
-    """Whether it says that it was made on top of this very commit."""
-    return header.min_txid == position.txid + 1 and header.predecessor == position.checksum
-
-
-def _given_up(cause: Exception | None, txid: int, may_be_stored: bool) -> Exception:
-    return CommitOutcomeUnknown(str(cause), txid) if may_be_stored else CommitNotStored(str(cause))
-
-
-def _head(objects: list[LogObject]) -> int:
-    return max((item.max_txid for item in objects), default=0)
-
-
-def _end(plan: list[LogObject], start: int) -> int:
-    return plan[-1].max_txid if plan else start
-
-
-_ANOTHER = "has another commit under TXID {:016x} than this instance has seen"
-_NEVER = datetime.fromtimestamp(0, UTC)

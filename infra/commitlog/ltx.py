@@ -40,6 +40,8 @@ _LARGEST_PAGE = 65536
 
 @dataclass(frozen=True, slots=True)
 class Header:
+    """What a file says of itself before its pages; see above for the last three fields."""
+
     page_size: int  # bytes
     size: int  # of the database after these transactions, pages
     min_txid: int
@@ -55,7 +57,7 @@ class Header:
 
 
 def lock_page(page_size: int) -> int:
-    """The number of the page that SQLite keeps for file locks; it never has content."""
+    """Return the number of the page that SQLite keeps for file locks; it never has content."""
     return _LOCK_BYTE // page_size + 1
 
 
@@ -72,7 +74,7 @@ class Writer:
         write(head)
 
     def add(self, number: int, page: bytes) -> None:
-        """Pages ascend, leave out the lock page, and are all of them in a snapshot."""
+        """Append a page. They ascend, leave out the lock page, and are all of them in a snapshot."""
         block = lz4.block.compress(page, store_size=False)
         head = _PAGE.pack(number, _SIZE_FOLLOWS, len(block))
         size = len(head) + len(block)
@@ -83,7 +85,7 @@ class Writer:
         self._write(head + block)
 
     def end(self) -> int:
-        """Returns the file checksum."""
+        """Write what comes after the pages, and return the file checksum."""
         self._index.append(0)
         tail = _END_OF_PAGES + self._index + struct.pack(">QQ", len(self._index), 0)
         checksum = go_iso(tail, self._crc) | _CHECKSUM_FLAG
@@ -92,7 +94,7 @@ class Writer:
 
 
 def encode(header: Header, pages: Iterable[tuple[int, bytes]]) -> tuple[bytearray, int]:
-    """The file and its checksum; see Writer for the pages."""
+    """Return the whole file and its checksum; see Writer for the pages."""
     body = bytearray()
     writer = Writer(header, body.extend)
     for number, page in pages:
@@ -101,7 +103,7 @@ def encode(header: Header, pages: Iterable[tuple[int, bytes]]) -> tuple[bytearra
 
 
 def decode_header(data: bytes) -> Header:
-    """Raises LogDamaged when the first 100 bytes are not the header of an LTX file."""
+    """Return what the first 100 bytes say. Raises LogDamaged when they are not the header of an LTX file."""
     if len(data) < HEADER_SIZE:
         raise LogDamaged(f"is only {len(data)} bytes long")
     fields = _HEADER.unpack(data[:HEADER_SIZE])
@@ -138,7 +140,7 @@ class Reader:
         self.checksum = 0  # known when `pages` has run to its end
 
     def pages(self) -> Iterator[tuple[int, bytes]]:
-        """(page number, content), ascending; checks the file checksum after the last."""
+        """Yield page number and content, ascending, and check the file checksum after the last."""
         header = self.header
         lock = lock_page(header.page_size)
         expected = 1

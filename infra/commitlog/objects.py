@@ -1,30 +1,47 @@
-"""The objects of a log: what they are called, and which there are, in as few listings as it takes.
+"""The objects of a log: what they are called, which there are, and what is in a single one.
 
 The names are Litestream's: in a bucket `<prefix>/<level, 4 hex digits>/<first TXID>-<last TXID>.ltx`, in a directory
 `ltx/<level>/...`, TXIDs as 16 hex digits. Level 0 holds one commit each, the levels 1 to 4 merged runs of them, level 9
 snapshots; Litestream itself writes others between, all of which are read.
+
+Nothing here says what is true: an object may be none of the log's. That is for log.py.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import islice
 from typing import Protocol, TypeVar
 
-from core.errors import LogInUse, StoreUnavailable
+from core.errors import LogDamaged, LogInUse, StoreUnavailable
 from infra.clock import Clock
-from infra.commitlog.chain import LogObject, chain
+from infra.commitlog import ltx
+from infra.commitlog.chain import IN_MEMORY, Change, LogObject, Position, chain, check_follows, end_of
 from infra.storage.object_store import ObjectInfo
 
 T = TypeVar("T")
 
 COMMITS, SNAPSHOTS = 0, 9  # levels
 RUN = 16  # objects of a level in one of the level above; see upkeep/compactor.py
+PARALLEL_READS = 8
+SMALL = 1024 * 1024  # bytes that surely pass within the quick store's time-out
 
 _READ_ATTEMPTS = 2
 _BUCKETS_LEVEL = re.compile("000[0-9]")
-_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx")
+_OBJECT_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx")
+_UNTOLD = datetime.fromtimestamp(0, UTC)
 
 
-class Names:
+def commit_object(txid: int) -> LogObject:
+    """Return what a commit by itself is called, whether it is there or not: its size and time are not told."""
+    return LogObject(COMMITS, txid, txid, 0, _UNTOLD)
+
+
+class ObjectNames:
+    """The names of a log's objects and directories, relative to its URL."""
+
     def __init__(self, url: str) -> None:
         self._in_directory = url.startswith("file:")
         self.levels = "ltx" if self._in_directory else ""  # the directory that holds those of all levels
@@ -33,6 +50,7 @@ class Names:
         return f"ltx/{level}" if self._in_directory else f"{level:04x}"
 
     def level_of(self, directory: str) -> int | None:
+        """Return the level that a directory is for, None if it is no level's."""
         text = directory.rpartition("/")[2]
         try:
             level = int(text, 10 if self._in_directory else 16)
@@ -41,7 +59,7 @@ class Names:
         return level if directory == self.directory(level) else None
 
     def misnamed(self, directories: list[str]) -> str:
-        """What these, right under the URL, are instead of a log of this service, and what to do."""
+        """Say what these, right under the URL, are instead of a log of this service, and what to do; "" if nothing."""
         found = set(directories)
         if "generations" in found:
             return (
@@ -56,17 +74,15 @@ class Names:
             return "ltx/ is a log as a directory has it: in a bucket ltx/0/ is 0000/, ltx/1/ is 0001/, …: move them"
         return ""
 
-    def path(self, level: int, low: int, high: int) -> str:
+    def name(self, level: int, low: int, high: int) -> str:
         return f"{self.directory(level)}/{low:016x}-{high:016x}.ltx"
 
-    def commit(self, txid: int) -> str:
-        return self.path(COMMITS, txid, txid)
-
-    def path_of(self, item: LogObject) -> str:
-        return self.path(item.level, item.min_txid, item.max_txid)
+    def name_of(self, item: LogObject) -> str:
+        return self.name(item.level, item.min_txid, item.max_txid)
 
     def object_of(self, level: int, info: ObjectInfo) -> LogObject | None:
-        match = _NAME.fullmatch(info.name.rpartition("/")[2])
+        """Return what a listing shows in a level's directory; None for what is no object of a log."""
+        match = _OBJECT_NAME.fullmatch(info.name.rpartition("/")[2])
         if not match:
             return None
         low, high = (int(text, 16) for text in match.groups())
@@ -74,27 +90,41 @@ class Names:
 
 
 class Lists(Protocol):
+    """What a listing asks of an object store; see ObjectStore for the errors."""
+
     @property
     def url(self) -> str: ...
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]: ...
     def directories(self, directory: str = "") -> list[str]: ...
 
 
-class Catalog:
-    """Raises StoreRefused or StoreUnavailable."""
+class Reads(Lists, Protocol):
+    """And what reading single objects asks of it."""
 
-    def __init__(self, store: Lists, names: Names, clock: Clock) -> None:
-        self._store = store
-        self._names = names
+    def read(self, name: str) -> Iterator[bytes]: ...
+    def read_range(self, name: str, end: int) -> bytes: ...
+    def read_end(self, name: str, size: int) -> tuple[bytes, datetime]: ...
+
+
+class Listing:
+    """Which objects a log has, found in as few requests as it takes.
+
+    Every method raises StoreRefused or StoreUnavailable when the store cannot be read.
+    """
+
+    def __init__(self, store: Lists, clock: Clock) -> None:
+        self.url = store.url
+        self.names = ObjectNames(store.url)
+        self._lists = store
         self._clock = clock
 
     def everything(self) -> list[LogObject]:
-        """All objects of all levels, level by level in order of TXID."""
+        """Return all objects of all levels, level by level in order of TXID."""
         return [item for level in self._levels() for item in self.level(level)]
 
     def towards_the_head(self) -> list[LogObject]:
-        """What it takes to build the newest state: the snapshots, and of each level what lies past all that the levels
-        above it hold. A listing has a price by the thousand names, and a week of merged runs are many.
+        """Return what it takes to build the newest state: the snapshots, and of each level what lies past all that the
+        levels above it hold. A listing has a price by the thousand names, and a week of merged runs are many.
         """
         levels = self._levels()
         found = self.level(SNAPSHOTS) if SNAPSHOTS in levels else []
@@ -109,36 +139,127 @@ class Catalog:
         return found + self.level(COMMITS, _end(found))
 
     def level(self, level: int, after: int = 0) -> list[LogObject]:
-        """Those that begin after TXID `after`, and perhaps the one that begins there, in order of TXID."""
-        directory = self._names.directory(level)
-        start = self._names.path(level, after, after) if after > 0 else ""
-        found = retrying(self._clock, lambda: self._store.objects(directory, start))
-        return [item for info in found if (item := self._names.object_of(level, info))]
+        """Return those that begin after TXID `after`, and perhaps the one that begins there, in order of TXID."""
+        directory = self.names.directory(level)
+        start = self.names.name(level, after, after) if after > 0 else ""
+        found = self._retrying(lambda: self._lists.objects(directory, start))
+        return [item for info in found if (item := self.names.object_of(level, info))]
 
     def check_nothing_misnamed(self) -> None:
-        """Raises LogInUse for an empty log beside one under other names, which a new one would hide."""
-        found = retrying(self._clock, lambda: self._store.directories(""))
-        if what := self._names.misnamed(found):
-            raise LogInUse(f"{self._store.url} has no commit, and something else: {what}. No log is begun there")
+        """Raise LogInUse for an empty log beside one under other names, which a new one would hide."""
+        found = self._retrying(lambda: self._lists.directories(""))
+        if what := self.names.misnamed(found):
+            raise LogInUse(f"{self.url} has no commit, and something else: {what}. No log is begun there")
 
     def _levels(self) -> list[int]:
-        found = retrying(self._clock, lambda: self._store.directories(self._names.levels))
-        return sorted(level for level in map(self._names.level_of, found) if level is not None)
+        found = self._retrying(lambda: self._lists.directories(self.names.levels))
+        return sorted(level for level in map(self.names.level_of, found) if level is not None)
+
+    def _retrying(self, ask: Callable[[], T]) -> T:
+        """Once more, if the store is only unavailable."""
+        for attempt in range(1, _READ_ATTEMPTS):
+            try:
+                return ask()
+            except StoreUnavailable:
+                self._clock.sleep(0.05 * attempt)
+        return ask()
 
 
-def retrying(clock: Clock, ask: Callable[[], T]) -> T:
-    """Once more, if the store is only unavailable."""
-    for attempt in range(1, _READ_ATTEMPTS):
+class Objects(Listing):
+    """A listing whose objects can be read.
+
+    Every method that reads one raises ObjectMissing when it is not there, StoreRefused or StoreUnavailable when the
+    store cannot be read, and LogDamaged, with the object's URL, when what it holds is not what its name says.
+    """
+
+    def __init__(self, quick: Reads, bulk: Reads, clock: Clock, parallel: int = PARALLEL_READS) -> None:
+        """`quick` does one attempt with a short time-out, `bulk` one that has time for large objects. `parallel`: how
+        many small objects are read at once.
+        """
+        super().__init__(quick, clock)
+        self._quick = quick
+        self._bulk = bulk
+        self._parallel = parallel
+
+    def url_of(self, item: LogObject) -> str:
+        return f"{self.url}/{self.names.name_of(item)}"
+
+    def read(self, item: LogObject, in_memory: int = IN_MEMORY) -> Change:
+        """Read an object to its end and check it. `in_memory`: bytes; what is larger passes through a temporary file.
+        Whoever takes it closes it.
+        """
+        with self.named_in_damage(item):
+            change = self._retrying(lambda: Change(self._chunks(item), item.level, in_memory))
+            if (item.min_txid, item.max_txid) != (change.header.min_txid, change.header.max_txid):
+                change.close()
+                raise LogDamaged(f"holds TXID {change.header.min_txid}-{change.header.max_txid}")
+            return change
+
+    def read_after(self, position: Position, item: LogObject) -> Change:
+        """Read an object, and raise LogDamaged as well when it does not follow this position."""
+        change = self.read(item)
+        with self.named_in_damage(item), closed_on_error(change):
+            check_follows(change.header, position)
+        return change
+
+    def header(self, item: LogObject) -> ltx.Header:
+        with self.named_in_damage(item):
+            head = self._retrying(lambda: self._quick.read_range(self.names.name_of(item), ltx.HEADER_SIZE))
+            return ltx.decode_header(head)
+
+    def commit_end(self, txid: int) -> tuple[int, datetime]:
+        """Return the file checksum of a commit by itself, and when the store had it."""
+        name = self.names.name_of(commit_object(txid))
+        end, modified = self._retrying(lambda: self._quick.read_end(name, ltx.CHECKSUM_SIZE))
+        return int.from_bytes(end, "big"), modified
+
+    def bodies(self, items: list[LogObject]) -> Iterator[tuple[LogObject, Iterable[bytes]]]:
+        """Yield each with its bytes, unchecked, in the order given. Small ones are fetched side by side, large ones
+        stream.
+        """
+        if self._parallel == 1:
+            yield from ((item, self._chunks(item)) for item in items)
+            return
+        with ThreadPoolExecutor(self._parallel) as pool:
+
+            def start(item: LogObject) -> Callable[[], Iterable[bytes]]:
+                if item.size > SMALL:
+                    return lambda: self._chunks(item)
+                return pool.submit(self._retrying, lambda: list(self._chunks(item))).result
+
+            rest = iter(items)
+            started = [(item, start(item)) for item in islice(rest, 2 * self._parallel)]
+            while started:
+                item, body = started.pop(0)
+                yield item, body()
+                started += [(item, start(item)) for item in islice(rest, 1)]
+
+    @contextmanager
+    def named_in_damage(self, item: LogObject) -> Iterator[None]:
+        """Put the object's URL before the message of LogDamaged."""
         try:
-            return ask()
-        except StoreUnavailable:
-            clock.sleep(0.05 * attempt)
-    return ask()
+            yield
+        except LogDamaged as error:
+            raise LogDamaged(f"{self.url_of(item)} {error}") from error
+
+    def _chunks(self, item: LogObject) -> Iterator[bytes]:
+        store = self._quick if item.size <= SMALL else self._bulk
+        return store.read(self.names.name_of(item))
 
 
-def _end(objects: list[LogObject]) -> int:
+@contextmanager
+def closed_on_error(change: Change) -> Iterator[None]:
+    """Close a change if the body does not end well."""
+    try:
+        yield
+    except BaseException:
+        change.close()
+        raise
+
+
+def _end(found: list[LogObject]) -> int:
     """The TXID that they lead to without a gap."""
-    return max((item.max_txid for item in chain(objects, 0)), default=0)
+    return end_of(chain(found, 0))
 
 
 def _start_of_run(level: int, end: int) -> int:

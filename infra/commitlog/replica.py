@@ -23,7 +23,6 @@ from infra.commitlog.group import FAULTS_OF_ONE, Aborted, UseCase, Write, fail_t
 from infra.commitlog.log import CommitLog
 from infra.commitlog.open_file import OpenFile
 from infra.commitlog.schema import AnySchema, Schema
-from infra.commitlog.writers import check_written_here
 from infra.sqlite_errors import translated_errors
 
 logger = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ class Replica:
         self._settle()
         self.refresh(asked)
         self.at_rest.check_served(self.file.writer.connection())
-        check_written_here(self.log, self.visible)
+        self.log.head.check_written_here(self.visible)
 
     def close(self, deadline: float = 0.0) -> None:
         """Store what other programs have committed, until `deadline`, move the WAL into the file and note that it is
@@ -218,11 +217,11 @@ class Replica:
     def is_fresh(self, not_before: float, txid: int = 0) -> bool:
         shown = self.visible.txid
         is_served = self._condition is Condition.SERVED
-        return is_served and self.log.verified_at(shown) >= not_before and shown >= txid
+        return is_served and self.log.head.seen_at(shown) >= not_before and shown >= txid
 
     def is_current(self) -> bool:
         """Ask the store whether what readers see is the newest; any thread may, while another one writes."""
-        return self._condition is Condition.SERVED and self.log.is_head(self.visible)
+        return self._condition is Condition.SERVED and self.log.head.is_still_at(self.visible)
 
     def check(self) -> None:
         """Raises DatabaseUnavailable when the file is not the one that was opened; any thread may ask."""

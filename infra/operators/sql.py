@@ -99,7 +99,7 @@ def run_parts(log: CommitLog, clock: Clock, parts: list[Part], file: Path, secon
     `file`: where the private copy is to be, in a directory of its own. `seconds`: how long each is tried. Raises
     StatementRefused, with nothing of its part stored, for what SQLite refuses and what this release could not serve.
     """
-    if not log.everything():
+    if not log.objects.everything():
         raise LogDamaged(f"{log.url} is empty: there is no database yet; a service's first start makes one")
     replica = Replica(file, log, clock, lasting=False)
     replica.open()

@@ -75,7 +75,7 @@ def history(data: Path, scratch: Path) -> list[list[str]]:
     url = (data / "replica").as_uri()
     log = open_log(url, Clock())
     found = []
-    for txid in range(1, max(item.max_txid for item in log.everything()) + 1):
+    for txid in range(1, max(item.max_txid for item in log.objects.everything()) + 1):
         path = scratch / f"at-{txid}.db"
         path.unlink(missing_ok=True)
         log.restore(path, txid)

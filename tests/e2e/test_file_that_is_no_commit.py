@@ -47,7 +47,7 @@ def other(start_server: StartServer, data: Path, tmp_path: Path) -> Callable[[],
 
 
 def head(data: Path) -> int:
-    return max(item.max_txid for item in open_log((data / "replica").as_uri(), Clock()).everything())
+    return max(item.max_txid for item in open_log((data / "replica").as_uri(), Clock()).objects.everything())
 
 
 def kept_files(data: Path) -> list[Path]:

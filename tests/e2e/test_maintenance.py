@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from infra.commitlog import ltx
-from infra.commitlog.objects import Names
+from infra.commitlog.objects import ObjectNames
 from infra.commitlog.raw_file import pages_of
 from infra.storage.object_store import ObjectStore
 from tests.e2e.conftest import Server
@@ -214,13 +214,13 @@ def large_log(store: ObjectStore, directory: Path) -> int:
         connection.execute("COMMIT")
         rows = int(str(connection.execute("SELECT count(*) FROM t").get))
     size = path.stat().st_size // PAGE_SIZE
-    names = Names(store.url)
+    names = ObjectNames(store.url)
     with first.open("wb") as file:
         writer = ltx.Writer(ltx.Header(PAGE_SIZE, size, 1, 1, 1_700_000_000_000, 0, 1), file.write)
         for number, page in pages_of(path, PAGE_SIZE):
             writer.add(number, page)
         checksum = writer.end()
-    store.put(names.path(0, 1, 1), first)
+    store.put(names.name(0, 1, 1), first)
     first.unlink()
     page = next(page for number, page in pages_of(path, PAGE_SIZE) if number == 1)
     path.unlink()
@@ -228,5 +228,5 @@ def large_log(store: ObjectStore, directory: Path) -> int:
         body, checksum = ltx.encode(
             ltx.Header(PAGE_SIZE, size, txid, txid, 1_700_000_000_000 + txid, checksum, txid), [(1, page)]
         )
-        store.put(names.path(0, txid, txid), bytes(body))
+        store.put(names.name(0, txid, txid), bytes(body))
     return rows

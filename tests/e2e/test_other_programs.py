@@ -123,7 +123,7 @@ def test_work_of_the_shell_is_in_the_log_within_a_second(work: str, start_server
 
 
 def head_of(log: CommitLog) -> int:
-    return max(item.max_txid for item in log.everything())
+    return max(item.max_txid for item in log.objects.everything())
 
 
 def stored_items(log: CommitLog, scratch: Path) -> list[tuple[int, str]]:

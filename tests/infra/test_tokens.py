@@ -174,7 +174,7 @@ def test_no_answer_names_less_than_it_shows(url: str, tmp_path: Path, monkeypatc
         asyncio.run(scenario())
     assert len(shown) > 200
     assert [(value, token) for value, token in shown if token < named[value]] == []
-    head = max(item.max_txid for item in open_log(url, Clock()).everything())
+    head = max(item.max_txid for item in open_log(url, Clock()).objects.everything())
     assert max(token for _, token in shown) <= head
 
 

@@ -222,7 +222,7 @@ class World:
 
     def _check_restores(self) -> None:
         log = self._plain_log(self._bucket)
-        points = [item.max_txid for item in restorable(log.everything())]
+        points = [item.max_txid for item in restorable(log.objects.everything())]
         head = self._model.chain.head
         if points[-1] != head:
             raise Violation(f"I7: the log ends at TXID {head}, and the newest that can be restored is {points[-1]}")
@@ -245,7 +245,7 @@ class World:
         self._scheduler.run()
         if maintainer.problems:
             raise Violation(f"false alarm by maintenance: {maintainer.problems}")
-        plan = chain(self._plain_log(self._bucket).everything(), 0)
+        plan = chain(self._plain_log(self._bucket).objects.everything(), 0)
         if len(plan) > _MOST_READS:
             raise Violation(f"a start reads {len(plan)} objects of TXID 1-{self._model.chain.head}")
         self._check_restores()

@@ -240,7 +240,7 @@ class LocalFile:
             and note.closed
             and note.closed == self.known.state
             and not has_wal(self.path)
-            and self._log.stands(note.position)
+            and self._log.head.stands(note.position)
         ):
             return note.position
         head_file = self._beside("restoring")

@@ -20,11 +20,10 @@ from infra.commitlog.chain import Change, LogObject, Position, chain, check_foll
 from infra.commitlog.create_probe import RACED
 from infra.commitlog.dates import Misdated, corrected, latest, misdated
 from infra.commitlog.log import CommitLog
-from infra.commitlog.objects import RUN, SNAPSHOTS, Catalog, Names
+from infra.commitlog.objects import RUN, SNAPSHOTS, Listing
 from infra.commitlog.raw_file import differing_pages, page_size_of
 from infra.commitlog.upkeep.merge import write_merged, write_snapshot
 from infra.commitlog.upkeep.retention import Expired
-from infra.commitlog.writers import check_written_here
 from infra.progress import Progress, no_progress
 from infra.storage.object_store import ObjectInfo
 
@@ -88,8 +87,7 @@ class Compactor:
         self.misdated: Misdated | None = None  # among the commits that were merged here
         self._store = store
         self._clock = clock
-        self._names = Names(store.url)
-        self._catalog = Catalog(store, self._names, clock)
+        self._listing = Listing(store, clock)
         self._run = run
         self._one_request = one_request
         self._merged_to: dict[int, int] = {}  # by level, TXIDs: what is up to there has been merged
@@ -132,14 +130,14 @@ class Compactor:
         runs = self._complete_runs_after(level, known or 0)
         if known is not None and not runs:
             return []
-        there = self._catalog.level(level, known or 0)  # somebody else may have made them
+        there = self._listing.level(level, known or 0)  # somebody else may have made them
         self._merged_to[level] = max((item.max_txid for item in there), default=known or 0)
         made = {item.min_txid for item in there}
         return [run for run in runs if run[0].min_txid not in made]
 
     def _complete_runs_after(self, level: int, done: int) -> list[list[LogObject]]:
         span, part = self._run**level, self._run ** (level - 1)
-        found = self._catalog.level(level - 1, done)
+        found = self._listing.level(level - 1, done)
         parts = {item.min_txid: item for item in found if item.max_txid == item.min_txid + part - 1}
         starts = sorted({(txid - 1) // span * span + 1 for txid in parts})
         runs = [[parts[txid] for txid in range(low, low + span, part) if txid in parts] for low in starts]
@@ -151,7 +149,7 @@ class Compactor:
             before = position = Position(run[0].min_txid - 1, 0, 0)
             try:
                 for item in run:
-                    changes.append(change := self.log.read(item, _IN_MEMORY))
+                    changes.append(change := self.log.objects.read(item, _IN_MEMORY))
                     stack.callback(change.close)
                     try:
                         check_follows(change.header, position)
@@ -162,7 +160,7 @@ class Compactor:
                     before, position = position, change.position
             except ObjectMissing:
                 return False  # another run of maintenance has been here, long ago
-            if level == 1 and not self.log.is_confirmed(position, before):
+            if level == 1 and not self.log.head.is_confirmed(position, before):
                 return False  # a leftover among them, perhaps
             path = scratch / "merged.ltx"
             try:
@@ -174,7 +172,7 @@ class Compactor:
         return True
 
     def _is_merged(self, txid: int) -> bool:
-        return any(item.level and item.min_txid <= txid <= item.max_txid for item in self._catalog.everything())
+        return any(item.level and item.min_txid <= txid <= item.max_txid for item in self._listing.everything())
 
     def _date_of_run(self, run: list[LogObject], changes: list[Change]) -> int:
         """Of its last commit, corrected, as by all who make this run: it outlives the commits and their times."""
@@ -189,7 +187,7 @@ class Compactor:
     # Snapshots
 
     def snapshots(self) -> Snapshots:
-        found = self._catalog.towards_the_head()
+        found = self._listing.towards_the_head()
         newest = max((item for item in found if item.level == SNAPSHOTS), key=lambda item: item.max_txid, default=None)
         plan = chain(found, newest.max_txid if newest else 0)
         head = max((item.max_txid for item in found), default=0)
@@ -197,7 +195,7 @@ class Compactor:
 
     def check_nothing_misnamed(self) -> None:
         """For a log without a commit: raises LogInUse if it has some under other names."""
-        self._catalog.check_nothing_misnamed()
+        self._listing.check_nothing_misnamed()
 
     def store_snapshot(self, image: Path, position: Position, scratch: Path) -> LogObject:
         """Store a database file, which is the state of the log at this confirmed position."""
@@ -216,7 +214,7 @@ class Compactor:
         when another program has written it: a backup of it would be another program's.
         """
         position = self.log.restore(image, progress=progress, snapshot=snapshot)
-        check_written_here(self.log, position)
+        self.log.head.check_written_here(position)
         return position
 
     def is_image_of(self, snapshot: LogObject, image: Path, copy: Path, progress: Progress = no_progress) -> bool:
@@ -226,7 +224,7 @@ class Compactor:
 
     def _create(self, level: int, header: ltx.Header, path: Path) -> None:
         """Whoever else makes an object of this name makes the same, so that it does no harm to replace it."""
-        name = self._names.path(level, header.min_txid, header.max_txid)
+        name = self._listing.names.name(level, header.min_txid, header.max_txid)
         written_at = datetime.fromtimestamp(header.timestamp / 1000, UTC)
         if path.stat().st_size > self._one_request:
             self._store.put(name, path, written_at)
@@ -237,7 +235,7 @@ class Compactor:
     # Deleting
 
     def everything(self) -> list[LogObject]:
-        return self._catalog.everything()
+        return self._listing.everything()
 
     def delete(self, expired: Iterable[Expired], check: Check = lambda: None) -> None:
         """In the order given. The run or snapshot that is left for it is read and checked before anything goes."""
@@ -245,9 +243,9 @@ class Compactor:
         for one in expired:
             check()
             if one.held_by and one.held_by != sound:
-                self.log.read(one.held_by, _IN_MEMORY).close()
+                self.log.objects.read(one.held_by, _IN_MEMORY).close()
                 sound = one.held_by
-            self._store.delete(self._names.path_of(one.item))
+            self._store.delete(self._listing.names.name_of(one.item))
             self.counts["deletions"] += 1
 
     def delete_raced(self, now: datetime) -> None:
@@ -258,4 +256,4 @@ class Compactor:
 
     def discard(self, snapshot: LogObject) -> None:
         """One that was just made, and is not what was written."""
-        self._store.delete(self._names.path_of(snapshot))
+        self._store.delete(self._listing.names.name_of(snapshot))

@@ -39,7 +39,7 @@ def commit_before(log: CommitLog, moment: datetime) -> Found:
 
 class _Search:
     def __init__(self, log: CommitLog) -> None:
-        objects = log.everything()
+        objects = log.objects.everything()
         self._log = log
         self._points = restorable(objects)
         self._bounds = dates.bounds(objects)
@@ -102,7 +102,7 @@ class _Search:
 
     def _dated(self, point: LogObject) -> int:
         if point not in self._read:
-            self._read[point] = self._log.timestamp_of(point)
+            self._read[point] = self._log.objects.header(point).timestamp
         return self._read[point]
 
     def _window(self) -> str:

@@ -40,13 +40,13 @@ def verify_log(log: CommitLog, scratch: Path, progress: Progress = no_progress) 
     """
     verdict = Verdict()
     links: list[_Link] = []
-    found = log.everything()
+    found = log.objects.everything()
     total = sum(item.size for item in found)
     for item in found:
         verdict.objects += 1
         verdict.bytes += item.size
         try:
-            with closing(log.read(item)) as change:
+            with closing(log.objects.read(item)) as change:
                 header, position = change.header, change.position
                 links.append(_Link(item, header.predecessor, position.checksum, header.timestamp))
         except LogDamaged as error:
@@ -57,9 +57,9 @@ def verify_log(log: CommitLog, scratch: Path, progress: Progress = no_progress) 
     run, rest = _newest_run([link for link in links if not link.item.level])
     for link in rest:
         report = verdict.leftovers if link.item.max_txid <= covered else verdict.problems
-        report.append(f"{log.name_of(link.item)} is not a part of the chain that leads to the newest commit")
+        report.append(f"{log.objects.url_of(link.item)} is not a part of the chain that leads to the newest commit")
     for link, message in _broken_links([*run, *merged]):
-        verdict.problems.append(f"{log.name_of(link.item)} {message}")
+        verdict.problems.append(f"{log.objects.url_of(link.item)} {message}")
     if wrong := _misdated([*run, *merged]):
         verdict.warnings.append(str(wrong))
     _restore(log, scratch, verdict)

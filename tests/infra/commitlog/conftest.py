@@ -13,7 +13,7 @@ import peewee
 import pytest
 
 from infra.clock import Clock
-from infra.commitlog.log import _LIKELY_SECONDS, CommitLog, Store, open_log
+from infra.commitlog.log import LIKELY_SECONDS, CommitLog, Store, open_log
 from infra.commitlog.replica import Replica
 from infra.commitlog.schema import Schema
 from infra.storage.object_store import ObjectInfo, ObjectStore
@@ -100,8 +100,8 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-def log_over(store: Store, clock: Clock) -> CommitLog:
-    return CommitLog(store, store, clock, random.Random())
+def log_over(store: Store, clock: Clock, likely_seconds: float | None = None) -> CommitLog:
+    return CommitLog(store, store, clock, random.Random(), likely_seconds=likely_seconds)
 
 
 class Instance:
@@ -112,8 +112,7 @@ class Instance:
         self.path = path
         self.clock = clock
         self.store = WatchedStore(ObjectStore(url, retries=0))
-        self.log = log_over(self.store, clock)
-        self.log._likely_seconds = _LIKELY_SECONDS  # as in a bucket, also over a directory
+        self.log = log_over(self.store, clock, LIKELY_SECONDS)  # as in a bucket, also over a directory
         self.replica = Replica(path, self.log, clock, lasting=lasting, busy_timeout=0.2, schema=schema)
         self.killed = False
 

@@ -62,7 +62,7 @@ def together(instance: Instance, *use_cases: UseCase) -> list[Any]:
 
 
 def commits(url: str) -> int:
-    return len(open_log(url, Clock()).everything())
+    return len(open_log(url, Clock()).objects.everything())
 
 
 def test_they_share_one_object(a: Instance, file_url: str, tmp_path: Path) -> None:

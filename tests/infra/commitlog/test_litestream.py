@@ -121,7 +121,7 @@ def test_what_litestream_wrote_is_restored_and_goes_on_under_another_prefix(
         deadline = time.monotonic() + 60
         log = open_log(file_url, Clock())
         written = 0
-        while not {0, 1} <= {item.level for item in log.everything()} or written < 50:
+        while not {0, 1} <= {item.level for item in log.objects.everything()} or written < 50:
             assert time.monotonic() < deadline
             connection.execute("INSERT INTO t VALUES (?)", (written,))
             written += 1
@@ -129,10 +129,10 @@ def test_what_litestream_wrote_is_restored_and_goes_on_under_another_prefix(
         process.terminate()
         process.communicate()
     connection.close()
-    before = [item.max_txid for item in log.everything()]
+    before = [item.max_txid for item in log.objects.everything()]
     with pytest.raises(LogInUse, match="Set REPLICA_URL to a prefix of its own"):
         start("a", file_url)
-    assert [item.max_txid for item in log.everything()] == before
+    assert [item.max_txid for item in log.objects.everything()] == before
     ours = tmp_path / "b" / "app.db"  # as the message says
     ours.parent.mkdir()
     litestream_restore(file_url, ours)

@@ -30,10 +30,18 @@ from core.errors import (
 )
 from infra.clock import Clock
 from infra.commitlog import ltx, position_file, vfs
+from infra.commitlog.chain import START
 from infra.commitlog.log import open_log
 from infra.commitlog.upkeep.verify import verify_log
 from infra.storage.object_store import ObjectStore
-from tests.infra.commitlog.conftest import Instance, StartInstance, stored_in
+from tests.infra.commitlog.conftest import (
+    Instance,
+    ManualClock,
+    StartInstance,
+    WatchedStore,
+    log_over,
+    stored_in,
+)
 
 
 @pytest.fixture
@@ -49,7 +57,7 @@ def b(start: StartInstance, file_url: str, a: Instance) -> Instance:
 
 
 def head(url: str) -> int:
-    return max(item.max_txid for item in open_log(url, Clock()).everything())
+    return max(item.max_txid for item in open_log(url, Clock()).objects.everything())
 
 
 # I1, I3: stored before it is seen
@@ -79,8 +87,14 @@ def test_a_write_is_created_and_then_the_one_before_is_looked_at(a: Instance) ->
     ]
 
 
-def test_a_write_into_a_directory_always_looks_at_the_one_before_first(file_url: str) -> None:
-    assert open_log(file_url, Clock())._likely_seconds == 0
+def test_a_write_into_a_directory_always_looks_at_the_one_before_first(file_url: str, clock: ManualClock) -> None:
+    store = WatchedStore(ObjectStore(file_url, retries=0))
+    log, page = log_over(store, clock), [(1, bytes(4096))]
+    position = log.append(START, 4096, 1, page, clock.now())
+    for _ in range(2):
+        store.requests.clear()
+        position = log.append(position, 4096, 1, page, clock.now())
+        assert [verb for verb, _ in store.requests] == ["read_end", "create", "read_end"]
 
 
 def test_a_write_after_a_while_looks_at_the_one_before_first_as_well(a: Instance) -> None:
@@ -264,7 +278,7 @@ def test_writers_in_turn_lose_nothing(a: Instance, b: Instance, start: StartInst
     for n in range(20):
         (a, b)[n % 2].sql(f"INSERT INTO t VALUES ({n})")
     assert a.fresh_rows() == b.fresh_rows() == start("c", file_url).rows() == list(range(20))
-    names = [item.min_txid for item in open_log(file_url, Clock()).everything()]
+    names = [item.min_txid for item in open_log(file_url, Clock()).objects.everything()]
     assert names == list(range(1, 23))
 
 
@@ -367,9 +381,9 @@ def merged_away(url: str, high: int) -> None:
     """What maintenance leaves after a day: a snapshot, and level 0 only from there on."""
     log, store = open_log(url, Clock()), ObjectStore(url)
     pages: dict[int, bytes] = {}
-    for item in log.everything():
+    for item in log.objects.everything():
         if item.max_txid <= high:
-            with closing(log.read(item)) as last:
+            with closing(log.objects.read(item)) as last:
                 pages.update(last.pages())
     header = replace(last.header, min_txid=1, predecessor=0, node_id=last.position.checksum)
     body, _ = ltx.encode(header, sorted((number, page) for number, page in pages.items() if number <= header.size))
@@ -537,13 +551,13 @@ def test_log_that_was_begun_anew_is_never_current(
     assert other.replica.visible.txid == 3 + more
     if merged:
         merged_away(file_url, merged)
-    before = open_log(file_url, Clock()).everything()
+    before = open_log(file_url, Clock()).objects.everything()
     a.clock.seconds += 5
     for use in (a.fresh_rows, lambda: a.sql("INSERT INTO t VALUES (2)")):
         with pytest.raises(LogDamaged):
             use()
     assert a.rows() == [1]
-    assert open_log(file_url, Clock()).everything() == before
+    assert open_log(file_url, Clock()).objects.everything() == before
     assert start("c", file_url).rows() == other.fresh_rows()
 
 
@@ -614,7 +628,7 @@ def test_store_that_overwrites_is_refused_before_the_first_write(start: StartIns
     a.store.store.create = lambda name, body, written_at=None: put(name, bytes(body))  # type: ignore[method-assign]
     with pytest.raises(CommitNotStored, match="this store overwrites an object"):
         a.replica.open()
-    assert open_log(file_url, Clock()).everything() == []
+    assert open_log(file_url, Clock()).objects.everything() == []
 
 
 def test_missing_bucket_is_no_empty_log(start: StartInstance, s3: str) -> None:

@@ -36,7 +36,7 @@ def late(instance: Instance, *statements: str) -> tuple[int, Callable[[], None]]
 
 
 def levels(url: str) -> list[int]:
-    return [item.max_txid for item in open_log(url, Clock()).everything() if item.level == 0]
+    return [item.max_txid for item in open_log(url, Clock()).objects.everything() if item.level == 0]
 
 
 def test_number_is_taken_and_the_late_commit_never_appears(a: Instance, url: str, tmp_path: Path) -> None:

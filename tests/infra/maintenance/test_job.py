@@ -21,7 +21,7 @@ from infra.clock import Clock
 from infra.commitlog import ltx
 from infra.commitlog.chain import Position
 from infra.commitlog.log import open_log
-from infra.commitlog.objects import Names
+from infra.commitlog.objects import ObjectNames
 from infra.commitlog.replica import Replica
 from infra.commitlog.upkeep import compactor
 from infra.commitlog.upkeep.compactor import Compactor
@@ -90,7 +90,7 @@ def store(settings: Settings) -> ObjectStore:
 
 def level(store: ObjectStore, number: int) -> list[int]:
     """The last TXIDs of its objects."""
-    return [int(info.name[-20:-4], 16) for info in store.objects(Names(store.url).directory(number))]
+    return [int(info.name[-20:-4], 16) for info in store.objects(ObjectNames(store.url).directory(number))]
 
 
 def aged(settings: Settings, backups: Backups, age: timedelta) -> Maintenance:
@@ -222,7 +222,7 @@ Damage = Callable[[Maintenance, ObjectStore, Report], tuple[ObjectStore, str]]
 
 
 def snapshot_of(maintenance: Maintenance, store: ObjectStore, report: Report) -> tuple[ObjectStore, str]:
-    return store, Names(store.url).path(9, 1, int(report.snapshot, 16))
+    return store, ObjectNames(store.url).name(9, 1, int(report.snapshot, 16))
 
 
 def backup_of(maintenance: Maintenance, store: ObjectStore, report: Report) -> tuple[ObjectStore, str]:
@@ -268,7 +268,7 @@ def test_log_that_was_cut_short_is_a_problem_and_nothing_is_made_of_it(
 ) -> None:
     write.reach(6)
     maintenance.run()
-    for info in [*store.objects("ltx/9"), *store.objects("ltx/0", Names(store.url).path(0, 4, 4))]:
+    for info in [*store.objects("ltx/9"), *store.objects("ltx/0", ObjectNames(store.url).name(0, 4, 4))]:
         store.delete(info.name)
     [problem] = maintenance.run().problems
     assert "ends at TXID 0000000000000004, but was proven at 0000000000000006" in problem
@@ -336,8 +336,8 @@ def test_a_run_goes_on_where_another_was_killed(
     maintenance.run()
     write.reach(16)
     in_runs_of_four(settings, backups).run()
-    store.delete(Names(store.url).path(2, 1, 16))  # as if it had been killed before this one
-    store.delete(Names(store.url).path(1, 5, 8))  # and somebody has removed a damaged run
+    store.delete(ObjectNames(store.url).name(2, 1, 16))  # as if it had been killed before this one
+    store.delete(ObjectNames(store.url).name(1, 5, 8))  # and somebody has removed a damaged run
     maintenance.run()
     assert level(store, 2) == [16]
     assert level(store, 1) == [4, 8, 12, 16]

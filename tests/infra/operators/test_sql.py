@@ -58,7 +58,7 @@ def quantities(database: Database) -> list[int]:
 
 
 def head(url: str) -> int:
-    return max(item.max_txid for item in open_log(url, Clock()).everything())
+    return max(item.max_txid for item in open_log(url, Clock()).objects.everything())
 
 
 def test_server_that_runs_takes_the_commit_up_and_it_can_be_undone(
@@ -242,7 +242,7 @@ def test_log_without_a_database_stays_empty(
     monkeypatch.setenv("REPLICA_URL", file_url)
     assert main(["sql", "SELECT 1"]) == 1
     assert "is empty: there is no database yet" in capsys.readouterr().err
-    assert open_log(file_url, Clock()).everything() == []
+    assert open_log(file_url, Clock()).objects.everything() == []
 
 
 def test_wrong_setting_is_2(monkeypatch: pytest.MonkeyPatch) -> None:

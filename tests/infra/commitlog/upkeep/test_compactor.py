@@ -11,7 +11,7 @@ from core.errors import LogDamaged, MaintenanceOutOfTime, StoreUnavailable, Txid
 from infra.clock import Clock
 from infra.commitlog import ltx
 from infra.commitlog.log import CommitLog, open_log
-from infra.commitlog.objects import SNAPSHOTS, Names
+from infra.commitlog.objects import SNAPSHOTS, ObjectNames
 from infra.commitlog.upkeep import compactor
 from infra.commitlog.upkeep.compactor import Compactor
 from infra.commitlog.upkeep.merge import write_merged
@@ -49,7 +49,7 @@ def maintenance_of(url: str, **options: int) -> Compactor:
 
 
 def names(url: str, level: int) -> list[str]:
-    directory = Names(url).directory(level)
+    directory = ObjectNames(url).directory(level)
     return [info.name.rpartition("/")[2] for info in ObjectStore(url).objects(directory)]
 
 
@@ -94,7 +94,7 @@ def test_start_after_ten_thousand_commits_reads_a_few_dozen_objects(tmp_path: Pa
     verbs = [verb for verb, _ in store.requests]
     assert verbs.count("read") == 2 + 7 + 15 + 15
     assert verbs.count("objects") == 4  # one for each level that is there
-    assert len(log._catalog.towards_the_head()) < 45
+    assert len(log.objects.towards_the_head()) < 45
 
 
 def test_runs_are_aligned_and_everybody_makes_the_same(
@@ -104,7 +104,7 @@ def test_runs_are_aligned_and_everybody_makes_the_same(
     first = maintenance_of(url)
     assert first.merge(tmp_path) == 2
     assert names(url, 1) == [name(1, 16), name(17, 32)]
-    path = Names(url).path(1, 17, 32)
+    path = ObjectNames(url).name(1, 17, 32)
     store = ObjectStore(url)
     made = b"".join(store.read(path))
     store.delete(path)
@@ -155,9 +155,9 @@ def test_large_objects_go_up_in_parts_and_are_dated(
     for seconds in (0.002, 1.1):  # Litestream refuses what is past the last one, by a clock of whole seconds
         time.sleep(seconds)
         instance.sql("INSERT INTO t VALUES ('later')")
-    ObjectStore(url).delete(Names(url).path(0, 5, 5))  # so that the run or the snapshot is read
+    ObjectStore(url).delete(ObjectNames(url).name(0, 5, 5))  # so that the run or the snapshot is read
     [later] = [item for item in steps.everything() if item.max_txid == RUN + 1]
-    moment = datetime.fromtimestamp(steps.log.timestamp_of(later) / 1000, UTC).isoformat()
+    moment = datetime.fromtimestamp(steps.log.objects.header(later).timestamp / 1000, UTC).isoformat()
     restored = litestream_restore(url, tmp_path / "at", "-timestamp", moment.replace("+00:00", "Z"))
     assert restored.read_bytes() == image.read_bytes()
 
@@ -166,7 +166,7 @@ YEAR_MS = 365 * 24 * 3600 * 1000
 
 
 def date(url: str, level: int, low: int, high: int) -> int:
-    return ltx.decode_header(ObjectStore(url).read_range(Names(url).path(level, low, high), 100)).timestamp
+    return ltx.decode_header(ObjectStore(url).read_range(ObjectNames(url).name(level, low, high), 100)).timestamp
 
 
 def test_runs_and_snapshots_are_dated_by_the_store_where_a_writer_cannot_be_right(
@@ -192,7 +192,7 @@ def test_runs_and_snapshots_are_dated_by_the_store_where_a_writer_cannot_be_righ
     assert steps.misdated
     assert (steps.misdated.count, steps.misdated.first, steps.misdated.last) == (12, 5, 16)
     assert steps.misdated.ahead > YEAR_MS // 1000 - 60
-    store, path = ObjectStore(url), Names(url).path(1, 5, 8)
+    store, path = ObjectStore(url), ObjectNames(url).name(1, 5, 8)
     made_first = b"".join(store.read(path))
     store.delete(path)
     maintenance_of(url, run=4).merge(tmp_path)
@@ -225,7 +225,7 @@ def test_run_keeps_the_date_of_its_writer_when_the_stores_clock_went_back(
 def test_date_after_that_of_a_later_commit_is_named_though_the_store_tells_nothing(tmp_path: Path) -> None:
     """As in a log that was copied."""
     url = synthetic_log(tmp_path / "log", 2)
-    store, path = ObjectStore(url), Names(url).path(0, 2, 2)
+    store, path = ObjectStore(url), ObjectNames(url).name(0, 2, 2)
     header = replace(ltx.decode_header(store.read_range(path, 100)), timestamp=1_600_000_000_000)
     store.put(path, bytes(ltx.encode(header, [(1, bytes(PAGE_SIZE))])[0]))
     verdict = verify_log(open_log(url, Clock()), tmp_path / "restored")
@@ -245,9 +245,9 @@ def test_commit_that_its_successor_does_not_name_is_not_merged(tmp_path: Path) -
     """Created under a number whose object was merged and deleted long ago, by an instance that has slept."""
     url = synthetic_log(tmp_path / "log", 2 * RUN + 1)
     store = ObjectStore(url)
-    predecessor = ltx.decode_header(store.read_range(Names(url).path(0, 32, 32), 100)).predecessor
+    predecessor = ltx.decode_header(store.read_range(ObjectNames(url).name(0, 32, 32), 100)).predecessor
     leftover, _ = ltx.encode(ltx.Header(PAGE_SIZE, 2, 32, 32, 1_700_000_000_032, predecessor, 99), [(1, bytes(512))])
-    store.put(Names(url).path(0, 32, 32), bytes(leftover))
+    store.put(ObjectNames(url).name(0, 32, 32), bytes(leftover))
     assert maintenance_of(url).merge(tmp_path) == 1
     assert names(url, 1) == [name(1, 16)]
     with pytest.raises(TxidNotKept):
@@ -257,7 +257,7 @@ def test_commit_that_its_successor_does_not_name_is_not_merged(tmp_path: Path) -
 def test_run_with_a_commit_of_another_history_is_an_error(tmp_path: Path) -> None:
     url = synthetic_log(tmp_path / "log", RUN + 1)
     other, _ = ltx.encode(ltx.Header(PAGE_SIZE, 2, 5, 5, 1_700_000_000_005, 99, 1), [(1, bytes(PAGE_SIZE))])
-    ObjectStore(url).put(Names(url).path(0, 5, 5), bytes(other))
+    ObjectStore(url).put(ObjectNames(url).name(0, 5, 5), bytes(other))
     with pytest.raises(LogDamaged, match="belongs to another history"):
         maintenance_of(url).merge(tmp_path)
     assert names(url, 1) == []
@@ -271,7 +271,7 @@ def test_run_whose_commits_were_deleted_meanwhile_is_left_alone(
     store = Watched(ObjectStore(url))
     clock = ManualClock()
     steps = Compactor(log_over(store, clock), store, clock)
-    store.before = lambda verb, path: store.store.delete(Names(url).path(0, 5, 5)) if verb == "read" else None
+    store.before = lambda verb, path: store.store.delete(ObjectNames(url).name(0, 5, 5)) if verb == "read" else None
     assert steps.merge(tmp_path) == 0
 
 
@@ -284,7 +284,7 @@ def test_leftover_just_before_commits_that_are_kept_hides_only_what_it_has_repla
     steps.merge(tmp_path)
     image = tmp_path / "image"
     snapshot = steps.store_snapshot(image, steps.log.restore(image, RUN), tmp_path)
-    store, path = ObjectStore(url), Names(url).path(0, 1, 1)
+    store, path = ObjectStore(url), ObjectNames(url).name(0, 1, 1)
     header = ltx.decode_header(store.read_range(path, ltx.HEADER_SIZE))
     store.delete(path)
     body, _ = ltx.encode(replace(header, log_id=99), [(1, bytes(header.page_size))])
@@ -295,9 +295,9 @@ def test_leftover_just_before_commits_that_are_kept_hides_only_what_it_has_repla
     assert open_log(url, Clock()).restore(tmp_path / f"at-{RUN + 2}", RUN + 2).txid == RUN + 2
     verdict = verify_log(open_log(url, Clock()), tmp_path / "scratch")
     assert (verdict.problems, len(verdict.leftovers)) == ([], 1)
-    store.delete(Names(url).path(1, 1, RUN))
+    store.delete(ObjectNames(url).name(1, 1, RUN))
     assert maintenance_of(url).merge(tmp_path) == 0
-    store.delete(Names(url).path(SNAPSHOTS, 1, snapshot.max_txid))
+    store.delete(ObjectNames(url).name(SNAPSHOTS, 1, snapshot.max_txid))
     with pytest.raises(LogDamaged, match="is of the log"):  # nothing could have freed the number
         maintenance_of(url).merge(tmp_path)
 
@@ -312,7 +312,7 @@ def test_sleep_in_the_middle_of_a_read_takes_no_leftover_before_a_commit_for_dam
     other = start("other", file_url)
     for number in range(4):
         other.sql(f"INSERT INTO t VALUES ({number})")
-    steps, store, names = maintenance_of(file_url), ObjectStore(file_url), Names(file_url)
+    steps, store, names = maintenance_of(file_url), ObjectStore(file_url), ObjectNames(file_url)
 
     def snapshot(txid: int) -> None:
         image = tmp_path / f"at-{txid}"
@@ -320,17 +320,17 @@ def test_sleep_in_the_middle_of_a_read_takes_no_leftover_before_a_commit_for_dam
 
     snapshot(4)
     for txid in (1, 2, 3):
-        store.delete(names.path(0, txid, txid))
+        store.delete(names.name(0, txid, txid))
     slept: list[str] = []
 
     def sleep(verb: str, name: str) -> None:
-        if verb == "read" and name == names.path(0, 5, 5) and not slept:
+        if verb == "read" and name == names.name(0, 5, 5) and not slept:
             slept.append(name)
             snapshot(6)
             header = ltx.decode_header(store.read_range(name, ltx.HEADER_SIZE))
             body, _ = ltx.encode(replace(header, node_id=99), [(2, bytes(header.page_size))])
             for txid in (4, 5):
-                store.delete(names.path(0, txid, txid))
+                store.delete(names.name(0, txid, txid))
             store.create(name, bytes(body))
 
     reader = start("anew", file_url, open=False) if starts_anew else sleeper
@@ -351,7 +351,7 @@ def test_sleep_in_the_middle_of_a_read_takes_no_leftover_for_a_commit(
     other = start("other", file_url)
     other.sql("INSERT INTO t VALUES ('real')")
     store = ObjectStore(file_url)
-    path = Names(file_url).path(0, 3, 3)
+    path = ObjectNames(file_url).name(0, 3, 3)
     header = ltx.decode_header(store.read_range(path, 100))
     seen: list[int] = []
 
@@ -363,7 +363,7 @@ def test_sleep_in_the_middle_of_a_read_takes_no_leftover_for_a_commit(
                 other.sql("INSERT INTO t VALUES ('later')")
             maintenance_of(file_url).merge(tmp_path)
             for txid in range(1, RUN):
-                store.delete(Names(file_url).path(0, txid, txid))
+                store.delete(ObjectNames(file_url).name(0, txid, txid))
             body, _ = ltx.encode(replace(header, node_id=99), [(2, bytes(header.page_size))])
             store.put(path, bytes(body))
         elif seen and verb == "directories":
@@ -389,8 +389,8 @@ def test_commits_stay_when_the_run_that_holds_them_is_damaged(
     image = tmp_path / "image"
     snapshot = steps.store_snapshot(image, steps.log.restore(image), tmp_path)
     store = ObjectStore(url)
-    body, other = (b"".join(store.read(Names(url).path(1, low, low + RUN - 1))) for low in (1, RUN + 1))
-    store.put(Names(url).path(1, 1, RUN), body[:-1] + b"x" if damage == "a byte" else other)
+    body, other = (b"".join(store.read(ObjectNames(url).name(1, low, low + RUN - 1))) for low in (1, RUN + 1))
+    store.put(ObjectNames(url).name(1, 1, RUN), body[:-1] + b"x" if damage == "a byte" else other)
     gone = expired(steps.everything(), snapshot.max_txid, datetime.now(UTC) + timedelta(hours=25), A_WHILE)
     assert len(gone) == 2 * RUN
     with pytest.raises(LogDamaged, match=name(1, RUN)):
@@ -409,7 +409,7 @@ def test_nothing_goes_for_a_snapshot_that_is_damaged(
     base = steps.store_snapshot(image, steps.log.restore(image), tmp_path)
     instance.sql("INSERT INTO t VALUES (1)")
     newest = steps.store_snapshot(later, steps.log.restore(later), tmp_path)
-    store, path = ObjectStore(url), Names(url).path(9, 1, base.max_txid)
+    store, path = ObjectStore(url), ObjectNames(url).name(9, 1, base.max_txid)
     store.put(path, b"".join(store.read(path))[:-1] + b"x")
     week = datetime.now(UTC) + timedelta(days=8)
     items = [replace(item, modified=week) if item.max_txid > RUN else item for item in steps.everything()]
@@ -503,16 +503,16 @@ def test_log_with_runs_that_begin_elsewhere_is_read_as_well(
     """Litestream's own are not aligned."""
     writer(40)
     log, store, steps = open_log(url, Clock()), ObjectStore(url), maintenance_of(url)
-    changes = [log.read(item) for item in log.everything()[4:30]]
+    changes = [log.objects.read(item) for item in log.objects.everything()[4:30]]
     write_merged(changes, tmp_path / "run.ltx", changes[-1].header.timestamp)
     for change in changes:
         change.close()
-    store.put(Names(url).path(1, 5, 30), tmp_path / "run.ltx")
+    store.put(ObjectNames(url).name(1, 5, 30), tmp_path / "run.ltx")
     image, at_20, again = tmp_path / "image", tmp_path / "at 20", tmp_path / "again"
     expected = log.restore(image)
     steps.store_snapshot(at_20, log.restore(at_20, 20), tmp_path)
     for txid in range(5, 31):
-        store.delete(Names(url).path(0, txid, txid))
+        store.delete(ObjectNames(url).name(0, txid, txid))
     assert log.restore(again) == expected
     assert again.read_bytes() == image.read_bytes()
 

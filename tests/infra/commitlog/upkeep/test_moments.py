@@ -10,7 +10,7 @@ from core.errors import LogDamaged, MomentNotKept, TxidNotKept
 from infra.clock import Clock
 from infra.commitlog.chain import LogObject, restorable
 from infra.commitlog.log import CommitLog, open_log
-from infra.commitlog.objects import Names
+from infra.commitlog.objects import ObjectNames
 from infra.commitlog.upkeep.compactor import Compactor
 from infra.commitlog.upkeep.moments import Found, commit_before
 from infra.storage.object_store import ObjectStore
@@ -32,8 +32,8 @@ def log(start: StartInstance, url: str) -> CommitLog:
 
 
 def moment_of(log: CommitLog, txid: int) -> datetime:
-    [item] = [item for item in log.everything() if item.level == 0 and item.max_txid == txid]
-    return datetime.fromtimestamp(log.timestamp_of(item) / 1000, UTC)
+    [item] = [item for item in log.objects.everything() if item.level == 0 and item.max_txid == txid]
+    return datetime.fromtimestamp(log.objects.header(item).timestamp / 1000, UTC)
 
 
 def merge(url: str, scratch: Path, *deleted: int) -> None:
@@ -41,7 +41,7 @@ def merge(url: str, scratch: Path, *deleted: int) -> None:
     clock = Clock()
     Compactor(open_log(url, clock), ObjectStore(url), clock).merge(scratch)
     for txid in deleted:
-        ObjectStore(url).delete(Names(url).path(0, txid, txid))
+        ObjectStore(url).delete(ObjectNames(url).name(0, txid, txid))
 
 
 def test_moment_is_that_of_the_last_commit_before_it(log: CommitLog) -> None:
@@ -90,8 +90,8 @@ def test_time_at_which_a_run_was_merged_says_nothing_against_its_date(
 ) -> None:
     after, later_still = (moment_of(log, txid) + timedelta(milliseconds=1) for txid in (32, 33))
     merge(url, tmp_path, *range(1, 33))
-    later = [replace(item, modified=item.modified + timedelta(days=1)) for item in log.everything()]
-    monkeypatch.setattr(log, "everything", lambda: later)
+    later = [replace(item, modified=item.modified + timedelta(days=1)) for item in log.objects.everything()]
+    monkeypatch.setattr(log.objects, "everything", lambda: later)
     assert commit_before(log, after) == Found(32)
     found = commit_before(log, later_still)
     assert found.txid == 33
