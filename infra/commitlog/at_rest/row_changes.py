@@ -4,7 +4,6 @@ A changeset of SQLite's session extension has the old and the new values of each
 still fits: https://www.sqlite.org/sessionintro.html. It knows neither schema nor rows without a primary key.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,10 +11,7 @@ from pathlib import Path
 import apsw
 
 from core.errors import ServiceError
-from infra.commitlog.at_rest.kept import whole_or_nothing
 from infra.commitlog.schema import image_uri, opened_image
-from infra.disk.durable import fsync_directory
-from infra.disk.ownership import give_to_owner_of
 
 _FLAGS = apsw.SQLITE_CHANGESETAPPLY_FKNOACTION | apsw.SQLITE_CHANGESETAPPLY_IGNORENOOP
 _MOST_NAMED = 10  # rows in a message
@@ -56,16 +52,6 @@ def changes_between(base: Path, edited: Path) -> bytes:
     except (apsw.Error, DoesNotFit, UnicodeDecodeError) as error:
         raise NotRowByRow(str(error)) from error
     return changeset
-
-
-def keep_changes(changeset: bytes, path: Path) -> None:
-    """In a new file that survives a power cut."""
-    with whole_or_nothing(path), path.open("xb") as file:
-        file.write(changeset)
-        give_to_owner_of(path.parent, file.fileno())
-        file.flush()
-        os.fsync(file.fileno())
-    fsync_directory(path.parent)
 
 
 def apply_changes(changeset: bytes, connection: apsw.Connection) -> None:

@@ -17,7 +17,7 @@ from core.errors import CommitNotStored, DatabaseLocked, NotServed, StoreUnreach
 from infra.__main__ import main
 from infra.clock import Clock
 from infra.commitlog import open_file
-from infra.commitlog.at_rest import local_file, row_changes
+from infra.commitlog.at_rest import file_commit
 from infra.commitlog.at_rest.kept import KeptFiles
 from infra.commitlog.at_rest.local_file import LocalFile
 from infra.commitlog.log import open_log
@@ -397,7 +397,7 @@ def test_commit_while_the_file_is_compared_is_stored_and_mixed_with_nothing(
     first = server.replica.visible.txid
     meanwhile = shell_once(path, "CREATE TABLE u (v)", BIG.replace(" t ", " u "), "PRAGMA wal_checkpoint(PASSIVE)")
     compare = at_once(differing_pages, meanwhile, before=False)
-    monkeypatch.setattr(local_file, "differing_pages", compare)
+    monkeypatch.setattr(file_commit, "differing_pages", compare)
     again = start("server", file_url, lasting=True)
     again.sql("INSERT INTO t VALUES (2)")
     assert again.rows() == [0, *[1] * edited, 2]
@@ -425,7 +425,7 @@ def test_commit_before_the_file_is_replaced_is_not_lost(
     server.replica._open.close()
     path.with_name("app.db-wal").unlink()  # so that the file is behind, and is replaced
     meanwhile = shell_once(path, "INSERT INTO t VALUES ('mine')")
-    monkeypatch.setattr(local_file, "differing_pages", at_once(differing_pages, meanwhile, before=False))
+    monkeypatch.setattr(file_commit, "differing_pages", at_once(differing_pages, meanwhile, before=False))
     again = start("server", file_url, lasting=True)
     assert again.rows() == [0, 1]
     (kept,) = path.parent.glob("*.diverged-*")
@@ -729,7 +729,7 @@ def test_commit_and_end_of_a_shell_before_the_file_is_replaced_are_not_lost(
     server.replica._open.close()
     path.with_name("app.db-wal").unlink()
     meanwhile = shell_once(path, "CREATE TABLE mine (v)")
-    monkeypatch.setattr(LocalFile, "_replaced_by", at_once(LocalFile._replaced_by, meanwhile, before=True))
+    monkeypatch.setattr(LocalFile, "_write_anew", at_once(LocalFile._write_anew, meanwhile, before=True))
     again = start("server", file_url, lasting=True)
     assert again.rows() == [0, 1]
     (kept,) = path.parent.glob("*.diverged-*")
@@ -939,8 +939,8 @@ def test_what_is_kept_is_on_disk_before_the_file_is_replaced(
         synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
         fsync(descriptor)
 
-    replace = at_once(LocalFile._overwritten_with, lambda: before.extend(synced), before=True)
-    monkeypatch.setattr(LocalFile, "_overwritten_with", replace)
+    replace = at_once(LocalFile._write_over, lambda: before.extend(synced), before=True)
+    monkeypatch.setattr(LocalFile, "_write_over", replace)
     monkeypatch.setattr(os, "fsync", record)
     watch(keyed)
     [content] = [place for place, name in enumerate(before) if name.startswith(f"{path}.{kind}-")]
@@ -1011,7 +1011,7 @@ def test_crash_in_between_loses_nothing_and_does_nothing_twice(
         raise KeyboardInterrupt
 
     step = {
-        "before the file is replaced": (LocalFile, "_replaced_by"),
+        "before the file is replaced": (LocalFile, "_write_anew"),
         "before it is done again": (Replica, "_redo"),
         "before it is forgotten": (LocalFile, "remove_changes"),
     }[at]
@@ -1035,9 +1035,7 @@ def test_commit_of_a_shell_while_its_changes_are_written_down_is_not_lost(
     other.sql("INSERT INTO k VALUES (3, 'theirs')")
     shell_once(path, "UPDATE k SET v = 'mine' WHERE id = 1")()
     meanwhile = shell_once(path, "UPDATE k SET v = v || '+'")
-    monkeypatch.setattr(
-        "infra.commitlog.at_rest.local_file.keep_changes", at_once(row_changes.keep_changes, meanwhile, before=False)
-    )
+    monkeypatch.setattr(KeptFiles, "keep_rows", at_once(KeptFiles.keep_rows, meanwhile, before=False))
     watch(keyed)
     assert keyed_rows(keyed) == keyed_rows(other) == [(1, "mine+"), (2, "b+"), (3, "theirs")]
     assert kept(path) == []
