@@ -30,12 +30,12 @@ class KeptFiles:
     def keep_whole(self) -> Path:
         """Copy the database, which nobody changes meanwhile, and its WAL if it has one. Returns the copy's path."""
         kept = self._new(DIVERGED)
-        sources = (self._database, *([wal_of(self._database)] if has_wal(self._database) else []))
-        targets = (kept, wal_of(kept))[: len(sources)]
-        with _whole_or_nothing(*targets):
-            for source, target in zip(sources, targets, strict=True):
-                with RawFile(source) as file:
-                    _write(target, iter(lambda file=file: file.read(_CHUNK), b""))  # type: ignore[misc]
+        copies = {self._database: kept}
+        if has_wal(self._database):
+            copies[wal_of(self._database)] = wal_of(kept)
+        with _whole_or_nothing(*copies.values()):
+            for source, copy in copies.items():
+                _write(copy, _chunks_of(source))
             fsync_directory(kept.parent)
         return kept
 
@@ -82,6 +82,12 @@ def _whole_or_nothing(*paths: Path) -> Iterator[None]:
         for path in paths:
             path.unlink(missing_ok=True)
         raise
+
+
+def _chunks_of(path: Path) -> Iterator[bytes]:
+    with RawFile(path) as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
 
 
 def _write(path: Path, chunks: Iterable[bytes]) -> None:

@@ -75,9 +75,9 @@ class LocalFile:
         self._commits = FileCommits(path, log, clock)
         self.waiting = self._kept.all(CHANGES) if lasting else []  # row changes that are to be done again
         self._guard = Guard(path)
-        self._newest = START  # commit that this file has been at
-        self._made_here = False  # whether this process has built the file, or has looked at what was there before
-        self._found_before = NO_PAGE  # what a look has found changeable that has come to no end
+        self._newest = START  # the newest commit that this file has been at
+        self._is_ours = False  # whether this process has settled the file; before that, others may have left it there
+        self._found_before = NO_PAGE  # changeable, by a look that was not carried out
 
     def settle(self) -> Position:
         """Make the file what the log says at some commit, the head unless it was left well, and return that."""
@@ -173,13 +173,13 @@ class LocalFile:
         if note and note.position.txid > self._newest.txid:
             self._newest = note.position
         self._remove(*_SCRATCH)  # left by a crash
-        if self._made_here and not self._lasting:
+        if self._is_ours and not self._lasting:
             self._remove_all()
         try:
             position = self._settled_position(note)
         finally:
             self._remove(*_SCRATCH)
-        self._made_here = True
+        self._is_ours = True
         self._found_before = NO_PAGE
         self._kept.prune(self.waiting)
         return position

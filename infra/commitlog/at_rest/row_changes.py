@@ -23,16 +23,16 @@ _TABLES = (
 
 
 class NotRowByRow(Exception):
-    """What was changed is more than a changeset can say."""
+    """What was changed is more than a changeset can tell."""
 
 
 class DoesNotFit(ServiceError):
-    """Some rows are not any more as they were, or are not allowed to become what they were made."""
+    """Some rows are no longer as they were, or may not become what they were changed to."""
 
 
 def changes_between(base: Path, edited: Path) -> bytes:
-    """The changeset that makes of `base`, which is used up by that, what is in `edited`; empty if no row differs.
-    Both are files to which nobody writes meanwhile; a WAL beside them does not count.
+    """Return the changeset that makes `edited` out of `base`, empty if no row differs. Both are files to which nobody
+    writes meanwhile; a WAL beside them does not count. `base` is used up.
 
     Raises NotRowByRow, also when what comes out is not exactly the same.
     """
@@ -55,10 +55,10 @@ def changes_between(base: Path, edited: Path) -> bytes:
 
 
 def apply_changes(changeset: bytes, connection: apsw.Connection) -> None:
-    """Do it in the open transaction. Rows that already are what they are to become stay so.
+    """Make the changes in the open transaction. A row that already is what it is to become stays so.
 
-    Raises DoesNotFit, naming rows by their primary keys; then the transaction is not to be committed. To that belong
-    new rows whose AUTOINCREMENT key another row has had, which is gone since.
+    Raises DoesNotFit, which names the rows by their primary keys; then the transaction must not be committed. A new row
+    does not fit either if its AUTOINCREMENT key was another row's that is gone since.
     """
     _apply(changeset, connection, list(_used_keys(changeset, connection)))
 
@@ -86,7 +86,7 @@ def _apply(changeset: bytes, connection: apsw.Connection, misfits: list[str]) ->
 
 
 def statements(changeset: bytes, connection: apsw.Connection) -> Iterator[str]:
-    """The changes as SQL, each of which does nothing to a row that is not as it was."""
+    """Write the changes as SQL, which does nothing to a row that is not as it was."""
     for change in apsw.Changeset.iter(changeset):
         columns = [f'"{name}"' for name, _ in _columns(connection, change.name)]
         old, new, table = change.old or (), change.new or (), f'"{change.name}"'
@@ -102,7 +102,7 @@ def statements(changeset: bytes, connection: apsw.Connection) -> Iterator[str]:
 
 
 def _attach(connection: apsw.Connection, other: Path) -> None:
-    """Without what may be in a WAL beside it."""
+    """Leave out what may be in a WAL beside it."""
     connection.execute("ATTACH ? AS other", (image_uri(other),))
     connection.execute("PRAGMA foreign_keys = 1")
 
@@ -123,7 +123,7 @@ def _difference(connection: apsw.Connection) -> bytes:
 
 
 def _is_same_in_both(connection: apsw.Connection, table: str) -> bool:
-    """By value, type and number of the rows."""
+    """Compare values, types, and how often each row is there."""
     columns = ", ".join(f'quote("{name}")' for name, _ in _columns(connection, table))
     rows = (
         f'SELECT {columns}, count(*) FROM {schema}."{table}" GROUP BY {columns}'  # noqa: S608 (of the schema)
@@ -136,7 +136,7 @@ def _is_same_in_both(connection: apsw.Connection, table: str) -> bool:
 
 
 def _used_keys(changeset: bytes, connection: apsw.Connection) -> Iterator[str]:
-    """The inserted rows of which SQLite would never have chosen the key, were the changes made only now."""
+    """Name the inserted rows whose key SQLite would never have chosen, had the changes been made only now."""
     if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchone():
         return
     used: dict[str, int] = dict(connection.execute("SELECT name, seq FROM sqlite_sequence"))
@@ -149,7 +149,9 @@ def _used_keys(changeset: bytes, connection: apsw.Connection) -> Iterator[str]:
 
 
 def _check_tables(changeset: bytes, connection: apsw.Connection) -> None:
-    """SQLite would leave out, without a word, the changes of a table that is not there or has another form."""
+    """Raises DoesNotFit for a table that is not there or has another form: SQLite would leave its changes out, and say
+    nothing.
+    """
     for name, count, keys in {
         (change.name, change.column_count, tuple(sorted(change.pk_columns)))
         for change in apsw.Changeset.iter(changeset)
