@@ -16,7 +16,8 @@ one commit, from top to bottom:
 A start goes through `at_rest/`, which brings the file to the log's head; docs/commit-log.md has the whole of it.
 """
 
-from infra.commitlog.at_rest.local_file import START_SECONDS, publish
+from infra.commitlog.at_rest.file_commit import START_SECONDS
+from infra.commitlog.at_rest.publish import publish
 from infra.commitlog.at_rest.row_changes import statements as statements_of_changes
 from infra.commitlog.chain import START, LogObject, Position
 from infra.commitlog.group import Write

@@ -1,11 +1,11 @@
 """What keeps the work of other programs in the WAL until it has been shipped.
 
-While somebody reads, SQLite moves nothing into the file that is newer than what is read, and never reuses a
-part of the WAL that was not moved; and no checkpoint, of whatever kind and by whichever program, goes past that.
-So a read transaction stays open all the time, at a state all of which is in the log, and every frame after it
-can be found: where the last shipped one ends or, in a WAL that was begun anew since, from its start. More
-than once it cannot be begun anew meanwhile: that takes a checkpoint of the frames in it. All of this holds among
-programs that have the same file, WAL and index open, which `OpenFile.check_unchanged` sees to.
+While somebody reads, SQLite backfills nothing that is newer than what is read, and never reuses a part of the WAL
+that was not backfilled; no checkpoint, of whatever kind and by whichever program, goes past that. So a read
+transaction stays open all the time, at a state all of which is in the log, and every frame after it can be found:
+where the last shipped one ends or, in a WAL that was begun anew since, from its start. More than once it cannot be
+begun anew meanwhile: that takes a checkpoint of the frames in it. All of this holds among programs that have the same
+file, WAL and index open, which `OpenFile.check_unchanged` sees to.
 
 Source: https://www.sqlite.org/walformat.html#wal_locks (WAL_READ_LOCK)
 """
@@ -21,14 +21,14 @@ _READ = "SELECT count(*) FROM sqlite_schema"
 
 
 class Anchor:
-    """Two connections, of which one reads."""
+    """Keeps a read transaction open: one of two connections always reads."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
         self._connections: list[apsw.Connection] = []  # the reading one first
 
     def hold(self) -> None:
-        """Begin to read. Raises apsw.Error."""
+        """Begin to read the newest state. Raises apsw.Error."""
         for _ in range(2):
             connection = apsw.Connection(self._path)
             self._connections.append(connection)
@@ -49,26 +49,28 @@ class Anchor:
         self._connections.reverse()
 
     def release(self) -> None:
+        """Let go, as often as one likes."""
         while self._connections:
             self._connections.pop().close()
 
 
 class Guard:
-    """Between two anchors: while it holds, no end of a shell takes the WAL away, and all that is new is in it."""
+    """Holds the WAL between two anchors: meanwhile no shell that ends takes it away, and all that is new is in it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: apsw.Connection | None = None
 
     def hold(self) -> None:
-        # SQLite removes the WAL of an empty file
+        """Begin to read, if there is a database that can be read, and nothing is held yet."""
+        # SQLite would remove the WAL of an empty file
         if self._connection or not self._path.exists() or not self._path.stat().st_size:
             return
         connection = existing_database(self._path)
         try:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             begin_reading(connection)
-        except apsw.Error:  # nothing that somebody else could have open either
+        except apsw.Error:  # nothing that somebody else could have open
             connection.close()
         else:
             self._connection = connection
@@ -80,12 +82,12 @@ class Guard:
 
 
 def existing_database(path: Path) -> apsw.Connection:
-    """Never creates a file."""
+    """Open for reading and writing, and never create a file. Raises apsw.Error."""
     return apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
 
 
 def begin_reading(connection: apsw.Connection) -> None:
-    """Raises apsw.Error, and leaves no transaction behind then."""
+    """Begin a transaction that sees the newest state. Raises apsw.Error, and leaves none behind then."""
     connection.execute("BEGIN")
     try:
         connection.execute(_READ).fetchall()

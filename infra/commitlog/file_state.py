@@ -13,8 +13,10 @@ class FileChanged(DatabaseUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class FileState:
+    """Tells one state of a file from another, as far as the file system does."""
+
     inode: int
-    size: int
+    size: int  # bytes
     modified_ns: int
 
 
@@ -40,12 +42,15 @@ class Condition(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Known:
+    """What is known of a database file as it was left, and of its WAL."""
+
     state: FileState | None  # None: there is no file
     shipped: Shipped = NOTHING_SHIPPED
-    vouched: bool = True  # whether nobody else has moved anything into the file, or it was looked at since
+    vouched: bool = True  # whether nobody else has backfilled anything, or the file was looked at since
 
 
 def state_of(path: Path) -> FileState | None:
+    """Ask the file system; returns None when there is no file. Raises OSError."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -54,7 +59,7 @@ def state_of(path: Path) -> FileState | None:
 
 
 def last_change_of(path: Path) -> int:
-    """In ns, by the file system: also of its name or owner, and also with the date of what was copied."""
+    """Ask the file system, in ns; a change of its name or owner counts, and a copy that keeps the date does as well."""
     status = path.stat()
     return max(status.st_mtime_ns, status.st_ctime_ns)
 
@@ -68,10 +73,11 @@ def shm_of(database: Path) -> Path:
 
 
 def last_wal_of(database: Path) -> Path:
-    """A second name of the WAL, which SQLite does not know."""
+    """Name the WAL's second name, which SQLite does not know."""
     return database.with_name(database.name + ".last-wal")
 
 
 def has_wal(database: Path) -> bool:
+    """Tell whether there is a WAL, and something in it."""
     found = state_of(wal_of(database))
     return found is not None and found.size > 0

@@ -1,6 +1,8 @@
-"""What a lasting database file should be: a small file beside it, written after every commit.
+"""What a lasting database file should be: `<database>.position`, a small file beside it, written after every commit.
 
-Two slots of 512 bytes, written in turn, so that a torn write leaves the older one.
+Its format: two slots of 512 bytes, written in turn, so that a torn write leaves the older one. A slot is the CRC-32 of
+what follows the space after it, in 8 hex digits, and the fields of a `Note` as JSON; spaces,
+which the checksum leaves out, and a newline fill it up. The slot with the higher `sequence` is the newer one.
 """
 
 import json
@@ -18,22 +20,31 @@ _SLOT = 512  # bytes
 
 @dataclass(frozen=True, slots=True)
 class WalEnd:
-    """Where the WAL has the last commit. A frame's header has a checksum of all that is before it."""
+    """Where in the WAL a commit ends. A frame's header has a checksum of all that is before it."""
 
-    frames: int
-    header: bytes  # of the last frame
+    frames: int  # from the WAL's start, that commit's last one included
+    header: bytes  # of that last frame
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
+    """Which commit a database file is at, and how it was left."""
+
     position: Position
-    checkpointed: int  # TXID up to which the file has everything without its WAL
-    wal: WalEnd | None = None  # what it needs of its WAL to have all of `position`
+    checkpointed: int  # the TXID up to which the file has everything without its WAL
+    wal: WalEnd | None = None  # what the file needs of its WAL to have all of `position`
     applying: bool = False  # the file is being written to past SQLite: torn, if nobody is at it
-    closed: FileState | None = None  # the file as it was left, all of it; None while it is in use
+    closed: FileState | None = None  # the file as it was left, with all of it; None while it is in use
+
+    @property
+    def needs_wal(self) -> bool:
+        """Whether some commit up to `position` may be in the file's WAL only."""
+        return self.checkpointed != self.position.txid
 
 
-class NoteFile:
+class PositionFile:
+    """Reads and writes the notes of one database. Raises OSError."""
+
     def __init__(self, database: Path) -> None:
         self.path = database.with_name(database.name + ".position")
         self._database = database
@@ -41,7 +52,7 @@ class NoteFile:
         self._descriptor: int | None = None
 
     def read(self) -> Note | None:
-        """The newest note, or None when there is none that can be read."""
+        """Return the newest note, or None when there is none that can be read."""
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -54,6 +65,7 @@ class NoteFile:
         return newest[1]
 
     def write(self, note: Note) -> None:
+        """Write over the older note. What was written outlives this process; a power cut only after `sync`."""
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             give_to_owner_of(self._database.parent, self._descriptor)
@@ -61,10 +73,12 @@ class NoteFile:
         os.pwrite(self._descriptor, _encode(self._sequence, note), self._sequence % 2 * _SLOT)
 
     def sync(self) -> None:
+        """Wait until what was written is on disk."""
         if self._descriptor is not None:
             os.fsync(self._descriptor)
 
     def close(self) -> None:
+        """Close the file; a later `write` opens it again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -14,6 +14,8 @@ from infra.commitlog.ltx import lock_page
 
 
 class RawFile:
+    """Reads and writes one file, as much as is asked for, at an offset of its own in bytes. Raises apsw.Error."""
+
     def __init__(self, path: Path) -> None:
         flags = apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READWRITE
         self._file = apsw.VFSFile("", str(path), [flags, 0])
@@ -32,7 +34,7 @@ class RawFile:
         return offset
 
     def read(self, size: int) -> bytes:
-        """Fewer bytes, or none, at the end."""
+        """Read so many bytes; fewer, or none, at the end."""
         size = min(size, max(self._file.xFileSize() - self._offset, 0))
         data = self._file.xRead(size, self._offset) if size else b""
         self._offset += len(data)
@@ -48,18 +50,19 @@ class RawFile:
         return size
 
     def sync(self) -> None:
+        """Wait until all of it is on disk."""
         self._file.xSync(apsw.SQLITE_SYNC_NORMAL)
 
 
 def page_size_of(path: Path) -> int:
-    """Bytes; https://www.sqlite.org/fileformat2.html#page_size"""
+    """Read it from the header, in bytes; see https://www.sqlite.org/fileformat2.html#page_size."""
     with RawFile(path) as file:
         size = int.from_bytes(file.read(18)[16:], "big")
     return 65536 if size == 1 else size
 
 
 def pages_of(path: Path, page_size: int) -> Iterator[tuple[int, bytes]]:
-    """Every page but the lock page."""
+    """Read every page but the lock page, with its number."""
     with RawFile(path) as file:
         for number in count(1):
             page = file.read(page_size)
@@ -70,6 +73,6 @@ def pages_of(path: Path, page_size: int) -> Iterator[tuple[int, bytes]]:
 
 
 def differing_pages(mine: Path, other: Path, page_size: int) -> list[int]:
-    """The numbers of the pages that are not the same in both, or are in one only."""
+    """Compare two files; returns the numbers of the pages that are not the same in both, or are in one only."""
     pairs = zip_longest(pages_of(mine, page_size), pages_of(other, page_size))
     return [(one or two or (0, b""))[0] for one, two in pairs if one != two]

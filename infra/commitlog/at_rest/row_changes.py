@@ -4,7 +4,6 @@ A changeset of SQLite's session extension has the old and the new values of each
 still fits: https://www.sqlite.org/sessionintro.html. It knows neither schema nor rows without a primary key.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,10 +11,7 @@ from pathlib import Path
 import apsw
 
 from core.errors import ServiceError
-from infra.commitlog.at_rest.kept import whole_or_nothing
 from infra.commitlog.schema import image_uri, opened_image
-from infra.disk.durable import fsync_directory
-from infra.disk.ownership import give_to_owner_of
 
 _FLAGS = apsw.SQLITE_CHANGESETAPPLY_FKNOACTION | apsw.SQLITE_CHANGESETAPPLY_IGNORENOOP
 _MOST_NAMED = 10  # rows in a message
@@ -27,16 +23,16 @@ _TABLES = (
 
 
 class NotRowByRow(Exception):
-    """What was changed is more than a changeset can say."""
+    """What was changed is more than a changeset can tell."""
 
 
 class DoesNotFit(ServiceError):
-    """Some rows are not any more as they were, or are not allowed to become what they were made."""
+    """Some rows are no longer as they were, or may not become what they were changed to."""
 
 
 def changes_between(base: Path, edited: Path) -> bytes:
-    """The changeset that makes of `base`, which is used up by that, what is in `edited`; empty if no row differs.
-    Both are files to which nobody writes meanwhile; a WAL beside them does not count.
+    """Return the changeset that makes `edited` out of `base`, empty if no row differs. Both are files to which nobody
+    writes meanwhile; a WAL beside them does not count. `base` is used up.
 
     Raises NotRowByRow, also when what comes out is not exactly the same.
     """
@@ -58,21 +54,11 @@ def changes_between(base: Path, edited: Path) -> bytes:
     return changeset
 
 
-def keep_changes(changeset: bytes, path: Path) -> None:
-    """In a new file that survives a power cut."""
-    with whole_or_nothing(path), path.open("xb") as file:
-        file.write(changeset)
-        give_to_owner_of(path.parent, file.fileno())
-        file.flush()
-        os.fsync(file.fileno())
-    fsync_directory(path.parent)
-
-
 def apply_changes(changeset: bytes, connection: apsw.Connection) -> None:
-    """Do it in the open transaction. Rows that already are what they are to become stay so.
+    """Make the changes in the open transaction. A row that already is what it is to become stays so.
 
-    Raises DoesNotFit, naming rows by their primary keys; then the transaction is not to be committed. To that belong
-    new rows whose AUTOINCREMENT key another row has had, which is gone since.
+    Raises DoesNotFit, which names the rows by their primary keys; then the transaction must not be committed. A new row
+    does not fit either if its AUTOINCREMENT key was another row's that is gone since.
     """
     _apply(changeset, connection, list(_used_keys(changeset, connection)))
 
@@ -100,7 +86,7 @@ def _apply(changeset: bytes, connection: apsw.Connection, misfits: list[str]) ->
 
 
 def statements(changeset: bytes, connection: apsw.Connection) -> Iterator[str]:
-    """The changes as SQL, each of which does nothing to a row that is not as it was."""
+    """Write the changes as SQL, which does nothing to a row that is not as it was."""
     for change in apsw.Changeset.iter(changeset):
         columns = [f'"{name}"' for name, _ in _columns(connection, change.name)]
         old, new, table = change.old or (), change.new or (), f'"{change.name}"'
@@ -116,7 +102,7 @@ def statements(changeset: bytes, connection: apsw.Connection) -> Iterator[str]:
 
 
 def _attach(connection: apsw.Connection, other: Path) -> None:
-    """Without what may be in a WAL beside it."""
+    """Leave out what may be in a WAL beside it."""
     connection.execute("ATTACH ? AS other", (image_uri(other),))
     connection.execute("PRAGMA foreign_keys = 1")
 
@@ -137,7 +123,7 @@ def _difference(connection: apsw.Connection) -> bytes:
 
 
 def _is_same_in_both(connection: apsw.Connection, table: str) -> bool:
-    """By value, type and number of the rows."""
+    """Compare values, types, and how often each row is there."""
     columns = ", ".join(f'quote("{name}")' for name, _ in _columns(connection, table))
     rows = (
         f'SELECT {columns}, count(*) FROM {schema}."{table}" GROUP BY {columns}'  # noqa: S608 (of the schema)
@@ -150,7 +136,7 @@ def _is_same_in_both(connection: apsw.Connection, table: str) -> bool:
 
 
 def _used_keys(changeset: bytes, connection: apsw.Connection) -> Iterator[str]:
-    """The inserted rows of which SQLite would never have chosen the key, were the changes made only now."""
+    """Name the inserted rows whose key SQLite would never have chosen, had the changes been made only now."""
     if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchone():
         return
     used: dict[str, int] = dict(connection.execute("SELECT name, seq FROM sqlite_sequence"))
@@ -163,7 +149,9 @@ def _used_keys(changeset: bytes, connection: apsw.Connection) -> Iterator[str]:
 
 
 def _check_tables(changeset: bytes, connection: apsw.Connection) -> None:
-    """SQLite would leave out, without a word, the changes of a table that is not there or has another form."""
+    """Raises DoesNotFit for a table that is not there or has another form: SQLite would leave its changes out, and say
+    nothing.
+    """
     for name, count, keys in {
         (change.name, change.column_count, tuple(sorted(change.pk_columns)))
         for change in apsw.Changeset.iter(changeset)

@@ -1,5 +1,6 @@
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from infra.commitlog.schema import Schema
 from infra.storage.object_store import ObjectInfo, ObjectStore
 
 Step = Callable[[str, str], None]
+BIG = "INSERT INTO t VALUES (hex(zeroblob(30000)))"
 
 
 class ManualClock(Clock):
@@ -119,7 +121,7 @@ class Instance:
     def kill(self) -> None:
         """Leave the files as kill -9 does."""
         self.killed = True
-        self.replica.file.close()
+        self.kill()
 
     def write(self, use_case: Callable[[peewee.Database], Any], seconds: float = 10) -> Any:
         return self.replica.write(use_case, self.clock.now() + seconds, self.clock.now())
@@ -142,6 +144,7 @@ class Instance:
 
 
 StartInstance = Callable[..., Instance]
+Shell = Callable[..., list[Any]]
 
 
 @pytest.fixture
@@ -185,3 +188,110 @@ def stored_in(url: str, path: Path) -> list[Any]:
     with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         return [v for (v,) in connection.execute("SELECT v FROM t ORDER BY 1")]
+
+
+# A server, and the SQLite shell at its file
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "server" / "app.db"
+
+
+@pytest.fixture
+def server(start: StartInstance, file_url: str) -> Instance:
+    instance = start("server", file_url, lasting=True)
+    instance.sql("CREATE TABLE t (v)")
+    instance.sql("INSERT INTO t VALUES (0)")
+    return instance
+
+
+@pytest.fixture
+def shell(server: Instance, path: Path) -> Iterator[Shell]:
+    """Stays open, so that nothing is moved into the file by its end."""
+    with closing(apsw.Connection(str(path))) as connection:
+
+        def run(*statements: str) -> list[Any]:
+            return [connection.execute(statement).fetchall() for statement in statements][-1]
+
+        yield run
+
+
+@pytest.fixture
+def keyed(server: Instance) -> Instance:
+    server.sql("CREATE TABLE k (id INTEGER PRIMARY KEY, v)")
+    server.sql("INSERT INTO k VALUES (1, 'a'), (2, 'b')")
+    return server
+
+
+def watch(server: Instance) -> None:
+    server.replica.watch(server.clock.now())
+
+
+def check_file_is_the_log(server: Instance, url: str, tmp_path: Path) -> None:
+    server.replica.close()
+    assert not server.path.with_name("app.db-wal").exists()
+    restored = tmp_path / "restored.db"
+    open_log(url, Clock()).restore(restored)
+    assert restored.read_bytes() == server.path.read_bytes()
+    assert litestream_restore(url, tmp_path / "litestream.db").read_bytes() == server.path.read_bytes()
+
+
+def at_once(act: Callable[..., Any], extra: Callable[[], None], *, before: bool) -> Callable[..., Any]:
+    """The function, with something else that happens around its first call."""
+    calls = iter([extra])
+
+    def both(*arguments: Any) -> Any:
+        first = next(calls, lambda: None)
+        if before:
+            first()
+        found = act(*arguments)
+        if not before:
+            first()
+        return found
+
+    return both
+
+
+def shell_once(path: Path, *statements: str) -> Callable[[], None]:
+    def run() -> None:
+        with closing(apsw.Connection(str(path))) as connection:
+            for statement in statements:
+                connection.execute(statement).fetchall()
+
+    return run
+
+
+def stored_in_file(path: Path) -> list[Any]:
+    with closing(apsw.Connection(str(path))) as connection:
+        return [value for (value,) in connection.execute("SELECT v FROM t ORDER BY 1")]
+
+
+def old_copy(server: Instance, tmp_path: Path) -> Path:
+    """Made by the shell's .backup, before two more rows."""
+    copy = tmp_path / "copy.db"
+    with (
+        closing(apsw.Connection(str(server.path))) as source,
+        closing(apsw.Connection(str(copy))) as target,
+        target.backup("main", source, "main") as backup,
+    ):
+        backup.step()
+    server.sql(BIG)
+    server.replica.file.checkpoint()
+    server.sql("INSERT INTO t VALUES (2)")  # begins the WAL anew
+    return copy
+
+
+def overwrite(path: Path, source: Path) -> None:
+    """Like cp: the file stays the same, its content does not."""
+    with source.open("rb") as read, path.open("wb") as write:
+        shutil.copyfileobj(read, write)
+
+
+def kept(path: Path) -> list[str]:
+    return sorted(found.name.rpartition("-")[0][:11] for found in path.parent.glob("app.db.[dc][ih]*"))
+
+
+def keyed_rows(instance: Instance) -> list[Any]:
+    instance.fresh_rows()
+    return instance.rows("SELECT id, v FROM k")

@@ -16,12 +16,12 @@ import pytest
 
 from core.errors import DatabaseDamaged, DatabaseLocked, DatabaseUnavailable, LogDamaged
 from infra.clock import Clock
-from infra.commitlog.at_rest.local_file import LocalFile
+from infra.commitlog.at_rest.publish import publish
 from infra.commitlog.chain import Position
 from infra.commitlog.file_state import state_of
 from infra.commitlog.group import Write
 from infra.commitlog.log import open_log
-from infra.commitlog.position_file import Note, NoteFile, WalEnd
+from infra.commitlog.position_file import Note, PositionFile, WalEnd
 from infra.commitlog.raw_file import RawFile
 from infra.storage.object_store import ObjectStore
 from tests.infra.commitlog.conftest import Instance, ManualClock, StartInstance, WatchedStore, log_over, stored_in
@@ -431,18 +431,18 @@ def test_file_in_use_is_not_patched(server: Server, path: Path, start: StartInst
 def test_torn_note_leaves_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "app.db"
     path.write_bytes(b"x")
-    notes = NoteFile(path)
+    notes = PositionFile(path)
     assert notes.read() is None
     notes.write(Note(Position(1, 2, 3), 1, closed=state_of(path)))
     notes.write(Note(Position(2, 2**64 - 1, 3), 1, WalEnd(9, bytes(range(24)))))
     notes.close()
-    assert NoteFile(path).read() == Note(Position(2, 2**64 - 1, 3), 1, WalEnd(9, bytes(range(24))))
+    assert PositionFile(path).read() == Note(Position(2, 2**64 - 1, 3), 1, WalEnd(9, bytes(range(24))))
     content = bytearray(notes.path.read_bytes())
     content[40] ^= 1
     notes.path.write_bytes(content)
-    assert NoteFile(path).read() == Note(Position(1, 2, 3), 1, closed=state_of(path))
+    assert PositionFile(path).read() == Note(Position(1, 2, 3), 1, closed=state_of(path))
     notes.path.write_bytes(b"garbage")
-    assert NoteFile(path).read() is None
+    assert PositionFile(path).read() is None
 
 
 def test_published_file_is_the_next_commit_whatever_others_write(
@@ -462,8 +462,7 @@ def test_published_file_is_the_next_commit_whatever_others_write(
             other.sql("INSERT INTO t VALUES ('in between')")
 
     store.before = interfere
-    file = LocalFile(path, log_over(store, clock), clock, lasting=True, busy_timeout=0)
-    before, position = file.publish()
+    before, position = publish(path, log_over(store, clock), clock)
     assert before == other.replica.visible
     assert position.txid == other.replica.visible.txid + 1
     assert other.fresh_rows() == [1, 2]

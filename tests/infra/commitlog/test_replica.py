@@ -251,7 +251,7 @@ def test_stored_commit_that_the_file_cannot_take_is_fetched_from_the_log(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(position_file.NoteFile, "write", full)
+        patch.setattr(position_file.PositionFile, "write", full)
         with pytest.raises(CommitOutcomeUnknown, match=r"The commit is stored, but .* could not take it"):
             b.sql("INSERT INTO t VALUES (1)")
     b.sql("INSERT INTO t VALUES (2)")

@@ -1,0 +1,64 @@
+"""What a WAL that nobody writes says of the database beside it."""
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+
+from infra.commitlog.anchor import existing_database
+from infra.commitlog.file_state import last_change_of, shm_of, wal_of
+from infra.commitlog.raw_file import RawFile, page_size_of
+from infra.commitlog.wal import images_of_first_page
+from infra.sqlite_errors import translated_errors
+
+
+def valid_frames(wal: Path, database: Path, scratch: Path) -> int:
+    """Count the frames that SQLite takes for committed, in a WAL of `database`: it looks at every checksum, a power cut
+    may have torn one. What it has found invalid it writes over, and leaves the rest of it behind.
+
+    `scratch`: a name that is free, for a database to which SQLite may do what it likes.
+    """
+    try:
+        with RawFile(database) as file:
+            scratch.write_bytes(file.read(page_size_of(database)))  # without a database it looks at no WAL
+        shutil.copyfile(wal, wal_of(scratch))
+        with translated_errors(scratch), closing(existing_database(scratch)) as connection:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            connection.pragma("user_version")  # which is in the one page that is there
+            frames: int = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
+            return frames
+    finally:
+        for path in (scratch, wal_of(scratch), shm_of(scratch)):
+            path.unlink(missing_ok=True)
+
+
+def is_backfilled(wal: Path, pages: dict[int, int], database: Path) -> bool:
+    """Tell whether the database has all of these pages as the WAL has them: number -> offset of the image there."""
+    page_size = page_size_of(database)
+    with RawFile(database) as mine, wal.open("rb") as frames:
+        for number, offset in pages.items():
+            mine.seek((number - 1) * page_size)
+            frames.seek(offset)
+            if mine.read(page_size) != frames.read(page_size):
+                return False
+    return True
+
+
+def was_changed_after_its_wal(database: Path) -> bool:
+    """Tell whether the database was written to after the WAL beside it, and not by a checkpoint, which would have begun
+    with the WAL's first page.
+    """
+    wal = wal_of(database)
+    if last_change_of(database) <= last_change_of(wal):
+        return False
+    number, offsets = images_of_first_page(wal)
+    page_size = page_size_of(database)
+    with RawFile(database) as mine, wal.open("rb") as frames:
+        mine.seek((number - 1) * page_size)
+        page = mine.read(page_size)
+        for offset in offsets:
+            frames.seek(offset)
+            if frames.read(page_size) == page:
+                return False
+    return bool(offsets)

@@ -1,0 +1,134 @@
+"""What writes over the file of a running server, or removes what lies beside it, is noticed."""
+
+import logging
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import pytest
+
+from core.errors import DatabaseLocked
+from tests.infra.commitlog.conftest import (
+    BIG,
+    Instance,
+    StartInstance,
+    at_once,
+    check_file_is_the_log,
+    old_copy,
+    overwrite,
+    shell_once,
+    stored_in,
+    watch,
+)
+
+
+def test_copy_over_the_live_file_is_not_mixed_with_what_is_there(
+    server: Instance, path: Path, file_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = old_copy(server, tmp_path)
+    overwrite(path, copy)
+    with pytest.raises(DatabaseLocked, match="is being written"):
+        server.sql("INSERT INTO t VALUES (3)")
+    server.clock.seconds += 2
+    server.sql("INSERT INTO t VALUES (4)")
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 4]
+    assert "overwritten" in caplog.text
+    check_file_is_the_log(server, file_url, tmp_path)
+
+
+def test_copy_over_the_live_file_counts_after_a_restart(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    copy = old_copy(server, tmp_path)
+    before = server.replica.visible.txid
+    overwrite(path, copy)
+    server.replica.close()
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0]
+    assert again.replica.visible.txid == before + 1  # so that what it replaced is in the history
+
+
+def test_copy_over_the_live_file_is_not_taken_while_a_shell_reads_it(
+    server: Instance, path: Path, file_url: str, tmp_path: Path
+) -> None:
+    """The end of that shell mixes the copy with the WAL."""
+    copy = old_copy(server, tmp_path)
+    shell = apsw.Connection(str(path))
+    shell.execute("SELECT * FROM t").fetchall()
+    overwrite(path, copy)
+    for _ in range(2):
+        with pytest.raises(DatabaseLocked):
+            watch(server)
+        server.clock.seconds += 3
+    shell.close()
+    watch(server)
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 2, "0" * 60000]
+    check_file_is_the_log(server, file_url, tmp_path)
+
+
+def test_what_a_shell_adds_to_a_copy_over_the_live_file_is_kept_and_not_mixed(
+    server: Instance, path: Path, file_url: str, tmp_path: Path
+) -> None:
+    copy = old_copy(server, tmp_path)
+    overwrite(path, copy)
+    shell_once(path, "INSERT INTO t VALUES ('on the copy')")()
+    with pytest.raises(DatabaseLocked):
+        server.sql("INSERT INTO t VALUES (3)")
+    server.clock.seconds += 2
+    server.sql("INSERT INTO t VALUES (4)")
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 2, 4, "0" * 60000]
+    assert list(path.parent.glob("*.diverged-*"))
+
+
+def test_copy_over_the_file_while_it_catches_up_is_not_patched(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    copy = old_copy(server, tmp_path)
+    start("other", file_url).sql("CREATE TABLE u (v)")
+    disconnect = at_once(server.replica.file.disconnect, lambda: overwrite(path, copy), before=False)
+    server.replica.file.disconnect = disconnect  # type: ignore[method-assign]
+    server.fresh_rows()
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 2, "0" * 60000]
+    check_file_is_the_log(server, file_url, tmp_path)
+
+
+def test_removed_wal_is_noticed(
+    server: Instance, path: Path, file_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(f"app.db{suffix}").unlink()
+    server.sql("INSERT INTO t VALUES (1)")
+    with closing(apsw.Connection(str(path))) as shell:
+        assert shell.execute("SELECT v FROM t").fetchall() == [(0,), (1,)]
+        shell.execute("INSERT INTO t VALUES (2)")
+    watch(server)
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2]
+    check_file_is_the_log(server, file_url, tmp_path)
+
+
+def test_commit_after_the_index_of_the_wal_was_removed_is_not_lost(
+    server: Instance, path: Path, file_url: str, tmp_path: Path
+) -> None:
+    path.with_name("app.db-shm").unlink()
+    shell_once(path, "INSERT INTO t VALUES (1)")()
+    server.sql("INSERT INTO t VALUES (2)")
+    watch(server)
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2]
+    check_file_is_the_log(server, file_url, tmp_path)
+
+
+def test_shell_that_waits_at_its_prompt_survives_a_replacement_of_the_file(
+    server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    """It has the file open and no lock on it: it must find the new content, not another file's WAL."""
+    prompt = apsw.Connection(str(path))
+    start("other", file_url).sql("CREATE TABLE u (v)", BIG)
+    shell_once(path, "INSERT INTO t VALUES (2)")()
+    watch(server)
+    assert list(path.parent.glob("*.diverged-*"))
+    prompt.execute("INSERT INTO t VALUES (3)")
+    watch(server)
+    assert server.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 3, "0" * 60000]
+    prompt.close()
+    check_file_is_the_log(server, file_url, tmp_path)
