@@ -121,7 +121,7 @@ class Instance:
     def kill(self) -> None:
         """Leave the files as kill -9 does."""
         self.killed = True
-        self.kill()
+        self.replica.file.close()
 
     def write(self, use_case: Callable[[peewee.Database], Any], seconds: float = 10) -> Any:
         return self.replica.write(use_case, self.clock.now() + seconds, self.clock.now())
