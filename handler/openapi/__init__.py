@@ -109,6 +109,7 @@ def _models(operation: Operation) -> Iterable[type[BaseModel]]:
 
 
 def _operations(route: Route) -> Iterable[tuple[str, Operation]]:
+    endpoints: list[tuple[str, Any]]
     if isinstance(route.endpoint, type):
         endpoints = [(method, getattr(route.endpoint, method, None)) for method in _METHODS]
     else:
