@@ -66,7 +66,7 @@ class _Schemas:
 
     def __init__(self, models: Iterable[type[BaseModel]]) -> None:
         self._references, found = models_json_schema(
-            [(model, "validation") for model in dict.fromkeys(models)], ref_template=_SCHEMAS + "{model}"
+            [(model, "validation") for model in models], ref_template=_SCHEMAS + "{model}"
         )
         self._by_name: dict[str, Any] = found["$defs"]
 
@@ -87,20 +87,20 @@ class _Schemas:
 
 
 def build_openapi(routes: Iterable[BaseRoute]) -> dict[str, Any]:
-    described = [(route, dict(_operations(route))) for route in routes if isinstance(route, Route)]
-    operations = [operation for _, found in described for operation in found.values()]
-    queries = [operation.query for operation in operations if operation.query]
-    schemas = _Schemas([Problem, *queries, *(model for operation in operations for model in _models(operation))])
+    described = [(route, *found) for route in routes if isinstance(route, Route) for found in _operations(route)]
+    operations = [operation for _, _, operation in described]
+    queries = {operation.query for operation in operations if operation.query}
+    models: set[type[BaseModel]] = {Problem, *(model for operation in operations for model in _models(operation))}
+    schemas = _Schemas(queries | models)
+    paths: dict[str, Any] = {}
+    for route, method, operation in described:
+        paths.setdefault(route.path, {})[method] = _describe(operation, route, schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": API_TITLE, "version": API_VERSION},
         "servers": [{"url": "."}],  # where this document is, behind whatever stage or base path
-        "paths": {
-            route.path: {method: _describe(operation, route, schemas) for method, operation in found.items()}
-            for route, found in described
-            if found
-        },
-        "components": {"schemas": schemas.without(queries)},
+        "paths": paths,
+        "components": {"schemas": schemas.without(queries - models)},
     }
 
 

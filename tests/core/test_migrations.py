@@ -56,7 +56,8 @@ def test_what_was_migrated_is_served_and_of_older_releases_after_a_migration(db:
         "PRAGMA application_id = 7",
         "DROP TABLE items",
         "ALTER TABLE items DROP COLUMN description",
-        "CREATE TABLE copy AS SELECT * FROM items; DROP TABLE items; CREATE TABLE items AS SELECT * FROM copy",  # no key
+        # no key
+        "CREATE TABLE copy AS SELECT * FROM items; DROP TABLE items; CREATE TABLE items AS SELECT * FROM copy",
         "PRAGMA writable_schema = 1; UPDATE sqlite_schema SET sql = replace(sql, 'created_at TEXT NOT NULL', "
         "'created_at TEXT'); PRAGMA writable_schema = RESET",
         "CREATE TRIGGER t AFTER UPDATE ON items BEGIN INSERT INTO audit VALUES (1); END",

@@ -312,7 +312,7 @@ def test_item_that_an_order_refers_to_stays(clients: Clients) -> None:
     made = order(clients[0])
     assert made.status_code == 201
     problem = assert_problem(clients[0].delete("/api/items/1"), 409)
-    assert "FOREIGN KEY" in problem["detail"]
+    assert "a row would refer to one that is not there" in problem["detail"]
     assert clients[0].get("/api/items/1").status_code == 200
 
 
