@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import apsw
 import httpx2
 import pytest
 
@@ -314,6 +315,15 @@ def test_item_that_an_order_refers_to_stays(clients: Clients) -> None:
     problem = assert_problem(clients[0].delete("/api/items/1"), 409)
     assert "a row would refer to one that is not there" in problem["detail"]
     assert clients[0].get("/api/items/1").status_code == 200
+
+
+def test_what_a_shell_has_written_past_the_checks_is_served(clients: Clients, copy: Path) -> None:
+    made = order(clients[0], item_id=2).json()
+    with closing(apsw.Connection(str(copy.parent / "one" / "app.db"))) as connection:
+        connection.set_busy_timeout(5000)
+        connection.execute("UPDATE orders SET note = CAST(x'ff' AS TEXT) WHERE id = ?", (made["id"],))
+    assert clients[0].get(f"/api/orders/{made['id']}").json() == {**made, "note": "\ufffd"}
+    assert clients[0].get("/api/orders", params={"limit": "100"}).status_code == 200
 
 
 def test_document_has_the_new_paths_and_all_that_is_nested(clients: Clients, copy: Path) -> None:
