@@ -3,7 +3,8 @@
 ServiceError
 ├── SettingsError               an environment variable is missing or wrong
 ├── InvalidInput                the caller's input, field by field
-├── ItemNotFound
+├── NotFound                    what the caller names is not there
+│   └── ItemNotFound
 ├── DatabaseError
 │   ├── DatabaseLocked          another connection held the write lock too long
 │   ├── TooManyWrites           the queue of writes is full
@@ -64,7 +65,11 @@ class InvalidInput(ServiceError):
         self.errors = errors
 
 
-class ItemNotFound(ServiceError):
+class NotFound(ServiceError):
+    pass
+
+
+class ItemNotFound(NotFound):
     def __init__(self, item_id: int | str) -> None:
         super().__init__(f"There is no item {item_id}.")
 

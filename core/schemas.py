@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 MAX_PRICE_CENTS = 999_999_999_999
 MAX_INTEGER = 2**53 - 1  # the largest whole number every JSON reader keeps exact
-ROWIDS = range(-(2**63), 2**63)  # an item's id; the API gives positive ones
+ROWIDS = range(-(2**63), 2**63)  # a row's id; the API gives positive ones
 
 _PRICE = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,2}))?")
 _PRICE_HINT = "a price is 0 to 9999999999.99 with at most 2 decimal places"
@@ -60,7 +60,7 @@ Cents = Annotated[
     ),
 ]
 Quantity = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-Order = Literal["created_at", "-created_at"]
+SortOrder = Literal["created_at", "-created_at"]
 
 
 class _Input(BaseModel):
@@ -93,17 +93,20 @@ class ItemPatch(_Input):
     quantity: Quantity = 0
 
 
-class ItemQuery(BaseModel):
-    """Which page of items. `cursor` is a `next_cursor` from the page before, asked with the same order."""
+class PageQuery(BaseModel):
+    """Which page. `cursor` is a `next_cursor` from the page before, asked with the same order."""
 
     model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(default=50, ge=1, le=100)
     cursor: str | None = Field(default=None, max_length=200)
+    order: SortOrder = "created_at"
+
+
+class ItemQuery(PageQuery):
     q: Annotated[str, Field(max_length=200), AfterValidator(_no_nul)] = Field(
         default="", description="Part of the name, upper and lower case (ASCII) alike"
     )
-    order: Order = "created_at"
 
 
 class ItemView(BaseModel):

@@ -1,56 +1,105 @@
-"""Items as they are stored, whoever has stored them: whatever SQLite lets into the table can be read.
+"""Rows as they are stored, whoever has stored them: whatever SQLite lets into a table can be read.
 
 A shell may write past what the API checks, and past the table's constraints: text that is no UTF-8, another type in any
 column. So SQLite is asked for bytes and whole numbers, which always come.
 """
 
 import logging
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
 
-from peewee import SQL
+from peewee import SQL, Database, ForeignKeyField, IntegerField, Model, PeeweeException, TextField
 
-from core.schemas import ItemView
+from core.errors import WriteRefused
+from core.schemas import ROWIDS
 
 logger = logging.getLogger(__name__)
 
-_TEXTS = ("name", "description", "created_at", "updated_at")
-_NUMBERS = ("price_cents", "quantity", "version")
-_AS_EXPECTED = " AND ".join(
-    [f"typeof({name}) = 'text'" for name in _TEXTS if name != "description"]
-    + ["typeof(description) IN ('text', 'null')"]
-    + [f"typeof({name}) = 'integer'" for name in _NUMBERS]
-)
-# One node, which Peewee need not put together for each query
-COLUMNS = SQL(
-    ", ".join(
-        ["id"]
-        + [f"CAST({name} AS BLOB) AS {name}_bytes" for name in _TEXTS]  # Peewee makes text of what has a field's name
-        + [f"CAST({name} AS INTEGER) AS {name}" for name in _NUMBERS]
-        + [f"{_AS_EXPECTED} AS as_expected", "CAST('a' AS BLOB) AS a"]
-    )
-)
+V = TypeVar("V")
+
 _ENCODINGS = {b"a": "utf-8", b"a\0": "utf-16-le", b"\0a": "utf-16-be"}  # of the database, by what an "a" is in it
 
 
-def views_of(rows: Iterable[dict[str, Any]]) -> list[ItemView]:
-    """Of rows of COLUMNS. What is no text of the database's encoding is shown with replacement characters."""
-    views, odd = [], []
-    for row in rows:
-        encoding, is_odd = _ENCODINGS[row["a"]], not row["as_expected"]
-        for name in _TEXTS:
-            value = row[f"{name}_bytes"]
-            try:
-                row[name] = None if value is None else value.decode(encoding)
-            except UnicodeDecodeError:
-                row[name], is_odd = value.decode(encoding, "replace"), True
-        views.append(ItemView.from_row(row))
-        if is_odd:
-            odd.append(row["id"])
-    if odd:
-        logger.warning(
-            "items %s hold what the API does not write (text that is not text, another type): they are shown as well "
-            'as that goes; `python -m infra sql "UPDATE items SET ..."` mends them',
-            ", ".join(map(str, odd)),
+class Stored(Generic[V]):
+    """The rows of a model with an `id`, texts and whole numbers, as views."""
+
+    def __init__(self, model: type[Model], view: Callable[[dict[str, Any]], V]) -> None:
+        """`view` makes one out of a row, which is values by the names of the model's fields."""
+        self.model: Any = model
+        self._view = view
+        self._table = model._meta.table_name
+        fields = [field for field in model._meta.sorted_fields if not field.primary_key]
+        texts = [field for field in fields if isinstance(field, TextField)]
+        numbers = [field for field in fields if isinstance(field, IntegerField | ForeignKeyField)]
+        if others := {field.name for field in fields} - {field.name for field in texts + numbers}:
+            raise TypeError(f"{model.__name__}: texts, whole numbers and foreign keys are stored, not {sorted(others)}")
+        self._texts = [field.name for field in texts]
+        # One node, which Peewee need not put together for each query
+        self.columns = SQL(
+            ", ".join(
+                ["id"]
+                # Peewee makes text of what has a field's name
+                + [f"CAST({field.column_name} AS BLOB) AS {field.name}_bytes" for field in texts]
+                + [f"CAST({field.column_name} AS INTEGER) AS {field.column_name}" for field in numbers]
+                + [" AND ".join(map(_is_as_expected, fields)) + " AS as_expected", "CAST('a' AS BLOB) AS a"]
+            )
         )
-    return views
+
+    def views_of(self, rows: Iterable[dict[str, Any]]) -> list[V]:
+        """Of rows of `columns`. What is no text of the database's encoding is shown with replacement characters."""
+        views, odd = [], []
+        for row in rows:
+            encoding, is_odd = _ENCODINGS[row["a"]], not row["as_expected"]
+            for name in self._texts:
+                value = row[f"{name}_bytes"]
+                try:
+                    row[name] = None if value is None else value.decode(encoding)
+                except UnicodeDecodeError:
+                    row[name], is_odd = value.decode(encoding, "replace"), True
+            views.append(self._view(row))
+            if is_odd:
+                odd.append(row["id"])
+        if odd:
+            logger.warning(
+                "%s %s hold what the API does not write (text that is not text, another type): they are shown as well "
+                'as that goes; `python -m infra sql "UPDATE %s SET ..."` mends them',
+                self._table,
+                ", ".join(map(str, odd)),
+                self._table,
+            )
+        return views
+
+    def insert(self, db: Database, **values: Any) -> V:
+        """Raises WriteRefused when the table takes none."""
+        try:
+            rows = list(self.model.insert(**values).returning(self.columns).dicts().execute(db))
+        except PeeweeException as error:
+            if self._ids_are_used_up(db):
+                raise WriteRefused(f"No id is left: the highest possible one, {ROWIDS[-1]}, has been used.") from error
+            raise
+        if not rows:
+            raise WriteRefused(f"A trigger of the table does not let the {self.model.__name__.lower()} in.")
+        return self.views_of(rows)[0]
+
+    def find(self, db: Database, row_id: int) -> V | None:
+        found = self.model.select(self.columns).where(self.model.id == row_id)
+        return next(iter(self.views_of(found.dicts().execute(db))), None)
+
+    def has(self, db: Database, row_id: int) -> bool:
+        key = self.model.id
+        return bool(list(self.model.select(key).where(key == row_id).tuples().execute(db)))
+
+    def _ids_are_used_up(self, db: Database) -> bool:
+        found = db.execute_sql("SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (self._table,)).fetchone()
+        return bool(found[0] == ROWIDS[-1])
+
+
+def now() -> str:
+    """The time as it is stored."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _is_as_expected(field: Any) -> str:
+    kind = "text" if isinstance(field, TextField) else "integer"
+    return f"typeof({field.column_name}) IN ('{kind}'{', ' + repr('null') if field.null else ''})"

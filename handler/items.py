@@ -1,9 +1,7 @@
 """/api/items"""
 
 from functools import partial
-from urllib.parse import quote
 
-from pydantic import BaseModel
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,51 +9,46 @@ from starlette.routing import Route
 
 from core import items
 from core.schemas import ItemPage, ItemPatch, ItemQuery, ItemView, NewItem
+from handler.answers import answer, created
 from handler.openapi import operation
-from handler.requests import item_id_of, read_json, read_query
+from handler.requests import MERGE_PATCH, id_of, read_json, read_query
 from handler.service import read, write
-
-MERGE_PATCH = ("application/json", "application/merge-patch+json")
 
 
 class ItemList(HTTPEndpoint):
     @operation("List items", query=ItemQuery, answers={200: ItemPage})
     async def get(self, request: Request) -> Response:
         query = read_query(request, ItemQuery)
-        return _json(await read(request, partial(items.list_items, query=query)))
+        return answer(await read(request, partial(items.list_items, query=query)))
 
     @operation("Create an item", body=NewItem, answers={201: ItemView})
     async def post(self, request: Request) -> Response:
         new = await read_json(request, NewItem)
         item = await write(request, partial(items.create_item, new=new))
-        return _json(item, 201, {"Location": quote(f"{request.scope.get('root_path', '')}/api/items/{item.id}")})
+        return created(request, item, f"/api/items/{item.id}")
 
 
 class ItemDetail(HTTPEndpoint):
     @operation("Read an item", answers={200: ItemView, 404: None})
     async def get(self, request: Request) -> Response:
-        use_case = partial(items.get_item, item_id=item_id_of(request))
-        return _json(await read(request, use_case))
+        use_case = partial(items.get_item, item_id=id_of(request))
+        return answer(await read(request, use_case))
 
     @operation("Replace an item", body=NewItem, answers={200: ItemView, 404: None})
     async def put(self, request: Request) -> Response:
-        use_case = partial(items.replace_item, item_id=item_id_of(request), new=await read_json(request, NewItem))
-        return _json(await write(request, use_case))
+        use_case = partial(items.replace_item, item_id=id_of(request), new=await read_json(request, NewItem))
+        return answer(await write(request, use_case))
 
     @operation("Change some fields", body=ItemPatch, body_types=MERGE_PATCH, answers={200: ItemView, 404: None})
     async def patch(self, request: Request) -> Response:
         patch = await read_json(request, ItemPatch, MERGE_PATCH)
-        use_case = partial(items.patch_item, item_id=item_id_of(request), patch=patch)
-        return _json(await write(request, use_case))
+        use_case = partial(items.patch_item, item_id=id_of(request), patch=patch)
+        return answer(await write(request, use_case))
 
     @operation("Delete an item", answers={204: None, 404: None})
     async def delete(self, request: Request) -> Response:
-        await write(request, partial(items.delete_item, item_id=item_id_of(request)))
+        await write(request, partial(items.delete_item, item_id=id_of(request)))
         return Response(status_code=204)
-
-
-def _json(model: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(model.model_dump_json(), status, headers, "application/json")
 
 
 routes = [

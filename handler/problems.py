@@ -16,7 +16,7 @@ from core.errors import (
     DatabaseFull,
     DatabaseLocked,
     InvalidInput,
-    ItemNotFound,
+    NotFound,
     ServiceError,
     StoreError,
     TooManyWrites,
@@ -61,7 +61,7 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
 
 async def on_service_error(request: Request, error: Exception) -> JSONResponse:
     match error:
-        case ItemNotFound():
+        case NotFound():
             return problem(request.scope, 404, str(error))
         case InvalidInput(errors=errors):
             members = [{"field": error.field, "message": error.message} for error in errors]

@@ -8,20 +8,22 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from core.errors import FieldError, InvalidInput, ItemNotFound
+from core.errors import FieldError, InvalidInput
 from core.schemas import ROWIDS
 
 M = TypeVar("M", bound=BaseModel)
 
-_ITEM_ID = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
+MERGE_PATCH = ("application/json", "application/merge-patch+json")
+
+_ID = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 _MAX_FIELDS = 50
 
 
-def item_id_of(request: Request) -> int:
-    """Raises ItemNotFound for a path segment that can be no item's id."""
-    text = request.path_params["item_id"]
-    if not _ITEM_ID.fullmatch(text) or int(text) not in ROWIDS:
-        raise ItemNotFound(text)
+def id_of(request: Request) -> int:
+    """Read the id from the last parameter of the route's path. Raises HTTPException 404 for what can be no row's id."""
+    *_, text = request.path_params.values()
+    if not _ID.fullmatch(text) or int(text) not in ROWIDS:
+        raise HTTPException(404)
     return int(text)
 
 

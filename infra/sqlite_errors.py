@@ -53,6 +53,9 @@ def _translate(error: Exception, path: Path) -> errors.ServiceError | None:
             return errors.TransactionTooSlow("The request took too long in the database and was stopped.")
         case apsw.CantOpenError() | apsw.IOError() | apsw.ReadOnlyError() | apsw.PermissionsError() | OSError():
             return errors.DatabaseUnavailable(f"{path} cannot be opened or written: {_said(cause)}")
+        case apsw.ConstraintError() if getattr(cause, "extendedresult", 0) == apsw.SQLITE_CONSTRAINT_FOREIGNKEY:
+            why = "a row would refer to one that is not there, or not any more"
+            return errors.WriteRefused(f"The database refuses it: {cause}; {why}")
         case apsw.ConstraintError() | apsw.MismatchError() | apsw.TooBigError():
             return errors.WriteRefused(f"The database refuses it: {cause}")
         case apsw.SQLError() if missing := what_is_missing(cause):

@@ -9,6 +9,8 @@ from core.errors import NotServed, SchemaTooNew, StatementRefused
 from core.migrations import check_served, migrate, schema_version, scripts
 from core.schemas import ItemPatch, ItemQuery, NewItem
 
+NEXT = len(scripts()) + 1
+
 
 def test_release_works_on_the_next_releases_schema(db: Database) -> None:
     """Add first, remove later: so the release before can be put back after the next one has migrated."""
@@ -54,7 +56,8 @@ def test_what_was_migrated_is_served_and_of_older_releases_after_a_migration(db:
         "PRAGMA application_id = 7",
         "DROP TABLE items",
         "ALTER TABLE items DROP COLUMN description",
-        "CREATE TABLE copy AS SELECT * FROM items; DROP TABLE items; ALTER TABLE copy RENAME TO items",  # no key
+        # no key
+        "CREATE TABLE copy AS SELECT * FROM items; DROP TABLE items; CREATE TABLE items AS SELECT * FROM copy",
         "PRAGMA writable_schema = 1; UPDATE sqlite_schema SET sql = replace(sql, 'created_at TEXT NOT NULL', "
         "'created_at TEXT'); PRAGMA writable_schema = RESET",
         "CREATE TRIGGER t AFTER UPDATE ON items BEGIN INSERT INTO audit VALUES (1); END",
@@ -106,12 +109,12 @@ def test_migration_is_split_where_sqlite_ends_a_statement(
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("BEGIN; CREATE TABLE mine (v); COMMIT;", "Migration 3, BEGIN;: migrations run in one transaction"),
+        ("BEGIN; CREATE TABLE mine (v); COMMIT;", f"Migration {NEXT}, BEGIN;: migrations run in one transaction"),
         ("CREATE TABLE mine (v);\r\n-- so\r\nCOMMIT;", "COMMIT;: migrations run in one transaction"),
         ("CREATE TABLE mine (v); ATTACH 'other.db' AS other;", "ATTACH 'other.db' AS other;: migrations run in one"),
-        ("CREATE TABLE mine (v); VACUUM;", "Migration 3, VACUUM;: cannot VACUUM from within a transaction"),
+        ("CREATE TABLE mine (v); VACUUM;", f"Migration {NEXT}, VACUUM;: cannot VACUUM from within a transaction"),
         ("CREATE TABLE mine (v); CREATE UNIQUE INDEX one ON items (name);", "UNIQUE constraint failed: items.name"),
-        ("CREATE TABLE mine (v); SELEC;", 'Migration 3, SELEC;: near "SELEC": syntax error'),
+        ("CREATE TABLE mine (v); SELEC;", f'Migration {NEXT}, SELEC;: near "SELEC": syntax error'),
     ],
 )
 def test_migration_that_cannot_run_is_named_and_leaves_nothing(
@@ -123,7 +126,7 @@ def test_migration_that_cannot_run_is_named_and_leaves_nothing(
     with pytest.raises(StatementRefused) as caught:
         migrate(db)
     assert message in str(caught.value)
-    assert schema_version(db) == len(scripts()) == 2
+    assert schema_version(db) == NEXT - 1
     assert db.execute_sql("SELECT * FROM sqlite_schema WHERE name = 'mine'").fetchall() == []
 
 

@@ -15,6 +15,7 @@ from core import items
 from core.errors import ItemNotFound, WriteRefused
 from core.migrations import migrate
 from core.schemas import ROWIDS, ItemPatch, ItemQuery, NewItem
+from core.stored import Stored
 
 INTEGERS = st.sampled_from([0, -1, 2**53, ROWIDS[-1], ROWIDS[0]]) | st.integers(ROWIDS[0], ROWIDS[-1])
 TEXTS = st.binary(max_size=80).map(lambda value: ("CAST(? AS TEXT)", value))  # of whatever bytes
@@ -75,3 +76,12 @@ def test_whatever_sqlite_takes_can_be_listed_read_changed_and_deleted(
             items.create_item(any_db, NewItem(name="new"))
     else:
         assert items.create_item(any_db, NewItem(name="new")).name == "new"
+
+
+def test_column_that_could_not_be_read_however_odd_is_refused() -> None:
+    class Parcel(peewee.Model):
+        id = peewee.AutoField()
+        weight = peewee.FloatField()
+
+    with pytest.raises(TypeError, match=r"Parcel: .* not \['weight'\]"):
+        Stored(Parcel, dict)

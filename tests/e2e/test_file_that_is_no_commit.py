@@ -89,7 +89,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "a newer schema": (by_shell("PRAGMA user_version = 99;"), "schema version 99, this release serves up to"),
     "no schema version": (by_shell("PRAGMA user_version = 0;"), "not a database of this service"),
     "another program's mark": (by_shell("PRAGMA application_id = 252006673;"), "has application_id 252006673"),
-    "a lost table": (by_shell("DROP TABLE items;"), "lacks what schema version 2 has in table items"),
+    "a lost table": (by_shell("DROP TABLE items;"), f"lacks what schema version {len(scripts())} has in table items"),
     "a trigger without its table": (
         by_shell("CREATE TRIGGER t AFTER INSERT ON items BEGIN INSERT INTO audit VALUES (1); END;"),
         "Table items cannot be read and written: no such table: main.audit",

@@ -111,7 +111,7 @@ def test_swagger_ui_is_served(start: Start) -> None:
 def test_scheduled_event_backs_up_and_a_cold_start_restores(start: Start, name: str) -> None:
     invoke = start()
     invoke(event("function_url_create"))
-    assert invoke(event(name))["verified"]["rows"] == {"items": 1}
+    assert invoke(event(name))["verified"]["rows"]["items"] == 1
     invoke(request("POST", "/api/items", '{"name": "after the backup"}'))
     answer = start()(request("GET", "/api/items"))
     assert [item["name"] for item in json.loads(answer["body"])["items"]] == ["Lamp"]

@@ -44,7 +44,7 @@ def test_schedule_looks_after_log_and_backups(
 ) -> None:
     open_at(tmp_path / "app.db", REPLICA_URL=log).close()
     report = start()(event(name))
-    assert (report["problems"], report["verified"]["rows"]) == ([], {"items": 0})
+    assert (report["problems"], report["verified"]["rows"]["items"]) == ([], 0)
     assert ObjectStore(s3).objects() != []
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["MaintenanceSucceeded"] for line in lines if "MaintenanceSucceeded" in line] == [[1.0]]

@@ -99,7 +99,7 @@ def count(path: Path) -> int:
 
 def test_backup_is_a_gzipped_database_that_any_tool_opens(backups: Backups, image: Path, tmp_path: Path) -> None:
     made = backups.create(image, at(0x1A4))
-    assert (made.rows, made.txid) == ({"items": 3}, "00000000000001a4")
+    assert (made.rows["items"], made.txid) == (3, "00000000000001a4")
     for name in (made.name, LATEST):
         packed = b"".join(backups.store.read(name))
         (tmp_path / "opened.db").write_bytes(gzip.decompress(packed))
@@ -209,7 +209,7 @@ def test_manifest_that_does_not_fit_is_refused(local: Backups, image: Path) -> N
 def test_rows_that_the_manifest_does_not_have_are_damage(local: Backups, image: Path) -> None:
     made = local.create(image, at(1))
     local.store.put(made.name + ".json", json.dumps({**asdict(made), "rows": {"items": 4}}).encode())
-    with pytest.raises(BackupDamaged, match=r"rows \{'items': 3\}"):
+    with pytest.raises(BackupDamaged, match=r"rows \{'items': 3"):
         local.verify()
 
 
@@ -304,7 +304,7 @@ def test_the_file_itself_goes_and_comes_through_the_patient_store(store: ObjectS
             return super().read(name)
 
     backups = Backups(Small(store.url), KEEP, bulk=store)
-    assert backups.verify(backups.create(image, at(1)).name).rows == {"items": 3}
+    assert backups.verify(backups.create(image, at(1)).name).rows["items"] == 3
 
 
 @pytest.mark.parametrize("label", ["", "UPPER", "a b", "../x", "1st", "x" * 41, "é"])

@@ -36,7 +36,7 @@ def test_backup_list_verify_restore_tell_what_they_did(capsys: pytest.CaptureFix
     with closing(open_at(settings.database_path)) as database:
         write(database, "kept")
     assert main(["backup", "--label", "pre-deploy"]) == 0
-    assert "-pre-deploy.db.gz made: 1 items; " in capsys.readouterr().out
+    assert "-pre-deploy.db.gz made: 1 items" in capsys.readouterr().out
     assert main(["backups"]) == 0
     assert f"1 backups at {settings.backup_url}" in capsys.readouterr().out
     assert main(["verify", "latest"]) == 0
@@ -46,7 +46,8 @@ def test_backup_list_verify_restore_tell_what_they_did(capsys: pytest.CaptureFix
     assert main(["restore", "latest"]) == 0
     out = capsys.readouterr().out
     assert f"TXID {5:016x} of {settings.replica_url} is the state of app-" in out
-    assert out.endswith(f"-pre-deploy.db.gz (1 items); to undo it: python -m infra restore --txid {4:016x}\n")
+    assert "-pre-deploy.db.gz (1 items" in out
+    assert out.endswith(f"); to undo it: python -m infra restore --txid {4:016x}\n")
 
 
 def test_backup_comes_back_by_its_name_though_there_is_a_newer_one(
@@ -60,7 +61,7 @@ def test_backup_comes_back_by_its_name_though_there_is_a_newer_one(
     main(["backups", "--json"])
     older = json.loads(capsys.readouterr().out)[0]["name"]
     assert main(["restore", older]) == 0
-    assert f"is the state of {older} (1 items)" in capsys.readouterr().out
+    assert f"is the state of {older} (1 items" in capsys.readouterr().out
     with closing(open_at(settings.database_path)) as database:
         assert names(database) == ["first"]
 
@@ -112,7 +113,7 @@ def test_backup_is_of_the_newest_commit_whether_or_not_a_server_runs(
         write(database, "x")
         assert main(["backup", "--json"]) == 0
         manifest = json.loads(capsys.readouterr().out)
-        assert (manifest["rows"], manifest["txid"]) == ({"items": 1}, f"{database.txid:016x}")
+        assert (manifest["rows"]["items"], manifest["txid"]) == (1, f"{database.txid:016x}")
     assert main(["backup", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["txid"] == manifest["txid"]
 

@@ -1,0 +1,16 @@
+"""Writing an answer: checked models as JSON."""
+
+from urllib.parse import quote
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+
+def answer(model: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(model.model_dump_json(), status, headers, "application/json")
+
+
+def created(request: Request, model: BaseModel, path: str) -> Response:
+    """Say where it is from now on: at `path`, below wherever the service is for its caller."""
+    return answer(model, 201, {"Location": quote(f"{request.scope.get('root_path', '')}{path}")})
