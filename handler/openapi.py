@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, Field
 from starlette.routing import BaseRoute, Route
 
-API_VERSION = "1.0.0"
+from core import __version__
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,7 +70,7 @@ def build_openapi(routes: Iterable[BaseRoute]) -> dict[str, Any]:
                 paths[route.path] = described
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Items API", "version": API_VERSION},
+        "info": {"title": "Items API", "version": __version__},
         "servers": [{"url": "."}],  # where this document is, behind whatever stage or base path
         "paths": paths,
         "components": {"schemas": {name: _schema(model) for name, model in sorted(models.items())}},
