@@ -8,6 +8,8 @@ START ?= 0
 SECONDS ?= 120
 VENV := .venv/bin
 PIP := pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+# Gives .venv the console script. `compat` puts a path there, and not code that each start of Python would run
+PIP_HERE := pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 SAM := .venv-sam/bin/sam
 
 export PORT
@@ -24,6 +26,7 @@ install: .venv/installed ## create .venv with everything that serving and testin
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (PYTHON=... names one), this is " + sys.version)'
 	@$(PYTHON) -m venv .venv >&2
 	@$(VENV)/$(PIP) -r requirements-dev.txt >&2
+	@$(VENV)/$(PIP_HERE) >&2
 	@ln -sf "$$($(VENV)/python -m apsw.sqlite_extra --path sqlite3_shell)" $(VENV)/sqlite3
 	@touch $@
 
@@ -34,6 +37,9 @@ install: .venv/installed ## create .venv with everything that serving and testin
 
 serve: .venv/installed ## run the service on http://localhost:8000 (PORT=... changes it)
 	@exec $(VENV)/python -m handler
+
+dev: .venv/installed ## the same, and start it anew when the code changes
+	@exec $(VENV)/python -m handler.dev
 
 test: .venv/installed ## run the fast tests, with coverage
 	@$(VENV)/python -m pytest -m "not e2e" --cov
@@ -106,10 +112,13 @@ backup: .venv/installed ## back up the newest state (LABEL=pre-deploy keeps the 
 restore: .venv/installed ## make an earlier state the newest one (NAME=latest, or AT=2026-01-31T12:00:00Z, or TXID=1a4)
 	@$(VENV)/python -m infra restore $(if $(AT),--at "$(AT)") $(if $(TXID),--txid "$(TXID)") $(if $(NAME),"$(NAME)")
 
-build: export VERSION ?= $(shell git describe --always --tags --dirty 2>/dev/null || echo dev)
-build: export REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+build: export VERSION ?= $(shell $(MAKE) --silent version)
+build: export REVISION ?= $(shell git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null || echo unknown)
 build: ## build the container image
 	docker compose build
+
+version: ## print the version, which core/__init__.py has
+	@sed -n 's/^__version__ = "\([^"]*\)".*/\1/p' core/__init__.py
 
 run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3)
 	@mkdir -p data
@@ -133,6 +142,6 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 	AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test $(SAM) local start-api --config-env local --port $(SAM_PORT)
 
 clean: ## remove what the tools made; data/ stays
-	rm -rf .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
+	rm -rf build *.egg-info .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve test test-coverage sim model check e2e bench-log bench-costs bench-images lint lint-files requirements audit type fmt openapi validate maintain backup restore build run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-coverage sim model check e2e bench-log bench-costs bench-images lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean

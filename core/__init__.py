@@ -1,1 +1,3 @@
 """The domain: models, schemas and use cases. No HTTP, no AWS, no environment."""
+
+__version__ = "0.2.0"  # of the whole project: everything that shows a version asks here

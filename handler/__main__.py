@@ -18,6 +18,7 @@ from handler.asgi import server_app
 from handler.middleware.header_limit import MAX_HEADER_BYTES
 from handler.protocol import Protocol
 from handler.startup import read_settings, refuse_to_start
+from infra.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +27,22 @@ _STOP_SECONDS = 9.0  # for all of it; `docker stop` kills after 10
 
 
 def main() -> None:
+    settings = read_server_settings()
+    with suppress(KeyboardInterrupt):
+        Server(server_config(server_app(settings), settings.host, settings.port)).run()
+
+
+def read_server_settings() -> Settings:
+    """The settings; ends the process with exit code 2 when one is wrong, or when nobody can listen at their address."""
     settings = read_settings()
     try:
         _check_address(settings.host, settings.port)
     except SettingsError as error:
         refuse_to_start(error)
-    with suppress(KeyboardInterrupt):
-        Server(server_config(server_app(settings), settings.host, settings.port)).run()
+    return settings
 
 
-def server_config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
+def server_config(app: ASGIApp | str, host: str, port: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         host=host,

@@ -6,12 +6,13 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
+from core import __version__
 from core.errors import StoreUnavailable
 from infra.backups.backups import Backups, open_backups
 from infra.database import Database, Session, UseCase, open_database
 from infra.maintenance.job import open_maintenance
 from infra.maintenance.routine import MaintenanceJob
-from infra.settings import Settings
+from infra.settings import SERVICE, Settings
 from infra.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
     job = None
     if backups:
         job = MaintenanceJob(open_maintenance(settings, backups), metrics, lambda: database.txid)
+    logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
     return Service(settings, database, job, metrics)
 
 

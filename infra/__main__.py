@@ -1,4 +1,4 @@
-"""The operators' commands: python -m infra COMMAND, which --help lists.
+"""The operators' commands: python -m infra COMMAND, or `cloud-native-poc COMMAND`, which --help lists.
 
 Exit codes: 0 done, 1 failed (the message on stderr says what and why), 2 wrong settings or arguments.
 """
@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from core import __version__
 from core.errors import ServiceError, SettingsError
 from infra.backups.backups import Manifest, open_backups
 from infra.backups.retention import is_label
@@ -26,12 +27,13 @@ from infra.disk.workspace import workspace, workspace_in
 from infra.inspection import open_live
 from infra.maintenance.job import Preview, open_maintenance
 from infra.maintenance.report import Report
+from infra.operators.completion import SHELLS, completion
 from infra.operators.progress import progress_display
 from infra.operators.restore import parse_moment, publish, restore_log
 from infra.operators.sql import Outcome, as_members, as_text, parts_of, run_parts
 from infra.operators.status import read_status
 from infra.progress import Progress
-from infra.settings import Settings
+from infra.settings import SERVICE, Settings
 from infra.storage.object_store import TRANSFER_SECONDS
 
 
@@ -364,8 +366,24 @@ def _txid(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is no TXID; `infra log` shows them, as 00000000000001a4")
 
 
+class _PrintCompletion(argparse.Action):
+    """Acts at once, as --help and --version do: whatever the settings are."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, value: Any, option: str | None = None) -> None:
+        print(completion(parser, value))
+        parser.exit()
+
+
+def _program() -> str:
+    return SERVICE if Path(sys.argv[0]).name == SERVICE else "python -m infra"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m infra", description="Look after the database and its backups.")
+    parser = argparse.ArgumentParser(prog=_program(), description="Look after the database and its backups.")
+    parser.add_argument("--version", action="version", version=f"{SERVICE} {__version__}")
+    parser.add_argument(
+        "--print-completion", action=_PrintCompletion, choices=SHELLS, help=f"for `{SERVICE}`; a shell may `eval` it"
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:

@@ -23,12 +23,17 @@ from infra.__main__ import _parser
 from tests.e2e.pages import blocks
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "RUNBOOK.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    "README.md",
+    "RUNBOOK.md",
+    "CONTRIBUTING.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+]
 OPERATORS = ("RUNBOOK.md", "docs/lambda.md")
 # Where the words come from that a page quotes; the tools for developers speak in pages of their own
 _SPEAKERS = {"": ("core", "handler", "infra"), "docs/": ("tests/checker", "tests/model", "tests/simulation")}
 _PROGRAMS = {"aws", "chmod", "curl", "df", "docker", "export", "fuser", "gh", "git", "kill", "litestream", "ls", "make"}
-_PROGRAMS |= {"mv", "python", "rm", "sam", "sqlite3", "sudo"}
+_PROGRAMS |= {"eval", "mv", "pre-commit", "pytest", "python", "rm", "sam", "sqlite3", "sudo"}
 # Of other programs, and of languages
 _OTHERS = {
     "--build",
@@ -229,6 +234,22 @@ def test_every_module_and_script_that_a_page_shows_is_there(page: str) -> None:
     files = [word for word in words if re.match(r"(\./)?(scripts|tests|\.ci|handler|core|infra)/", word)]
     assert [name for name in modules if find_spec(name) is None] == []
     assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_selection_of_tests_that_a_page_shows_finds_some(page: str) -> None:
+    selections = [
+        (words[1:], keyword)
+        for words in typed(page)
+        if "pytest" in words and "-k" in words
+        for keyword in words[words.index("-k") + 1].split(" or ")
+    ]
+    assert [keyword for words, keyword in selections if not _is_in_a_name(keyword, words)] == []
+
+
+def _is_in_a_name(keyword: str, folders: list[str]) -> bool:
+    files = [path for folder in folders if folder.startswith("tests/") for path in (ROOT / folder).rglob("test_*.py")]
+    return any(keyword in path.stem for path in files)
 
 
 @pytest.mark.parametrize("page", PAGES)

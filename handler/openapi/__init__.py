@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute, Route
 
+from core import __version__
+
 API_TITLE = "Items API"
-API_VERSION = "1.0.0"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,7 +98,7 @@ def build_openapi(routes: Iterable[BaseRoute]) -> dict[str, Any]:
         paths.setdefault(route.path, {})[method] = _describe(operation, route, schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": API_TITLE, "version": API_VERSION},
+        "info": {"title": API_TITLE, "version": __version__},
         "servers": [{"url": "."}],  # where this document is, behind whatever stage or base path
         "paths": paths,
         "components": {"schemas": schemas.without(queries - models)},

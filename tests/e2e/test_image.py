@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import httpx2
 import pytest
 
+from core import __version__
 from infra.operators.shell_version import FIRST_SOUND
 from tests.e2e.checkout import Checkout
 from tests.e2e.emulator import Function, emulator_binary
@@ -40,8 +41,8 @@ Run = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def images(checkout: Checkout) -> Iterator[None]:
-    checkout.sh("make build", VERSION="v9.9.9")
-    arguments = "--build-arg VERSION=v9.9.9 --build-arg REVISION=$(git rev-parse HEAD)"
+    checkout.sh("make build")
+    arguments = "--build-arg VERSION=$(make version) --build-arg REVISION=$(git rev-parse HEAD)"
     checkout.sh(f"docker buildx build --load --target lambda {arguments} --tag {LAMBDA} .")
     yield
     checkout.sh(f"docker rmi {LAMBDA}")
@@ -146,7 +147,7 @@ def test_user_owns_nothing_but_the_data(images: None, checkout: Checkout) -> Non
 @pytest.mark.parametrize("image", [SERVER, LAMBDA])
 def test_labels_say_what_it_is(images: None, checkout: Checkout, image: str) -> None:
     labels = checkout.inspect(image)["Config"]["Labels"]
-    assert labels["org.opencontainers.image.version"] == "v9.9.9"
+    assert labels["org.opencontainers.image.version"] == __version__
     assert labels["org.opencontainers.image.revision"] == checkout.sh("git rev-parse HEAD").strip()
     assert labels["org.opencontainers.image.licenses"] == "MIT"
 
