@@ -11,8 +11,8 @@ from pathlib import Path
 import apsw
 import httpx2
 import pytest
-from infra.disk.owner_lock import OwnerLock
 
+from infra.disk.owner_lock import OwnerLock
 from tests.e2e.checkout import cloned
 from tests.e2e.processes import Process, StartProcess, listens, until
 
