@@ -166,3 +166,8 @@ def test_empty_log_loses_no_file() -> None:
 
 def test_what_is_kept_is_kept_for_a_reason() -> None:
     assert all(decide(facts).reason for facts in verdicts(Do.KEEP_BESIDE))
+
+
+def test_state_that_is_older_than_the_note_says_is_said() -> None:
+    assert "in an older state" in decide(Facts(File.WHOLE, Log.UNMOVED, unknown=Unknown.NOTHING)).reason
+    assert decide(Facts(File.WHOLE, Log.MOVED, unknown=Unknown.NOTHING)).reason == ""
