@@ -35,8 +35,8 @@ class Log(Enum):
 
     UNREAD = auto()
     EMPTY = auto()
-    UNMOVED = auto()  # at that very commit
-    MOVED = auto()  # elsewhere, or nobody knows which commit the file was at
+    UNCHANGED = auto()  # at that very commit
+    CHANGED = auto()  # elsewhere, or nobody knows which commit the file was at
 
 
 class OnTop(Enum):
@@ -133,45 +133,45 @@ def decide(facts: Facts) -> Verdict:
         case File.AS_LEFT, _, _:
             return Verdict(Do.CATCH_UP)
         # as a crash left it
-        case File.WHOLE, Log.UNMOVED | Log.MOVED, Content.THE_SAME:
+        case File.WHOLE, Log.UNCHANGED | Log.CHANGED, Content.THE_SAME:
             return Verdict(Do.SERVE)
-        case File.WHOLE, Log.UNMOVED, Content.THE_LOGS:
+        case File.WHOLE, Log.UNCHANGED, Content.THE_LOGS:
             return Verdict(Do.WRITE_ANEW, _OLDER)
-        case File.WHOLE | File.HALF_WRITTEN, Log.UNMOVED | Log.MOVED, Content.THE_LOGS:
+        case File.WHOLE | File.HALF_WRITTEN, Log.UNCHANGED | Log.CHANGED, Content.THE_LOGS:
             return Verdict(Do.WRITE_ANEW)
         # changed by somebody since, on top of all that it had, and the log was not
-        case File.WHOLE, Log.UNMOVED, Content.AN_EDIT if facts.fit is Fit.SERVED:
+        case File.WHOLE, Log.UNCHANGED, Content.AN_EDIT if facts.fit is Fit.SERVED:
             return Verdict(Do.NEXT_COMMIT)
         # changed on top of less than that
-        case File.WHOLE, Log.UNMOVED, Content.UNKNOWN:
+        case File.WHOLE, Log.UNCHANGED, Content.UNKNOWN:
             return Verdict(Do.KEEP_BESIDE, _ON_LESS)
-        case File.MIXED, Log.UNMOVED | Log.MOVED, _:
+        case File.MIXED, Log.UNCHANGED | Log.CHANGED, _:
             return Verdict(Do.KEEP_BESIDE, _MIXTURE)
         # changed on top of all that it had, as its WAL shows, and so was the log
-        case File.WHOLE, Log.MOVED, Content.UNKNOWN if facts.rows is not None:
+        case File.WHOLE, Log.CHANGED, Content.UNKNOWN if facts.rows is not None:
             return Verdict(Do.DO_ROWS_AGAIN)
         # changed otherwise, and so was the log, or the log cannot tell
-        case File.WHOLE, Log.MOVED, _:
+        case File.WHOLE, Log.CHANGED, _:
             return Verdict(Do.KEEP_BESIDE, facts.why)
-        case File.WHOLE, Log.UNMOVED, Content.UNTOLD:
+        case File.WHOLE, Log.UNCHANGED, Content.UNTOLD:
             return Verdict(Do.KEEP_BESIDE, facts.why)
-        case File.HALF_WRITTEN, Log.UNMOVED | Log.MOVED, _:
+        case File.HALF_WRITTEN, Log.UNCHANGED | Log.CHANGED, _:
             return Verdict(Do.KEEP_BESIDE, _TORN_AND_CHANGED)
         # damaged
-        case File.DAMAGED, Log.UNMOVED | Log.MOVED, Content.THE_LOGS:
+        case File.DAMAGED, Log.UNCHANGED | Log.CHANGED, Content.THE_LOGS:
             return Verdict(Do.WRITE_ANEW)
-        case File.DAMAGED, Log.UNMOVED | Log.MOVED, _:
+        case File.DAMAGED, Log.UNCHANGED | Log.CHANGED, _:
             return Verdict(Do.KEEP_BESIDE, facts.why)
         # whole, but not this service's
-        case File.WHOLE, Log.UNMOVED, Content.AN_EDIT if facts.fit is not Fit.OLDER:
+        case File.WHOLE, Log.UNCHANGED, Content.AN_EDIT if facts.fit is not Fit.OLDER:
             return Verdict(Do.KEEP_BESIDE, facts.why)
         # of an older release's schema
-        case File.WHOLE, Log.UNMOVED, Content.AN_EDIT:
+        case File.WHOLE, Log.UNCHANGED, Content.AN_EDIT:
             return Verdict(Do.MIGRATE_THEN_COMMIT)
         # of 0 bytes
-        case File.EMPTY, Log.UNMOVED | Log.MOVED, Content.THE_LOGS:
+        case File.EMPTY, Log.UNCHANGED | Log.CHANGED, Content.THE_LOGS:
             return Verdict(Do.FILL)
-        case File.EMPTY, Log.UNMOVED | Log.MOVED, _:
+        case File.EMPTY, Log.UNCHANGED | Log.CHANGED, _:
             return Verdict(Do.KEEP_BESIDE, _EMPTY_WITH_WAL)
         # there, and the log is empty
         case File.EMPTY | File.UNOPENED, Log.EMPTY, _ if facts.fit is not Fit.REFUSED:

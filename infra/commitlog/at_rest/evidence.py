@@ -117,7 +117,7 @@ class Evidence:
         if facts.content is Content.AN_EDIT:
             fit, why = self.fit(connection)
             return replace(facts, fit=fit, why=why)
-        if facts.content is Content.UNKNOWN and facts.log is Log.MOVED:
+        if facts.content is Content.UNKNOWN and facts.log is Log.CHANGED:
             rows, why = self._rows(changeable, difference.page_size)
             return replace(facts, rows=rows, why=why)
         return facts
@@ -141,7 +141,7 @@ class Evidence:
     def _log_is(self) -> Log:
         if self.head == START:
             return Log.EMPTY
-        return Log.UNMOVED if self._note and _is_same(self._note.position, self.head) else Log.MOVED
+        return Log.UNCHANGED if self._note and _is_same(self._note.position, self.head) else Log.CHANGED
 
     def _refusal_to_begin(self) -> errors.NotServed | None:
         """Before anything is done to the file."""
@@ -159,7 +159,7 @@ class Evidence:
         return None
 
     def _on_top(self, changeable: Changeable, difference: Difference) -> OnTop:
-        if self._note is None or self._log_is is Log.MOVED:
+        if self._note is None or self._log_is is Log.CHANGED:
             return OnTop.NO
         if not changeable.are_all:
             size = self._path.stat().st_size // difference.page_size

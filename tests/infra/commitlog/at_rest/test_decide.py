@@ -15,53 +15,53 @@ PAGE = Path(__file__).parents[4] / "docs" / "commit-log.md"
 ROWS: dict[str, list[tuple[Facts, Do]]] = {
     "as a clean stop left it": [(Facts(File.AS_LEFT), Do.CATCH_UP)],
     "as a crash left it": [
-        (Facts(File.WHOLE, Log.UNMOVED, differs=False), Do.SERVE),
-        (Facts(File.WHOLE, Log.MOVED, differs=False), Do.SERVE),
-        (Facts(File.WHOLE, Log.UNMOVED, unknown=Unknown.NOTHING), Do.WRITE_ANEW),
-        (Facts(File.WHOLE, Log.UNMOVED, on_top=OnTop.PERHAPS, unknown=Unknown.NOTHING), Do.WRITE_ANEW),
-        (Facts(File.WHOLE, Log.MOVED, unknown=Unknown.NOTHING), Do.WRITE_ANEW),
-        (Facts(File.HALF_WRITTEN, Log.UNMOVED, unknown=Unknown.NOTHING), Do.WRITE_ANEW),
+        (Facts(File.WHOLE, Log.UNCHANGED, differs=False), Do.SERVE),
+        (Facts(File.WHOLE, Log.CHANGED, differs=False), Do.SERVE),
+        (Facts(File.WHOLE, Log.UNCHANGED, unknown=Unknown.NOTHING), Do.WRITE_ANEW),
+        (Facts(File.WHOLE, Log.UNCHANGED, on_top=OnTop.PERHAPS, unknown=Unknown.NOTHING), Do.WRITE_ANEW),
+        (Facts(File.WHOLE, Log.CHANGED, unknown=Unknown.NOTHING), Do.WRITE_ANEW),
+        (Facts(File.HALF_WRITTEN, Log.UNCHANGED, unknown=Unknown.NOTHING), Do.WRITE_ANEW),
     ],
     "changed by somebody since, on top of all that it had, and the log was not": [
-        (Facts(File.WHOLE, Log.UNMOVED, on_top=OnTop.YES, fit=Fit.SERVED), Do.NEXT_COMMIT),
+        (Facts(File.WHOLE, Log.UNCHANGED, on_top=OnTop.YES, fit=Fit.SERVED), Do.NEXT_COMMIT),
         (
-            Facts(File.WHOLE, Log.UNMOVED, on_top=OnTop.PERHAPS, unknown=Unknown.SOMETHING, fit=Fit.SERVED),
+            Facts(File.WHOLE, Log.UNCHANGED, on_top=OnTop.PERHAPS, unknown=Unknown.SOMETHING, fit=Fit.SERVED),
             Do.NEXT_COMMIT,
         ),
     ],
     "changed on top of less than that": [
-        (Facts(File.WHOLE, Log.UNMOVED, unknown=Unknown.SOMETHING), Do.KEEP_BESIDE),
-        (Facts(File.MIXED, Log.UNMOVED), Do.KEEP_BESIDE),
-        (Facts(File.MIXED, Log.MOVED), Do.KEEP_BESIDE),
+        (Facts(File.WHOLE, Log.UNCHANGED, unknown=Unknown.SOMETHING), Do.KEEP_BESIDE),
+        (Facts(File.MIXED, Log.UNCHANGED), Do.KEEP_BESIDE),
+        (Facts(File.MIXED, Log.CHANGED), Do.KEEP_BESIDE),
     ],
     "changed on top of all that it had, as its WAL shows, and so was the log": [
-        (Facts(File.WHOLE, Log.MOVED, unknown=Unknown.SOMETHING, rows=b"changeset"), Do.DO_ROWS_AGAIN),
-        (Facts(File.WHOLE, Log.MOVED, unknown=Unknown.SOMETHING, rows=b""), Do.DO_ROWS_AGAIN),
+        (Facts(File.WHOLE, Log.CHANGED, unknown=Unknown.SOMETHING, rows=b"changeset"), Do.DO_ROWS_AGAIN),
+        (Facts(File.WHOLE, Log.CHANGED, unknown=Unknown.SOMETHING, rows=b""), Do.DO_ROWS_AGAIN),
     ],
     "changed otherwise, and so was the log, or the log cannot tell": [
-        (Facts(File.WHOLE, Log.MOVED, unknown=Unknown.SOMETHING, why="not rows"), Do.KEEP_BESIDE),
-        (Facts(File.WHOLE, Log.MOVED, unknown=Unknown.UNTOLD, why="merged"), Do.KEEP_BESIDE),
-        (Facts(File.WHOLE, Log.UNMOVED, unknown=Unknown.UNTOLD, why="merged"), Do.KEEP_BESIDE),
-        (Facts(File.WHOLE, Log.UNMOVED, on_top=OnTop.PERHAPS, unknown=Unknown.UNTOLD, why="merged"), Do.KEEP_BESIDE),
-        (Facts(File.HALF_WRITTEN, Log.UNMOVED, unknown=Unknown.SOMETHING), Do.KEEP_BESIDE),
-        (Facts(File.HALF_WRITTEN, Log.UNMOVED, unknown=Unknown.UNTOLD), Do.KEEP_BESIDE),
+        (Facts(File.WHOLE, Log.CHANGED, unknown=Unknown.SOMETHING, why="not rows"), Do.KEEP_BESIDE),
+        (Facts(File.WHOLE, Log.CHANGED, unknown=Unknown.UNTOLD, why="merged"), Do.KEEP_BESIDE),
+        (Facts(File.WHOLE, Log.UNCHANGED, unknown=Unknown.UNTOLD, why="merged"), Do.KEEP_BESIDE),
+        (Facts(File.WHOLE, Log.UNCHANGED, on_top=OnTop.PERHAPS, unknown=Unknown.UNTOLD, why="merged"), Do.KEEP_BESIDE),
+        (Facts(File.HALF_WRITTEN, Log.UNCHANGED, unknown=Unknown.SOMETHING), Do.KEEP_BESIDE),
+        (Facts(File.HALF_WRITTEN, Log.UNCHANGED, unknown=Unknown.UNTOLD), Do.KEEP_BESIDE),
     ],
     "damaged": [
-        (Facts(File.DAMAGED, Log.UNMOVED, unknown=Unknown.SOMETHING, why="torn"), Do.KEEP_BESIDE),
-        (Facts(File.DAMAGED, Log.MOVED, unknown=Unknown.UNTOLD, why="torn"), Do.KEEP_BESIDE),
-        (Facts(File.DAMAGED, Log.UNMOVED, unknown=Unknown.NOTHING, why="torn"), Do.WRITE_ANEW),
+        (Facts(File.DAMAGED, Log.UNCHANGED, unknown=Unknown.SOMETHING, why="torn"), Do.KEEP_BESIDE),
+        (Facts(File.DAMAGED, Log.CHANGED, unknown=Unknown.UNTOLD, why="torn"), Do.KEEP_BESIDE),
+        (Facts(File.DAMAGED, Log.UNCHANGED, unknown=Unknown.NOTHING, why="torn"), Do.WRITE_ANEW),
     ],
     "whole, but not this service's": [
-        (Facts(File.WHOLE, Log.UNMOVED, on_top=OnTop.YES, fit=Fit.REFUSED, why="too new"), Do.KEEP_BESIDE),
-        (Facts(File.WHOLE, Log.UNMOVED, on_top=OnTop.YES, fit=Fit.NEW, why="nothing in it"), Do.KEEP_BESIDE),
+        (Facts(File.WHOLE, Log.UNCHANGED, on_top=OnTop.YES, fit=Fit.REFUSED, why="too new"), Do.KEEP_BESIDE),
+        (Facts(File.WHOLE, Log.UNCHANGED, on_top=OnTop.YES, fit=Fit.NEW, why="nothing in it"), Do.KEEP_BESIDE),
     ],
     "of an older release's schema": [
-        (Facts(File.WHOLE, Log.UNMOVED, on_top=OnTop.YES, fit=Fit.OLDER), Do.MIGRATE_THEN_COMMIT),
+        (Facts(File.WHOLE, Log.UNCHANGED, on_top=OnTop.YES, fit=Fit.OLDER), Do.MIGRATE_THEN_COMMIT),
     ],
     "of 0 bytes": [
-        (Facts(File.EMPTY, Log.UNMOVED, unknown=Unknown.NOTHING), Do.FILL),
-        (Facts(File.EMPTY, Log.MOVED, unknown=Unknown.NOTHING), Do.FILL),
-        (Facts(File.EMPTY, Log.UNMOVED, unknown=Unknown.SOMETHING), Do.KEEP_BESIDE),
+        (Facts(File.EMPTY, Log.UNCHANGED, unknown=Unknown.NOTHING), Do.FILL),
+        (Facts(File.EMPTY, Log.CHANGED, unknown=Unknown.NOTHING), Do.FILL),
+        (Facts(File.EMPTY, Log.UNCHANGED, unknown=Unknown.SOMETHING), Do.KEEP_BESIDE),
     ],
     "there, and the log is empty": [
         (Facts(File.UNOPENED, Log.EMPTY), Do.LOOK_INSIDE),
@@ -126,7 +126,7 @@ def test_two_looks_lead_to_the_end() -> None:
 def test_commit_of_an_edit_takes_back_nothing_that_was_acknowledged_and_is_no_mixture() -> None:
     for facts in verdicts(Do.NEXT_COMMIT, Do.MIGRATE_THEN_COMMIT):
         assert facts.file is File.WHOLE
-        assert facts.log is Log.UNMOVED
+        assert facts.log is Log.UNCHANGED
         assert facts.differs
         on_top = facts.on_top is OnTop.YES or (facts.on_top, facts.unknown) == (OnTop.PERHAPS, Unknown.SOMETHING)
         assert on_top
@@ -166,3 +166,8 @@ def test_empty_log_loses_no_file() -> None:
 
 def test_what_is_kept_is_kept_for_a_reason() -> None:
     assert all(decide(facts).reason for facts in verdicts(Do.KEEP_BESIDE))
+
+
+def test_state_that_is_older_than_the_note_says_is_said() -> None:
+    assert "in an older state" in decide(Facts(File.WHOLE, Log.UNCHANGED, unknown=Unknown.NOTHING)).reason
+    assert decide(Facts(File.WHOLE, Log.CHANGED, unknown=Unknown.NOTHING)).reason == ""
