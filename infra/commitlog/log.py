@@ -367,7 +367,7 @@ class CommitLog:
         raise StoreUnavailable(f"{self.url} changes faster than it can be read")
 
     def _probe(self, position: Position, most: int) -> tuple[float, list[Change], bool]:
-        """The next commits, until one is missing; when that was asked for; and whether it is missing."""
+        """Read the next commits, until one is missing. Returns when the last was asked for, too, and whether it is."""
         found: list[Change] = []
         at_end = False
         with ExitStack() as on_error:
@@ -387,7 +387,7 @@ class CommitLog:
         return asked, found, at_end
 
     def _listed_changes(self, position: Position) -> Generator[Change, None, tuple[Position, bool]]:
-        """What a listing leads to. Returns where that is, and whether the log was seen to end there.
+        """Yield what a listing leads to. Returns where that is, and whether the log was seen to end there.
 
         A commit may still turn out to be none of the log. So each is held back until the next one names it or, if it is
         the last, until the one before was found to stand after that; otherwise until it is confirmed.
@@ -436,8 +436,8 @@ class CommitLog:
         raise AssertionError("unreachable")
 
     def _read_proving(self, item: LogObject, position: Position, before: Position | None) -> Change:
-        """What follows `position`. Raises ObjectMissing if that commit may be none of the log; `before`: the one before
-        it, None if it needs no proof.
+        """Read what follows `position`. Raises ObjectMissing if that commit may be none of the log; `before`: the one
+        before it, None if it needs no proof.
         """
         try:
             change = self.objects.read_after(position, item)
@@ -538,14 +538,14 @@ class CommitLog:
     def _send(self, attempt: "_Attempt", outcome: "_Outcome") -> None:
         """Ask once to create the object, and take down what the answer makes of the outcome.
 
-        Raises what the outcome says of a refusal.
+        Raises CommitNotStored for a refusal, CommitOutcomeUnknown for one after an attempt that is in doubt.
         """
         store = self._quick if len(attempt.body) <= SMALL else self._bulk
         try:
             store.create(self._name_of(attempt.position.txid), attempt.body, attempt.written_at)
             outcome.holder = attempt.position
         except StoreUnreachable as error:
-            outcome.trouble = error
+            outcome.trouble = error  # it was never sent
         except (ObjectExists, StoreUnavailable) as error:
             outcome.trouble = error
             outcome.in_doubt[attempt.header_bytes] = attempt.position
@@ -585,7 +585,7 @@ class CommitLog:
         return any(item.level and item.max_txid >= txid for item in self.objects.everything())
 
     def _check_created(self, holder: Position, position: Position) -> None:
-        """Our object has the number after `position`: raises CommitOutcomeUnknown when that may be a leftover."""
+        """Look at the commit before the one created. Raises CommitOutcomeUnknown when ours may be a leftover."""
         if not (self.head.stands(position) or self.head.is_confirmed(holder, position)):
             raise CommitOutcomeUnknown(
                 f"{self.url} has gone on past TXID {holder.txid:016x} while this instance was asleep", holder.txid
