@@ -6,9 +6,11 @@ IMAGE := cloud-native-poc
 SEEDS ?= 1000
 START ?= 0
 SECONDS ?= 120
+WORKERS ?= auto
 VENV := .venv/bin
 PIP := pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 SAM := .venv-sam/bin/sam
+FAST_TESTS := -m "not e2e" -n $(WORKERS) --dist worksteal --cov
 
 export PORT
 
@@ -35,11 +37,11 @@ install: .venv/installed ## create .venv with everything that serving and testin
 serve: .venv/installed ## run the service on http://localhost:8000 (PORT=... changes it)
 	@exec $(VENV)/python -m handler
 
-test: .venv/installed ## run the fast tests, with coverage
-	@$(VENV)/python -m pytest -m "not e2e" --cov
+test: .venv/installed ## run the fast tests side by side, with coverage (WORKERS=0: one after the other)
+	@$(VENV)/python -m pytest $(FAST_TESTS)
 
 test-coverage: .venv/installed ## the same, with an HTML report in htmlcov/
-	@$(VENV)/python -m pytest -m "not e2e" --cov --cov-report=term --cov-report=html
+	@$(VENV)/python -m pytest $(FAST_TESTS) --cov-report=term --cov-report=html
 
 sim: .venv/installed ## simulate the commit log under every kind of trouble (SEEDS=1000 START=0; SEED=42 shows one)
 	@$(VENV)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --start $(START))

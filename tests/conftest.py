@@ -1,4 +1,5 @@
 import asyncio
+import os
 import ssl
 import threading
 import time
@@ -30,6 +31,13 @@ from tests.infra.certificates import Authority
 
 hypothesis.settings.register_profile("plain", deadline=None)  # the time an example takes is no property
 hypothesis.settings.load_profile("plain")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors, because tests also wait. Beyond eight they only start."""
+    return min((os.cpu_count() or 1) + 1, 8)
+
 
 MakeSettings = Callable[..., Settings]
 
@@ -140,7 +148,7 @@ def moto_endpoint() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Authority(tmp_path_factory.mktemp("authority")).file
+    return Authority(tmp_path_factory.mktemp("authority"), "the only one that the machine trusts").file
 
 
 @pytest.fixture
