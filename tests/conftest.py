@@ -13,8 +13,8 @@ import httpx2
 import hypothesis
 import pytest
 import uvicorn
-from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.base_backend import BackendDict
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.moto_server.werkzeug_app import create_backend_app
 from moto.s3.models import s3_backends
 from moto.server import MotoRequestHandler  # type: ignore[attr-defined]
