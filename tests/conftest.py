@@ -166,6 +166,11 @@ def s3(moto_endpoint: str, one_authority: Path, monkeypatch: pytest.MonkeyPatch)
     return "s3://bucket/backups"
 
 
+def spoiled(body: bytes) -> bytes:
+    """Its last byte is another, whatever it was."""
+    return body[:-1] + bytes([body[-1] ^ 1])
+
+
 def assert_problem(response: httpx2.Response, status: int) -> dict[str, Any]:
     """Every error has this shape, whatever caused it."""
     assert response.status_code == status, response.text

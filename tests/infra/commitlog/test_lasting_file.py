@@ -24,6 +24,7 @@ from infra.commitlog.note import Note, NoteFile, WalEnd
 from infra.commitlog.raw_file import RawFile
 from infra.commitlog.replica import Write
 from infra.object_store import ObjectStore
+from tests.conftest import spoiled
 from tests.infra.commitlog.conftest import Instance, ManualClock, StartInstance, WatchedStore, log_over, stored_in
 
 Server = Callable[[], Instance]
@@ -588,7 +589,7 @@ def test_start_that_fails_leaves_no_scratch_behind(
 ) -> None:
     edit(path, "INSERT INTO t VALUES (3)")
     newest = max((tmp_path / "replica/ltx/0").iterdir())
-    newest.write_bytes(newest.read_bytes()[:-1] + b"x")
+    newest.write_bytes(spoiled(newest.read_bytes()))
     with pytest.raises(LogDamaged):
         server()
     assert [left.name for left in path.parent.iterdir() if left.name.startswith("app.db.")] == ["app.db.position"]

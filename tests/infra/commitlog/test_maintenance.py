@@ -17,6 +17,7 @@ from infra.commitlog.merge import write_merged
 from infra.commitlog.names import SNAPSHOTS, Names
 from infra.commitlog.verify import verify
 from infra.object_store import ObjectInfo, ObjectStore
+from tests.conftest import spoiled
 from tests.infra.commitlog.conftest import (
     Instance,
     ManualClock,
@@ -389,7 +390,7 @@ def test_commits_stay_when_the_run_that_holds_them_is_damaged(
     snapshot = steps.store_snapshot(image, steps.log.restore(image), tmp_path)
     store = ObjectStore(url)
     body, other = (b"".join(store.read(Names(url).path(1, low, low + RUN - 1))) for low in (1, RUN + 1))
-    store.put(Names(url).path(1, 1, RUN), body[:-1] + b"x" if damage == "a byte" else other)
+    store.put(Names(url).path(1, 1, RUN), spoiled(body) if damage == "a byte" else other)
     gone = expired(steps.everything(), snapshot.max_txid, datetime.now(UTC) + timedelta(hours=25), A_WHILE)
     assert len(gone) == 2 * RUN
     with pytest.raises(LogDamaged, match=name(1, RUN)):
@@ -409,7 +410,7 @@ def test_nothing_goes_for_a_snapshot_that_is_damaged(
     instance.sql("INSERT INTO t VALUES (1)")
     newest = steps.store_snapshot(later, steps.log.restore(later), tmp_path)
     store, path = ObjectStore(url), Names(url).path(9, 1, base.max_txid)
-    store.put(path, b"".join(store.read(path))[:-1] + b"x")
+    store.put(path, spoiled(b"".join(store.read(path))))
     week = datetime.now(UTC) + timedelta(days=8)
     items = [replace(item, modified=week) if item.max_txid > RUN else item for item in steps.everything()]
     gone = expired(items, newest.max_txid, week, A_WHILE)
