@@ -51,7 +51,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --require-h
 COPY --chown=1000:1000 . ./
 RUN chown 1000:1000 .
 USER 1000:1000
-CMD ["python", "-m", "pytest", "-m", "not e2e", "--cov", "-p", "no:cacheprovider"]
+CMD ["python", "-m", "pytest", "-m", "not e2e", "-n", "auto", "--dist", "worksteal", "--cov", "-p", "no:cacheprovider"]
 
 # ministack, the release that the tests use, with one bucket. For development only: it takes any signature
 FROM ${BASE_IMAGE} AS s3

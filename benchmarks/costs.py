@@ -106,9 +106,8 @@ class CountingStore:
 
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
         found = [
-            ObjectInfo(name, len(body), modified)
-            for name, (body, modified) in sorted(self.bodies.items())
-            if name.rpartition("/")[0] == directory and name > after
+            ObjectInfo(name, len(self.bodies[name][0]), self.bodies[name][1])
+            for name in sorted(name for name in self.bodies if name > after and name.rpartition("/")[0] == directory)
         ]
         self.requests["LIST"] += max(1, ceil(len(found) / 1000))
         return found

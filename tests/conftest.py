@@ -1,4 +1,6 @@
 import asyncio
+import os
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,10 @@ import httpx2
 import hypothesis
 import pytest
 import uvicorn
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.core.base_backend import BackendDict
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.moto_server.werkzeug_app import create_backend_app
+from moto.s3.models import s3_backends
 from moto.server import MotoRequestHandler  # type: ignore[attr-defined]
 from werkzeug.serving import make_server
 
@@ -22,11 +27,21 @@ from handler.asgi import create_app
 from handler.service import Service, open_server_service
 from infra.database import Database, open_database
 from infra.settings import Settings
+from tests.infra.storage.certificates import Authority
 
 hypothesis.settings.register_profile("plain", deadline=None)  # the time an example takes is no property
 hypothesis.settings.load_profile("plain")
 
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors, because tests also wait. Beyond eight they only start."""
+    return min((os.cpu_count() or 1) + 1, 8)
+
+
 MakeSettings = Callable[..., Settings]
+
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # one with the machine's authorities takes long to make
 
 
 @pytest.fixture(autouse=True)
@@ -38,17 +53,18 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+def settings_in(directory: Path, **environment: Any) -> Settings:
+    defaults = {
+        "DATABASE_PATH": str(directory / "data" / "app.db"),
+        "MAINTENANCE_INTERVAL_SECONDS": "0",
+        "BUSY_TIMEOUT_SECONDS": "1",
+    }
+    return Settings.from_environment({**defaults, **{name: str(value) for name, value in environment.items()}})
+
+
 @pytest.fixture
 def make_settings(tmp_path: Path) -> MakeSettings:
-    def make(**environment: Any) -> Settings:
-        defaults = {
-            "DATABASE_PATH": str(tmp_path / "data" / "app.db"),
-            "MAINTENANCE_INTERVAL_SECONDS": "0",
-            "BUSY_TIMEOUT_SECONDS": "1",
-        }
-        return Settings.from_environment({**defaults, **{name: str(value) for name, value in environment.items()}})
-
-    return make
+    return partial(settings_in, tmp_path)
 
 
 @pytest.fixture
@@ -88,7 +104,7 @@ def serving(service: Service) -> Iterator[httpx2.Client]:
         time.sleep(0.005)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False, verify=_NO_TLS) as client:
             yield client
     finally:
         server.should_exit = True
@@ -106,16 +122,23 @@ def client(service: Service) -> Iterator[httpx2.Client]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def shared_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
+    """Of one server, for all tests of a file that leave it as others expect it."""
+    with serving(open_server_service(settings_in(tmp_path_factory.mktemp("shared")))) as client:
+        yield client
+
+
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[str]:
-    moto, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+    moto, lock = create_backend_app("s3"), threading.Lock()
 
     def application(environ: Any, start_response: Any) -> list[bytes]:
         with lock:  # moto looks whether a key is there and then stores it: two creates at once would both succeed
             return list(moto(environ, start_response))
 
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -123,16 +146,29 @@ def moto_endpoint() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.fixture(scope="session")
+def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Authority(tmp_path_factory.mktemp("authority"), "the only one that the machine trusts").file
+
+
 @pytest.fixture
-def s3(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def s3(moto_endpoint: str, one_authority: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a prefix in a new bucket; the environment points at the server that has it."""
+    # Every client reads what the machine trusts, some 300 files, and here there is no TLS
+    monkeypatch.setenv("SSL_CERT_FILE", str(one_authority))
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", moto_endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    httpx2.post(f"{moto_endpoint}/moto-api/reset", trust_env=False).raise_for_status()
-    httpx2.put(f"{moto_endpoint}/bucket", trust_env=False).raise_for_status()
+    BackendDict.reset()
+    s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket("bucket", "us-east-1")
     return "s3://bucket/backups"
+
+
+def spoiled(body: bytes) -> bytes:
+    """Its last byte is another, whatever it was."""
+    return body[:-1] + bytes([body[-1] ^ 1])
 
 
 def assert_problem(response: httpx2.Response, status: int) -> dict[str, Any]:

@@ -16,14 +16,18 @@ from starlette.types import Message
 
 from handler.asgi import create_app
 from handler.service import Service
-from tests.conftest import assert_problem
+from tests.conftest import assert_problem, serving
 
 JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture
-def client(client: httpx2.Client) -> Iterator[httpx2.Client]:
-    yield client
+def client(shared_client: httpx2.Client) -> Iterator[httpx2.Client]:
+    yield shared_client
+    assert_it_goes_on(shared_client)
+
+
+def assert_it_goes_on(client: httpx2.Client) -> None:
     assert client.get("/health").json() == {"status": "healthy"}
     assert client.post("/api/items", json={"name": "still here"}).status_code == 201
 
@@ -240,19 +244,19 @@ def test_announced_length_over_the_limit_is_413_at_once(client: httpx2.Client) -
         assert connection.recv(65536).startswith(b"HTTP/1.1 413")
 
 
-def test_upload_that_breaks_off_is_no_error_of_the_service(
-    client: httpx2.Client, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_upload_that_breaks_off_is_no_error_of_the_service(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     head = b"POST /api/items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
-    with connected(client) as connection:
-        connection.sendall(head + b'{"name": ')
-    deadline = time.monotonic() + 10
-    while not (requests := [record for record in caplog.records if record.name == "handler.request"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert requests[0].__dict__["status_code"] == 400
-    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    with serving(service) as client:
+        with connected(client) as connection:
+            connection.sendall(head + b'{"name": ')
+        deadline = time.monotonic() + 10
+        while not (requests := [record for record in caplog.records if record.name == "handler.request"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert requests[0].__dict__["status_code"] == 400
+        assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+        assert_it_goes_on(client)
 
 
 @pytest.mark.parametrize("path", ["/\ud800", "/api/items/\udfff", "/api/items\ud800"])

@@ -68,8 +68,8 @@ def test_pages_lead_from_one_to_the_next(client: httpx2.Client) -> None:
         ("limit=", "limit"),
     ],
 )
-def test_wrong_query_names_the_parameter(client: httpx2.Client, query: str, field: str) -> None:
-    problem = assert_problem(client.get(f"/api/items?{query}"), 422)
+def test_wrong_query_names_the_parameter(shared_client: httpx2.Client, query: str, field: str) -> None:
+    problem = assert_problem(shared_client.get(f"/api/items?{query}"), 422)
     assert field in [error["field"] for error in problem["errors"]]
 
 
@@ -96,8 +96,8 @@ def test_head_is_answered_like_get_without_a_body(client: httpx2.Client) -> None
     ],
 )
 def test_method_that_is_not_there_is_405_with_allow(
-    client: httpx2.Client, method: str, path: str, allowed: set[str]
+    shared_client: httpx2.Client, method: str, path: str, allowed: set[str]
 ) -> None:
-    response = client.request(method, path)
+    response = shared_client.request(method, path)
     assert_problem(response, 405)
     assert set(response.headers["allow"].split(", ")) == allowed

@@ -1,17 +1,24 @@
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.model.cases import BROKEN, RIGHT, Case, every_case, row
+from tests.model.explorer import Verdict
 
 _PAGE = Path(__file__).parents[2] / "docs" / "model.md"
 
 _QUICK = [case for case in every_case() if case.is_quick]
 
 
+@cache
+def explored(case: Case) -> Verdict:
+    return case.explore()
+
+
 @pytest.mark.parametrize("case", _QUICK, ids=lambda case: case.name)
 def test_verdict_is_the_one_on_record(case: Case) -> None:
-    verdict = case.explore()
+    verdict = explored(case)
     assert (verdict.broken, len(verdict.trace)) == (case.broken, case.steps), "\n".join(verdict.trace)
 
 
@@ -20,7 +27,7 @@ def test_every_case_has_a_name_of_its_own() -> None:
 
 
 def test_the_protocol_was_led_into_every_corner() -> None:
-    taken = "\n".join(sorted(frozenset[str]().union(*(case.explore().taken for case in RIGHT if case.is_quick))))
+    taken = "\n".join(sorted(frozenset[str]().union(*(explored(case).taken for case in RIGHT if case.is_quick))))
     for corner in (
         "acknowledged",
         "created (a leftover)",

@@ -94,7 +94,9 @@ def test_connection_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
             with suppress(BlockingIOError):
                 one.connect(listener.getsockname())
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        error = error_of(create, endpoint, monkeypatch)
+        # Now and then, on a busy machine, the client gives up before it has seen where it was
+        errors = (error_of(create, endpoint, monkeypatch) for _ in range(5))
+        error = next(error for error in errors if '"tcp connect error"' in str(error))
         for one in waiting:
             one.close()
     check_same(error, client_errors.not_accepted, create, endpoint)

@@ -24,6 +24,7 @@ from infra.commitlog.log import open_log
 from infra.commitlog.position_file import Note, PositionFile, WalEnd
 from infra.commitlog.raw_file import RawFile
 from infra.storage.object_store import ObjectStore
+from tests.conftest import spoiled
 from tests.infra.commitlog.conftest import Instance, ManualClock, StartInstance, WatchedStore, log_over, stored_in
 
 Server = Callable[[], Instance]
@@ -587,7 +588,7 @@ def test_start_that_fails_leaves_no_scratch_behind(
 ) -> None:
     edit(path, "INSERT INTO t VALUES (3)")
     newest = max((tmp_path / "replica/ltx/0").iterdir())
-    newest.write_bytes(newest.read_bytes()[:-1] + b"x")
+    newest.write_bytes(spoiled(newest.read_bytes()))
     with pytest.raises(LogDamaged):
         server()
     assert [left.name for left in path.parent.iterdir() if left.name.startswith("app.db.")] == ["app.db.position"]

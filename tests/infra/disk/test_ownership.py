@@ -1,12 +1,12 @@
 """The service as one user, and somebody else at its files. Needs root, who can be both."""
 
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,11 @@ from tests.conftest import open_at, serving, write
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
 
 SERVICE = 1000  # the user
-ROOT = Path(__file__).parents[3]
+
+# Each process is forked from one that has imported everything and has no threads: a fork of this one would have locks
+# that its threads hold
+_FRESH = multiprocessing.get_context("forkserver")
+_FRESH.set_forkserver_preload([__name__])
 
 
 @pytest.fixture
@@ -36,21 +40,18 @@ def data(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def as_the_service(act: Callable[[Path], str], data: Path) -> str:
-    """What it returns, or the text of its error. In a new process: a fork of this one would have locks that its
-    threads hold.
-    """
-    script = f"from tests.infra.disk.test_ownership import *; print(become_the_service({act.__name__}, {str(data)!r}))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout.removesuffix("\n")
+    """What it returns, or the text of its error. In a new process."""
+    with ProcessPoolExecutor(1, _FRESH) as process:
+        return process.submit(become_the_service, act, data).result()
 
 
-def become_the_service(act: Callable[[Path], str], data: str) -> str:
+def become_the_service(act: Callable[[Path], str], data: Path) -> str:
     """Only now, since its user may have no access to Python's own files."""
     os.setgroups([])
     os.setgid(SERVICE)
     os.setuid(SERVICE)
     try:
-        return act(Path(data))
+        return act(data)
     except (DatabaseUnavailable, StoreRefused) as error:
         return str(error)
 
@@ -63,7 +64,8 @@ def write_one(data: Path) -> str:
 
 
 def ready_with_a_read_only_file(data: Path) -> str:
-    with serving(open_service(Settings.from_environment(), PrometheusMetrics(), None)) as client:
+    settings = Settings.from_environment({"DATABASE_PATH": str(data / "app.db")})
+    with serving(open_service(settings, PrometheusMetrics(), None)) as client:
         before = client.get("/ready").json()["status"]
         (data / "app.db").chmod(0o444)
         return f"{before} {client.get('/ready').text}"

@@ -34,6 +34,7 @@ from infra.maintenance.routine import MaintenanceJob
 from infra.settings import Settings
 from infra.storage.object_store import ObjectInfo, ObjectStore
 from infra.telemetry.prometheus import PrometheusMetrics
+from tests.conftest import spoiled
 from tests.infra.commitlog.conftest import litestream_restore
 
 RUN = 16
@@ -318,7 +319,7 @@ def test_new_snapshot_that_is_not_what_was_written_is_a_problem(
 ) -> None:
     def write_another(image: Path, position: Position, path: Path) -> ltx.Header:
         other = tmp_path / "other"
-        other.write_bytes(image.read_bytes()[:-1] + b"x")
+        other.write_bytes(spoiled(image.read_bytes()))
         return write_snapshot(other, position, path)
 
     monkeypatch.setattr("infra.commitlog.upkeep.compactor.write_snapshot", write_another)

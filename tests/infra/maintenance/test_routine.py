@@ -27,7 +27,7 @@ from infra.maintenance.routine import MaintenanceJob
 from infra.settings import Settings
 from infra.storage.object_store import ObjectInfo, ObjectStore
 from infra.telemetry.prometheus import PrometheusMetrics
-from tests.conftest import open_at
+from tests.conftest import open_at, spoiled
 
 RUN = 16  # commits
 
@@ -173,7 +173,7 @@ def test_problem_is_logged_counted_and_looked_at_again_after_five_minutes(
     job: MaintenanceJob, log: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     commit = log / "0" / f"{2:016x}-{2:016x}.ltx"
-    commit.write_bytes(commit.read_bytes()[:-1] + b"x")
+    commit.write_bytes(spoiled(commit.read_bytes()))
     assert waits_of(job, monkeypatch, 2) == [0, 300]
     assert 'maintenance_runs_total{result="failed"} 1.0' in counted(job)
     assert job.gauges() == {}

@@ -13,14 +13,14 @@ from cryptography.x509.oid import NameOID
 
 HERE = x509.IPAddress(ip_address("127.0.0.1"))
 _DAY = timedelta(days=1)
-_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of these tests")])
 
 
 class Authority:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "authority of these tests") -> None:
         self._directory = directory
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._key = ec.generate_private_key(ec.SECP256R1())
-        own = self._signed(self._key, _NAME, x509.BasicConstraints(ca=True, path_length=None), 0)
+        own = self._signed(self._key, self._name, x509.BasicConstraints(ca=True, path_length=None), 0)
         self.file = self._written("authority.pem", own)
 
     def server(self, name: x509.GeneralName = HERE, begins: int = -1) -> ssl.SSLContext:
@@ -36,7 +36,7 @@ class Authority:
         self, key: ec.EllipticCurvePrivateKey, subject: x509.Name, extension: x509.ExtensionType, begins: int
     ) -> x509.Certificate:
         begin = datetime.now(UTC) + begins * _DAY
-        builder = x509.CertificateBuilder(_NAME, subject, key.public_key(), x509.random_serial_number())
+        builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
         builder = builder.not_valid_before(begin).not_valid_after(begin + 2 * _DAY)
         return builder.add_extension(extension, True).sign(self._key, hashes.SHA256())
 

@@ -18,6 +18,7 @@ from infra.commitlog.upkeep.merge import write_merged
 from infra.commitlog.upkeep.retention import Keep, expired
 from infra.commitlog.upkeep.verify import verify_log
 from infra.storage.object_store import ObjectInfo, ObjectStore
+from tests.conftest import spoiled
 from tests.infra.commitlog.conftest import (
     Instance,
     ManualClock,
@@ -390,7 +391,7 @@ def test_commits_stay_when_the_run_that_holds_them_is_damaged(
     snapshot = steps.store_snapshot(image, steps.log.restore(image), tmp_path)
     store = ObjectStore(url)
     body, other = (b"".join(store.read(ObjectNames(url).name(1, low, low + RUN - 1))) for low in (1, RUN + 1))
-    store.put(ObjectNames(url).name(1, 1, RUN), body[:-1] + b"x" if damage == "a byte" else other)
+    store.put(ObjectNames(url).name(1, 1, RUN), spoiled(body) if damage == "a byte" else other)
     gone = expired(steps.everything(), snapshot.max_txid, datetime.now(UTC) + timedelta(hours=25), A_WHILE)
     assert len(gone) == 2 * RUN
     with pytest.raises(LogDamaged, match=name(1, RUN)):
@@ -410,7 +411,7 @@ def test_nothing_goes_for_a_snapshot_that_is_damaged(
     instance.sql("INSERT INTO t VALUES (1)")
     newest = steps.store_snapshot(later, steps.log.restore(later), tmp_path)
     store, path = ObjectStore(url), ObjectNames(url).name(9, 1, base.max_txid)
-    store.put(path, b"".join(store.read(path))[:-1] + b"x")
+    store.put(path, spoiled(b"".join(store.read(path))))
     week = datetime.now(UTC) + timedelta(days=8)
     items = [replace(item, modified=week) if item.max_txid > RUN else item for item in steps.everything()]
     gone = expired(items, newest.max_txid, week, A_WHILE)
