@@ -12,9 +12,11 @@ import shlex
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -291,3 +293,48 @@ def test_every_metric_of_the_runbook_is_there(client: httpx2.Client) -> None:
         name for name in names if not re.search(rf"^(# TYPE )?{name.removesuffix('_bucket')}", shown, re.MULTILINE)
     ]
     assert absent == []
+
+
+# The engine, as its page has it
+
+
+def section(page: str, heading: str) -> str:
+    return (ROOT / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_page_names_every_module_of_the_engine_once() -> None:
+    tour = section("docs/commit-log.md", "Where it is in the code").partition("**Who tries again**")[0]
+    shown = re.findall(r"`(?:tests/)?(\w+\.py)`", tour.replace("`tests/test_architecture.py`", ""))
+    modules = [path.name for path in (ROOT / "infra" / "commitlog").rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(shown) == sorted(modules)
+
+
+def test_every_word_of_the_engine_is_explained_by_a_module_that_is_there() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| `(\w+)\.py` \|$", section("docs/commit-log.md", "Words"), re.MULTILINE)
+    assert len(rows) >= 15
+    assert [word for word, module in rows if not module_named(module)] == []
+
+
+def test_every_line_that_upholds_a_promise_is_there() -> None:
+    table = section("docs/commit-log.md", "What is promised, and by which lines")
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ") and line.count(" | ") == 3]
+    names = {name for row in rows for name in re.findall(r"`([a-z_]+(?:\.\w+)*)`", row[2])}
+    assert len(names) > 20
+    assert [name for name in sorted(names) if not ((ROOT / name).exists() or is_in_the_code(name))] == []
+
+
+def module_named(name: str) -> Any:
+    """The one of this name in core or infra; the engine's, if there are several."""
+    for folder in ("infra/commitlog", "core", "infra"):
+        for path in sorted([*(ROOT / folder).rglob(f"{name}.py"), *(ROOT / folder).glob(f"{name}/__init__.py")]):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            return import_module(".".join(parts).removesuffix(".__init__"))
+    return None
+
+
+def is_in_the_code(name: str) -> bool:
+    module, *rest = name.split(".")
+    found: Any = module_named(module)
+    for part in rest:
+        found = getattr(found, part, None)
+    return found is not None

@@ -54,5 +54,5 @@ def test_log_says_it_at_the_start(settings: Settings, caplog: pytest.LogCaptureF
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make, which is not in the image")
 def test_make_prints_it_for_the_images() -> None:
-    done = subprocess.run(["make", "version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(["make", "--silent", "version"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"{__version__}\n"

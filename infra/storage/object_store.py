@@ -36,7 +36,7 @@ from core.errors import (
 )
 from infra.disk.durable import fsync_directory
 from infra.disk.ownership import give_to_owner_of, if_kept, make_directories, make_directory, why_not_writable
-from infra.storage.errors import ending_of
+from infra.storage.store_errors import ending_of
 from infra.storage.url import check_endpoint, redacted
 
 TRANSFER_SECONDS = 600.0  # for a whole download of what is as large as the database, or for one part of an upload

@@ -14,7 +14,8 @@ import peewee
 import pytest
 
 from infra.clock import Clock
-from infra.commitlog.log import LIKELY_SECONDS, CommitLog, Store, open_log
+from infra.commitlog.head import LIKELY_SECONDS
+from infra.commitlog.log import CommitLog, Store, open_log
 from infra.commitlog.replica import Replica
 from infra.commitlog.schema import Schema
 from infra.storage.object_store import ObjectInfo, ObjectStore

@@ -21,8 +21,8 @@ from core.errors import (
     StoreUnavailable,
     StoreUnreachable,
 )
-from infra.storage.errors import ending_of
 from infra.storage.object_store import ObjectStore
+from infra.storage.store_errors import ending_of
 from tests.infra.storage.certificates import Authority
 from tests.infra.storage.rough_server import Behaviour, answering, read_request, reply, reset, rough_server
 
