@@ -478,7 +478,7 @@ class Instance:
         """`asked`: since when the store must have been there; `trusting`: whoever has asked allows some age."""
         self._say(event)
         assert self._connection
-        if self._around.bucket.emptied_since < asked:
+        if self._around.bucket.emptied_since < asked and not self._around.bucket.has_snapshot:
             raise Violation(f"I9: {self.name} answered although there is no log any more: {event}")
         if not trusting and self._scheduler.running is self._task and self._connection.emptied_at > self._begun:
             raise Violation(f"I9: {self.name} answered although its last listing was empty: {event}")

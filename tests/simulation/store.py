@@ -70,6 +70,11 @@ class Bucket:
     def is_emptied(self) -> bool:
         return self.emptied_since < float("inf")
 
+    @property
+    def has_snapshot(self) -> bool:
+        """Also one that a run of maintenance has stored after all else was moved away: then there is a log again."""
+        return any(name.startswith("0009/") for name in self._objects)
+
     def replace_by_another_history(self) -> None:
         """As long as the one that was here, with the same pages, by others."""
         commits = [body for name, (body, _) in sorted(self._objects.items()) if name.startswith("0000/")]
