@@ -94,6 +94,29 @@ def test_everybody_else_uses_the_engines_surface() -> None:
     assert deeper == {}
 
 
+def test_everything_public_in_the_engine_says_what_it_does() -> None:
+    silent = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in ENGINE.rglob("*.py")
+        for name in silent_names(ast.parse(path.read_text()))
+    ]
+    assert silent == []
+
+
+def silent_names(node: ast.Module | ast.ClassDef) -> list[str]:
+    """Public classes and functions without a docstring; what a Protocol asks for is said where it is implemented."""
+    found = []
+    for part in node.body:
+        if not isinstance(part, ast.FunctionDef | ast.ClassDef) or part.name.startswith("_"):
+            continue
+        is_attribute = any("property" in ast.unparse(decorator) for decorator in part.decorator_list)
+        if not (ast.get_docstring(part) or is_attribute):
+            found.append(part.name)
+        if isinstance(part, ast.ClassDef) and "Protocol" not in map(ast.unparse, part.bases):
+            found += [f"{part.name}.{name}" for name in silent_names(part)]
+    return found
+
+
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_dependencies_point_one_way(package: str) -> None:
     wrong = {

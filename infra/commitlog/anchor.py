@@ -76,6 +76,7 @@ class Guard:
             self._connection = connection
 
     def release(self) -> None:
+        """Let go of the WAL; safe to call when nothing is held."""
         if self._connection:
             self._connection.close()
             self._connection = None

@@ -139,11 +139,13 @@ def check_follows(header: ltx.Header, position: Position) -> None:
 
 
 def is_made_on(header: ltx.Header, position: Position) -> bool:
-    """Whether an object says that its first commit was made on top of this very one."""
+    """Ask whether an object says that its first commit was made on top of this very one."""
     return header.min_txid == position.txid + 1 and header.predecessor == position.checksum
 
 
 class BinaryFile(Protocol):
+    """What a database's pages are written to: a file, or SQLite's own layer below it."""
+
     def seek(self, offset: int, /) -> int: ...
     def write(self, data: bytes, /) -> int: ...
     def truncate(self, size: int, /) -> int: ...

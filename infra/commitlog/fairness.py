@@ -17,6 +17,8 @@ _LONGEST_CREATE = 1.0  # seconds; what took longer was a time-out or a sleep of 
 
 
 class Fairness:
+    """One writer's share of it."""
+
     def __init__(self, clock: Clock, rng: random.Random) -> None:
         self._clock = clock
         self._random = rng
@@ -27,6 +29,7 @@ class Fairness:
         self._last_stored = float("-inf")
 
     def before_first_attempt(self) -> None:
+        """Stand back for the others, if it is time to: wait as long as a loser needs to fetch and to store."""
         pause = _FETCH_AND_STORE * self._create_seconds
         if self._clock.now() - self._last_stored > pause:
             self._in_a_row = 0  # there was room for others anyway
@@ -36,7 +39,7 @@ class Fairness:
             self._stood_back = True
 
     def stored(self, seconds: float) -> None:
-        """`seconds`: what the create took."""
+        """Take note of a commit that was stored. `seconds`: what the create took."""
         self._create_seconds += (min(seconds, _LONGEST_CREATE) - self._create_seconds) / 4
         self._last_stored = self._clock.now()
         self._in_a_row += 1
@@ -45,7 +48,9 @@ class Fairness:
             self._stood_back = False
 
     def lost(self, times: int) -> None:
-        """`times`: how often this commit has lost. Whoever has waited longest goes first."""
+        """Wait a little after a conflict, less each time. `times`: how often this commit has lost; who has waited
+        longest goes first.
+        """
         self._allowed = _FEWEST
         self._in_a_row = 0
         self._stood_back = False

@@ -65,10 +65,12 @@ def last_change_of(path: Path) -> int:
 
 
 def wal_of(database: Path) -> Path:
+    """Name the WAL of a database file."""
     return database.with_name(database.name + "-wal")
 
 
 def shm_of(database: Path) -> Path:
+    """Name the index of its WAL."""
     return database.with_name(database.name + "-shm")
 
 

@@ -47,6 +47,7 @@ class ObjectNames:
         self.levels = "ltx" if self._in_directory else ""  # the directory that holds those of all levels
 
     def directory(self, level: int) -> str:
+        """Return the directory of a level."""
         return f"ltx/{level}" if self._in_directory else f"{level:04x}"
 
     def level_of(self, directory: str) -> int | None:
@@ -75,9 +76,11 @@ class ObjectNames:
         return ""
 
     def name(self, level: int, low: int, high: int) -> str:
+        """Return the name of the object that has these TXIDs, from `low` to `high`."""
         return f"{self.directory(level)}/{low:016x}-{high:016x}.ltx"
 
     def name_of(self, item: LogObject) -> str:
+        """Return the name of an object."""
         return self.name(item.level, item.min_txid, item.max_txid)
 
     def object_of(self, level: int, info: ObjectInfo) -> LogObject | None:
@@ -182,6 +185,7 @@ class Objects(Listing):
         self._parallel = parallel
 
     def url_of(self, item: LogObject) -> str:
+        """Return the URL of an object, for messages."""
         return f"{self.url}/{self.names.name_of(item)}"
 
     def read(self, item: LogObject, in_memory: int = IN_MEMORY) -> Change:
@@ -203,6 +207,7 @@ class Objects(Listing):
         return change
 
     def header(self, item: LogObject) -> ltx.Header:
+        """Read the header of an object. Raises ObjectMissing."""
         with self.named_in_damage(item):
             head = self._retrying(lambda: self._quick.read_range(self.names.name_of(item), ltx.HEADER_SIZE))
             return ltx.decode_header(head)

@@ -30,6 +30,7 @@ class RawFile:
         self._file.xClose()
 
     def seek(self, offset: int, /) -> int:
+        """Go to an offset from the start, in bytes."""
         self._offset = offset
         return offset
 
@@ -41,11 +42,13 @@ class RawFile:
         return data
 
     def write(self, data: bytes, /) -> int:
+        """Write where the last call has ended."""
         self._file.xWrite(data, self._offset)
         self._offset += len(data)
         return len(data)
 
     def truncate(self, size: int, /) -> int:
+        """Cut it off after so many bytes, or fill it up with zeros."""
         self._file.xTruncate(size)
         return size
 

@@ -211,10 +211,14 @@ class Replica:
         return moved
 
     def check_reached(self, txid: int) -> None:
+        """Raise TxidNotReached when readers do not see this commit yet."""
         if self.visible.txid < txid:
             raise self._not_reached(txid)
 
     def is_fresh(self, not_before: float, txid: int = 0) -> bool:
+        """Ask whether readers see what was the newest state at `not_before` (by the clock) or later, and commit
+        `txid`.
+        """
         shown = self.visible.txid
         is_served = self._condition is Condition.SERVED
         return is_served and self.log.head.seen_at(shown) >= not_before and shown >= txid
@@ -224,13 +228,14 @@ class Replica:
         return self._condition is Condition.SERVED and self.log.head.is_still_at(self.visible)
 
     def check(self) -> None:
-        """Raises DatabaseUnavailable when the file is not the one that was opened; any thread may ask."""
+        """Raise DatabaseUnavailable when the file is not the one that was opened; any thread may ask."""
         if self._is_connected:
             self.file.check_in_place()
 
     def suspect(self) -> bool:
-        """SQLite has found the file damaged: nobody is answered from it before it was compared with the log, and built
-        anew from that. Any thread may say so. Returns whether it is to happen: not so soon again, if it was of no use.
+        """Say that SQLite has found the file damaged: nobody is answered from it before it was compared with the log,
+        and built anew from that. Any thread may. Returns whether it is to happen: not so soon again, if it was of no
+        use.
         """
         if self._condition is Condition.SERVED and self._clock.now() >= self._healed + _HEAL_SECONDS:
             self._condition = Condition.SUSPECT

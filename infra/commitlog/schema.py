@@ -9,6 +9,8 @@ import apsw
 
 
 class Schema(Protocol):
+    """The application's word on a database."""
+
     def check(self, connection: apsw.Connection) -> bool:
         """Raises NotServed for a database that may not become a commit; returns False for one that must be migrated
         before.
@@ -22,26 +24,28 @@ class AnySchema:
     """Takes whatever is a database."""
 
     def check(self, connection: apsw.Connection) -> bool:
+        """Take it."""
         return True
 
     def migrate(self, path: Path) -> None:
+        """Leave it as it is."""
         pass
 
 
 def is_new(connection: apsw.Connection) -> bool:
-    """Whether it is as SQLite makes it, with nothing in it."""
+    """Ask whether a database is as SQLite makes it, with nothing in it."""
     [(content,)] = connection.execute("SELECT count(*) FROM sqlite_schema")
     return not (content or connection.pragma("user_version") or connection.pragma("application_id"))
 
 
 def image_uri(path: Path) -> str:
-    """Of a file that nobody writes; no -wal or -shm is looked for or left behind."""
+    """Name a file that nobody writes so that no -wal or -shm is looked for or left behind."""
     return path.absolute().as_uri() + "?immutable=1"
 
 
 @contextmanager
 def opened_image(path: Path) -> Iterator[apsw.Connection]:
-    """For reading; see `image_uri`."""
+    """Open a file that nobody writes, for reading; see `image_uri`."""
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     with closing(apsw.Connection(image_uri(path), flags=flags)) as connection:
         yield connection

@@ -9,13 +9,16 @@ _BTREES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage"
 
 @dataclass(slots=True)
 class Soundness:
+    """What is damaged, and what could not be looked at."""
+
     damage: list[str]
     unchecked: list[str] = field(default_factory=list)  # tables, and why
 
 
 def soundness_of(connection: apsw.Connection, most: int = 10) -> Soundness:
-    """At most so much `damage`. Rows that the table's CHECKs would refuse are none, nor is what cannot be looked at
-    because this SQLite lacks a function or collation: then every other table is checked by itself.
+    """Check every page, and name at most so much damage. Rows that the table's CHECKs would refuse are none, nor is
+    what cannot be looked at because this SQLite lacks a function or collation: then every other table is checked by
+    itself.
 
     Raises apsw.CorruptError and the like for what is no database.
     """

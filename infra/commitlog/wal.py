@@ -18,12 +18,13 @@ DATABASE_SIZE = slice(4, 8)  # of a frame's header: pages, in the last frame of 
 
 
 def salts_in(wal: Path) -> bytes:
+    """Read the salts of a WAL; none of an empty one."""
     with wal.open("rb") as file:
         return file.read(FILE_HEADER)[SALTS]
 
 
 def reaches(wal: Path, end: WalEnd) -> bool:
-    """Whether a WAL that nobody writes has all up to there."""
+    """Ask whether a WAL that nobody writes has all up to there."""
     with wal.open("rb") as file:
         frame_size = FRAME_HEADER + int.from_bytes(file.read(FILE_HEADER)[PAGE_SIZE], "big")
         file.seek(FILE_HEADER + (end.frames - 1) * frame_size)
@@ -31,7 +32,7 @@ def reaches(wal: Path, end: WalEnd) -> bool:
 
 
 def committed_pages(wal: Path) -> dict[int, int]:
-    """Where a WAL that nobody writes has the last image of each page, up to its last commit: number -> offset."""
+    """Find where a WAL that nobody writes has the last image of each page, up to its last commit: number -> offset."""
     pages: dict[int, int] = {}
     uncommitted: dict[int, int] = {}
     for number, offset, size in _frames(wal):
@@ -43,7 +44,7 @@ def committed_pages(wal: Path) -> dict[int, int]:
 
 
 def images_of_first_page(wal: Path) -> tuple[int, list[int]]:
-    """The page with which a WAL begins, which any checkpoint moves, and the offsets of all its images."""
+    """Find the page with which a WAL begins, which any checkpoint moves first, and the offsets of all its images."""
     frames = list(_frames(wal))
     first = frames[0][0] if frames else 0
     return first, [offset for number, offset, _ in frames if number == first]

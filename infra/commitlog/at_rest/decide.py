@@ -105,6 +105,8 @@ class Facts:
 
 
 class Do(Enum):
+    """What is to be done with the file."""
+
     CATCH_UP = auto()  # serve it as it is; what has followed in the log is applied later
     SERVE = auto()  # as it is: the log's newest state
     WRITE_ANEW = auto()  # in place, with the log's newest state
@@ -122,6 +124,8 @@ class Do(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """What is to be done with the file, and why."""
+
     do: Do
     reason: str = ""  # for the log lines
 

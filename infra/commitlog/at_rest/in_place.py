@@ -56,6 +56,7 @@ def leave_in_wal_mode(path: Path, *, lasting: bool) -> None:
 
 
 def is_in_wal_mode(path: Path) -> bool:
+    """Ask the file's header whether SQLite would open it in WAL mode."""
     with RawFile(path) as file:
         return file.read(_VERSIONS.stop)[_VERSIONS] == _WAL_MODE
 

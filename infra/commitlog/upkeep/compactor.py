@@ -60,7 +60,7 @@ class Snapshots:
     head: int  # TXID
 
     def is_due(self, now: datetime) -> bool:
-        """`now`: by the store's clock."""
+        """Say whether the next one is to be made. `now`: by the store's clock."""
         if self.newest is None:
             return self.head > 0
         if self.newest.max_txid == self.head:
@@ -117,11 +117,11 @@ class Compactor:
         self._merged_to.clear()
 
     def has_run(self, head: int) -> bool:
-        """Whether there is anything to merge in a log that ends at TXID `head`, as far as is known here."""
+        """Say whether there is anything to merge in a log that ends at TXID `head`, as far as was seen here."""
         return head // self._run * self._run > self._merged_to.get(1, 0)
 
     def runs_to_merge(self) -> int:
-        """How many are complete; more may be when those have been made."""
+        """Count the runs that are complete; more may be when those have been made."""
         return sum(len(self._complete_runs(level)) for level in _RUN_LEVELS)
 
     def _complete_runs(self, level: int) -> list[list[LogObject]]:
@@ -187,6 +187,7 @@ class Compactor:
     # Snapshots
 
     def snapshots(self) -> Snapshots:
+        """Look what a start would read now, and so whether a snapshot is due."""
         found = self._listing.towards_the_head()
         newest = max((item for item in found if item.level == SNAPSHOTS), key=lambda item: item.max_txid, default=None)
         plan = chain(found, newest.max_txid if newest else 0)
@@ -194,7 +195,7 @@ class Compactor:
         return Snapshots(newest, sum(item.size for item in plan), head)
 
     def check_nothing_misnamed(self) -> None:
-        """For a log without a commit: raises LogInUse if it has some under other names."""
+        """Raise LogInUse when a log without a commit has some under other names."""
         self._listing.check_nothing_misnamed()
 
     def store_snapshot(self, image: Path, position: Position, scratch: Path) -> LogObject:
@@ -235,10 +236,13 @@ class Compactor:
     # Deleting
 
     def everything(self) -> list[LogObject]:
+        """List all objects of all levels, level by level in order of TXID."""
         return self._listing.everything()
 
     def delete(self, expired: Iterable[Expired], check: Check = lambda: None) -> None:
-        """In the order given. The run or snapshot that is left for it is read and checked before anything goes."""
+        """Delete in the order given. The run or snapshot that is left for it is read and checked before anything
+        goes.
+        """
         sound: LogObject | None = None
         for one in expired:
             check()
@@ -249,11 +253,11 @@ class Compactor:
             self.counts["deletions"] += 1
 
     def delete_raced(self, now: datetime) -> None:
-        """What proofs of create-if-absent have left, a day ago or more. `now`: by the store's clock."""
+        """Delete what proofs of create-if-absent have left, a day ago or more. `now`: by the store's clock."""
         for info in self._store.objects():
             if RACED.fullmatch(info.name) and now - info.modified > _A_DAY:
                 self._store.delete(info.name)
 
     def discard(self, snapshot: LogObject) -> None:
-        """One that was just made, and is not what was written."""
+        """Delete a snapshot that was just made, and is not what was written."""
         self._store.delete(self._listing.names.name_of(snapshot))

@@ -35,7 +35,7 @@ def write_merged(changes: Sequence[Change], path: Path, timestamp: int) -> ltx.H
 
 
 def write_snapshot(image: Path, position: Position, path: Path) -> ltx.Header:
-    """The whole of a database file, which is at this position, in a new file."""
+    """Write the whole of a database file, which is at this position, to a new file, and return its header."""
     page_size = page_size_of(image)
     size = image.stat().st_size // page_size
     header = ltx.Header(page_size, size, 1, position.txid, position.timestamp, 0, position.checksum, position.log_id)

@@ -24,12 +24,14 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Found:
+    """The commit of a moment."""
+
     txid: int
     doubt: Doubt | None = None
 
 
 def commit_before(log: CommitLog, moment: datetime) -> Found:
-    """The newest commit before a moment, which with right clocks is also what `litestream restore -timestamp` takes.
+    """Find the newest commit before a moment: with right clocks also what `litestream restore -timestamp` takes.
 
     A date that cannot be right is replaced by the store's time; see `dates`. Raises MomentNotKept, with what there is,
     for a moment outside of what the log holds, and for one within a run of commits that it holds only together.

@@ -20,13 +20,15 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
+    """An object that may go, and why."""
+
     item: LogObject
     why: str
     held_by: LogObject | None = None  # the run or snapshot that has to be sound for it to go
 
 
 def expired(objects: list[LogObject], verified: int, now: datetime, keep: Keep) -> list[Expired]:
-    """In the order in which they may be deleted, one by one, so that at every moment of it the log restores.
+    """List what may be deleted: in this order, one by one, so that at every moment of it the log restores.
 
     `verified`: the TXID of a snapshot that has been restored and found sound, 0 for none. `now`: by the store's
     clock. Never the newest commit, the newest snapshot or that one, and nothing that a restore needs which the times

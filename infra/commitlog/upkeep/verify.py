@@ -17,6 +17,8 @@ from infra.progress import Progress, no_progress
 
 @dataclass(slots=True)
 class Verdict:
+    """What was found; sound, if there are no problems."""
+
     objects: int = 0
     bytes: int = 0
     head: int = 0  # TXID
