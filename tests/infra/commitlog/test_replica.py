@@ -32,6 +32,7 @@ from infra.clock import Clock
 from infra.commitlog import ltx, position_file, vfs
 from infra.commitlog.chain import START
 from infra.commitlog.log import open_log
+from infra.commitlog.open_file import OpenFile
 from infra.commitlog.upkeep.verify import verify_log
 from infra.storage.object_store import ObjectStore
 from tests.infra.commitlog.conftest import (
@@ -191,6 +192,20 @@ def test_transaction_that_is_too_large_is_refused_and_nothing_is_stored(start: S
         a.sql("INSERT INTO t VALUES (zeroblob(200000))")
     assert (a.rows(), head(file_url)) == ([], before)
     a.sql("INSERT INTO t VALUES (1)")
+
+
+def test_write_asks_the_index_of_the_wal_once(a: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    ask = OpenFile._index
+
+    def asking(file: OpenFile) -> object:
+        asked.append(head(a.log.url))
+        return ask(file)
+
+    monkeypatch.setattr(OpenFile, "_index", asking)
+    before = head(a.log.url)
+    a.sql("INSERT INTO t VALUES (1)")
+    assert asked == [before]
 
 
 def test_leaving_wal_mode_is_refused(a: Instance) -> None:
