@@ -15,10 +15,13 @@ _ROOT = Path(__file__).parent.parent
 
 
 class _Worker(Server):
-    """Leaves Ctrl-C, which a terminal sends to both processes, to the one that watches, which then stops this one."""
+    """Leaves Ctrl-C, which a terminal sends to both processes, to the one that watches, which then stops this one.
+
+    So whatever ends both comes twice, and only the first counts: a second signal would cut the stop short.
+    """
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if sig != signal.SIGINT:
+        if sig != signal.SIGINT and not self.should_exit:
             super().handle_exit(sig, frame)
 
 
