@@ -309,7 +309,7 @@ def test_failed_question_fails_the_reads_that_wait_and_no_others(path: Path, mon
         return await asyncio.gather(*(database.read(count) for _ in range(5)), return_exceptions=True)
 
     with monkeypatch.context() as patch:
-        for verb in ("read", "directories"):
+        for verb in ("read", "read_range", "read_end", "directories"):
             patch.setattr(ObjectStore, verb, fail)
         assert {type(error) for error in run(scenario())} == {StoreUnavailable}
     assert run(scenario()) == [0] * 5
