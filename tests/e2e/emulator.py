@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-from tests.e2e.processes import ROOT, Process, StartProcess, free_port
+from tests.e2e.processes import ROOT, Process, StartProcess, free_port, listens, until
 
 EVENTS = ROOT / "tests" / "events"
 
@@ -78,7 +78,7 @@ def emulating(
         handler,
         **{"AWS_LAMBDA_FUNCTION_NAME": "items", "AWS_LAMBDA_FUNCTION_TIMEOUT": "60", **environment},
     )
-    process.wait_for("exec|server|listening|rapid")
+    until(lambda: listens(port))  # its first lines come before that
     try:
         yield Emulator(process, port)
     finally:
