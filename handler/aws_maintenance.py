@@ -12,7 +12,7 @@ from handler.scheduled import is_scheduled, run_scheduled
 from handler.startup import read_settings, refuse_to_start
 from infra.backups.backups import open_backups
 from infra.maintenance.job import open_maintenance
-from infra.maintenance.routine import MaintenanceJob
+from infra.maintenance.routine import MaintenanceRoutine
 from infra.settings import SERVICE
 from infra.telemetry.cloudwatch import CloudWatchMetrics
 from infra.telemetry.logs import configure_logging
@@ -23,11 +23,11 @@ _powertools = Logger(SERVICE, level=_settings.log_level, logger_handler=_handler
 _metrics = CloudWatchMetrics()
 
 
-def _open() -> MaintenanceJob:
+def _open() -> MaintenanceRoutine:
     try:
         if not (_settings.replica_url and _settings.backup_url):
             raise SettingsError("REPLICA_URL and BACKUP_URL must be set: what is there to look after?")
-        return MaintenanceJob(open_maintenance(_settings, open_backups(_settings)), _metrics)
+        return MaintenanceRoutine(open_maintenance(_settings, open_backups(_settings)), _metrics)
     except ServiceError as error:
         refuse_to_start(error)
 

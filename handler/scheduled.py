@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from core.errors import MaintenanceError
-from infra.maintenance.routine import MaintenanceJob
+from infra.maintenance.routine import MaintenanceRoutine
 
 _MARGIN_SECONDS = 15.0  # of the function's time, to end in an orderly way; half of it at most
 
@@ -16,7 +16,7 @@ def is_scheduled(event: dict[str, Any]) -> bool:
     )
 
 
-def run_scheduled(job: MaintenanceJob, event: dict[str, Any], context: Any) -> dict[str, Any]:
+def run_scheduled(job: MaintenanceRoutine, event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Raises ServiceError when something is wrong, so that the invocation counts as failed."""
     if event.get("action") == "merge":
         return {"runs_merged": job.merge()}

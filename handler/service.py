@@ -11,7 +11,7 @@ from core.errors import StoreUnavailable
 from infra.backups.backups import Backups, open_backups
 from infra.database import Database, Session, UseCase, open_database
 from infra.maintenance.job import open_maintenance
-from infra.maintenance.routine import MaintenanceJob
+from infra.maintenance.routine import MaintenanceRoutine
 from infra.settings import SERVICE, Settings
 from infra.telemetry.metrics import Metrics
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 class Service:
     settings: Settings
     database: Database
-    maintenance: MaintenanceJob | None  # None: another process does it
+    maintenance: MaintenanceRoutine | None  # None: another process does it
     metrics: Metrics
 
     def gauges(self) -> dict[str, float]:
@@ -38,7 +38,7 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
     database = open_database(settings, lasting=lasting)
     job = None
     if backups:
-        job = MaintenanceJob(open_maintenance(settings, backups), metrics, lambda: database.txid)
+        job = MaintenanceRoutine(open_maintenance(settings, backups), metrics, lambda: database.txid)
     logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
     return Service(settings, database, job, metrics)
 

@@ -71,7 +71,7 @@ _OTHERS = {
     "repo:OWNER@OWNER_ID/REPO@REPO_ID:environment:production",
     "restarts",
     "round-NNN.jsonl",
-    'services: {app: {environment: {BUSY_TIMEOUT_SECONDS: "10"}}}',
+    "services: {app: {environment: {TMPDIR: /app/data}}}",
     "write(request, ...)",
 }
 # Commands of `python -m infra` that a page names by themselves

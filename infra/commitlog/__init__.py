@@ -9,15 +9,16 @@ one commit, from top to bottom:
     vfs.py             SQLite writes the frames; the last one's header, the commit mark, is held back until the sync
     commit.py          the changed pages, on top of the commit that the file is at
     log.py             creates the object under the next number, only if it is absent, and settles what that became
-    objects.py         the object's name, and how single objects are read and listed
-    position_file.py   then the note beside the file says which commit it is at
+    head.py            by looking, after the store's reply, whether the commit before it still stands
+    objects.py         what objects are called, and how they are read and listed
+    position_file.py   then the note beside the file says which commit it is at (at_rest/local_file.py writes it)
     vfs.py             and the commit mark is written: only now a reader can see it
 
 A start goes through `at_rest/`, which brings the file to the log's head; docs/commit-log.md has the whole of it.
 """
 
 from infra.commitlog.at_rest.file_commit import START_SECONDS
-from infra.commitlog.at_rest.publish import publish
+from infra.commitlog.at_rest.publish import publish_file
 from infra.commitlog.at_rest.row_changes import statements as statements_of_changes
 from infra.commitlog.chain import START, LogObject, Position
 from infra.commitlog.group import Write
@@ -37,7 +38,7 @@ __all__ = [
     "is_new",
     "open_log",
     "opened_image",
-    "publish",
+    "publish_file",
     "soundness_of",
     "statements_of_changes",
 ]

@@ -5,7 +5,7 @@ that was not backfilled; no checkpoint, of whatever kind and by whichever progra
 transaction stays open all the time, at a state all of which is in the log, and every frame after it can be found:
 where the last shipped one ends or, in a WAL that was begun anew since, from its start. More than once it cannot be
 begun anew meanwhile: that takes a checkpoint of the frames in it. All of this holds among programs that have the same
-file, WAL and index open, which `OpenFile.check_unchanged` sees to.
+file, WAL and index open, which `OpenFile.look` sees to.
 
 Source: https://www.sqlite.org/walformat.html#wal_locks (WAL_READ_LOCK)
 """

@@ -7,7 +7,7 @@ from infra.commitlog.at_rest.local_file import LocalFile
 from infra.commitlog.chain import START
 from infra.commitlog.fairness import Fairness
 from infra.commitlog.log import CommitLog
-from infra.commitlog.position_file import WalEnd
+from infra.commitlog.wal import WalEnd
 
 MAX_TRANSACTION_BYTES = 256 * 1024 * 1024
 

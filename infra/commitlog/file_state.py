@@ -44,7 +44,7 @@ class Condition(Enum):
 class Known:
     """What is known of a database file as it was left, and of its WAL."""
 
-    state: FileState | None  # None: there is no file
+    state: FileState | None  # None: there is no file, or it holds what the log does not
     shipped: Shipped = NOTHING_SHIPPED
     vouched: bool = True  # whether nobody else has backfilled anything, or the file was looked at since
 

@@ -13,17 +13,10 @@ from zlib import crc32
 
 from infra.commitlog.chain import Position
 from infra.commitlog.file_state import FileState
+from infra.commitlog.wal import WalEnd
 from infra.disk.ownership import give_to_owner_of
 
 _SLOT = 512  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class WalEnd:
-    """Where in the WAL a commit ends. A frame's header has a checksum of all that is before it."""
-
-    frames: int  # from the WAL's start, that commit's last one included
-    header: bytes  # of that last frame
 
 
 @dataclass(frozen=True, slots=True)

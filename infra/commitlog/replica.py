@@ -41,8 +41,9 @@ _REDO_SECONDS = 1.0  # how long another program's changes may keep requests wait
 class Replica:
     """A file that is a prefix of the log.
 
-    Everything but `reader`, `visible`, `stored`, `check` and `suspect` belongs to one thread. Raises what CommitLog
-    raises, and DatabaseError when the file itself cannot be used.
+    What asks about it (`reader`, `visible`, `stored`, `is_fresh`, `is_current`, `check`, `check_reached`) and `suspect`
+    are for any thread, all else is for one. Raises what CommitLog raises, and DatabaseError when the file itself cannot
+    be used.
     """
 
     def __init__(

@@ -19,8 +19,7 @@ from core.errors import DatabaseUnavailable, TransactionTooLarge
 from infra.commitlog.commit import Committer
 from infra.commitlog.file_state import NOTHING_SHIPPED, Shipped
 from infra.commitlog.ltx import lock_page
-from infra.commitlog.position_file import WalEnd
-from infra.commitlog.wal import DATABASE_SIZE, FILE_HEADER, FRAME_HEADER, PAGE_SIZE, SALTS
+from infra.commitlog.wal import DATABASE_SIZE, FILE_HEADER, FRAME_HEADER, PAGE_SIZE, SALTS, WalEnd
 
 
 class ShippingVFS(apsw.VFS):

@@ -5,9 +5,8 @@ Source: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-from infra.commitlog.position_file import WalEnd
 
 FILE_HEADER = 32  # bytes, as all sizes here
 FRAME_HEADER = 24  # before each page
@@ -15,6 +14,14 @@ PAGE_SIZE = slice(8, 12)
 SALTS = slice(16, 24)
 _FRAME_SALTS = slice(8, 16)
 DATABASE_SIZE = slice(4, 8)  # of a frame's header: pages, in the last frame of a transaction
+
+
+@dataclass(frozen=True, slots=True)
+class WalEnd:
+    """Where in the WAL a commit ends. A frame's header has a checksum of all that is before it."""
+
+    frames: int  # from the WAL's start, that commit's last one included
+    header: bytes  # of that last frame
 
 
 def salts_in(wal: Path) -> bytes:

@@ -18,7 +18,9 @@ _RETRY_SECONDS = 300.0  # after the first failure; after each further one twice 
 _STOP_SECONDS = 2.0
 
 
-class MaintenanceJob:
+class MaintenanceRoutine:
+    """Runs the job when it is time, and says what became of it: in the log and in metrics."""
+
     def __init__(self, maintenance: Maintenance, metrics: Metrics, head: Callable[[], int] = lambda: 0) -> None:
         """`head`: the newest commit that this process knows of, a TXID."""
         self._maintenance = maintenance

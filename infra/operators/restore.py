@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from core.errors import BackupError, DatabaseFull, DatabaseUnavailable, LogDamaged, SettingsError
-from infra import commitlog
 from infra.clock import Clock
-from infra.commitlog import START, CommitLog, Position
+from infra.commitlog import START, CommitLog, Position, publish_file
 from infra.inspection import inspect
 from infra.progress import Progress
 from infra.served import ServedSchema, check_image
@@ -50,6 +49,6 @@ def publish(log: CommitLog, clock: Clock, image: Path) -> tuple[Position, Positi
     check_image(image)
     try:
         ServedSchema().migrate(image)
-        return commitlog.publish(image, log, clock)
+        return publish_file(image, log, clock)
     except (DatabaseFull, DatabaseUnavailable) as error:
         raise BackupError(f"{error} (is there room? TMPDIR names another temporary directory)") from error

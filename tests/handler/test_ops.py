@@ -11,7 +11,7 @@ import pytest
 from handler.asgi import create_app
 from handler.service import Service, open_server_service
 from infra.database import Database
-from infra.maintenance.routine import MaintenanceJob
+from infra.maintenance.routine import MaintenanceRoutine
 from tests.conftest import MakeSettings, assert_problem, open_at, serving
 
 
@@ -134,7 +134,7 @@ def test_server_starts_while_the_store_for_backups_is_away(
 def test_database_is_closed_although_maintenance_cannot_be_stopped(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(job: MaintenanceJob) -> None:
+    def fail(job: MaintenanceRoutine) -> None:
         raise RuntimeError("a bug")
 
     async def live() -> None:
@@ -142,7 +142,7 @@ def test_database_is_closed_although_maintenance_cannot_be_stopped(
         async with app.router.lifespan_context(app):
             pass
 
-    monkeypatch.setattr(MaintenanceJob, "stop", fail)
+    monkeypatch.setattr(MaintenanceRoutine, "stop", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         asyncio.run(live())
     open_at(service.settings.database_path).close()

@@ -3,7 +3,6 @@
 import re
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 
 import obstore
 import pytest
@@ -12,7 +11,7 @@ from obstore.store import S3Store
 
 from core.errors import ObjectExists, ObjectMissing, StoreError, StoreRefused, StoreUnavailable, StoreUnreachable
 from infra.storage.object_store import ObjectStore
-from tests.infra.storage.rough_server import Behaviour, answering, read_request, reply, rough_server
+from tests.infra.storage.rough_server import Behaviour, answering, nobody_takes, read_request, reply, rough_server
 from tests.infra.storage.rough_server import reset as reset_connection
 from tests.simulation import client_errors
 from tests.simulation.client_errors import Fault, Request, replied, said, translated
@@ -85,20 +84,10 @@ def test_refused_connection(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_connection_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        waiting = [socket.socket() for _ in range(3)]  # in a queue that has room for one
-        for one in waiting:
-            one.setblocking(False)
-            with suppress(BlockingIOError):
-                one.connect(listener.getsockname())
-        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with nobody_takes() as endpoint:
         # Now and then, on a busy machine, the client gives up before it has seen where it was
         errors = (error_of(create, endpoint, monkeypatch) for _ in range(5))
         error = next(error for error in errors if '"tcp connect error"' in str(error))
-        for one in waiting:
-            one.close()
     check_same(error, client_errors.not_accepted, create, endpoint)
 
 

@@ -30,9 +30,10 @@ from infra.commitlog.at_rest.newest_state import check_served, restore_newest_st
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
 from infra.commitlog.file_state import FileChanged, Known, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.log import CommitLog
-from infra.commitlog.position_file import Note, PositionFile, WalEnd
+from infra.commitlog.position_file import Note, PositionFile
 from infra.commitlog.raw_file import RawFile
 from infra.commitlog.schema import AnySchema, Schema
+from infra.commitlog.wal import WalEnd
 from infra.disk.durable import fsync_directory
 from infra.sqlite_errors import translated_errors
 
@@ -46,8 +47,8 @@ _SCRATCH = tuple(  # what a start or a restore writes beside the file, and a cra
 class LocalFile:
     """Brings one database file in order, and says what it is at.
 
-    Everything here needs the file for itself: no connection of this process may be open. Raises what CommitLog raises,
-    and DatabaseError when the file cannot be used.
+    Whatever looks into the file or changes it needs it for itself: no connection of this process may be open. Notes are
+    written while it is open, too. Raises what CommitLog raises, and DatabaseError when the file cannot be used.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from infra.commitlog.log import CommitLog
 _BUSY_SECONDS = 5.0  # to wait for another program
 
 
-def publish(path: Path, log: CommitLog, clock: Clock) -> tuple[Position, Position]:
+def publish_file(path: Path, log: CommitLog, clock: Clock) -> tuple[Position, Position]:
     """Make a file's content the log's next commit, with no connection of this process open.
 
     Returns where the log ended before, and where it ends now: the same if there was no difference. Raises what

@@ -16,13 +16,14 @@ import pytest
 
 from core.errors import DatabaseDamaged, DatabaseLocked, DatabaseUnavailable, LogDamaged
 from infra.clock import Clock
-from infra.commitlog.at_rest.publish import publish
+from infra.commitlog.at_rest.publish import publish_file
 from infra.commitlog.chain import Position
 from infra.commitlog.file_state import state_of
 from infra.commitlog.group import Write
 from infra.commitlog.log import open_log
-from infra.commitlog.position_file import Note, PositionFile, WalEnd
+from infra.commitlog.position_file import Note, PositionFile
 from infra.commitlog.raw_file import RawFile
+from infra.commitlog.wal import WalEnd
 from infra.storage.object_store import ObjectStore
 from tests.conftest import spoiled
 from tests.infra.commitlog.conftest import Instance, ManualClock, StartInstance, WatchedStore, log_over, stored_in
@@ -463,7 +464,7 @@ def test_published_file_is_the_next_commit_whatever_others_write(
             other.sql("INSERT INTO t VALUES ('in between')")
 
     store.before = interfere
-    before, position = publish(path, log_over(store, clock), clock)
+    before, position = publish_file(path, log_over(store, clock), clock)
     assert before == other.replica.visible
     assert position.txid == other.replica.visible.txid + 1
     assert other.fresh_rows() == [1, 2]

@@ -30,7 +30,7 @@ from infra.commitlog.upkeep.retention import Keep
 from infra.maintenance.host_time import Boot, HostTime, Leap
 from infra.maintenance.job import Maintenance, open_maintenance
 from infra.maintenance.report import Report, read_report, write_report
-from infra.maintenance.routine import MaintenanceJob
+from infra.maintenance.routine import MaintenanceRoutine
 from infra.settings import Settings
 from infra.storage.object_store import ObjectInfo, ObjectStore
 from infra.telemetry.prometheus import PrometheusMetrics
@@ -248,7 +248,7 @@ def test_damage_is_found_said_and_keeps_everything(
     write_report(store, first)  # a day later it is looked at again
     metrics = PrometheusMetrics()
     with altered(*damage(maintenance, store, first)):
-        job = MaintenanceJob(aged(settings, backups, timedelta(hours=25)), metrics)
+        job = MaintenanceRoutine(aged(settings, backups, timedelta(hours=25)), metrics)
         report = job.run()
         assert report.deleted_objects == 0
         assert len(level(store, 0)) == RUN + 3

@@ -23,7 +23,7 @@ from infra.database import Database
 from infra.maintenance import routine
 from infra.maintenance.job import Maintenance, open_maintenance
 from infra.maintenance.report import Report
-from infra.maintenance.routine import MaintenanceJob
+from infra.maintenance.routine import MaintenanceRoutine
 from infra.settings import Settings
 from infra.storage.object_store import ObjectInfo, ObjectStore
 from infra.telemetry.prometheus import PrometheusMetrics
@@ -45,8 +45,8 @@ def backups(database: Database, settings: Settings) -> Backups:
 
 
 @pytest.fixture
-def job(database: Database, settings: Settings, backups: Backups) -> Iterator[MaintenanceJob]:
-    job = MaintenanceJob(open_maintenance(settings, backups), PrometheusMetrics(), lambda: database.txid)
+def job(database: Database, settings: Settings, backups: Backups) -> Iterator[MaintenanceRoutine]:
+    job = MaintenanceRoutine(open_maintenance(settings, backups), PrometheusMetrics(), lambda: database.txid)
     yield job
     job.stop()
 
@@ -61,7 +61,7 @@ def reach(database: Database, txid: int) -> None:
         asyncio.run(database.write(partial(items.create_item, new=NewItem(name="x"))))
 
 
-def counted(job: MaintenanceJob) -> str:
+def counted(job: MaintenanceRoutine) -> str:
     return job._metrics.exposition(dict)[0].decode()
 
 
@@ -72,7 +72,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def waits_of(job: MaintenanceJob, monkeypatch: pytest.MonkeyPatch, steps: int) -> list[float]:
+def waits_of(job: MaintenanceRoutine, monkeypatch: pytest.MonkeyPatch, steps: int) -> list[float]:
     """What the timer waits, before each of its first steps."""
     waits: list[float] = []
 
@@ -86,7 +86,7 @@ def waits_of(job: MaintenanceJob, monkeypatch: pytest.MonkeyPatch, steps: int) -
 
 
 def test_timer_runs_at_once_and_again_after_the_interval(
-    job: MaintenanceJob, backups: Backups, database: Database
+    job: MaintenanceRoutine, backups: Backups, database: Database
 ) -> None:
     job.start(0.05)
     until(backups.list)
@@ -97,9 +97,9 @@ def test_timer_runs_at_once_and_again_after_the_interval(
 
 
 def test_timer_waits_while_the_last_run_is_young_whoever_did_it(
-    job: MaintenanceJob, settings: Settings, backups: Backups, monkeypatch: pytest.MonkeyPatch
+    job: MaintenanceRoutine, settings: Settings, backups: Backups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    MaintenanceJob(open_maintenance(settings, backups), PrometheusMetrics()).run()
+    MaintenanceRoutine(open_maintenance(settings, backups), PrometheusMetrics()).run()
     first, second = waits_of(job, monkeypatch, 2)
     assert 3590 < first <= 3600
     assert second == 3600
@@ -117,13 +117,13 @@ def test_wrong_clock_in_the_store_does_not_make_runs_follow_each_other_without_a
     clock, store = Clock(), Wrong(settings.replica_url)
     keep = Keep(timedelta(hours=24), timedelta(days=7), timedelta(days=30))
     log = Compactor(open_log(settings.replica_url, clock), store, clock)
-    job = MaintenanceJob(Maintenance(log, store, backups, keep, clock), PrometheusMetrics())
+    job = MaintenanceRoutine(Maintenance(log, store, backups, keep, clock), PrometheusMetrics())
     job.run()
     assert waits_of(job, monkeypatch, 3) == [0, 3600, 3600]
 
 
 def test_timer_outlives_a_store_that_cannot_be_read_and_a_bug(
-    job: MaintenanceJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    job: MaintenanceRoutine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(maintenance: Maintenance) -> NoReturn:
         raise (StoreUnavailable("the store is away") if not caplog.records else RuntimeError("a bug"))
@@ -134,7 +134,7 @@ def test_timer_outlives_a_store_that_cannot_be_read_and_a_bug(
 
 
 def test_run_that_cannot_begin_is_logged_counted_and_tried_again(
-    job: MaintenanceJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    job: MaintenanceRoutine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     errors = [StoreUnavailable("the store is away"), RuntimeError("a bug")]
     run = Maintenance.run
@@ -156,7 +156,7 @@ def test_run_that_cannot_begin_is_logged_counted_and_tried_again(
 
 
 def test_each_failure_in_a_row_is_followed_by_a_longer_pause_until_a_run_succeeds(
-    job: MaintenanceJob, monkeypatch: pytest.MonkeyPatch
+    job: MaintenanceRoutine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, fails = Maintenance.run, iter([True] * 5 + [False, True])
 
@@ -170,7 +170,7 @@ def test_each_failure_in_a_row_is_followed_by_a_longer_pause_until_a_run_succeed
 
 
 def test_problem_is_logged_counted_and_looked_at_again_after_five_minutes(
-    job: MaintenanceJob, log: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    job: MaintenanceRoutine, log: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     commit = log / "0" / f"{2:016x}-{2:016x}.ltx"
     commit.write_bytes(spoiled(commit.read_bytes()))
@@ -182,7 +182,7 @@ def test_problem_is_logged_counted_and_looked_at_again_after_five_minutes(
 
 
 def test_stopping_ends_a_run_in_the_middle_and_is_no_failure(
-    job: MaintenanceJob,
+    job: MaintenanceRoutine,
     settings: Settings,
     backups: Backups,
     monkeypatch: pytest.MonkeyPatch,
@@ -202,10 +202,10 @@ def test_stopping_ends_a_run_in_the_middle_and_is_no_failure(
     assert job._maintenance.last_report().problems == []
     assert "maintenance_runs_total{" not in counted(job)
     assert caplog.records == []
-    assert MaintenanceJob(open_maintenance(settings, backups), PrometheusMetrics()).run().backup, "the next goes on"
+    assert MaintenanceRoutine(open_maintenance(settings, backups), PrometheusMetrics()).run().backup, "the next goes on"
 
 
-def test_stopping_ends_merging(job: MaintenanceJob, database: Database, log: Path) -> None:
+def test_stopping_ends_merging(job: MaintenanceRoutine, database: Database, log: Path) -> None:
     reach(database, RUN)
     job.stop()
     with pytest.raises(MaintenanceCancelled):
@@ -214,7 +214,7 @@ def test_stopping_ends_merging(job: MaintenanceJob, database: Database, log: Pat
 
 
 def test_stop_waits_for_the_run_to_clean_up_but_not_for_ever(
-    job: MaintenanceJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    job: MaintenanceRoutine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     entered, release = threading.Event(), threading.Event()
 
@@ -239,7 +239,7 @@ def test_stop_waits_for_the_run_to_clean_up_but_not_for_ever(
 
 
 def test_between_the_runs_commits_are_merged_as_soon_as_a_run_of_them_is_there(
-    job: MaintenanceJob, database: Database, backups: Backups, log: Path, monkeypatch: pytest.MonkeyPatch
+    job: MaintenanceRoutine, database: Database, backups: Backups, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(routine, "_LOOK_SECONDS", 0.01)
     job.start(3600)
@@ -253,7 +253,7 @@ def test_between_the_runs_commits_are_merged_as_soon_as_a_run_of_them_is_there(
 
 
 def test_store_is_not_asked_before_a_run_of_commits_is_there(
-    job: MaintenanceJob, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    job: MaintenanceRoutine, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(store: ObjectStore, directory: str = "", after: str = "") -> NoReturn:
         raise StoreUnavailable("the store is away")
@@ -268,7 +268,7 @@ def test_store_is_not_asked_before_a_run_of_commits_is_there(
     assert {record.message for record in caplog.records} == {"merging failed: the store is away"}
 
 
-def test_success_is_one_log_line_with_the_report(job: MaintenanceJob, caplog: pytest.LogCaptureFixture) -> None:
+def test_success_is_one_log_line_with_the_report(job: MaintenanceRoutine, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     report = job.run()
     (record,) = [record for record in caplog.records if record.message == "maintenance done"]

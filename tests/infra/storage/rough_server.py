@@ -4,9 +4,24 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 Behaviour = Callable[[socket.socket], None]  # towards one connection, which is closed when it returns
+
+
+@contextmanager
+def nobody_takes() -> Iterator[str]:
+    """The endpoint of a server that never takes a connection, with a queue before it that is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):  # in a queue that has room for one
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            with suppress(BlockingIOError):
+                one.connect(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @contextmanager

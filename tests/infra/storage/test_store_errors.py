@@ -24,7 +24,15 @@ from core.errors import (
 from infra.storage.object_store import ObjectStore
 from infra.storage.store_errors import ending_of
 from tests.infra.storage.certificates import Authority
-from tests.infra.storage.rough_server import Behaviour, answering, read_request, reply, reset, rough_server
+from tests.infra.storage.rough_server import (
+    Behaviour,
+    answering,
+    nobody_takes,
+    read_request,
+    reply,
+    reset,
+    rough_server,
+)
 
 STORED = reply(200, b"", 'ETag: "a"')
 TRAPS = (
@@ -97,20 +105,11 @@ def test_refused_connection_is_certain(store_at: StoreAt, free_port: int, host: 
 
 
 def test_connection_that_nobody_takes_is_certain(store_at: StoreAt) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        waiting = [socket.socket() for _ in range(3)]  # in a queue that has room for one
-        for one in waiting:
-            one.setblocking(False)
-            with suppress(BlockingIOError):
-                one.connect(listener.getsockname())
-        store = store_at(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=1)
+    with nobody_takes() as endpoint:
+        store = store_at(endpoint, timeout=1)
         # Now and then, on a busy machine, the client gives up before it has seen where it was
         errors = (error_of_create(store) for _ in range(5))
         error = next(error for error in errors if '"tcp connect error"' in str(error.__cause__))
-        for one in waiting:
-            one.close()
     assert type(error) is StoreUnreachable
 
 
