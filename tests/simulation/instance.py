@@ -123,12 +123,13 @@ class Instance:
 
     def _ask(self, request: Read, replica: Replica, process: int) -> None:
         """On a second thread of the process: one question to the store, which may spare the read its wait."""
+        begun = self._scheduler.now()  # the first thread may begin another request meanwhile
         try:
             current = replica.is_current()
             if current:
                 replica.check_reached(request.at_least)
         except ServiceError as error:
-            self._refused(error)
+            self._refused(error, begun)
             return
         if process != self._process or self._replica is not replica:
             return  # dead meanwhile
@@ -230,7 +231,7 @@ class Instance:
             self._connection.has_seen_log = True
             replica.write(create_schema, self._clock.now() + _START_SECONDS, self._clock.now())
         except ServiceError as error:
-            self._check_excused(error)
+            self._check_excused(error, self._begun)
             self._say(f"cannot start: {_named(error)}")
             self._around.counts["failed starts"] += 1
             self._failed_starts += 1
@@ -274,7 +275,7 @@ class Instance:
                 self._replica.watch(self._clock.now())
                 self._model.settled(self._owed)
             except ServiceError as error:
-                self._check_excused(error)
+                self._check_excused(error, self._begun)
                 self._say(f"watches in vain: {_named(error)}")
 
     def _operate(self) -> None:
@@ -374,7 +375,7 @@ class Instance:
                 self._replica.settle_unknown(self._clock.now())
                 self._model.settled(self._owed)
             except ServiceError as error:
-                self._check_excused(error)
+                self._check_excused(error, self._begun)
                 self._say(f"settles in vain: {_named(error)}")
                 self._connection.emptied_at = emptied_at  # what the request asks for was proven before
 
@@ -485,18 +486,18 @@ class Instance:
         self._around.counts["answered"] += 1
         return self._scheduler.now()
 
-    def _refused(self, error: ServiceError) -> None:
-        self._check_excused(error)
+    def _refused(self, error: ServiceError, begun: float | None = None) -> None:
+        self._check_excused(error, self._begun if begun is None else begun)
         self._say(f"refuses: {_named(error)}")
         self._around.counts["refused"] += 1
 
-    def _check_excused(self, error: ServiceError) -> None:
-        """Errors that nothing in the surroundings explains."""
+    def _check_excused(self, error: ServiceError, begun: float) -> None:
+        """Errors that nothing in the surroundings explains, since what failed was begun."""
         assert self._connection
         bucket = self._around.bucket
-        if isinstance(error, TxidNotReached) and bucket.last_emptied < self._begun:
+        if isinstance(error, TxidNotReached) and bucket.last_emptied < begun:
             raise Violation(f"read your writes: {error}") from error
-        emptied = bucket.is_emptied or bucket.last_emptied > self._begun or self._connection.last_emptied > self._begun
+        emptied = bucket.is_emptied or max(bucket.last_emptied, self._connection.last_emptied) > begun
         excused = self._naps > 1 or emptied or bucket.is_replaced
         if isinstance(error, LogDamaged | DatabaseDamaged) and not excused:
             raise Violation(f"false alarm: {error}") from error
