@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
-from starlette.exceptions import HTTPException
+from handler.problems import Code, Refusal
 
 Event = dict[str, Any]
 
@@ -18,7 +18,7 @@ _PARAMETER = re.compile(r"\{([^}+]+)\+?\}")
 
 
 def readable(event: Event) -> Event:
-    """The event as Mangum can read it. Raises HTTPException 400 for a body that is not base64."""
+    """The event as Mangum can read it. Raises Refusal (400) for a body that is not base64."""
     made = {**event, "headers": _headers(event, event.get("headers") or {})}
     if event.get("multiValueHeaders"):
         made["multiValueHeaders"] = _headers(event, event["multiValueHeaders"])
@@ -26,7 +26,7 @@ def readable(event: Event) -> Event:
         try:
             made |= {"body": base64.b64decode(event.get("body") or ""), "isBase64Encoded": False}
         except ValueError:
-            raise HTTPException(400, "The body is not base64, as the event says.") from None
+            raise Refusal(Code.MALFORMED_BODY, "The body is not base64, as the event says.") from None
     return made
 
 
