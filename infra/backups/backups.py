@@ -167,8 +167,8 @@ class Backups:
         raise BackupMissing(f"There is no backup {name} at {self.store.url} (see `python -m infra backups`).")
 
     def _free_name(self, ending: str) -> tuple[datetime, str]:
-        """An empty object takes it: a create-if-absent of the file itself would be a single request with the whole
-        file in memory.
+        """Take a name that is free, by creating an empty object: to create the backup itself only if it is absent would
+        be one request, with all of it in memory. Returns the time of the name, too. Raises BackupError.
         """
         for stamp in ("%Y%m%d-%H%M", "%Y%m%d-%H%M%S", "%Y%m%d-%H%M%S"):
             now = self._now()

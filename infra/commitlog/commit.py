@@ -37,5 +37,5 @@ class Committer:
         self._at_rest.write_note(self.position, end)
 
     def note_checkpoint(self) -> None:
-        """Remember that the file has all of its position without its WAL."""
+        """Take down that the file has every commit up to its position without its WAL; the next note says so."""
         self._at_rest.checkpointed = self.position.txid

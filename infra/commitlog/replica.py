@@ -234,9 +234,9 @@ class Replica:
             self.file.check_in_place()
 
     def suspect(self) -> bool:
-        """Say that SQLite has found the file damaged: nobody is answered from it before it was compared with the log,
-        and built anew from that. Any thread may. Returns whether it is to happen: not so soon again, if it was of no
-        use.
+        """Say that SQLite has found the file damaged: nobody is answered from it until it has been compared with the
+        log, and written anew if it is not what the log has. Any thread may. Returns False, and changes nothing, when
+        that was done within the last minute, or the file is not served now.
         """
         if self._condition is Condition.SERVED and self._clock.now() >= self._healed + _HEAL_SECONDS:
             self._condition = Condition.SUSPECT
