@@ -30,7 +30,7 @@ from core.errors import (
     ObjectMissing,
     StoreError,
 )
-from infra.backups.retention import Backup, Expired, Retention, expired_backups, is_label, list_backups
+from infra.backups.retention import Backup, ExpiredBackup, Retention, expired_backups, is_label, list_backups
 from infra.commitlog import Position
 from infra.disk.workspace import disk_errors, workspace
 from infra.inspection import Contents, inspect, make_single_file
@@ -126,7 +126,7 @@ class Backups:
             self._bulk.put(LATEST, packed)
         return manifest
 
-    def expired(self, counted: Callable[[datetime], datetime] = lambda time: time) -> Sequence[Expired]:
+    def expired(self, counted: Callable[[datetime], datetime] = lambda time: time) -> Sequence[ExpiredBackup]:
         """What `prune` would delete. `counted`: what a time counts as, after leaps of the clock."""
         return expired_backups(self.list(), self._retention, counted)
 

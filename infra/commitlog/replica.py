@@ -96,7 +96,7 @@ class Replica:
         asked = self._clock.now()
         self._settle()
         self.refresh(asked)
-        self.at_rest.check_served(self.file.writer.connection())
+        self.at_rest.check_log_served(self.file.writer.connection())
         self.log.head.check_written_here(self.visible)
 
     def close(self, deadline: float = 0.0) -> None:

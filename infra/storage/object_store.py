@@ -207,7 +207,7 @@ class ObjectStore:
             pass
 
     def remove_unfinished(self) -> None:
-        """Remove what killed writers left unfinished in a directory a day ago or earlier; a bucket has a rule for it."""
+        """Remove what killed writers left unfinished in a directory over a day ago; a bucket has a rule for it."""
         if self._directory is not None:
             with self._errors():
                 for path in self._directory.rglob(f"{_UNFINISHED}*.partial"):

@@ -26,7 +26,7 @@ from infra.commitlog.at_rest.evidence import NO_PAGE, Evidence, at_a_glance
 from infra.commitlog.at_rest.file_commit import Difference, FileCommits
 from infra.commitlog.at_rest.in_place import create_empty, leave_in_wal_mode, put_where_none_is, write_over
 from infra.commitlog.at_rest.kept import CHANGES, KeptFiles
-from infra.commitlog.at_rest.newest_state import check_served, restore_newest_state
+from infra.commitlog.at_rest.newest_state import check_log_served, restore_newest_state
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
 from infra.commitlog.file_state import FileChanged, Known, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.log import CommitLog
@@ -157,9 +157,9 @@ class LocalFile:
             if self._position_file:
                 self._position_file.write(Note(position, self.checkpointed, closed=known.state))
 
-    def check_served(self, connection: apsw.Connection) -> None:
+    def check_log_served(self, connection: apsw.Connection) -> None:
         """Raises NotServed when the log's newest state, which is open there, is not for this release to serve."""
-        check_served(connection, self._log, self._schema)
+        check_log_served(connection, self._log, self._schema)
 
     def remove_changes(self, path: Path) -> None:
         """Remove row changes for good: after a power cut they must not be done once more."""

@@ -34,11 +34,11 @@ def restore_newest_state(log: CommitLog, image: Path, schema: Schema, database: 
         )
     if head != START:
         with opened_image(image) as connection:
-            check_served(connection, log, schema)
+            check_log_served(connection, log, schema)
     return head
 
 
-def check_served(connection: apsw.Connection, log: CommitLog, schema: Schema) -> None:
+def check_log_served(connection: apsw.Connection, log: CommitLog, schema: Schema) -> None:
     """Raises NotServed when the log's newest state, on which this connection is open, is not for this release."""
     try:
         if not is_new(connection):
