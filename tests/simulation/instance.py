@@ -200,7 +200,7 @@ class Instance:
             swap=self._swap,
             schema=SimulatedSchema(),
         )
-        _after(self._replica.at_rest, "write_note", self._noted)
+        _after(self._replica.at_rest.position_file, "note", self._noted)
         _after(self._replica.file, "_on_commit", self._committed)
         old = self._directory
         if self._lasting and self._process > 1 and self._around.faults.operator:
