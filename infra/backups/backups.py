@@ -48,6 +48,8 @@ _CHUNK = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
+    """What is known of a backup since it was checked; `created_at` is ISO 8601 in UTC, `size` bytes of the .gz."""
+
     name: str
     created_at: str
     size: int
@@ -58,6 +60,7 @@ class Manifest:
     checksum: str = ""  # that of this commit's file: another log may have the same number
 
     def is_of(self, position: Position) -> bool:
+        """Tell whether the backup is the log's state at this very position."""
         return (self.txid, self.checksum) == _numbers(position)
 
 
@@ -90,9 +93,11 @@ class Backups:
         return list_backups(self.store)
 
     def newest(self) -> Backup | None:
+        """Find the newest backup that has a manifest."""
         return next((backup for backup in reversed(self.list()) if backup.complete), None)
 
     def newest_manifest(self) -> Manifest | None:
+        """Read the manifest of that one. Raises BackupDamaged for one that cannot be read."""
         newest = self.newest()
         return self._manifest(newest.name) if newest else None
 

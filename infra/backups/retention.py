@@ -28,17 +28,22 @@ class Backup:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
+    """How long backups are kept: `daily`, the last one of each day; `hourly`, the others."""
+
     hourly: timedelta
     daily: timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class ExpiredBackup:
+    """A backup that may go, and why."""
+
     backup: Backup
     why: str
 
 
 def is_label(text: str) -> bool:
+    """Tell whether a backup's name can carry this label."""
     return _NAME.fullmatch(f"app-20000101-0000-{text}.db.gz") is not None
 
 

@@ -72,6 +72,7 @@ class Maintenance:
         self._boot = boot
 
     def last_report(self) -> Report:
+        """Read what the last run did and found; empty if there was none. Raises StoreError."""
         return read_report(self._store)
 
     def merge(self, check: Callable[[], None] = lambda: None) -> int:
@@ -145,6 +146,7 @@ class Maintenance:
         return found
 
     def preview(self) -> Preview:
+        """Find what a run would do now, and change nothing. Raises ServiceError."""
         state, now = self.steps.snapshots(), datetime.now(UTC)
         previous = read_report(self._store)
         verified, host = previous.verified, self._host_time(previous, now.timestamp())

@@ -61,6 +61,8 @@ _STAYS_WRONG = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
+    """What a listing tells of an object."""
+
     name: str
     size: int  # bytes
     modified: datetime  # by the store's clock, UTC
