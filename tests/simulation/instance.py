@@ -22,9 +22,8 @@ from core.errors import (
     TxidNotReached,
     WriteRefused,
 )
+from infra.commitlog import CommitLog, Replica
 from infra.commitlog import group as group_module
-from infra.commitlog.log import CommitLog
-from infra.commitlog.replica import Replica
 from tests.simulation.model import Model
 from tests.simulation.operator import Operator
 from tests.simulation.scheduler import Crash, Scheduler, SimulatedClock, Task, Violation
