@@ -290,19 +290,19 @@ def _log(settings: Settings, options: argparse.Namespace) -> int:
 def _verify_log(settings: Settings, options: argparse.Namespace) -> int:
     log = _open_log(settings)
     with workspace() as scratch, progress_display(not options.json) as progress:
-        verdict = verify_log(log, scratch / "app.db", progress)
+        findings = verify_log(log, scratch / "app.db", progress)
     if options.json:
-        print(json.dumps(asdict(verdict)))
+        print(json.dumps(asdict(findings)))
     else:
-        for problem in verdict.problems:
+        for problem in findings.problems:
             print(f"problem  {problem}")
-        for warning in verdict.warnings:
+        for warning in findings.warnings:
             print(f"warning  {warning}")
-        for leftover in verdict.leftovers:
+        for leftover in findings.leftovers:
             print(f"leftover {leftover}")
-        state = "has problems" if verdict.problems else "is sound"
-        print(f"{log.url} {state}: {verdict.objects:,} objects, {verdict.bytes:,} bytes, TXID {verdict.head:016x}")
-    return 1 if verdict.problems else 0
+        state = "has problems" if findings.problems else "is sound"
+        print(f"{log.url} {state}: {findings.objects:,} objects, {findings.bytes:,} bytes, TXID {findings.head:016x}")
+    return 1 if findings.problems else 0
 
 
 def _open_log(settings: Settings) -> CommitLog:

@@ -295,11 +295,21 @@ def test_every_metric_of_the_runbook_is_there(client: httpx2.Client) -> None:
     assert absent == []
 
 
-# The engine, as its page has it
+# The code, as the pages have it
 
 
 def section(page: str, heading: str) -> str:
     return (ROOT / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_page_for_contributors_names_everything_in_infra_once() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", section("CONTRIBUTING.md", "Where things are"), re.MULTILINE)
+    there = [
+        path.name + "/" * path.is_dir()
+        for path in (ROOT / "infra").iterdir()
+        if path.name != "__init__.py" and (path.suffix == ".py" or (path / "__init__.py").exists())
+    ]
+    assert sorted(name for row in rows for name in re.findall(r"`([^`]+)`", row)) == sorted(there)
 
 
 def test_page_names_every_module_of_the_engine_once() -> None:

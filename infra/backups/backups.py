@@ -30,7 +30,7 @@ from core.errors import (
     ObjectMissing,
     StoreError,
 )
-from infra.backups.retention import Backup, Expired, Retention, expired_backups, is_label, list_backups
+from infra.backups.retention import Backup, ExpiredBackup, Retention, expired_backups, is_label, list_backups
 from infra.commitlog import Position
 from infra.disk.workspace import disk_errors, workspace
 from infra.inspection import Contents, inspect, make_single_file
@@ -48,6 +48,8 @@ _CHUNK = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
+    """What is known of a backup since it was checked; `created_at` is ISO 8601 in UTC, `size` bytes of the .gz."""
+
     name: str
     created_at: str
     size: int
@@ -58,6 +60,7 @@ class Manifest:
     checksum: str = ""  # that of this commit's file: another log may have the same number
 
     def is_of(self, position: Position) -> bool:
+        """Tell whether the backup is the log's state at this very position."""
         return (self.txid, self.checksum) == _numbers(position)
 
 
@@ -90,9 +93,11 @@ class Backups:
         return list_backups(self.store)
 
     def newest(self) -> Backup | None:
+        """Find the newest backup that has a manifest."""
         return next((backup for backup in reversed(self.list()) if backup.complete), None)
 
     def newest_manifest(self) -> Manifest | None:
+        """Read the manifest of that one. Raises BackupDamaged for one that cannot be read."""
         newest = self.newest()
         return self._manifest(newest.name) if newest else None
 
@@ -126,7 +131,7 @@ class Backups:
             self._bulk.put(LATEST, packed)
         return manifest
 
-    def expired(self, counted: Callable[[datetime], datetime] = lambda time: time) -> Sequence[Expired]:
+    def expired(self, counted: Callable[[datetime], datetime] = lambda time: time) -> Sequence[ExpiredBackup]:
         """What `prune` would delete. `counted`: what a time counts as, after leaps of the clock."""
         return expired_backups(self.list(), self._retention, counted)
 
@@ -167,8 +172,8 @@ class Backups:
         raise BackupMissing(f"There is no backup {name} at {self.store.url} (see `python -m infra backups`).")
 
     def _free_name(self, ending: str) -> tuple[datetime, str]:
-        """An empty object takes it: a create-if-absent of the file itself would be a single request with the whole
-        file in memory.
+        """Take a name that is free, by creating an empty object: to create the backup itself only if it is absent would
+        be one request, with all of it in memory. Returns the time of the name, too. Raises BackupError.
         """
         for stamp in ("%Y%m%d-%H%M", "%Y%m%d-%H%M%S", "%Y%m%d-%H%M%S"):
             now = self._now()

@@ -11,7 +11,7 @@ one commit, from top to bottom:
     log.py             creates the object under the next number, only if it is absent, and settles what that became
     head.py            by looking, after the store's reply, whether the commit before it still stands
     objects.py         what objects are called, and how they are read and listed
-    position_file.py   then the note beside the file says which commit it is at (at_rest/local_file.py writes it)
+    position_file.py   then the note beside the file says which commit it is at
     vfs.py             and the commit mark is written: only now a reader can see it
 
 A start goes through `at_rest/`, which brings the file to the log's head; docs/commit-log.md has the whole of it.

@@ -367,8 +367,10 @@ class OpenFile:
         return tuple(state.inode if state else 0 for state in found)
 
     def _note_backfilled(self, backfilled: Backfill) -> None:
-        """What is committed while nobody holds the WAL, between two anchors, is before the second one: a checkpoint
-        may backfill it before it is shipped, and then the WAL may go, and no frame tells of it.
+        """Take down how far the WAL is backfilled, and whether that is further than it is shipped.
+
+        Between two anchors nobody holds the WAL. A checkpoint may backfill then what another program has just
+        committed; when the WAL is begun anew or removed, the file alone still has it.
         """
         self._backfilled = backfilled
         self._backfilled_early = backfilled.frames > self._vfs.shipped.frames

@@ -9,9 +9,8 @@ from datetime import datetime
 import apsw
 
 from core.errors import NotServed
-from infra.commitlog import ltx
+from infra.commitlog import is_new, ltx
 from infra.commitlog.dates import corrected
-from infra.commitlog.schema import is_new
 from tests.simulation.scheduler import Violation
 from tests.simulation.workload import SCHEMA_ONLY, SimulatedSchema, State, Write, state_of
 

@@ -24,7 +24,7 @@ from core.errors import (
 from core.migrations import scripts
 from infra.backups.backups import LATEST, Backups
 from infra.backups.retention import Retention
-from infra.commitlog.chain import Position
+from infra.commitlog import Position
 from infra.storage.object_store import ObjectStore
 
 ROOT = Path(__file__).parents[3]
@@ -34,7 +34,7 @@ import resource, signal, sys
 from datetime import timedelta
 from pathlib import Path
 from infra.backups import backups
-from infra.commitlog.chain import Position
+from infra.commitlog import Position
 from infra.storage.object_store import ObjectStore
 from infra.backups.retention import Retention
 store = ObjectStore(sys.argv[1])

@@ -614,3 +614,11 @@ def test_kept_file_that_finds_no_room_is_not_left_in_part(
     assert list(path.parent.glob("*.diverged-*")) == []
     assert server().rows() == [1, 2, 4]
     assert len(list(path.parent.glob("*.diverged-*"))) == 1
+
+
+def test_file_that_does_not_outlive_its_process_has_no_note(tmp_path: Path) -> None:
+    position_file = PositionFile(tmp_path / "app.db", lasting=False)
+    position_file.note(Position(3, 0, 0, 0))
+    position_file.sync()
+    position_file.close()
+    assert (position_file.read(), position_file.newest.txid, list(tmp_path.iterdir())) == (None, 3, [])

@@ -17,8 +17,7 @@ from core.errors import StatementRefused, StoreUnavailable, StoreUnreachable
 from core.schemas import ItemPatch, ItemQuery, NewItem
 from infra.__main__ import main
 from infra.clock import Clock
-from infra.commitlog import ltx
-from infra.commitlog.log import open_log
+from infra.commitlog import ltx, open_log
 from infra.database import Database
 from infra.operators.sql import parts_of
 from infra.storage.object_store import ObjectStore
