@@ -277,6 +277,25 @@ def test_damaged_file_never_becomes_history(
     assert f"{path} is damaged" in caplog.text
 
 
+def test_file_that_ends_in_the_middle_of_a_page_never_becomes_history(
+    server: Server, path: Path, file_url: str, tmp_path: Path
+) -> None:
+    """SQLite reads zeros for the rest, and of an empty index there is nothing else there."""
+    instance = server()
+    instance.sql("CREATE TABLE t (v UNIQUE)")
+    instance.replica.close()
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 100)
+    with pytest.raises(DatabaseDamaged, match="ends in the middle of a page"):
+        publish_file(path, open_log(file_url, Clock()), Clock())
+    with pytest.raises(DatabaseDamaged, match="ends in the middle of a page"):
+        publish_file(path, open_log((tmp_path / "empty").as_uri(), Clock()), Clock())
+    again = server()
+    again.sql("INSERT INTO t VALUES (1)")
+    assert again.replica.visible.txid == instance.replica.visible.txid + 1
+    assert stored_in(file_url, tmp_path / "out.db") == [1]
+
+
 def damage_unseen(path: Path, begin: int = 4096) -> None:
     """From this byte on, as a failing disk does: nothing else tells of it, and no lock is lost."""
     status = path.stat()
