@@ -19,6 +19,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from core.errors import (
     BackupDamaged,
@@ -45,20 +48,25 @@ LATEST = "app-latest.db.gz"
 
 _CHUNK = 1024 * 1024
 
+Count = Annotated[int, Field(ge=0)]
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     name: str
     created_at: str
-    size: int
+    size: Count
     sha256: str
-    rows: dict[str, int]
-    schema_version: int
+    rows: dict[str, Count]
+    schema_version: Count
     txid: str = ""  # 16 hex digits; backups of older releases do not say
     checksum: str = ""  # that of this commit's file: another log may have the same number
 
     def is_of(self, position: Position) -> bool:
         return (self.txid, self.checksum) == _numbers(position)
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def open_backups(settings: Settings) -> "Backups":
@@ -94,7 +102,7 @@ class Backups:
 
     def newest_manifest(self) -> Manifest | None:
         newest = self.newest()
-        return self._manifest(newest.name) if newest else None
+        return self.manifest_of(newest.name) if newest else None
 
     def create(
         self, image: Path, position: Position, label: str | None = None, progress: Progress = no_progress
@@ -182,7 +190,7 @@ class Backups:
 
     def _fetch(self, backup: Backup, target: Path, progress: Progress) -> Manifest:
         """Download into `target`, checked against the manifest if there is one."""
-        expected = self._manifest(backup.name) if backup.complete else None
+        expected = self.manifest_of(backup.name) if backup.complete else None
         digest, contents = self._download_checked(backup.name, backup.size, expected, target, progress)
         if expected:
             return expected
@@ -205,12 +213,11 @@ class Backups:
             raise BackupDamaged(f"{name} is damaged: rows {contents.rows}, its manifest says {expected.rows}")
         return digest, contents
 
-    def _manifest(self, name: str) -> Manifest:
-        data = b"".join(self.store.read(name + ".json"))
+    def manifest_of(self, name: str) -> Manifest:
         try:
-            return Manifest(**json.loads(data))
-        except (ValueError, TypeError) as error:
-            raise BackupDamaged(f"{name}.json is not a manifest: {error}") from error
+            return _MANIFEST.validate_json(b"".join(self.store.read(name + ".json")))
+        except ValidationError as error:
+            raise BackupDamaged(f"{name}.json is not a manifest: {error.errors()[0]['msg']}") from error
 
     def _download(self, name: str, size: int, target: Path, progress: Progress) -> str:
         digest, done = hashlib.sha256(), 0

@@ -199,9 +199,10 @@ def test_manifest_of_an_older_release_does_not_say_the_txid(local: Backups, imag
     assert local.restore(target) == replace(made, txid="")
 
 
-def test_manifest_that_does_not_fit_is_refused(local: Backups, image: Path) -> None:
+@pytest.mark.parametrize("changed", [None, {"rows": {"items": -1}}, {"rows": []}, {"size": "x"}, {"txid": None}])
+def test_manifest_that_does_not_fit_is_refused(local: Backups, image: Path, changed: dict[str, object] | None) -> None:
     made = local.create(image, at(1))
-    local.store.put(made.name + ".json", b"{}")
+    local.store.put(made.name + ".json", json.dumps(asdict(made) | changed if changed else {}).encode())
     with pytest.raises(BackupDamaged, match="is not a manifest"):
         local.verify()
 
