@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 LATEST = "app-latest.db.gz"
 
 _CHUNK = 1024 * 1024
+_HEADER_SIZE = 100  # bytes
+_MOST_OF_MANIFEST = 16 * 1024 * 1024  # bytes
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -215,7 +217,7 @@ class Backups:
 
     def manifest_of(self, name: str) -> Manifest:
         try:
-            return _MANIFEST.validate_json(b"".join(self.store.read(name + ".json")))
+            return _MANIFEST.validate_json(self.store.read_range(name + ".json", _MOST_OF_MANIFEST))
         except ValidationError as error:
             raise BackupDamaged(f"{name}.json is not a manifest: {error.errors()[0]['msg']}") from error
 
@@ -260,10 +262,27 @@ def _pack(source: Path, target: Path, progress: Progress) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _size_of(start: bytes) -> int:
+    """How many bytes a database says that it has, in its first ones: https://www.sqlite.org/fileformat2.html."""
+    if len(start) < _HEADER_SIZE or start[24:28] != start[92:96]:  # a writer from before 2010 did not know
+        return len(start)
+    page_size = int.from_bytes(start[16:18], "big")
+    return (65536 if page_size == 1 else page_size) * int.from_bytes(start[28:32], "big")
+
+
 def _unpack(source: Path, target: Path, name: str) -> None:
     try:
         with gzip.open(source) as packed, target.open("wb") as plain:
-            shutil.copyfileobj(packed, plain, _CHUNK)
+            chunk = packed.read(_CHUNK)
+            left = _size_of(chunk)
+            if left > (free := shutil.disk_usage(target.parent).free):
+                raise BackupError(f"{name} has {left:,} bytes, and {target.parent} has room for {free:,}")
+            while chunk:
+                left -= len(chunk)
+                if left < 0:
+                    raise BackupDamaged(f"{name} is damaged: it unpacks to more than its first page says")
+                plain.write(chunk)
+                chunk = packed.read(_CHUNK)
             plain.flush()
             os.fsync(plain.fileno())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

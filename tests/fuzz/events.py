@@ -155,7 +155,9 @@ cases = st.integers(0, 19).flatmap(lambda n: events() if n else odd.values)
 @contextmanager
 def opened() -> Iterator[Look]:
     """The function, as a cold start makes it, over a log in a directory."""
-    handlers = logging.getLogger().handlers
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    root.handlers = []  # those of a test would be closed
     with (
         TemporaryDirectory() as directory,
         mock.patch.dict(os.environ) as environ,
@@ -167,11 +169,12 @@ def opened() -> Iterator[Look]:
         environ |= {"LOG_LEVEL": "ERROR"}
         sys.modules.pop("handler.aws_lambda", None)
         module = importlib.import_module("handler.aws_lambda")
-        logging.getLogger().handlers = [_Loud()]
+        root.handlers = [_Loud()]
         try:
             yield lambda event: look(module.handler, event)
         finally:
-            logging.getLogger().handlers = handlers
+            root.handlers = handlers
+            root.setLevel(level)
             logging.captureWarnings(False)
             module._service.database.close()
             module._loop.close()

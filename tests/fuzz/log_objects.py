@@ -1,6 +1,7 @@
 """Objects of the commit log: what is in one, what it is called, how several follow each other."""
 
 import struct
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from core.errors import LogDamaged
 from infra.commitlog import ltx
-from infra.commitlog.chain import Change, LogObject, chain, restorable
+from infra.commitlog.chain import MOST_ABSENT, Change, LogObject, chain, restorable, write_pages
 from infra.commitlog.objects import ObjectNames
 from infra.storage.object_store import ObjectInfo
 from tests.fuzz import odd
@@ -89,8 +90,37 @@ def decode(case: tuple[bytes, int, int]) -> None:
         assert all(1 <= number <= header.size for number in numbers)
         assert ltx.lock_page(header.page_size) not in numbers
         assert 1 <= header.min_txid <= header.max_txid
+        _write(change)
     finally:
         change.close()
+
+
+def _write(change: Change) -> None:
+    """No database comes of it that is far longer than what is in the object."""
+    file = _Measured()
+    with suppress(LogDamaged):
+        write_pages(file, change.header, change.pages(), 0)
+    assert file.size <= MOST_ABSENT + file.written
+
+
+class _Measured:
+    """A file that only takes down how long it would be."""
+
+    def __init__(self) -> None:
+        self.size = self.written = self._offset = 0
+
+    def seek(self, offset: int, /) -> int:
+        self._offset = offset
+        return offset
+
+    def write(self, data: bytes, /) -> int:
+        self.written += len(data)
+        self.size = max(self.size, self._offset + len(data))
+        return len(data)
+
+    def truncate(self, size: int, /) -> int:
+        self.size = size
+        return size
 
 
 # Names

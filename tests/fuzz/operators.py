@@ -4,9 +4,10 @@ import argparse
 import io
 import json
 from collections.abc import Iterator
-from contextlib import redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
 from infra.storage.url import redacted
 from tests.fuzz import odd
+from tests.fuzz.target import Look
 
 # Settings
 
@@ -141,10 +143,19 @@ class _OneObject(ObjectStore):
     def read(self, name: str) -> Iterator[bytes]:
         yield self._body
 
+    def read_range(self, name: str, end: int) -> bytes:
+        return self._body[:end]
+
+
+@contextmanager
+def without_warnings() -> Iterator[Look]:
+    """There is one for nearly each case."""
+    with mock.patch.object(report.logger, "disabled", True):
+        yield read_document
+
 
 def read_document(body: bytes) -> None:
     store = _OneObject(body)
-    report.logger.disabled = True  # a warning for nearly each
     assert isinstance(report.read_report(store), report.Report)
     backups = Backups(store, Retention(timedelta(days=1), timedelta(days=1)))
     try:

@@ -11,5 +11,5 @@ TARGETS: dict[str, Target] = {
     "settings": plain(operators.settings, operators.read_settings),
     "command": plain(operators.commands, operators.read_command),
     "SQL": plain(operators.sql, operators.read_sql),
-    "manifest, report": plain(operators.documents, operators.read_document, share=2),
+    "manifest, report": Target(operators.documents, operators.without_warnings, share=2),
 }
