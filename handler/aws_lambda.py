@@ -14,12 +14,11 @@ from typing import Any
 from aws_lambda_powertools import Logger
 from mangum import Mangum
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
-from starlette.exceptions import HTTPException
 
 from core.errors import BackupMissing, ServiceError
 from handler.asgi import create_app
 from handler.gateways import excess, found_in, headers_of, is_request, readable, refusal
-from handler.problems import MEDIA_TYPE, problem
+from handler.problems import MEDIA_TYPE, Code, Refusal, problem
 from handler.scheduled import is_scheduled, run_scheduled
 from handler.service import Service, open_service
 from handler.startup import read_settings, refuse_to_start
@@ -91,22 +90,23 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 def _answer(event: dict[str, Any], context: Any) -> dict[str, Any]:
     try:
         answer = dict(_http(readable(event), context))
-    except HTTPException as error:
-        return _refusal(event, context, error.status_code, error.detail)
+    except Refusal as error:
+        return _refusal(event, context, error)
     except UnicodeError:
-        return _refusal(event, context, 400, "The request holds text that is not UTF-8.")
+        return _refusal(event, context, Refusal(Code.MALFORMED_REQUEST, "The request holds text that is not UTF-8."))
     if why := excess(event, answer):
-        return _refusal(event, context, 413, why, headers_of(answer))
+        return _refusal(event, context, Refusal(Code.ANSWER_TOO_LARGE, why), headers_of(answer))
     return answer
 
 
 def _refusal(
-    event: dict[str, Any], context: Any, status: int, detail: str, kept: dict[str, str] | None = None
+    event: dict[str, Any], context: Any, refused: Refusal, kept: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    logger.warning("%d: %s", status, detail)
+    logger.warning("%d: %s", refused.status_code, refused.detail)
     headers = {"x-request-id": context.aws_request_id, **(kept or {}), "content-type": MEDIA_TYPE}
     scope = {"path": "", "state": {"request_id": headers["x-request-id"]}}
-    return refusal(event, status, headers, bytes(problem(scope, status, detail).body))
+    answer = problem(scope, refused.code, refused.detail)
+    return refusal(event, refused.status_code, headers, bytes(answer.body))
 
 
 def _correlation_id(event: dict[str, Any]) -> str | None:

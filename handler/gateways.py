@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
-from starlette.exceptions import HTTPException
+from handler.problems import Code, Refusal
 
 Event = dict[str, Any]
 
@@ -66,7 +66,7 @@ def is_request(event: Any) -> bool:
 
 
 def readable(event: Event) -> Event:
-    """The event as Mangum can read it. Raises HTTPException 400 for one that no gateway sends, and for a body that is
+    """The event as Mangum can read it. Raises Refusal (400) for one that no gateway sends, and for a body that is
     not base64.
     """
     made = _without_nulls(event) | {"requestContext": _without_nulls(event["requestContext"])}
@@ -78,7 +78,7 @@ def readable(event: Event) -> Event:
         try:
             made |= {"body": base64.b64decode(made.get("body", "")), "isBase64Encoded": False}
         except ValueError:
-            raise HTTPException(400, "The body is not base64, as the event says.") from None
+            raise Refusal(Code.MALFORMED_BODY, "The body is not base64, as the event says.") from None
     return made
 
 
@@ -91,11 +91,11 @@ def _check(event: Event) -> None:
     required = _REQUIRED_OF_2_0 if event.get("version") == "2.0" and not _is_balancers(event) else _REQUIRED
     for place in required:
         if found_in(event, place) is None:
-            raise HTTPException(400, f"The event is no request: it lacks {place}.")
+            raise Refusal(Code.MALFORMED_REQUEST, f"The event is no request: it lacks {place}.")
     for place, is_right in _FIELDS.items():
         value = found_in(event, place)
         if value is not None and not is_right(value):
-            raise HTTPException(400, f"The event is no request: no gateway sends such a {place}.")
+            raise Refusal(Code.MALFORMED_REQUEST, f"The event is no request: no gateway sends such a {place}.")
 
 
 def found_in(event: Any, place: str) -> Any:

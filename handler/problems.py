@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
@@ -32,23 +33,68 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "1"
 
 
+class Code(StrEnum):
+    """What a problem is, for programs, with the status that it is answered with; it stays when `detail` is reworded."""
+
+    status: HTTPStatus
+
+    def __new__(cls, value: str, status: int) -> "Code":
+        code = str.__new__(cls, value)
+        code._value_ = value
+        code.status = HTTPStatus(status)
+        return code
+
+    MALFORMED_REQUEST = "malformed_request", 400
+    MALFORMED_HEADER = "malformed_header", 400
+    MALFORMED_QUERY = "malformed_query", 400
+    MALFORMED_BODY = "malformed_body", 400
+    NOT_FOUND = "not_found", 404
+    METHOD_NOT_ALLOWED = "method_not_allowed", 405
+    WRITE_REFUSED = "write_refused", 409
+    TXID_NOT_REACHED = "txid_not_reached", 412
+    BODY_TOO_LARGE = "body_too_large", 413
+    TRANSACTION_TOO_LARGE = "transaction_too_large", 413
+    ANSWER_TOO_LARGE = "answer_too_large", 413
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type", 415
+    INVALID_INPUT = "invalid_input", 422
+    HEADERS_TOO_LARGE = "headers_too_large", 431
+    INTERNAL_ERROR = "internal_error", 500
+    DATABASE_LOCKED = "database_locked", 503
+    DATABASE_UNAVAILABLE = "database_unavailable", 503
+    TOO_MANY_WRITES = "too_many_writes", 503
+    TRANSACTION_TOO_SLOW = "transaction_too_slow", 503
+    OUTCOME_UNKNOWN = "outcome_unknown", 503
+    STORE_UNAVAILABLE = "store_unavailable", 503
+    STOPPING = "stopping", 503
+    DATABASE_FULL = "database_full", 507
+
+
+class Refusal(HTTPException):
+    """A request that is refused before any use case has seen it."""
+
+    def __init__(self, code: Code, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(code.status, detail, headers)
+        self.code = code
+
+
 def problem(
     scope: Mapping[str, Any],
-    status: int,
+    code: Code,
     detail: str,
     headers: Mapping[str, str] | None = None,
     **members: Any,
 ) -> JSONResponse:
     body = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
+        "title": code.status.phrase,
+        "status": code.status,
+        "code": code,
         "detail": detail,
         "instance": scope["path"],
         "request_id": scope["state"]["request_id"],
         **members,
     }
-    return JSONResponse(body, status, headers, MEDIA_TYPE)
+    return JSONResponse(body, code.status, headers, MEDIA_TYPE)
 
 
 async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
@@ -56,71 +102,83 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
     detail = error.detail
     if detail == HTTPStatus(error.status_code).phrase:
         detail = _DETAILS.get(error.status_code, detail).format(method=request.method, path=request.scope["path"])
-    return problem(request.scope, error.status_code, detail, error.headers)
+    code = error.code if isinstance(error, Refusal) else _CODES[error.status_code]
+    return problem(request.scope, code, detail, error.headers)
 
 
 async def on_service_error(request: Request, error: Exception) -> JSONResponse:
     match error:
         case NotFound():
-            return problem(request.scope, 404, str(error))
+            return problem(request.scope, Code.NOT_FOUND, str(error))
         case InvalidInput(errors=errors):
             members = [{"field": error.field, "message": error.message} for error in errors]
-            return problem(request.scope, 422, "The input is not valid; see errors.", errors=members)
+            return problem(request.scope, Code.INVALID_INPUT, "The input is not valid; see errors.", errors=members)
         case WriteRefused():
             logger.warning("%s", error)
-            return problem(request.scope, 409, str(error))
+            return problem(request.scope, Code.WRITE_REFUSED, str(error))
         case DatabaseLocked():
             logger.error("%s", error)
             request.app.state.service.metrics.database_locked()
-            return _try_again(request.scope, "The database is busy, or locked. Try again.")
+            return _try_again(request.scope, Code.DATABASE_LOCKED, "The database is busy, or locked. Try again.")
         case TooManyWrites():
             logger.warning("%s", error)
-            return _try_again(request.scope, "Too many writes are waiting. Try again.")
+            return _try_again(request.scope, Code.TOO_MANY_WRITES, "Too many writes are waiting. Try again.")
         case TransactionTooSlow():
             logger.error("%s", error)
-            return _try_again(request.scope, "The request took too long in the database. Try again.")
+            return _try_again(
+                request.scope, Code.TRANSACTION_TOO_SLOW, "The request took too long in the database. Try again."
+            )
         case DatabaseFull():
             logger.error("%s", error)
-            return problem(request.scope, 507, "No space is left for the database; nothing was stored.")
+            return problem(request.scope, Code.DATABASE_FULL, "No space is left for the database; nothing was stored.")
         case TxidNotReached():
-            return problem(request.scope, 412, str(error))
+            return problem(request.scope, Code.TXID_NOT_REACHED, str(error))
         case TransactionTooLarge():
-            return problem(request.scope, 413, str(error))
+            return problem(request.scope, Code.TRANSACTION_TOO_LARGE, str(error))
         case CommitOutcomeUnknown(txid=txid):
             logger.error("TXID %016x may be stored, or not: %s", txid, error)
             return _outcome_unknown(request.scope, txid)
         case CommitError() | StoreError():
             logger.error("%s", error)
-            return _try_again(request.scope, "The store that holds the newest state cannot be used now. Try again.")
+            return _try_again(
+                request.scope,
+                Code.STORE_UNAVAILABLE,
+                "The store that holds the newest state cannot be used now. Try again.",
+            )
         case DatabaseError():
             logger.error("%s", error)
-            return _try_again(request.scope, "The database cannot be used now; GET /ready and the log say why.")
+            return _try_again(
+                request.scope,
+                Code.DATABASE_UNAVAILABLE,
+                "The database cannot be used now; GET /ready and the log say why.",
+            )
     raise error
 
 
 def _outcome_unknown(scope: Mapping[str, Any], txid: int) -> JSONResponse:
     detail = "The store did not confirm the commit: it is stored, or not, or may yet be."
     if "session" not in scope["state"]:  # no other answer names a TXID either
-        return _try_again(scope, f"{detail} Read before you try again.", stored="unknown")
+        return _try_again(scope, Code.OUTCOME_UNKNOWN, f"{detail} Read before you try again.", stored="unknown")
     wait = (
         f"Wait until an answer names TXID {txid:016x} or a later one (send it as X-Commit-Txid: it is a 412 until the "
         "log is there). Then a read is certain: it is there, or it never will be."
     )
-    return _try_again(scope, f"{detail} {wait}", stored="unknown", txid=f"{txid:016x}")
+    return _try_again(scope, Code.OUTCOME_UNKNOWN, f"{detail} {wait}", stored="unknown", txid=f"{txid:016x}")
 
 
 def stopping(scope: Mapping[str, Any]) -> JSONResponse:
     """What is under way has no number yet, or none that is its last."""
     detail = "The service is stopping, and no longer knows what becomes of this request."
-    return _try_again(scope, f"{detail} Read more than once before you try again.", stored="unknown")
+    return _try_again(scope, Code.STOPPING, f"{detail} Read more than once before you try again.", stored="unknown")
 
 
-def _try_again(scope: Mapping[str, Any], detail: str, **outcome: str) -> JSONResponse:
+def _try_again(scope: Mapping[str, Any], code: Code, detail: str, **outcome: str) -> JSONResponse:
     """A write says whether it was stored; a read has nothing to say about that."""
     members = {} if scope["method"] in ("GET", "HEAD") else {"stored": "no", **outcome}
-    return problem(scope, 503, detail, {"Retry-After": RETRY_AFTER_SECONDS}, **members)
+    return problem(scope, code, detail, {"Retry-After": RETRY_AFTER_SECONDS}, **members)
 
 
+_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED}  # of what the router refuses
 _DETAILS = {
     404: "There is nothing at {path}.",
     405: "{method} is not allowed here; the Allow header lists what is.",

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from core.errors import FieldError, InvalidInput
 from core.schemas import ROWIDS
+from handler.problems import Code, Refusal
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -28,14 +29,14 @@ def id_of(request: Request) -> int:
 
 
 def read_query(request: Request, model: type[M]) -> M:
-    """Raises HTTPException 400 for broken UTF-8 or too many parameters, InvalidInput for wrong parameters."""
+    """Raises Refusal (400) for broken UTF-8 or too many parameters, InvalidInput for wrong parameters."""
     try:
         raw = request.scope["query_string"].decode("ascii")
         pairs = parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS)
     except UnicodeError:
-        raise HTTPException(400, "The query string is not percent-encoded UTF-8.") from None
+        raise Refusal(Code.MALFORMED_QUERY, "The query string is not percent-encoded UTF-8.") from None
     except ValueError:
-        raise HTTPException(400, f"The query string has more than {_MAX_FIELDS} fields.") from None
+        raise Refusal(Code.MALFORMED_QUERY, f"The query string has more than {_MAX_FIELDS} fields.") from None
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
@@ -47,18 +48,20 @@ def read_query(request: Request, model: type[M]) -> M:
 
 
 async def read_json(request: Request, model: type[M], media_types: tuple[str, ...] = ("application/json",)) -> M:
-    """Raises HTTPException 415 or 400 for another type or broken or cut-off JSON, InvalidInput for wrong fields."""
+    """Raises Refusal (415 or 400) for another type or broken or cut-off JSON, InvalidInput for wrong fields."""
     content_type, _, parameters = request.headers.get("content-type", "").partition(";")
     if content_type.strip().lower() not in media_types:
-        raise HTTPException(415, f"Send the body as {' or '.join(media_types)} (Content-Type header).")
+        raise Refusal(
+            Code.UNSUPPORTED_MEDIA_TYPE, f"Send the body as {' or '.join(media_types)} (Content-Type header)."
+        )
     if "charset" in parameters.lower() and "utf-8" not in parameters.lower():
-        raise HTTPException(415, "JSON is UTF-8; send no other charset.")
+        raise Refusal(Code.UNSUPPORTED_MEDIA_TYPE, "JSON is UTF-8; send no other charset.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise HTTPException(415, "Send the body without Content-Encoding.")
+        raise Refusal(Code.UNSUPPORTED_MEDIA_TYPE, "Send the body without Content-Encoding.")
     try:
         return model.model_validate_json(await request.body())
     except ClientDisconnect:
-        raise HTTPException(400, "The connection was closed before the whole body was there.") from None
+        raise Refusal(Code.MALFORMED_BODY, "The connection was closed before the whole body was there.") from None
     except ValidationError as error:
         raise _invalid(error) from None
 
@@ -66,7 +69,7 @@ async def read_json(request: Request, model: type[M], media_types: tuple[str, ..
 def _invalid(error: ValidationError) -> Exception:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     if found[0]["type"] == "json_invalid":
-        return HTTPException(400, f"The body is not JSON. {found[0]['msg']}.")
+        return Refusal(Code.MALFORMED_BODY, f"The body is not JSON. {found[0]['msg']}.")
     return InvalidInput([FieldError(_path(entry["loc"]), entry["msg"]) for entry in found])
 
 

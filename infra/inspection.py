@@ -82,7 +82,7 @@ def _rows(connection: apsw.Connection) -> tuple[dict[str, int], dict[str, str]]:
     """By table, and those that cannot be counted, and why."""
     tables = connection.execute(
         "SELECT CAST(name AS BLOB) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' "
-        "ORDER BY name"
+        "ORDER BY rowid"  # as they were made
     ).fetchall()
     rows, uncounted = {}, {}
     encoding = str(connection.pragma("encoding"))

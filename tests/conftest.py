@@ -24,6 +24,7 @@ from core import items
 from core.schemas import NewItem
 from handler.__main__ import server_config
 from handler.asgi import create_app
+from handler.problems import Code
 from handler.service import Service, open_server_service
 from infra.database import Database, open_database
 from infra.settings import Settings
@@ -176,7 +177,7 @@ def assert_problem(response: httpx2.Response, status: int) -> dict[str, Any]:
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = response.json()
-    assert {"type", "title", "status", "detail", "instance", "request_id"} <= body.keys()
-    assert body["status"] == status
+    assert {"type", "title", "status", "code", "detail", "instance", "request_id"} <= body.keys()
+    assert body["status"] == status == {str(code): code.status for code in Code}[body["code"]]
     assert body["request_id"] == response.headers["x-request-id"]
     return body

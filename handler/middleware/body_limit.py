@@ -1,6 +1,7 @@
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from handler.problems import Code, Refusal
 
 
 class BodyLimit:
@@ -31,5 +32,5 @@ class BodyLimit:
 
         await self.app(scope, receive_limited, send)
 
-    def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"The body is larger than {self.limit} bytes.")
+    def _too_large(self) -> Refusal:
+        return Refusal(Code.BODY_TOO_LARGE, f"The body is larger than {self.limit} bytes.")

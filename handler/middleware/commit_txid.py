@@ -3,7 +3,7 @@ import re
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from handler.problems import problem
+from handler.problems import Code, problem
 from infra.database import Session
 
 HEADER = "X-Commit-Txid"
@@ -23,7 +23,8 @@ class CommitTxid:
             return await self.app(scope, receive, send)
         given = Headers(scope=scope).get(HEADER)
         if given is not None and not _TXID.fullmatch(given):
-            answer = problem(scope, 400, f"{HEADER} should be 16 hexadecimal digits below 2^63, as an answer has it.")
+            detail = f"{HEADER} should be 16 hexadecimal digits below 2^63, as an answer has it."
+            answer = problem(scope, Code.MALFORMED_HEADER, detail)
             return await answer(scope, receive, send)
         session = Session(int(given, 16) if given else 0)
         scope["state"]["session"] = session

@@ -1,6 +1,6 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from handler.problems import problem
+from handler.problems import Code, problem
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024
@@ -17,5 +17,5 @@ class HeaderLimit:
             size = sum(len(name) + len(value) for name, value in scope["headers"])
             if len(scope["headers"]) > MAX_HEADERS or size > MAX_HEADER_BYTES:
                 detail = f"At most {MAX_HEADERS} header fields of {MAX_HEADER_BYTES} bytes together are accepted."
-                return await problem(scope, 431, detail)(scope, receive, send)
+                return await problem(scope, Code.HEADERS_TOO_LARGE, detail)(scope, receive, send)
         await self.app(scope, receive, send)

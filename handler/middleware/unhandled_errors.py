@@ -3,7 +3,7 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from handler.problems import problem, stopping
+from handler.problems import Code, problem, stopping
 
 logger = logging.getLogger("handler.error")
 
@@ -37,4 +37,4 @@ class UnhandledErrors:
             logger.exception("unhandled %s", type(error).__name__)
             if started:
                 raise
-            await problem(scope, 500, "Internal Server Error")(scope, receive, send)
+            await problem(scope, Code.INTERNAL_ERROR, "Internal Server Error")(scope, receive, send)

@@ -54,6 +54,7 @@ class Problem(BaseModel):
     type: str
     title: str
     status: int
+    code: str
     detail: str
     instance: str
     request_id: str
