@@ -5,6 +5,7 @@ SAM_PORT ?= 3000
 IMAGE := cloud-native-poc
 SEEDS ?= 1000
 START ?= 0
+CASES ?= 100000
 SECONDS ?= 120
 WORKERS ?= auto
 VENV := .venv/bin
@@ -51,6 +52,9 @@ test-coverage: .venv/installed ## the same, with an HTML report in htmlcov/
 
 sim: .venv/installed ## simulate the commit log under every kind of trouble (SEEDS=1000 START=0; SEED=42 shows one)
 	@$(VENV)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --start $(START))
+
+fuzz: .venv/installed ## put odd input to all that reads what comes from outside (CASES=100000 START=0)
+	@$(VENV)/python -m tests.fuzz --cases $(CASES) --start $(START)
 
 model: .venv/installed ## check the commit protocol at small size, in every order of steps
 	@$(VENV)/python -m tests.model
@@ -146,4 +150,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf build *.egg-info .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve dev test test-coverage sim model check e2e bench-log bench-costs bench-images lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-coverage sim fuzz model check e2e bench-log bench-costs bench-images lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean

@@ -105,7 +105,7 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     detail = error.detail
     if detail == HTTPStatus(error.status_code).phrase:
-        detail = _DETAILS.get(error.status_code, detail).format(method=request.method, path=request.url.path)
+        detail = _DETAILS.get(error.status_code, detail).format(method=request.method, path=request.scope["path"])
     code = error.code if isinstance(error, Refusal) else _CODES[error.status_code]
     return problem(request.scope, code, detail, error.headers)
 

@@ -29,6 +29,7 @@ PAGES = [
     "README.md",
     "RUNBOOK.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
 ]
 OPERATORS = ("RUNBOOK.md", "docs/lambda.md")
@@ -331,6 +332,26 @@ def test_every_line_that_upholds_a_promise_is_there() -> None:
     names = {name for row in rows for name in re.findall(r"`([a-z_]+(?:\.\w+)*)`", row[2])}
     assert len(names) > 20
     assert [name for name in sorted(names) if not ((ROOT / name).exists() or is_in_the_code(name))] == []
+
+
+# Who stops whom
+
+
+def test_every_row_of_the_threat_model_is_shown_by_a_test_that_is_there() -> None:
+    table = section("SECURITY.md", "Threat model").splitlines()
+    rows = [line.split(" | ") for line in table if line.startswith("| ")][1:]
+    assert len(rows) >= 10
+    assert {len(row) for row in rows} == {4}
+    shown = [re.findall(r"`([\w/.]+)::(\w+)`", row[-1]) for row in rows]
+    assert all(shown), "a row without a test"
+    tests = [test for tests in shown for test in tests]
+    assert [test for test in tests if not is_a_test(*test)] == []
+
+
+def is_a_test(path: str, name: str) -> bool:
+    return (ROOT / path).is_file() and bool(
+        re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE)
+    )
 
 
 def module_named(name: str) -> Any:

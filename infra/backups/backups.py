@@ -19,6 +19,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from core.errors import (
     BackupDamaged,
@@ -44,6 +47,10 @@ logger = logging.getLogger(__name__)
 LATEST = "app-latest.db.gz"
 
 _CHUNK = 1024 * 1024
+_HEADER_SIZE = 100  # bytes
+_MOST_OF_MANIFEST = 16 * 1024 * 1024  # bytes
+
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +59,19 @@ class Manifest:
 
     name: str
     created_at: str
-    size: int
+    size: Count
     sha256: str
-    rows: dict[str, int]
-    schema_version: int
+    rows: dict[str, Count]
+    schema_version: Count
     txid: str = ""  # 16 hex digits; backups of older releases do not say
     checksum: str = ""  # that of this commit's file: another log may have the same number
 
     def is_of(self, position: Position) -> bool:
         """Tell whether the backup is the log's state at this very position."""
         return (self.txid, self.checksum) == _numbers(position)
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def open_backups(settings: Settings) -> "Backups":
@@ -99,7 +109,7 @@ class Backups:
     def newest_manifest(self) -> Manifest | None:
         """Read the manifest of that one. Raises BackupDamaged for one that cannot be read."""
         newest = self.newest()
-        return self._manifest(newest.name) if newest else None
+        return self.manifest_of(newest.name) if newest else None
 
     def create(
         self, image: Path, position: Position, label: str | None = None, progress: Progress = no_progress
@@ -187,7 +197,7 @@ class Backups:
 
     def _fetch(self, backup: Backup, target: Path, progress: Progress) -> Manifest:
         """Download into `target`, checked against the manifest if there is one."""
-        expected = self._manifest(backup.name) if backup.complete else None
+        expected = self.manifest_of(backup.name) if backup.complete else None
         digest, contents = self._download_checked(backup.name, backup.size, expected, target, progress)
         if expected:
             return expected
@@ -210,12 +220,11 @@ class Backups:
             raise BackupDamaged(f"{name} is damaged: rows {contents.rows}, its manifest says {expected.rows}")
         return digest, contents
 
-    def _manifest(self, name: str) -> Manifest:
-        data = b"".join(self.store.read(name + ".json"))
+    def manifest_of(self, name: str) -> Manifest:
         try:
-            return Manifest(**json.loads(data))
-        except (ValueError, TypeError) as error:
-            raise BackupDamaged(f"{name}.json is not a manifest: {error}") from error
+            return _MANIFEST.validate_json(self.store.read_range(name + ".json", _MOST_OF_MANIFEST))
+        except ValidationError as error:
+            raise BackupDamaged(f"{name}.json is not a manifest: {error.errors()[0]['msg']}") from error
 
     def _download(self, name: str, size: int, target: Path, progress: Progress) -> str:
         digest, done = hashlib.sha256(), 0
@@ -258,10 +267,27 @@ def _pack(source: Path, target: Path, progress: Progress) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _size_of(start: bytes) -> int:
+    """How many bytes a database says that it has, in its first ones: https://www.sqlite.org/fileformat2.html."""
+    if len(start) < _HEADER_SIZE or start[24:28] != start[92:96]:  # a writer from before 2010 did not know
+        return len(start)
+    page_size = int.from_bytes(start[16:18], "big")
+    return (65536 if page_size == 1 else page_size) * int.from_bytes(start[28:32], "big")
+
+
 def _unpack(source: Path, target: Path, name: str) -> None:
     try:
         with gzip.open(source) as packed, target.open("wb") as plain:
-            shutil.copyfileobj(packed, plain, _CHUNK)
+            chunk = packed.read(_CHUNK)
+            left = _size_of(chunk)
+            if left > (free := shutil.disk_usage(target.parent).free):
+                raise BackupError(f"{name} has {left:,} bytes, and {target.parent} has room for {free:,}")
+            while chunk:
+                left -= len(chunk)
+                if left < 0:
+                    raise BackupDamaged(f"{name} is damaged: it unpacks to more than its first page says")
+                plain.write(chunk)
+                chunk = packed.read(_CHUNK)
             plain.flush()
             os.fsync(plain.fileno())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -193,8 +193,13 @@ def test_metrics_are_one_embedded_line_per_invocation(start: Start, capsys: pyte
 
 
 def test_event_of_another_kind_is_refused(start: Start) -> None:
-    with pytest.raises(ValueError, match="unknown event"):
-        start()({"Records": []})
+    invoke = start()
+    edge: dict[str, Any] = {"Records": [{"cf": {"request": {}}}]}
+    context = event("function_url_create")["requestContext"]
+    others: list[Any] = [{"Records": []}, edge, edge | {"requestContext": context}, {"requestContext": 1}, [], None]
+    for other in others:
+        with pytest.raises(ValueError, match="unknown event"):
+            invoke(other)
 
 
 def test_failed_maintenance_fails_the_invocation(start: Start) -> None:
@@ -277,6 +282,40 @@ def test_event_that_is_no_request_is_400_and_says_why(start: Start, field: str, 
     assert answer["statusCode"] == 400
     assert detail in json.loads(answer["body"])["detail"]
     assert json.loads(answer["body"])["request_id"] == answer["headers"]["x-request-id"]
+
+
+@pytest.mark.parametrize("name", ["function_url_create", "rest_api_create", "alb_read_missing"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("headers", {"accept": 1}),
+        ("headers", "text"),
+        ("multiValueHeaders", {"accept": "text"}),
+        ("queryStringParameters", []),
+        ("multiValueQueryStringParameters", {"q": [None]}),
+        ("body", {"name": "x"}),
+        ("isBase64Encoded", "yes"),
+        ("cookies", "a=1"),
+    ],
+)
+def test_event_that_no_gateway_sends_is_400_and_names_the_field(
+    start: Start, name: str, field: str, value: object
+) -> None:
+    answer = start()(event(name) | {field: value})
+    assert answer["statusCode"] == 400
+    assert f"no gateway sends such a {field}" in json.loads(answer["body"])["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"), [("function_url_create", "http"), ("rest_api_create", "path"), ("alb_read_missing", "httpMethod")]
+)
+def test_event_that_lacks_what_makes_a_request_is_400(start: Start, name: str, gone: str) -> None:
+    made = event(name)
+    made.pop(gone, None)
+    made["requestContext"].pop(gone, None)
+    answer = start()(made)
+    assert answer["statusCode"] == 400
+    assert f"it lacks {'requestContext.http.method' if gone == 'http' else gone}" in answer["body"]
 
 
 ODD_HEADERS = {

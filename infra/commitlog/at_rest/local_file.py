@@ -103,10 +103,11 @@ class LocalFile:
         with self._exclusively() as connection:
             checkpoint(connection, self.path, known)
             with translated_errors(self.path), RawFile(self.path) as file:
+                size = file.size()
                 for change in changes:
                     self._note_applying(position)
                     check_follows(change.header, position)
-                    write_pages(file, change.header, change.pages())
+                    size = write_pages(file, change.header, change.pages(), size)
                     position = change.position
                 if self._lasting:
                     file.sync()

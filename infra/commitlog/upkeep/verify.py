@@ -10,6 +10,7 @@ import apsw
 from core.errors import DatabaseFull, LogDamaged
 from infra.commitlog.chain import LogObject
 from infra.commitlog.dates import Misdated, bounds, misdated
+from infra.commitlog.defences import open_database
 from infra.commitlog.log import CommitLog
 from infra.commitlog.soundness import soundness_of
 from infra.progress import Progress, no_progress
@@ -117,7 +118,7 @@ def _restore(log: CommitLog, scratch: Path, findings: Findings) -> None:
         if not findings.head:
             findings.problems.append(f"{log.url} is empty")
         else:
-            with closing(apsw.Connection(str(scratch), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+            with closing(open_database(str(scratch), apsw.SQLITE_OPEN_READONLY)) as connection:
                 found = soundness_of(connection)
             if found.damage:
                 findings.problems.append(f"{log.url} restores to a database that is damaged: {found.damage[0]}")

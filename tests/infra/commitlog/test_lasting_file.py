@@ -503,7 +503,7 @@ def test_file_torn_by_a_crash_while_catching_up_is_built_anew(
     start("other", file_url).sql("INSERT INTO t VALUES (zeroblob(20000))", "INSERT INTO t VALUES (1)")
     saved = tmp_path / "saved"
 
-    def crash_half_way(file: Any, header: Any, pages: Any) -> None:
+    def crash_half_way(file: Any, header: Any, pages: Any, before: int) -> None:
         for number, page in islice(pages, 2):
             file.seek((number - 1) * header.page_size)
             file.write(page)
