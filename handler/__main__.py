@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from core.errors import SettingsError
 from handler.asgi import server_app
 from handler.middleware.header_limit import MAX_HEADER_BYTES
-from handler.protocol import Protocol
+from handler.protocol import Bounds, Protocol
 from handler.startup import read_settings, refuse_to_start
 from infra.settings import Settings
 
@@ -29,7 +29,7 @@ _STOP_SECONDS = 9.0  # for all of it; `docker stop` kills after 10
 def main() -> None:
     settings = read_server_settings()
     with suppress(KeyboardInterrupt):
-        Server(server_config(server_app(settings), settings.host, settings.port)).run()
+        Server(server_config(server_app(settings), settings)).run()
 
 
 def read_server_settings() -> Settings:
@@ -42,16 +42,19 @@ def read_server_settings() -> Settings:
     return settings
 
 
-def server_config(app: ASGIApp | str, host: str, port: int) -> uvicorn.Config:
+def server_config(app: ASGIApp | str, settings: Settings) -> uvicorn.Config:
+    bounds = Bounds(settings.max_connections, settings.request_timeout_seconds)
     return uvicorn.Config(
         app,
-        host=host,
-        port=port,
-        http=Protocol,
+        host=settings.host,
+        port=settings.port,
+        http=partial(Protocol, bounds=bounds),  # type: ignore[arg-type]
         h11_max_incomplete_event_size=2 * MAX_HEADER_BYTES,  # up to there HeaderLimit can say what is wrong
         log_config=None,
         access_log=False,
         server_header=False,
+        forwarded_allow_ips=list(settings.forwarded_allow_ips),
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
 

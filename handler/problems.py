@@ -48,8 +48,10 @@ class Code(StrEnum):
     MALFORMED_HEADER = "malformed_header", 400
     MALFORMED_QUERY = "malformed_query", 400
     MALFORMED_BODY = "malformed_body", 400
+    PREFLIGHT_REFUSED = "preflight_refused", 403
     NOT_FOUND = "not_found", 404
     METHOD_NOT_ALLOWED = "method_not_allowed", 405
+    REQUEST_TIMEOUT = "request_timeout", 408
     WRITE_REFUSED = "write_refused", 409
     TXID_NOT_REACHED = "txid_not_reached", 412
     BODY_TOO_LARGE = "body_too_large", 413
@@ -57,10 +59,12 @@ class Code(StrEnum):
     ANSWER_TOO_LARGE = "answer_too_large", 413
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type", 415
     INVALID_INPUT = "invalid_input", 422
+    RATE_LIMITED = "rate_limited", 429
     HEADERS_TOO_LARGE = "headers_too_large", 431
     INTERNAL_ERROR = "internal_error", 500
     DATABASE_LOCKED = "database_locked", 503
     DATABASE_UNAVAILABLE = "database_unavailable", 503
+    TOO_MANY_CONNECTIONS = "too_many_connections", 503
     TOO_MANY_WRITES = "too_many_writes", 503
     TRANSACTION_TOO_SLOW = "transaction_too_slow", 503
     OUTCOME_UNKNOWN = "outcome_unknown", 503
@@ -170,6 +174,13 @@ def stopping(scope: Mapping[str, Any]) -> JSONResponse:
     """What is under way has no number yet, or none that is its last."""
     detail = "The service is stopping, and no longer knows what becomes of this request."
     return _try_again(scope, Code.STOPPING, f"{detail} Read more than once before you try again.", stored="unknown")
+
+
+def too_many_connections(scope: Mapping[str, Any]) -> JSONResponse:
+    detail = "Too many connections are open. Try again."
+    answer = _try_again(scope, Code.TOO_MANY_CONNECTIONS, detail)
+    answer.headers["Connection"] = "close"
+    return answer
 
 
 def _try_again(scope: Mapping[str, Any], code: Code, detail: str, **outcome: str) -> JSONResponse:
