@@ -34,7 +34,6 @@ ROUTES = [*ops.routes, *docs.routes, *items.routes]
 
 def create_app(service: Service) -> Starlette:
     settings = service.settings
-    buckets = Buckets(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
     middleware = [
         Middleware(EarlyAnswers),
         Middleware(OutsideAddress),
@@ -47,8 +46,7 @@ def create_app(service: Service) -> Starlette:
         Middleware(HeaderLimit),
         # a log that only this instance has gives its commits numbers that mean nothing elsewhere
         *([Middleware(CommitTxid)] if settings.replica_url else []),
-        *([Middleware(GuessLimit, buckets=buckets)] if buckets else []),
-        *([Middleware(RateLimit, buckets=buckets)] if buckets else []),
+        *_rate_limits(settings),
         Middleware(GZipMiddleware, minimum_size=1000, compresslevel=6),
         Middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_timeout_seconds),
     ]
@@ -56,6 +54,13 @@ def create_app(service: Service) -> Starlette:
     app.router.redirect_slashes = False
     app.state.service = service
     return app
+
+
+def _rate_limits(settings: Settings) -> list[Middleware]:
+    if not settings.rate_limit:
+        return []
+    buckets = Buckets(settings.rate_limit, settings.rate_burst)
+    return [Middleware(GuessLimit, buckets=buckets), Middleware(RateLimit, buckets=buckets)]
 
 
 @asynccontextmanager

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import socket
+import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from handler.problems import Code, problem
 
 logger = logging.getLogger(__name__)
 
+_NO_LINGERING = struct.pack("ii", 1, 0)
 _SPARE_CONNECTIONS = 100  # beyond the limit, to be told so; of what comes after these nothing is read
 
 
@@ -73,7 +76,7 @@ class _Bounded(asyncio.Protocol):
         self._head.set()
         excess = len(self.connections) - self.bounds.connections
         if excess > _SPARE_CONNECTIONS:
-            self.transport.abort()
+            self._reset()
         elif excess > 0:
             self.app_state = {**self.app_state, CROWDED: True}
 
@@ -127,6 +130,11 @@ class _Bounded(asyncio.Protocol):
 
     def _answer_is_not_taken(self) -> None:
         logger.warning("a client did not take its answer within %g s", self.bounds.seconds)
+        self._reset()
+
+    def _reset(self) -> None:
+        """End it, and forget what is left to deliver, which the kernel would keep for as long as the client likes."""
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
         self.transport.abort()
 
     def _closing(self) -> None:

@@ -59,14 +59,10 @@ class Settings(BaseModel):
     def _upper(cls, level: Any) -> Any:
         return level.upper() if isinstance(level, str) else level
 
-    @field_validator("cors_origins", "forwarded_allow_ips", mode="before")
+    @field_validator("cors_origins", mode="before")
     @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+    def _are_origins(cls, listed: str) -> list[str]:
+        origins = _parts(listed)
         for origin in origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
@@ -74,9 +70,10 @@ class Settings(BaseModel):
                 )
         return origins
 
-    @field_validator("forwarded_allow_ips")
+    @field_validator("forwarded_allow_ips", mode="before")
     @classmethod
-    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+    def _are_networks(cls, listed: str) -> list[str]:
+        networks = _parts(listed)
         for network in networks:
             try:
                 ip_network(network)
@@ -133,6 +130,10 @@ class Settings(BaseModel):
             return cls.model_validate({name: environ[name] for name in names if environ.get(name)})
         except ValidationError as error:
             raise SettingsError("; ".join(map(_explain, error.errors()))) from None
+
+
+def _parts(listed: str) -> list[str]:
+    return [part.strip() for part in listed.split(",")]
 
 
 def _explain(error: Any) -> str:
