@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import socket
 import threading
 from collections.abc import Callable
@@ -16,12 +17,13 @@ from starlette.types import ASGIApp
 from core.errors import SettingsError
 from handler.asgi import server_app
 from handler.middleware.header_limit import MAX_HEADER_BYTES
-from handler.protocol import Bounds, Protocol
+from handler.protocol import SPARE_CONNECTIONS, Bounds, Protocol
 from handler.startup import read_settings, refuse_to_start
 from infra.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_OTHER_FILES = 100  # the database, the store, the log
 _DRAIN_SECONDS = 5  # for the requests in hand
 _STOP_SECONDS = 9.0  # for all of it; `docker stop` kills after 10
 
@@ -37,6 +39,7 @@ def read_server_settings() -> Settings:
     settings = read_settings()
     try:
         _check_address(settings.host, settings.port)
+        _allow_files(settings.max_connections)
     except SettingsError as error:
         refuse_to_start(error)
     return settings
@@ -96,6 +99,20 @@ def _check_address(host: str, port: int) -> None:
         raise SettingsError(f"HOST={host!r} is no address to listen on: {error}") from error
     if len(failures) == len(addresses):
         raise SettingsError(f"HOST={host!r}, PORT={port}: cannot listen there: {failures[0].strerror}")
+
+
+def _allow_files(connections: int) -> None:
+    """Lets this process open a file for each connection, and what else it needs. Raises SettingsError if it may not."""
+    needed = connections + SPARE_CONNECTIONS + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except ValueError:
+        raise SettingsError(
+            f"MAX_CONNECTIONS={connections}: needs {needed} open files, and {hard} are allowed (ulimit -Hn)"
+        ) from None
 
 
 def _bind_error(family: int, kind: int, protocol: int, name: str, address: Any) -> OSError | None:

@@ -21,7 +21,7 @@ from handler.problems import Code, problem
 logger = logging.getLogger(__name__)
 
 _NO_LINGERING = struct.pack("ii", 1, 0)
-_SPARE_CONNECTIONS = 100  # beyond the limit, to be told so; of what comes after these nothing is read
+SPARE_CONNECTIONS = 100  # beyond the limit, to be told so; of what comes after these nothing is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class _Bounded(asyncio.Protocol):
         super().connection_made(transport)
         self._head.set()
         excess = len(self.connections) - self.bounds.connections
-        if excess > _SPARE_CONNECTIONS:
+        if excess > SPARE_CONNECTIONS:
             self._reset()
         elif excess > 0:
             self.app_state = {**self.app_state, CROWDED: True}

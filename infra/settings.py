@@ -44,7 +44,7 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(1024 * 1024, alias="MAX_BODY_BYTES", ge=1)
     request_timeout_seconds: float = Field(30.0, alias="REQUEST_TIMEOUT_SECONDS", gt=0, le=3600)
     keep_alive_seconds: int = Field(5, alias="KEEP_ALIVE_SECONDS", ge=1, le=3600)
-    max_connections: int = Field(1000, alias="MAX_CONNECTIONS", ge=1)
+    max_connections: int = Field(800, alias="MAX_CONNECTIONS", ge=1)
     rate_limit: float = Field(0.0, alias="RATE_LIMIT", ge=0, le=1_000_000, allow_inf_nan=False)
     rate_burst: int = Field(100, alias="RATE_BURST", ge=1, le=1_000_000)
     cors_origins: tuple[str, ...] = Field((), alias="CORS_ORIGINS")

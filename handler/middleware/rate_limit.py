@@ -2,7 +2,6 @@ from functools import lru_cache
 from ipaddress import ip_address
 from math import ceil
 
-from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,7 +32,8 @@ class RateLimit:
 
         async def send_with_level(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_fields(self.buckets, key))
+                fields = _fields(self.buckets, key).items()
+                message["headers"] += [(name.lower().encode(), value.encode()) for name, value in fields]
             await send(message)
 
         await self.app(scope, receive, send_with_level)

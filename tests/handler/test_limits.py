@@ -170,7 +170,7 @@ def answered_at_last(client: httpx2.Client) -> int:
 def test_connections_beyond_all_measure_are_not_even_read(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "_SPARE_CONNECTIONS", 1)
+    monkeypatch.setattr(protocol, "SPARE_CONNECTIONS", 1)
     with serving(open_server_service(make_settings(MAX_CONNECTIONS=1))) as client, ExitStack() as stack:
         first, spare, excess = [stack.enter_context(connected(client)) for _ in range(3)]
         wait_for_reset(excess)
