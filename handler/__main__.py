@@ -109,7 +109,7 @@ def _allow_files(connections: int) -> None:
         return
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-    except ValueError:
+    except (ValueError, OSError):
         raise SettingsError(
             f"MAX_CONNECTIONS={connections}: needs {needed} open files, and {hard} are allowed (ulimit -Hn)"
         ) from None

@@ -1,15 +1,20 @@
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+
+def _encoded(name: str, value: str) -> tuple[bytes, bytes]:
+    return name.lower().encode(), value.encode()
+
+
 # For answers that no browser is to show, frame or guess the type of; a page brings a policy of its own
-_SECURITY = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-)
-_NOT_KEPT = (b"cache-control", b"no-store")
+_SECURITY = [
+    _encoded("X-Content-Type-Options", "nosniff"),
+    _encoded("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    _encoded("Referrer-Policy", "no-referrer"),
+    _encoded("Cross-Origin-Resource-Policy", "same-origin"),
+]
+_NOT_KEPT = _encoded("Cache-Control", "no-store")
 # What has a validator may be kept by the one who asked, and used when the service says that it is still so
-_ASKED_FOR_EACH_TIME = (b"cache-control", b"private, no-cache")
+_ASKED_FOR_EACH_TIME = _encoded("Cache-Control", "private, no-cache")
 
 
 class SecurityHeaders:
@@ -17,7 +22,7 @@ class SecurityHeaders:
 
     def __init__(self, app: ASGIApp, hsts_seconds: int) -> None:
         self.app = app
-        self.hsts = (b"strict-transport-security", b"max-age=%d" % hsts_seconds)
+        self.hsts = _encoded("Strict-Transport-Security", f"max-age={hsts_seconds}")
         self.hsts_seconds = hsts_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
