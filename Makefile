@@ -74,6 +74,9 @@ bench-costs: .venv/installed ## count what a month costs at S3's prices, as Mark
 bench-images: .venv/installed ## measure the container images, as Markdown
 	@$(VENV)/python -m benchmarks.images
 
+bench-middleware: .venv/installed ## measure what each layer of middleware adds to a request, as Markdown
+	@$(VENV)/python -m benchmarks.middleware
+
 lint: .venv/installed ## check style and common mistakes
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
@@ -150,4 +153,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf build *.egg-info .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve dev test test-coverage sim fuzz model check e2e bench-log bench-costs bench-images lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-coverage sim fuzz model check e2e bench-log bench-costs bench-images bench-middleware lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean

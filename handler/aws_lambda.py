@@ -18,6 +18,7 @@ from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from core.errors import BackupMissing, ServiceError
 from handler.asgi import create_app
 from handler.gateways import excess, found_in, headers_of, is_request, readable, refusal
+from handler.middleware.security_headers import missing_fields
 from handler.problems import MEDIA_TYPE, Code, Refusal, problem
 from handler.scheduled import is_scheduled, run_scheduled
 from handler.service import Service, open_service
@@ -103,7 +104,8 @@ def _refusal(
     event: dict[str, Any], context: Any, refused: Refusal, kept: dict[str, str] | None = None
 ) -> dict[str, Any]:
     logger.warning("%d: %s", refused.status_code, refused.detail)
-    headers = {"x-request-id": context.aws_request_id, **(kept or {}), "content-type": MEDIA_TYPE}
+    always = {name.decode(): value.decode() for name, value in missing_fields(refused.status_code, set())}
+    headers = {"x-request-id": context.aws_request_id, **(kept or {}), **always, "content-type": MEDIA_TYPE}
     scope = {"path": "", "state": {"request_id": headers["x-request-id"]}}
     answer = problem(scope, refused.code, refused.detail)
     return refusal(event, refused.status_code, headers, bytes(answer.body))

@@ -149,6 +149,14 @@ def _below_resource(resource: str, parameters: dict[str, str], outside: str, pat
     return mount, outside.removeprefix(mount) or "/"
 
 
+def source_of(event: Event, client: str) -> str:
+    """The address that the gateway was called from, whatever the caller says of itself.
+
+    A load balancer writes it behind what `X-Forwarded-For` held before; Mangum takes all of that for the address.
+    """
+    return client.rpartition(",")[2].strip() if "elb" in event["requestContext"] else client
+
+
 def excess(event: Event, answer: dict[str, Any]) -> str | None:
     """Why an answer would not arrive, or None when it is small enough."""
     limit = LOAD_BALANCER_LIMIT if _is_balancers(event) else FUNCTION_LIMIT

@@ -36,7 +36,7 @@ OPERATORS = ("RUNBOOK.md", "docs/lambda.md")
 # Where the words come from that a page quotes; the tools for developers speak in pages of their own
 _SPEAKERS = {"": ("core", "handler", "infra"), "docs/": ("tests/checker", "tests/model", "tests/simulation")}
 _PROGRAMS = {"aws", "chmod", "curl", "df", "docker", "export", "fuser", "gh", "git", "kill", "litestream", "ls", "make"}
-_PROGRAMS |= {"eval", "mv", "pre-commit", "pytest", "python", "rm", "sam", "sqlite3", "sudo"}
+_PROGRAMS |= {"eval", "mv", "pre-commit", "pytest", "python", "rm", "sam", "sqlite3", "ss", "sudo", "ulimit", "uvicorn"}
 # Of other programs, and of languages
 _OTHERS = {
     "--build",

@@ -342,6 +342,48 @@ def test_headers_that_nothing_here_needs_stop_no_request(start: Start, name: str
             assert invoke(made)["statusCode"] == usual, (field, value)
 
 
+def from_address(name: str, address: str, forwarded: str) -> dict[str, Any]:
+    """What the gateway makes of a request from there, whose sender had written `forwarded` before."""
+    made = copy.deepcopy(event(name))
+    if "elb" in made["requestContext"]:
+        made["headers"]["x-forwarded-for"] = f"{forwarded}, {address}"
+        return made
+    made["headers"] = {key: value for key, value in made["headers"].items() if key.lower() != "x-forwarded-for"}
+    made["headers"]["x-forwarded-for"] = forwarded
+    if "multiValueHeaders" in made:
+        made["multiValueHeaders"].pop("X-Forwarded-For")
+        made["multiValueHeaders"]["x-forwarded-for"] = [forwarded]
+    made["requestContext"].get("http", made["requestContext"].get("identity"))["sourceIp"] = address
+    return made
+
+
+@pytest.mark.parametrize("name", ["function_url_create", "rest_api_create", "alb_read_missing", "http_api_list"])
+def test_rate_counts_for_the_address_that_the_gateway_was_called_from(
+    start: Start, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("RATE_LIMIT", "0.001")
+    monkeypatch.setenv("RATE_BURST", "2")
+    invoke = start()
+    claims = ("203.0.113.1", "203.0.113.2", "203.0.113.3", "")
+    answers = [invoke(from_address(name, "192.0.2.1", claim)) for claim in claims]
+    assert [answer["statusCode"] == 429 for answer in answers] == [False, False, True, True]
+    assert json.loads(answers[2]["body"])["code"] == "rate_limited"
+    assert invoke(from_address(name, "192.0.2.2", "192.0.2.1"))["statusCode"] != 429
+
+
+def test_answers_have_the_security_headers_whoever_makes_them(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HSTS_SECONDS", "60")
+    invoke = start()
+    refused = invoke({**request("POST", "/api/items"), "body": "*", "isBase64Encoded": True})
+    served = invoke(event("http_api_list"))
+    for answer, status in ((served, 200), (refused, 400)):
+        assert answer["statusCode"] == status
+        assert answer["headers"]["x-content-type-options"] == "nosniff"
+        assert answer["headers"]["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert answer["headers"]["cache-control"] == "no-store"
+    assert served["headers"]["strict-transport-security"] == "max-age=60"
+
+
 def test_event_without_headers_is_served(start: Start) -> None:
     """As the console's test of a method sends it."""
     assert start()({**event("rest_api_create"), "headers": None, "multiValueHeaders": None})["statusCode"] == 415
