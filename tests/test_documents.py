@@ -21,6 +21,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from handler.problems import Code
 from infra.__main__ import _parser
 from tests.e2e.pages import blocks
 
@@ -293,6 +294,11 @@ def test_every_metric_of_the_runbook_is_there(client: httpx2.Client) -> None:
         name for name in names if not re.search(rf"^(# TYPE )?{name.removesuffix('_bucket')}", shown, re.MULTILINE)
     ]
     assert absent == []
+
+
+def test_table_of_problems_has_every_code_with_its_status() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", section("docs/api.md", "Problems"), re.MULTILINE)
+    assert sorted(rows) == sorted((str(code), str(code.status.value)) for code in Code)
 
 
 # The engine, as its page has it
