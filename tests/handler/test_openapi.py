@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from handler.openapi import build_openapi, operation
+from handler.openapi import operation
+from handler.openapi.document import build_openapi
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,18 +43,18 @@ class NewOrder(BaseModel):
     lines: list[Line]
 
 
-@operation("List orders", query=OrderQuery, answers={200: OrderPage})
+@operation("list_orders", "List orders", query=OrderQuery, answers={200: OrderPage})
 async def list_orders(request: Request) -> Response:
     return Response()
 
 
-@operation("Order", body=NewOrder, answers={201: OrderView, 409: None})
+@operation("order", "Order", body=NewOrder, answers={201: OrderView})
 async def order(request: Request) -> Response:
     return Response()
 
 
 def document() -> dict[str, Any]:
-    return build_openapi([Route("/orders", list_orders), Route("/orders", order, methods=["POST"])])
+    return build_openapi([Route("/api/orders", list_orders), Route("/api/orders", order, methods=["POST"])])
 
 
 def references(found: object) -> set[str]:
@@ -62,13 +63,15 @@ def references(found: object) -> set[str]:
 
 def test_whatever_is_nested_has_a_schema() -> None:
     made = document()
-    assert set(made["components"]["schemas"]) == {"Line", "NewOrder", "OrderPage", "OrderView", "Problem", "State"}
+    assert set(made["components"]["schemas"]) == {
+        *("Line", "NewOrder", "OrderPage", "OrderView", "Problem", "ProblemField", "State")
+    }
     assert references(made) == set(made["components"]["schemas"])
-    assert str(made).count("$ref") == str(made).count("#/components/schemas/")
+    assert str(made).count("$ref") == str(made).count("#/components/")
 
 
 def test_function_is_described_by_the_methods_of_its_route() -> None:
-    paths = document()["paths"]["/orders"]
+    paths = document()["paths"]["/api/orders"]
     assert {method: described["summary"] for method, described in paths.items()} == {
         "get": "List orders",
         "post": "Order",
@@ -76,8 +79,10 @@ def test_function_is_described_by_the_methods_of_its_route() -> None:
 
 
 def test_what_a_caller_has_done_wrong_is_a_problem() -> None:
-    answers = document()["paths"]["/orders"]["post"]["responses"]
-    assert references(answers["409"]) == references(answers["default"]) == {"Problem"}
+    made = document()
+    answers = made["paths"]["/api/orders"]["post"]["responses"]
+    assert answers["409"] == {"$ref": "#/components/responses/Problem409"}
+    assert references(made["components"]["responses"]["Problem409"]) == {"Problem"}
 
 
 def test_models_of_one_name_keep_their_own_schemas() -> None:
@@ -86,7 +91,7 @@ def test_models_of_one_name_keep_their_own_schemas() -> None:
         create_model("View", __module__="two", b=(int, ...)),
     )
 
-    @operation("Both", answers={200: one, 201: two})
+    @operation("both", "Both", answers={200: one, 201: two})
     async def both(request: Request) -> Response:
         return Response()
 
