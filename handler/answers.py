@@ -3,7 +3,6 @@
 from urllib.parse import quote
 
 from pydantic import BaseModel
-from starlette.requests import Request
 from starlette.responses import Response
 
 
@@ -11,6 +10,10 @@ def answer(model: BaseModel, status: int = 200, headers: dict[str, str] | None =
     return Response(model.model_dump_json(), status, headers, "application/json")
 
 
-def created(request: Request, model: BaseModel, path: str) -> Response:
-    """Say where it is from now on: at `path`, below wherever the service is for its caller."""
-    return answer(model, 201, {"Location": quote(f"{request.scope.get('root_path', '')}{path}")})
+def created(model: BaseModel, path: str) -> Response:
+    """Say where it is from now on: at `path`."""
+    return answer(model, 201, {"Location": quote(path)})
+
+
+def no_content(_: None) -> Response:
+    return Response(status_code=204)

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from core import items
 from core.schemas import ItemPage, ItemPatch, ItemQuery, ItemView, NewItem
-from handler.answers import answer, created
+from handler.answers import answer, created, no_content
 from handler.openapi import operation
 from handler.requests import MERGE_PATCH, id_of, read_json, read_query
 from handler.service import read, write
@@ -24,8 +24,8 @@ class ItemList(HTTPEndpoint):
     @operation("create_item", "Create an item", body=NewItem, answers={201: ItemView})
     async def post(self, request: Request) -> Response:
         new = await read_json(request, NewItem)
-        item = await write(request, partial(items.create_item, new=new))
-        return created(request, item, f"/api/items/{item.id}")
+        use_case = partial(items.create_item, new=new)
+        return await write(request, use_case, lambda item: created(item, f"/api/items/{item.id}"))
 
 
 class ItemDetail(HTTPEndpoint):
@@ -37,18 +37,17 @@ class ItemDetail(HTTPEndpoint):
     @operation("replace_item", "Replace an item", body=NewItem, answers={200: ItemView})
     async def put(self, request: Request) -> Response:
         use_case = partial(items.replace_item, item_id=id_of(request), new=await read_json(request, NewItem))
-        return answer(await write(request, use_case))
+        return await write(request, use_case, answer)
 
     @operation("patch_item", "Change some fields", body=ItemPatch, body_types=MERGE_PATCH, answers={200: ItemView})
     async def patch(self, request: Request) -> Response:
         patch = await read_json(request, ItemPatch, MERGE_PATCH)
         use_case = partial(items.patch_item, item_id=id_of(request), patch=patch)
-        return answer(await write(request, use_case))
+        return await write(request, use_case, answer)
 
     @operation("delete_item", "Delete an item", answers={204: ()})
     async def delete(self, request: Request) -> Response:
-        await write(request, partial(items.delete_item, item_id=id_of(request)))
-        return Response(status_code=204)
+        return await write(request, partial(items.delete_item, item_id=id_of(request)), no_content)
 
 
 routes = [

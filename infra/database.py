@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from infra.clock import Clock
 from infra.commitlog import START_SECONDS, CommitLog, Replica, Write, open_log
 from infra.disk.owner_lock import OwnerLock
 from infra.disk.ownership import make_directories, why_not_writable
+from infra.freshness import Freshness
 from infra.served import ServedSchema
 from infra.settings import Settings
 from infra.sqlite_errors import translated_errors
@@ -35,12 +35,6 @@ UseCase = Callable[[peewee.Database], T]
 
 _BUSY_POLL_SECONDS = 0.02
 _LOOP_SECONDS = 0.1
-# A caller may name a TXID that the log does not have. Whoever asks the store for it in vain may do so so often
-_VAIN_SECONDS = 0.05  # from one question to the next, all callers together
-_VAIN_BURST_SECONDS = 1.0  # but this much of it at once
-# and what no log can have reached since a good look at it is not asked for
-_MOST_AHEAD = 1_000_000
-_LOOKED_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -77,12 +71,9 @@ class Database:
         self._clock = clock
         self._busy_timeout = busy_timeout
         self._commit_timeout = commit_timeout
-        self._freshness = freshness
+        self._max_age = freshness
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._catching_up: asyncio.Future[None] | None = None
         self._file_is_whole = threading.Lock()
-        self._asked = self._answered = 0  # questions to the store so far; the latest that had an answer
-        self._vain_until = 0.0  # questions in vain have used up their time until then
         self._lasting = lasting
         self._probing_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-probe")
         self._lock = OwnerLock(path)
@@ -98,6 +89,7 @@ class Database:
         except BaseException:
             self._release()
             raise
+        self._freshness = Freshness(self._replica, log, clock, self._catch_up)
         self._queue = WriteQueue(
             self._replica,
             clock,
@@ -119,14 +111,14 @@ class Database:
         when the session has seen a commit that the log does not have.
         """
         session = session or Session()
-        not_before = self._clock.now() - self._freshness
-        await self._refresh(not_before, session.at_least)
+        not_before = self._clock.now() - self._max_age
+        await self._freshness.reach(not_before, session.at_least)
         try:
             return await self.read_local(use_case, session)
         except errors.DatabaseDamaged:
             if not self._replica.suspect():
                 raise
-        await self._refresh(not_before, session.at_least)  # which brings it in order
+        await self._freshness.reach(not_before, session.at_least)  # which brings it in order
         return await self.read_local(use_case, session)
 
     async def read_local(self, use_case: UseCase[T], session: Session | None = None) -> T:
@@ -154,10 +146,10 @@ class Database:
         """
         session = session or Session()
         if session.at_least > self.txid:
-            await self._refresh(float("-inf"), session.at_least)
+            await self._freshness.reach(float("-inf"), session.at_least)
         self._loop = asyncio.get_running_loop()
         arrived = self._clock.now()
-        write = Write(use_case, arrived - self._freshness, session.at_least)
+        write = Write(use_case, arrived - self._max_age, session.at_least)
         waiting = Waiting(write, arrived, self._loop.create_future())
         self._queue.put(waiting)
         await waiting.done
@@ -176,7 +168,7 @@ class Database:
 
     async def verify(self) -> None:
         """Ask the store for the newest state now. Raises StoreError or CommitError when there is no good answer."""
-        await self._refresh(self._clock.now(), 0)
+        await self._freshness.reach(self._clock.now(), 0)
 
     def check(self) -> None:
         """Raises DatabaseUnavailable when the file was removed or replaced by another program."""
@@ -212,42 +204,6 @@ class Database:
         self._replica.close(self._clock.now())
         self._lock.release()
 
-    async def _refresh(self, not_before: float, txid: int) -> None:
-        """One question to the store answers all reads that were waiting when it was asked."""
-        before = self._asked
-        while not self._replica.is_fresh(not_before, txid):
-            self._check_plausible(txid)
-            if self._answered > before:
-                self._replica.check_reached(txid)
-                return
-            if self._catching_up is None and (pause := self._pause_before_asking(not_before)) > 0:
-                await asyncio.sleep(pause)
-                continue
-            if self._catching_up is None:
-                self._catching_up = self._ask(txid)
-            covers_this = self._asked > before
-            done, _ = await asyncio.wait([self._catching_up])
-            if covers_this:
-                done.pop().result()
-
-    def _ask(self, txid: int) -> "asyncio.Future[None]":
-        self._asked += 1
-        asking = asyncio.ensure_future(self._catch_up())
-        asking.add_done_callback(partial(self._caught_up, txid))
-        return asking
-
-    def _check_plausible(self, txid: int) -> None:
-        """Raises TxidNotReached for what is so far ahead that nobody need be asked."""
-        known = self._replica.visible.txid
-        if txid > known + _MOST_AHEAD and self.log.head.seen_at(known) > self._clock.now() - _LOOKED_SECONDS:
-            self._replica.check_reached(txid)
-
-    def _pause_before_asking(self, not_before: float) -> float:
-        """Seconds; none for a question that is due without any TXID that a caller has named."""
-        if not self._replica.is_fresh(not_before):
-            return 0.0
-        return self._vain_until - self._clock.now()
-
     async def _catch_up(self) -> None:
         """A write that is being stored keeps its thread: beside it one can ask, and need not wait if nothing is new."""
         loop = asyncio.get_running_loop()
@@ -261,13 +217,6 @@ class Database:
                 self._replica.settle_unknown(self._clock.now())
             except errors.ServiceError as error:
                 logger.warning("the number of a commit of unknown outcome is not taken yet: %s", error)
-
-    def _caught_up(self, txid: int, done: "asyncio.Future[None]") -> None:
-        self._catching_up = None
-        if not done.cancelled() and not done.exception():  # whoever waited has it; nobody need have
-            self._answered = self._asked
-            if not self._replica.is_fresh(float("-inf"), txid):
-                self._vain_until = max(self._vain_until, self._clock.now() - _VAIN_BURST_SECONDS) + _VAIN_SECONDS
 
     async def _on_thread(self, function: Callable[[], T]) -> T:
         self._loop = asyncio.get_running_loop()

@@ -48,9 +48,8 @@ from infra.commitlog.create_probe import prove_create_if_absent
 from infra.commitlog.head import LOOKS, Head, call_it_a_gap_unless
 from infra.commitlog.objects import PARALLEL_READS, SMALL, Objects, Reads, closed_on_error, commit_object
 from infra.progress import Progress, no_progress
-from infra.storage.object_store import ObjectStore
+from infra.storage.object_store import LARGE_OBJECT_SECONDS, SMALL_OBJECT_SECONDS, ObjectStore
 
-_QUICK_TIMEOUT = 3.0
 _PROBES_BEFORE_LISTING = 8
 
 
@@ -484,11 +483,11 @@ class _Read:
             self._progress("restore", self._done, self._total)
 
 
-def open_log(url: str, clock: Clock, bulk_timeout: float = 60.0) -> CommitLog:
+def open_log(url: str, clock: Clock, bulk_timeout: float = LARGE_OBJECT_SECONDS) -> CommitLog:
     """Return the log at this URL; nothing is asked of it yet. `bulk_timeout`: seconds for one large object.
 
     Raises StoreRefused when the place cannot be used.
     """
-    quick = ObjectStore(url, timeout=_QUICK_TIMEOUT, retries=0)
+    quick = ObjectStore(url, timeout=SMALL_OBJECT_SECONDS, retries=0)
     bulk = ObjectStore(url, timeout=bulk_timeout, retries=0)
     return CommitLog(quick, bulk, clock, random.SystemRandom())

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from traceback import clear_frames
@@ -17,6 +16,7 @@ from core import errors
 from core.statements import first_word
 from infra.clock import Clock
 from infra.commitlog.anchor import Anchor, begin_reading
+from infra.commitlog.checkpoint import CHECKPOINT_FRAMES, NO_BACKFILL, NOTHING, Backfill, WalIndex, backfill
 from infra.commitlog.commit import Committer
 from infra.commitlog.file_state import FileChanged, FileState, Known, Shipped, shm_of, state_of, wal_of
 from infra.commitlog.schema import Schema
@@ -26,7 +26,6 @@ from infra.sqlite_errors import translated_errors
 
 logger = logging.getLogger(__name__)
 
-_CHECKPOINT_FRAMES = 1000  # SQLite's own default
 _STEPS_BETWEEN_LOOKS = 100_000  # of SQLite's virtual machine, some milliseconds
 _OVERWRITTEN_SECONDS = 2.0  # a copy over the file is complete when it has not changed for so long
 _PRAGMAS = {"journal_mode": "wal", "synchronous": "full", "foreign_keys": 1}
@@ -71,7 +70,7 @@ class OpenFile:
         self._clock = clock
         self._committer = committer
         self._state: FileState | None = None
-        self._backfilled = _NO_BACKFILL
+        self._backfilled = NO_BACKFILL
         self._backfilled_early = False  # whether a checkpoint has moved into the file what was not shipped
         self._vouched = True
         self._inodes: tuple[int, ...] = ()  # of the WAL and its index
@@ -229,8 +228,8 @@ class OpenFile:
         shipped = self._vfs.shipped
         self.went_unshipped |= frames != shipped.frames
         if shipped.salts != self._backfilled.salts and state_of(self.path) == self._state:
-            self._backfilled = _Backfill(shipped.salts, 0)  # that this commit has begun the WAL anew explains nothing
-        if frames >= _CHECKPOINT_FRAMES:
+            self._backfilled = Backfill(shipped.salts, 0)  # that this commit has begun the WAL anew explains nothing
+        if frames >= CHECKPOINT_FRAMES:
             with suppress(apsw.Error, errors.DatabaseLocked):  # the commit is stored; the next one tries again
                 self.checkpoint()
         return apsw.SQLITE_OK
@@ -238,9 +237,9 @@ class OpenFile:
     def checkpoint(self) -> None:
         """Backfill as much of the WAL as nobody reads. Raises DatabaseLocked when something in it is not shipped."""
         self._move_anchor()  # to the end of the WAL, so that all of it can be backfilled
-        in_wal, in_file = self.writer.connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        is_complete = backfill(self.writer.connection())
         self._state, self._backfilled = state_of(self.path), self._index().backfilled
-        if in_wal == in_file:
+        if is_complete:
             self._committer.note_checkpoint()
             self._move_anchor()  # off the WAL, so that it can be begun anew
 
@@ -268,7 +267,7 @@ class OpenFile:
         if self._found_inodes() != self._inodes:
             raise FileChanged(f"the write-ahead log of {self.path}, or its index, was removed.")
         damage: errors.DatabaseDamaged | None = None
-        backfilled, index = self._backfilled, _NOTHING
+        backfilled, index = self._backfilled, NOTHING
         try:
             index = self._index()
             backfilled = index.backfilled
@@ -279,7 +278,7 @@ class OpenFile:
             raise damage
         return self._is_unshipped(index)
 
-    def _check_explained(self, found: FileState | None, backfilled: "_Backfill") -> None:
+    def _check_explained(self, found: FileState | None, backfilled: Backfill) -> None:
         if found is None or found == self._state or backfilled != self._backfilled:
             # A checkpoint of somebody else may hide that the file was overwritten: the next start looks into it
             self._vouched &= found is None or found == self._state
@@ -350,17 +349,16 @@ class OpenFile:
             if self.has_unshipped():
                 raise errors.DatabaseLocked("Another program's changes are to be stored first.")
 
-    def _index(self) -> "_Index":
+    def _index(self) -> WalIndex:
         """What the WAL's index says."""
         connection = self.writer.connection()
         with translated_errors(self.path):
             while True:
-                salts = self._vfs.salts
-                frames, in_file = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-                if self._vfs.salts == salts:  # or another program has begun the WAL anew in between
-                    return _Index(salts, max(frames, 0), in_file)
+                index = WalIndex.read(connection, self._vfs.salts)
+                if self._vfs.salts == index.salts:  # or another program has begun the WAL anew in between
+                    return index
 
-    def _is_unshipped(self, index: "_Index") -> bool:
+    def _is_unshipped(self, index: WalIndex) -> bool:
         return bool(index.frames) and Shipped(index.salts, index.frames) != self._vfs.shipped
 
     def _found_inodes(self) -> tuple[int, ...]:
@@ -368,37 +366,12 @@ class OpenFile:
         found = (state_of(path) for path in (wal_of(self.path), shm_of(self.path)))
         return tuple(state.inode if state else 0 for state in found)
 
-    def _note_backfilled(self, backfilled: "_Backfill") -> None:
+    def _note_backfilled(self, backfilled: Backfill) -> None:
         """What is committed while nobody holds the WAL, between two anchors, is before the second one: a checkpoint
         may backfill it before it is shipped, and then the WAL may go, and no frame tells of it.
         """
         self._backfilled = backfilled
         self._backfilled_early = backfilled.frames > self._vfs.shipped.frames
-
-
-@dataclass(frozen=True, slots=True)
-class _Backfill:
-    """How many frames of the WAL with these salts are in the file, too."""
-
-    salts: bytes
-    frames: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Index:
-    """What the WAL's index says: of which WAL, how many of its frames are committed, and how many are in the file."""
-
-    salts: bytes
-    frames: int
-    in_file: int
-
-    @property
-    def backfilled(self) -> _Backfill:
-        return _Backfill(self.salts, self.in_file)
-
-
-_NO_BACKFILL = _Backfill(b"", 0)
-_NOTHING = _Index(b"", 0, 0)
 
 
 class _Writer(APSWDatabase):  # type: ignore[misc]

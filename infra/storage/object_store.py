@@ -39,6 +39,9 @@ from infra.disk.ownership import give_to_owner_of, if_kept, make_directories, ma
 from infra.storage.store_errors import ending_of
 from infra.storage.url import check_endpoint, redacted
 
+# How long one attempt may take, with its body
+SMALL_OBJECT_SECONDS = 3.0  # an ordinary commit
+LARGE_OBJECT_SECONDS = 60.0
 TRANSFER_SECONDS = 600.0  # for a whole download of what is as large as the database, or for one part of an upload
 
 _CHUNK = 4 * 1024 * 1024
@@ -74,7 +77,7 @@ class ObjectStore:
     pass by itself) with one line that names the URL and the cause.
     """
 
-    def __init__(self, url: str, *, timeout: float = 60, retries: int = 2) -> None:
+    def __init__(self, url: str, *, timeout: float = LARGE_OBJECT_SECONDS, retries: int = 2) -> None:
         """Raises SettingsError for an endpoint that is no URL.
 
         `timeout`: seconds for one request with its body. `retries`: how often a passing fault is tried again;

@@ -25,6 +25,7 @@ from core.errors import (
 from infra.commitlog import group as group_module
 from infra.commitlog.log import CommitLog
 from infra.commitlog.replica import Replica
+from infra.storage.object_store import LARGE_OBJECT_SECONDS, SMALL_OBJECT_SECONDS
 from tests.simulation.model import Model
 from tests.simulation.operator import Operator
 from tests.simulation.scheduler import Crash, Scheduler, SimulatedClock, Task, Violation
@@ -33,7 +34,6 @@ from tests.simulation.workload import Read, SimulatedSchema, State, Write, creat
 
 _COMMIT_SECONDS = 10.0
 _START_SECONDS = 60.0
-_QUICK_TIMEOUT, _BULK_TIMEOUT = 3.0, 60.0
 _PEEKS = 0.2  # of all pauses
 _MOST_CRASHES = 100  # or a start with more steps than machines last would never end
 _SLEEPS = (20.0, 400.0, 5 * 3600.0, 40 * 3600.0, 80 * 3600.0, 80 * 3600.0)
@@ -184,8 +184,8 @@ class Instance:
         )
         self._connection.has_seen_log = (self._directory / "app.db.position").exists() and self._process > 1
         log = CommitLog(
-            FaultyStore(self._connection, _QUICK_TIMEOUT),
-            FaultyStore(self._connection, _BULK_TIMEOUT),
+            FaultyStore(self._connection, SMALL_OBJECT_SECONDS),
+            FaultyStore(self._connection, LARGE_OBJECT_SECONDS),
             self._clock,
             random.Random(self._rng.getrandbits(64)),
             parallel=1,

@@ -70,7 +70,7 @@ def test_wal_is_begun_anew_and_does_not_grow_for_ever(server: Instance, shell: S
 def test_server_moves_the_wal_into_the_file_by_itself(
     server: Instance, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(open_file, "_CHECKPOINT_FRAMES", 20)
+    monkeypatch.setattr(open_file, "CHECKPOINT_FRAMES", 20)
     for _ in range(30):
         server.sql(BIG)
         server.sql("DELETE FROM t")
