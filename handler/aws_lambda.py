@@ -102,7 +102,7 @@ def _answer(event: dict[str, Any], context: Any) -> dict[str, Any]:
 def _refusal(
     event: dict[str, Any], context: Any, refused: Refusal, kept: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    logger.warning("%d: %s", refused.status_code, refused.detail)
+    logger.warning("%d: %s", refused.status_code, refused.detail, extra={"code": refused.code})
     headers = {"x-request-id": context.aws_request_id, **(kept or {}), "content-type": MEDIA_TYPE}
     scope = {"path": "", "state": {"request_id": headers["x-request-id"]}}
     answer = problem(scope, refused.code, refused.detail)

@@ -288,12 +288,23 @@ def test_every_name_that_a_page_sets_as_code_is_in_the_code(page: str) -> None:
 def test_every_metric_of_the_runbook_is_there(client: httpx2.Client) -> None:
     """Shown at once, or from the first run of maintenance on."""
     families = "http|database|commit_log|maintenance|verification|process"
-    names = set(re.findall(rf"\b(?:{families})_[a-z_]+", (ROOT / "RUNBOOK.md").read_text()))
+    names = set(re.findall(rf"\b(?:{families})_[a-z_]+", (ROOT / "RUNBOOK.md").read_text())) - set(Code)
     shown = f"{client.get('/metrics').text}\n{said_by('infra')}"
     absent = [
         name for name in names if not re.search(rf"^(# TYPE )?{name.removesuffix('_bucket')}", shown, re.MULTILINE)
     ]
     assert absent == []
+
+
+def test_runbook_has_a_row_for_each_problem_of_the_service() -> None:
+    table = (ROOT / "RUNBOOK.md").read_text().partition("| code | cause | do |")[2].partition("\n\n")[0]
+    named = {
+        code: status for row in re.findall(r"^\| (`.*?`) \((\d+)\)", table, re.MULTILINE) for code, status in [row]
+    }
+    listed = {code: int(status) for codes, status in named.items() for code in re.findall(r"`(\w+)`", codes)}
+    codes = {str(code): code.status.value for code in Code}
+    assert listed.items() <= codes.items()
+    assert {code for code, status in codes.items() if status >= 500} <= listed.keys()
 
 
 def test_table_of_problems_has_every_code_with_its_status() -> None:

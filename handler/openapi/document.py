@@ -69,9 +69,9 @@ class _Described:
         if self.names or self.is_paged:
             found |= {404}
         if self.operation.body:
-            found |= {413, 415, 422}
+            found |= {415}
         if self.writes:
-            found |= {409, 507}
+            found |= {409, 422, 507}
         return found
 
     def describe(self, schemas: _Schemas, others: "list[_Described]") -> Part:
@@ -92,7 +92,9 @@ class _Described:
                 {"name": name, "in": "query", "required": False, "schema": schema}
                 for name, schema in schemas.properties(query).items()
             ]
-        return found + [reference("parameters", name) for name in PARAMETERS]
+        shared = ["X-Request-ID", *(["X-Commit-Txid"] if self.uses_database else [])]
+        shared += ["Idempotency-Key"] if self.writes else []
+        return found + [reference("parameters", name) for name in shared]
 
     def _answers(self, schemas: _Schemas, others: "list[_Described]") -> Part:
         problems = {str(status): reference("responses", f"Problem{status}") for status in self.problems()}
@@ -108,6 +110,7 @@ class _Described:
         headers = ["X-Request-ID"]
         headers += ["X-Commit-Txid"] if self.uses_database else []
         headers += ["Location"] if status == 201 else []
+        headers += ["Idempotent-Replayed"] if self.writes else []
         answer: Part = {
             "description": HTTPStatus(status).phrase,
             "headers": {name: reference("headers", name) for name in headers},

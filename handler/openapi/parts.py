@@ -7,6 +7,8 @@ from pydantic import BaseModel, Field
 from handler.openapi import may_be_left_out
 from handler.problems import MEDIA_TYPE, Code
 
+# A string of RFC 9651, or the same without quotes
+KEY = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$'
 TXID = "^[0-7][0-9a-f]{15}$"
 
 Part = dict[str, Any]
@@ -50,6 +52,10 @@ HEADERS: dict[str, Part] = {
         "required": True,
         "schema": {"type": "string", "format": "uri-reference"},
     },
+    "Idempotent-Replayed": {
+        "description": "The write was done before, and this is what was answered then",
+        "schema": {"const": "true"},
+    },
     "Retry-After": {
         "description": "Seconds to wait before the request is sent again",
         "required": True,
@@ -71,6 +77,13 @@ PARAMETERS: dict[str, Part] = {
         "description": "Out of an answer: the caller is shown nothing older, or 412 while the log is not there",
         "schema": {"type": "string", "pattern": TXID},
         "example": "0000000000000001",
+    },
+    "Idempotency-Key": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "One for each write: sent again with it, the write is done once, and answered as the first time",
+        "schema": {"type": "string", "pattern": KEY},
+        "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
     },
 }
 
