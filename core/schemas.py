@@ -94,7 +94,7 @@ class NewItem(_Input):
 def _patch(schema: dict[str, Any]) -> None:
     for field in schema["properties"].values():
         field.pop("default", None)
-    schema["examples"] = [{"price": 9.95}, {"description": None, "quantity": 0}]
+    schema["examples"] = [{"price": 12.5}, {"description": None, "quantity": 0}]
 
 
 class ItemPatch(_Input):
