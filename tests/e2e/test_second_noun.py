@@ -98,8 +98,8 @@ class OrderList(HTTPEndpoint):
     @operation("create_order", "Order an item", body=NewOrder, answers={201: OrderView})
     async def post(self, request: Request) -> Response:
         new = await read_json(request, NewOrder)
-        order = await write(request, partial(orders.create_order, new=new))
-        return created(request, order, f"/api/orders/{order.id}")
+        use_case = partial(orders.create_order, new=new)
+        return await write(request, use_case, lambda order: created(order, f"/api/orders/{order.id}"))
 
 
 @operation("get_order", "Read an order", answers={200: OrderView})
