@@ -19,7 +19,7 @@ def probe(db: Database) -> None:
 
 
 def list_items(db: Database, query: ItemQuery) -> ItemPage:
-    """Raises InvalidInput for a cursor that leads nowhere any more."""
+    """Raises InvalidInput for a cursor that is none, NotFound for one that leads nowhere any more."""
     matching = [Item.name.contains(query.q)] if query.q else []
     views, next_cursor = page_of(db, ITEMS, query, *matching)
     return ItemPage(items=views, next_cursor=next_cursor)

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from peewee import Database, ModelSelect, Tuple
 
 from core.cursor import Cursor, View
-from core.errors import FieldError, InvalidInput
+from core.errors import NotFound
 from core.schemas import PageQuery
 from core.stored import Stored
 
@@ -15,12 +15,12 @@ V = TypeVar("V", bound=View)
 def page_of(db: Database, table: Stored[V], query: PageQuery, *conditions: Any) -> tuple[list[V], str | None]:
     """The views of one page, and the cursor of the next if there is one.
 
-    Raises InvalidInput for a cursor that leads nowhere any more.
+    Raises InvalidInput for a cursor that is none, NotFound for one that leads nowhere any more.
     """
     rows = list(_rows(db, table, query, conditions).dicts().execute(db))
     more, rows = len(rows) > query.limit, rows[: query.limit]
     views = table.views_of(rows)
-    return views, Cursor.at(views[-1], query.order, rows[-1]["as_expected"]).encode() if more else None
+    return views, Cursor.at(views[-1], rows[-1]["as_expected"]).encode() if more else None
 
 
 def _rows(db: Database, table: Stored[V], query: PageQuery, conditions: tuple[Any, ...]) -> "ModelSelect[Any]":
@@ -30,7 +30,7 @@ def _rows(db: Database, table: Stored[V], query: PageQuery, conditions: tuple[An
     order = (column.desc() if descending else column.asc() for column in key)
     select: ModelSelect[Any] = table.model.select(table.columns).order_by(*order).limit(query.limit + 1)
     if query.cursor is not None:
-        end = Cursor.decode(query.cursor, query.order)
+        end = Cursor.decode(query.cursor)
         here, there = Tuple(*key), Tuple(_created_at(db, table, end), end.row_id)
         conditions = (*conditions, here < there if descending else here > there)
     return select.where(*conditions) if conditions else select
@@ -40,5 +40,5 @@ def _created_at(db: Database, table: Stored[V], end: Cursor) -> Any:
     if end.created_at is not None:
         return end.created_at
     if not table.has(db, end.row_id):
-        raise InvalidInput([FieldError("cursor", "led to a row that is gone; begin again without it")])
+        raise NotFound("The row that the cursor leads on from is gone; begin again without it.")
     return table.model.select(table.model.created_at).where(table.model.id == end.row_id)

@@ -16,12 +16,12 @@ from handler.service import read, write
 
 
 class ItemList(HTTPEndpoint):
-    @operation("List items", query=ItemQuery, answers={200: ItemPage})
+    @operation("list_items", "List items", query=ItemQuery, answers={200: ItemPage})
     async def get(self, request: Request) -> Response:
         query = read_query(request, ItemQuery)
         return answer(await read(request, partial(items.list_items, query=query)))
 
-    @operation("Create an item", body=NewItem, answers={201: ItemView})
+    @operation("create_item", "Create an item", body=NewItem, answers={201: ItemView})
     async def post(self, request: Request) -> Response:
         new = await read_json(request, NewItem)
         use_case = partial(items.create_item, new=new)
@@ -29,23 +29,23 @@ class ItemList(HTTPEndpoint):
 
 
 class ItemDetail(HTTPEndpoint):
-    @operation("Read an item", answers={200: ItemView, 404: None})
+    @operation("get_item", "Read an item", answers={200: ItemView})
     async def get(self, request: Request) -> Response:
         use_case = partial(items.get_item, item_id=id_of(request))
         return answer(await read(request, use_case))
 
-    @operation("Replace an item", body=NewItem, answers={200: ItemView, 404: None})
+    @operation("replace_item", "Replace an item", body=NewItem, answers={200: ItemView})
     async def put(self, request: Request) -> Response:
         use_case = partial(items.replace_item, item_id=id_of(request), new=await read_json(request, NewItem))
         return await write(request, use_case, answer)
 
-    @operation("Change some fields", body=ItemPatch, body_types=MERGE_PATCH, answers={200: ItemView, 404: None})
+    @operation("patch_item", "Change some fields", body=ItemPatch, body_types=MERGE_PATCH, answers={200: ItemView})
     async def patch(self, request: Request) -> Response:
         patch = await read_json(request, ItemPatch, MERGE_PATCH)
         use_case = partial(items.patch_item, item_id=id_of(request), patch=patch)
         return await write(request, use_case, answer)
 
-    @operation("Delete an item", answers={204: None, 404: None})
+    @operation("delete_item", "Delete an item", answers={204: ()})
     async def delete(self, request: Request) -> Response:
         return await write(request, partial(items.delete_item, item_id=id_of(request)), no_content)
 

@@ -92,6 +92,7 @@ def problem(
     headers: Mapping[str, str] | None = None,
     **members: Any,
 ) -> JSONResponse:
+    scope["state"]["code"] = code
     body = {
         "type": "about:blank",
         "title": code.status.phrase,

@@ -29,6 +29,7 @@ from handler.problems import Code
 from handler.service import Service, open_server_service
 from infra.database import Database, open_database
 from infra.settings import Settings
+from tests.described import assert_described
 from tests.infra.storage.certificates import Authority
 
 hypothesis.settings.register_profile("plain", deadline=None)  # the time an example takes is no property
@@ -106,7 +107,13 @@ def serving(service: Service, listening: list[socket.socket] | None = None) -> I
         time.sleep(0.005)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False, verify=_NO_TLS) as client:
+        with httpx2.Client(
+            base_url=f"http://127.0.0.1:{port}",
+            timeout=20,
+            trust_env=False,
+            verify=_NO_TLS,
+            event_hooks={"response": [assert_described]},
+        ) as client:
             yield client
     finally:
         server.should_exit = True

@@ -12,7 +12,7 @@ import pytest
 
 from handler import __main__ as server
 from handler.asgi import ROUTES
-from handler.openapi import build_openapi
+from handler.openapi.document import build_openapi
 from infra import write_queue
 from infra.settings import Settings
 

@@ -21,6 +21,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from handler.problems import Code
 from infra.__main__ import _parser
 from tests.e2e.pages import blocks
 
@@ -98,15 +99,17 @@ def quotes(page: str) -> list[str]:
 
 @cache
 def said_by(package: str) -> str:
-    """Every text in the code of a package, a line each, with _ANY for what differs each time."""
-    texts: set[str] = set()
+    """Every text in the code of a package, a line each, with _ANY for what differs each time; modules end in \f."""
+    modules = []
     for path in (ROOT / package).rglob("*.py"):
+        texts: set[str] = set()
         tree = ast.parse(path.read_text())
         silent = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in silent:
                 texts |= set(_texts_of(node))
-    return "\n".join(" ".join(text.split()) for text in texts)
+        modules.append("\n".join(" ".join(text.split()) for text in texts))
+    return "\n\f\n".join(modules)
 
 
 def _texts_of(node: ast.expr) -> Iterator[str]:
@@ -122,11 +125,11 @@ def _texts_of(node: ast.expr) -> Iterator[str]:
 
 
 def is_said(message: str, by: str) -> bool:
-    """Each part of it between `...`, by somebody."""
+    """The parts of it between `...`, all by one module; what a start says before the cause, by another."""
     if pair := re.fullmatch(r'"(\w+)": "(\w+)"', message):
         return all(re.search(rf"^{word}$", by, re.MULTILINE) for word in pair.groups())
-    parts = [part.strip(" ,:") for part in re.split(r"\.\.\.|…", message)]
-    return all(re.search(_pattern(part), by) for part in parts)
+    parts = [part.strip(" ,:") for part in re.split(r"\.\.\.|…", message.removeprefix("cannot start: ..."))]
+    return any(all(re.search(_pattern(part), module) for part in parts) for module in by.split("\f"))
 
 
 def _pattern(part: str) -> str:
@@ -144,7 +147,7 @@ def messages(page: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_message_that_a_page_quotes_is_in_the_code(page: str) -> None:
     packages = [package for folder in _SPEAKERS if page.startswith(folder) for package in _SPEAKERS[folder]]
-    by = "\n".join(map(said_by, packages))
+    by = "\n\f\n".join(map(said_by, packages))
     assert [message for message in messages(page) if not is_said(message, by)] == []
 
 
@@ -288,12 +291,28 @@ def test_every_name_that_a_page_sets_as_code_is_in_the_code(page: str) -> None:
 def test_every_metric_of_the_runbook_is_there(client: httpx2.Client) -> None:
     """Shown at once, or from the first run of maintenance on."""
     families = "http|database|commit_log|maintenance|verification|process"
-    names = set(re.findall(rf"\b(?:{families})_[a-z_]+", (ROOT / "RUNBOOK.md").read_text()))
+    names = set(re.findall(rf"\b(?:{families})_[a-z_]+", (ROOT / "RUNBOOK.md").read_text())) - set(Code)
     shown = f"{client.get('/metrics').text}\n{said_by('infra')}"
     absent = [
         name for name in names if not re.search(rf"^(# TYPE )?{name.removesuffix('_bucket')}", shown, re.MULTILINE)
     ]
     assert absent == []
+
+
+def test_runbook_has_a_row_for_each_problem_of_the_service() -> None:
+    table = (ROOT / "RUNBOOK.md").read_text().partition("| code | cause | do |")[2].partition("\n\n")[0]
+    named = {
+        code: status for row in re.findall(r"^\| (`.*?`) \((\d+)\)", table, re.MULTILINE) for code, status in [row]
+    }
+    listed = {code: int(status) for codes, status in named.items() for code in re.findall(r"`(\w+)`", codes)}
+    codes = {str(code): code.status.value for code in Code}
+    assert listed.items() <= codes.items()
+    assert {code for code, status in codes.items() if status >= 500} <= listed.keys()
+
+
+def test_table_of_problems_has_every_code_with_its_status() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", section("docs/api.md", "Problems"), re.MULTILINE)
+    assert sorted(rows) == sorted((str(code), str(code.status.value)) for code in Code)
 
 
 # The code, as the pages have it

@@ -280,8 +280,10 @@ def test_event_that_is_no_request_is_400_and_says_why(start: Start, field: str, 
     made["isBase64Encoded"] = "base64" in detail
     answer = start()(made)
     assert answer["statusCode"] == 400
-    assert detail in json.loads(answer["body"])["detail"]
-    assert json.loads(answer["body"])["request_id"] == answer["headers"]["x-request-id"]
+    problem = json.loads(answer["body"])
+    assert detail in problem["detail"]
+    assert problem["code"] == ("malformed_body" if "base64" in detail else "malformed_request")
+    assert problem["request_id"] == answer["headers"]["x-request-id"]
 
 
 @pytest.mark.parametrize("name", ["function_url_create", "rest_api_create", "alb_read_missing"])
@@ -481,6 +483,7 @@ def test_long_answer_is_compressed_for_who_asks(start: Start) -> None:
     refused = invoke(made)
     assert refused["statusCode"] == 413
     problem = json.loads(refused["body"])
+    assert problem["code"] == "answer_too_large"
     assert "1000000 at most" in problem["detail"]
     assert problem["request_id"] == refused["headers"]["x-request-id"]
     multiple = made | {"multiValueHeaders": {"host": ["x"]}, "multiValueQueryStringParameters": {"limit": ["100"]}}
