@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from peewee import Database
+from peewee import Database, IntegrityError
 
 from core.errors import ItemNotFound, WriteRefused
 from core.models import Item
 from core.pages import page_of
-from core.schemas import ItemPage, ItemPatch, ItemQuery, ItemView, NewItem
+from core.schemas import CreatedItems, ItemPage, ItemPatch, ItemQuery, ItemView, NewItem, NewItems
 from core.stored import Stored, now
 
 ITEMS = Stored(Item, ItemView.from_row)
@@ -29,6 +29,18 @@ def create_item(db: Database, new: NewItem) -> ItemView:
     """Raises WriteRefused when the table takes none."""
     created_at = now()
     return ITEMS.insert(db, **new.model_dump(), created_at=created_at, updated_at=created_at)
+
+
+def create_items(db: Database, new: NewItems) -> CreatedItems:
+    """All or none. Raises WriteRefused, with the place of the one that the table does not take."""
+    created_at = now()
+    created = []
+    for place, item in enumerate(new.items):
+        try:
+            created.append(ITEMS.insert(db, **item.model_dump(), created_at=created_at, updated_at=created_at))
+        except (WriteRefused, IntegrityError) as error:
+            raise WriteRefused(f"items.{place}: {error}") from error
+    return CreatedItems(items=created)
 
 
 def get_item(db: Database, item_id: int) -> ItemView:

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 MAX_PRICE_CENTS = 999_999_999_999
 MAX_INTEGER = 2**53 - 1  # the largest whole number every JSON reader keeps exact
+MAX_BATCH = 500
 ROWIDS = range(-(2**63), 2**63)  # a row's id; the API gives positive ones
 
 _PRICE = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,2}))?")
@@ -76,6 +77,12 @@ class NewItem(_Input):
     quantity: Quantity = 0
 
 
+class NewItems(_Input):
+    """Items to create together."""
+
+    items: list[NewItem] = Field(min_length=1, max_length=MAX_BATCH)
+
+
 def _without_defaults(schema: dict[str, Any]) -> None:
     for field in schema["properties"].values():
         field.pop("default", None)
@@ -134,6 +141,12 @@ class ItemView(BaseModel):
             updated_at=row["updated_at"],
             version=row["version"],
         )
+
+
+class CreatedItems(BaseModel):
+    """In the order in which they were sent."""
+
+    items: list[ItemView]
 
 
 class ItemPage(BaseModel):

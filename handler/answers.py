@@ -1,4 +1,4 @@
-"""Writing an answer: checked models as JSON."""
+"""Writing an answer: checked models as JSON, with an entity tag."""
 
 from urllib.parse import quote
 
@@ -6,9 +6,12 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from handler.conditions import Representation
+
 
 def answer(model: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(model.model_dump_json(), status, headers, "application/json")
+    shown = Representation.of(model)
+    return Response(shown.body, status, {"ETag": shown.tag, **(headers or {})}, "application/json")
 
 
 def created(request: Request, model: BaseModel, path: str) -> Response:

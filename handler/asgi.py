@@ -13,6 +13,7 @@ from core.errors import ServiceError
 from handler import docs, items, ops
 from handler.middleware.body_limit import BodyLimit
 from handler.middleware.commit_txid import CommitTxid
+from handler.middleware.conditional_reads import ConditionalReads
 from handler.middleware.early_answers import EarlyAnswers
 from handler.middleware.header_limit import HeaderLimit
 from handler.middleware.outside_address import OutsideAddress
@@ -35,6 +36,7 @@ def create_app(service: Service) -> Starlette:
         Middleware(HeaderLimit),
         # a log that only this instance has gives its commits numbers that mean nothing elsewhere
         *([Middleware(CommitTxid)] if service.settings.replica_url else []),
+        Middleware(ConditionalReads),
         Middleware(GZipMiddleware, minimum_size=1000, compresslevel=6),
         Middleware(BodyLimit, limit=service.settings.max_body_bytes),
     ]

@@ -8,11 +8,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from core import items
-from core.schemas import ItemPage, ItemPatch, ItemQuery, ItemView, NewItem
+from core.schemas import CreatedItems, ItemPage, ItemPatch, ItemQuery, ItemView, NewItem, NewItems
 from handler.answers import answer, created
+from handler.conditions import guarded
 from handler.openapi import operation
 from handler.requests import MERGE_PATCH, id_of, read_json, read_query
 from handler.service import read, write
+from infra.database import UseCase
 
 
 class ItemList(HTTPEndpoint):
@@ -28,30 +30,44 @@ class ItemList(HTTPEndpoint):
         return created(request, item, f"/api/items/{item.id}")
 
 
+class ItemBatch(HTTPEndpoint):
+    @operation("Create up to 500 items, all or none", body=NewItems, answers={201: CreatedItems})
+    async def post(self, request: Request) -> Response:
+        new = await read_json(request, NewItems)
+        made = await write(request, partial(items.create_items, new=new))
+        return Response(made.model_dump_json(), 201, media_type="application/json")  # of no one resource: no ETag
+
+
 class ItemDetail(HTTPEndpoint):
     @operation("Read an item", answers={200: ItemView, 404: None})
     async def get(self, request: Request) -> Response:
-        use_case = partial(items.get_item, item_id=id_of(request))
-        return answer(await read(request, use_case))
+        return answer(await read(request, _find(request)))
 
     @operation("Replace an item", body=NewItem, answers={200: ItemView, 404: None})
     async def put(self, request: Request) -> Response:
-        use_case = partial(items.replace_item, item_id=id_of(request), new=await read_json(request, NewItem))
-        return answer(await write(request, use_case))
+        new = await read_json(request, NewItem)
+        change = partial(items.replace_item, item_id=id_of(request), new=new)
+        return answer(await write(request, guarded(request, _find(request), change)))
 
     @operation("Change some fields", body=ItemPatch, body_types=MERGE_PATCH, answers={200: ItemView, 404: None})
     async def patch(self, request: Request) -> Response:
         patch = await read_json(request, ItemPatch, MERGE_PATCH)
-        use_case = partial(items.patch_item, item_id=id_of(request), patch=patch)
-        return answer(await write(request, use_case))
+        change = partial(items.patch_item, item_id=id_of(request), patch=patch)
+        return answer(await write(request, guarded(request, _find(request), change)))
 
     @operation("Delete an item", answers={204: None, 404: None})
     async def delete(self, request: Request) -> Response:
-        await write(request, partial(items.delete_item, item_id=id_of(request)))
+        change = partial(items.delete_item, item_id=id_of(request))
+        await write(request, guarded(request, _find(request), change))
         return Response(status_code=204)
+
+
+def _find(request: Request) -> UseCase[ItemView]:
+    return partial(items.get_item, item_id=id_of(request))
 
 
 routes = [
     Route("/api/items", ItemList),
+    Route("/api/items/batch", ItemBatch),
     Route("/api/items/{item_id}", ItemDetail),
 ]

@@ -52,11 +52,13 @@ class Code(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed", 405
     WRITE_REFUSED = "write_refused", 409
     TXID_NOT_REACHED = "txid_not_reached", 412
+    PRECONDITION_FAILED = "precondition_failed", 412
     BODY_TOO_LARGE = "body_too_large", 413
     TRANSACTION_TOO_LARGE = "transaction_too_large", 413
     ANSWER_TOO_LARGE = "answer_too_large", 413
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type", 415
     INVALID_INPUT = "invalid_input", 422
+    IF_MATCH_REQUIRED = "if_match_required", 428
     HEADERS_TOO_LARGE = "headers_too_large", 431
     INTERNAL_ERROR = "internal_error", 500
     DATABASE_LOCKED = "database_locked", 503

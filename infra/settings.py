@@ -38,6 +38,7 @@ class Settings(BaseModel):
     backup_keep_daily_days: int = Field(30, alias="BACKUP_KEEP_DAILY_DAYS", ge=1, le=_MOST_DAYS)
     busy_timeout_seconds: float = Field(5.0, alias="BUSY_TIMEOUT_SECONDS", ge=0, le=600)
     write_queue_limit: int = Field(1000, alias="WRITE_QUEUE_LIMIT", ge=1)
+    require_if_match: bool = Field(False, alias="REQUIRE_IF_MATCH")
     max_body_bytes: int = Field(1024 * 1024, alias="MAX_BODY_BYTES", ge=1)
     host: str = Field("127.0.0.1", alias="HOST", min_length=1)
     port: int = Field(8000, alias="PORT", ge=0, le=65535)

@@ -87,6 +87,13 @@ def test_create_is_answered_through_every_kind_of_gateway(start: Start, name: st
     assert answer["headers"]["location"] == ("/prod/api/items/1" if name == "rest_api_create" else "/api/items/1")
 
 
+def test_batch_is_one_commit_of_a_function_too(start: Start) -> None:
+    invoke = start()
+    answer = invoke(request("POST", "/api/items/batch", json.dumps({"items": [{"name": "a"}, {"name": "b"}]})))
+    assert answer["statusCode"] == 201
+    assert [item["id"] for item in json.loads(answer["body"])["items"]] == [1, 2]
+
+
 def test_http_api_list_understands_query_and_cookies(start: Start) -> None:
     invoke = start()
     invoke(event("function_url_create"))
@@ -354,6 +361,34 @@ def test_location_is_where_the_caller_finds_the_item(start: Start, name: str) ->
         made["requestContext"]["http"]["method"] = "POST"
     answer = start()(made)
     assert (answer["statusCode"], answer["headers"].get("location")) == (201, f"{outside}/api/items/1"), answer
+
+
+ITEM = "/api/items/1"
+EVENTS_OF_AN_ITEM = {
+    "function URL": request("GET", ITEM),
+    "REST": rest_api(f"/prod{ITEM}", ITEM, PROXY, {"proxy": ITEM[1:]}),
+    "load balancer": event("alb_read_missing") | {"path": ITEM},
+}
+
+
+@pytest.mark.parametrize("name", EVENTS_OF_AN_ITEM)
+def test_conditions_count_through_every_kind_of_gateway(start: Start, name: str) -> None:
+    invoke = start()
+    tag = invoke(event("function_url_create"))["headers"]["etag"]
+
+    def ask(method: str, header: str, value: str) -> dict[str, Any]:
+        made = copy.deepcopy(EVENTS_OF_AN_ITEM[name]) | {"httpMethod": method, "body": None, "isBase64Encoded": False}
+        made["requestContext"].get("http", {})["method"] = method
+        made["headers"] = {header: value}
+        if "multiValueHeaders" in made:
+            made["multiValueHeaders"] = {header: [value]}
+        return invoke(made)
+
+    known = ask("GET", "if-none-match", f'"other", W/{tag}')
+    assert (known["statusCode"], known["headers"]["etag"], known["body"]) == (304, tag, "")
+    assert ask("DELETE", "if-match", '"other"')["statusCode"] == 412
+    assert ask("DELETE", "if-match", "é")["statusCode"] == 400
+    assert ask("DELETE", "if-match", tag)["statusCode"] == 204
 
 
 def test_problem_names_the_address_that_the_caller_used(start: Start) -> None:
