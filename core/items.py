@@ -1,13 +1,14 @@
 """The use cases: plain functions of a database, safe to run again from the start."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from peewee import Database, IntegrityError
 
 from core.errors import ItemNotFound, WriteRefused
 from core.models import Item
-from core.pages import page_of
-from core.schemas import CreatedItems, ItemPage, ItemPatch, ItemQuery, ItemView, NewItem, NewItems
+from core.pages import all_of, page_of
+from core.schemas import CreatedItems, ExportQuery, ItemPage, ItemPatch, ItemQuery, ItemView, NewItem, NewItems
 from core.stored import Stored, now
 
 ITEMS = Stored(Item, ItemView.from_row)
@@ -20,9 +21,13 @@ def probe(db: Database) -> None:
 
 def list_items(db: Database, query: ItemQuery) -> ItemPage:
     """Raises InvalidInput for a cursor that leads nowhere any more."""
-    matching = [Item.name.contains(query.q)] if query.q else []
-    views, next_cursor = page_of(db, ITEMS, query, *matching)
+    views, next_cursor = page_of(db, ITEMS, query, *_matching(query.q))
     return ItemPage(items=views, next_cursor=next_cursor)
+
+
+def export_items(db: Database, query: ExportQuery) -> Iterator[ItemView]:
+    """All that match, in constant memory."""
+    return all_of(db, ITEMS, query.order, *_matching(query.q))
 
 
 def create_item(db: Database, new: NewItem) -> ItemView:
@@ -61,6 +66,10 @@ def patch_item(db: Database, item_id: int, patch: ItemPatch) -> ItemView:
 def delete_item(db: Database, item_id: int) -> None:
     if not Item.delete().where(Item.id == item_id).execute(db):
         raise _not_done(db, item_id)
+
+
+def _matching(q: str) -> list[Any]:
+    return [Item.name.contains(q)] if q else []
 
 
 def _update(db: Database, item_id: int, changes: dict[str, Any]) -> ItemView:

@@ -61,6 +61,11 @@ Cents = Annotated[
     ),
 ]
 Quantity = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Search = Annotated[
+    str,
+    Field(max_length=200, description="Part of the name, upper and lower case (ASCII) alike"),
+    AfterValidator(_no_nul),
+]
 SortOrder = Literal["created_at", "-created_at"]
 
 
@@ -111,9 +116,17 @@ class PageQuery(BaseModel):
 
 
 class ItemQuery(PageQuery):
-    q: Annotated[str, Field(max_length=200), AfterValidator(_no_nul)] = Field(
-        default="", description="Part of the name, upper and lower case (ASCII) alike"
-    )
+    q: Search = ""
+
+
+class ExportQuery(BaseModel):
+    """`format` counts before the Accept header."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    order: SortOrder = "created_at"
+    q: Search = ""
+    format: Literal["ndjson", "csv"] | None = None
 
 
 class ItemView(BaseModel):

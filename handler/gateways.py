@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -69,9 +70,19 @@ def _below_resource(resource: str, parameters: dict[str, str], outside: str, pat
     return mount, outside.removeprefix(mount) or "/"
 
 
+def answer_limit(scope: Mapping[str, Any]) -> int | None:
+    """How many bytes an answer may have; None for a server's, which may have any number."""
+    event = scope.get("aws.event")
+    return None if event is None else _limit(event)
+
+
+def _limit(event: Event) -> int:
+    return LOAD_BALANCER_LIMIT if "elb" in event["requestContext"] else FUNCTION_LIMIT
+
+
 def excess(event: Event, answer: dict[str, Any]) -> str | None:
     """Why an answer would not arrive, or None when it is small enough."""
-    limit = LOAD_BALANCER_LIMIT if "elb" in event["requestContext"] else FUNCTION_LIMIT
+    limit = _limit(event)
     size = len(json.dumps(answer))
     if size <= limit:
         return None

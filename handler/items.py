@@ -8,9 +8,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from core import items
-from core.schemas import CreatedItems, ItemPage, ItemPatch, ItemQuery, ItemView, NewItem, NewItems
+from core.schemas import CreatedItems, ExportQuery, ItemPage, ItemPatch, ItemQuery, ItemView, NewItem, NewItems
 from handler.answers import answer, created
 from handler.conditions import guarded
+from handler.export import exported, form_for
 from handler.openapi import operation
 from handler.requests import MERGE_PATCH, id_of, read_json, read_query
 from handler.service import read, write
@@ -36,6 +37,14 @@ class ItemBatch(HTTPEndpoint):
         new = await read_json(request, NewItems)
         made = await write(request, partial(items.create_items, new=new))
         return Response(made.model_dump_json(), 201, media_type="application/json")  # of no one resource: no ETag
+
+
+class ItemExport(HTTPEndpoint):
+    @operation("Export all items as NDJSON or CSV", query=ExportQuery, answers={200: None, 406: None})
+    async def get(self, request: Request) -> Response:
+        query = read_query(request, ExportQuery)
+        form = form_for(request, query.format)
+        return await exported(request, "items", ItemView, form, partial(items.export_items, query=query))
 
 
 class ItemDetail(HTTPEndpoint):
@@ -69,5 +78,6 @@ def _find(request: Request) -> UseCase[ItemView]:
 routes = [
     Route("/api/items", ItemList),
     Route("/api/items/batch", ItemBatch),
+    Route("/api/items/export", ItemExport),
     Route("/api/items/{item_id}", ItemDetail),
 ]

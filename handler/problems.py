@@ -20,6 +20,7 @@ from core.errors import (
     NotFound,
     ServiceError,
     StoreError,
+    TooManyCopies,
     TooManyWrites,
     TransactionTooLarge,
     TransactionTooSlow,
@@ -50,6 +51,7 @@ class Code(StrEnum):
     MALFORMED_BODY = "malformed_body", 400
     NOT_FOUND = "not_found", 404
     METHOD_NOT_ALLOWED = "method_not_allowed", 405
+    NOT_ACCEPTABLE = "not_acceptable", 406
     WRITE_REFUSED = "write_refused", 409
     TXID_NOT_REACHED = "txid_not_reached", 412
     PRECONDITION_FAILED = "precondition_failed", 412
@@ -64,6 +66,7 @@ class Code(StrEnum):
     DATABASE_LOCKED = "database_locked", 503
     DATABASE_UNAVAILABLE = "database_unavailable", 503
     TOO_MANY_WRITES = "too_many_writes", 503
+    TOO_MANY_EXPORTS = "too_many_exports", 503
     TRANSACTION_TOO_SLOW = "transaction_too_slow", 503
     OUTCOME_UNKNOWN = "outcome_unknown", 503
     STORE_UNAVAILABLE = "store_unavailable", 503
@@ -125,6 +128,9 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
         case TooManyWrites():
             logger.warning("%s", error)
             return _try_again(request.scope, Code.TOO_MANY_WRITES, "Too many writes are waiting. Try again.")
+        case TooManyCopies():
+            logger.warning("%s", error)
+            return _try_again(request.scope, Code.TOO_MANY_EXPORTS, "Too many exports are under way. Try again.")
         case TransactionTooSlow():
             logger.error("%s", error)
             return _try_again(

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -363,32 +364,30 @@ def test_location_is_where_the_caller_finds_the_item(start: Start, name: str) ->
     assert (answer["statusCode"], answer["headers"].get("location")) == (201, f"{outside}/api/items/1"), answer
 
 
-ITEM = "/api/items/1"
-EVENTS_OF_AN_ITEM = {
-    "function URL": request("GET", ITEM),
-    "REST": rest_api(f"/prod{ITEM}", ITEM, PROXY, {"proxy": ITEM[1:]}),
-    "load balancer": event("alb_read_missing") | {"path": ITEM},
-}
+GATEWAYS = ["function URL", "REST", "load balancer"]
 
 
-@pytest.mark.parametrize("name", EVENTS_OF_AN_ITEM)
-def test_conditions_count_through_every_kind_of_gateway(start: Start, name: str) -> None:
+def through(gateway: str, method: str, path: str, **headers: str) -> dict[str, Any]:
+    made = {
+        "function URL": request(method, path),
+        "REST": rest_api(f"/prod{path}", path, PROXY, {"proxy": path[1:]}),
+        "load balancer": event("alb_read_missing") | {"path": path},
+    }[gateway]
+    made |= {"httpMethod": method, "body": None, "isBase64Encoded": False, "headers": headers}
+    if "multiValueHeaders" in made:
+        made["multiValueHeaders"] = {name: [value] for name, value in headers.items()}
+    return made
+
+
+@pytest.mark.parametrize("gateway", GATEWAYS)
+def test_conditions_count_through_every_kind_of_gateway(start: Start, gateway: str) -> None:
     invoke = start()
     tag = invoke(event("function_url_create"))["headers"]["etag"]
-
-    def ask(method: str, header: str, value: str) -> dict[str, Any]:
-        made = copy.deepcopy(EVENTS_OF_AN_ITEM[name]) | {"httpMethod": method, "body": None, "isBase64Encoded": False}
-        made["requestContext"].get("http", {})["method"] = method
-        made["headers"] = {header: value}
-        if "multiValueHeaders" in made:
-            made["multiValueHeaders"] = {header: [value]}
-        return invoke(made)
-
-    known = ask("GET", "if-none-match", f'"other", W/{tag}')
+    ask = partial(through, gateway, path="/api/items/1")
+    known = invoke(ask("GET", **{"if-none-match": f'"other", W/{tag}'}))
     assert (known["statusCode"], known["headers"]["etag"], known["body"]) == (304, tag, "")
-    assert ask("DELETE", "if-match", '"other"')["statusCode"] == 412
-    assert ask("DELETE", "if-match", "é")["statusCode"] == 400
-    assert ask("DELETE", "if-match", tag)["statusCode"] == 204
+    for value, status in (('"other"', 412), ("\N{LATIN SMALL LETTER E WITH ACUTE}", 400), (tag, 204)):
+        assert invoke(ask("DELETE", **{"if-match": value}))["statusCode"] == status
 
 
 def test_problem_names_the_address_that_the_caller_used(start: Start) -> None:
@@ -445,6 +444,26 @@ def test_long_answer_is_compressed_for_who_asks(start: Start) -> None:
     assert answer["headers"]["content-encoding"] == "gzip"
     assert len(json.dumps(answer)) < 1_000_000
     assert len(json.loads(gzip.decompress(base64.b64decode(answer["body"])))["items"]) == 100
+
+
+@pytest.mark.parametrize("gateway", GATEWAYS)
+def test_export_is_one_answer_or_says_that_it_would_not_fit(
+    start: Start, gateway: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke = start()
+    batch = json.dumps({"items": [{"name": "x" * 200, "description": "\N{GRINNING FACE}" * 400}] * 100})
+    assert invoke(request("POST", "/api/items/batch", batch))["statusCode"] == 201
+    made = through(gateway, "GET", "/api/items/export")
+    answer = invoke(made)
+    assert (answer["statusCode"], answer["isBase64Encoded"]) == (200, False)
+    assert [json.loads(line)["id"] for line in answer["body"].splitlines()] == list(range(1, 101))
+    assert invoke(through(gateway, "GET", "/api/items/export", accept="text/csv"))["body"].startswith("id,name,")
+    for limit in ("FUNCTION_LIMIT", "LOAD_BALANCER_LIMIT"):
+        monkeypatch.setattr(gateways, limit, 100_000)
+    refused = invoke(made)
+    problem = json.loads(refused["body"])
+    assert (refused["statusCode"], problem["code"]) == (413, "answer_too_large")
+    assert "page by page" in problem["detail"]  # found out before all of it was made: that would be another detail
 
 
 def test_docs_pass_a_load_balancer_for_a_browser_and_say_why_not_for_others(start: Start) -> None:
