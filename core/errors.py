@@ -5,6 +5,7 @@ ServiceError
 ├── InvalidInput                the caller's input, field by field
 ├── NotFound                    what the caller names is not there
 │   └── ItemNotFound
+├── IdempotencyKeyReused        it came with another request before
 ├── DatabaseError
 │   ├── DatabaseLocked          another connection held the write lock too long
 │   ├── TooManyWrites           the queue of writes is full
@@ -73,6 +74,11 @@ class NotFound(ServiceError):
 class ItemNotFound(NotFound):
     def __init__(self, item_id: int | str) -> None:
         super().__init__(f"There is no item {item_id}.")
+
+
+class IdempotencyKeyReused(ServiceError):
+    def __init__(self, key: str) -> None:
+        super().__init__(f"The Idempotency-Key {key} came with another request before. Give each request its own.")
 
 
 class DatabaseError(ServiceError):

@@ -1,6 +1,6 @@
 """Peewee models. They are bound to no database: a use case names one with `.execute(db)`."""
 
-from peewee import AutoField, IntegerField, Model, TextField
+from peewee import AutoField, BlobField, CompositeKey, IntegerField, Model, TextField
 
 
 class Item(Model):
@@ -17,3 +17,19 @@ class Item(Model):
 
     class Meta:
         table_name = "items"
+
+
+class IdempotencyKey(Model):
+    """A row of `idempotency_keys`: a write that was sent with a key, and what it has answered."""
+
+    hour = IntegerField()
+    caller = TextField()
+    key = TextField()
+    fingerprint = BlobField()
+    status = IntegerField()
+    headers = TextField()
+    body = BlobField()
+
+    class Meta:
+        table_name = "idempotency_keys"
+        primary_key = CompositeKey("hour", "caller", "key")

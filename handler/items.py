@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from core import items
 from core.schemas import CreatedItems, ExportQuery, ItemPage, ItemPatch, ItemQuery, ItemView, NewItem, NewItems
-from handler.answers import answer, created
+from handler.answers import answer, created, created_together, no_content
 from handler.conditions import guarded
 from handler.export import exported, form_for
 from handler.openapi import operation
@@ -27,16 +27,15 @@ class ItemList(HTTPEndpoint):
     @operation("Create an item", body=NewItem, answers={201: ItemView})
     async def post(self, request: Request) -> Response:
         new = await read_json(request, NewItem)
-        item = await write(request, partial(items.create_item, new=new))
-        return created(request, item, f"/api/items/{item.id}")
+        use_case = partial(items.create_item, new=new)
+        return await write(request, use_case, lambda item: created(item, f"/api/items/{item.id}"))
 
 
 class ItemBatch(HTTPEndpoint):
     @operation("Create up to 500 items, all or none", body=NewItems, answers={201: CreatedItems})
     async def post(self, request: Request) -> Response:
         new = await read_json(request, NewItems)
-        made = await write(request, partial(items.create_items, new=new))
-        return Response(made.model_dump_json(), 201, media_type="application/json")  # of no one resource: no ETag
+        return await write(request, partial(items.create_items, new=new), created_together)
 
 
 class ItemExport(HTTPEndpoint):
@@ -56,19 +55,18 @@ class ItemDetail(HTTPEndpoint):
     async def put(self, request: Request) -> Response:
         new = await read_json(request, NewItem)
         change = partial(items.replace_item, item_id=id_of(request), new=new)
-        return answer(await write(request, guarded(request, _find(request), change)))
+        return await write(request, guarded(request, _find(request), change), answer)
 
     @operation("Change some fields", body=ItemPatch, body_types=MERGE_PATCH, answers={200: ItemView, 404: None})
     async def patch(self, request: Request) -> Response:
         patch = await read_json(request, ItemPatch, MERGE_PATCH)
         change = partial(items.patch_item, item_id=id_of(request), patch=patch)
-        return answer(await write(request, guarded(request, _find(request), change)))
+        return await write(request, guarded(request, _find(request), change), answer)
 
     @operation("Delete an item", answers={204: None, 404: None})
     async def delete(self, request: Request) -> Response:
         change = partial(items.delete_item, item_id=id_of(request))
-        await write(request, guarded(request, _find(request), change))
-        return Response(status_code=204)
+        return await write(request, guarded(request, _find(request), change), no_content)
 
 
 def _find(request: Request) -> UseCase[ItemView]:

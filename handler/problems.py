@@ -6,6 +6,7 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -16,6 +17,7 @@ from core.errors import (
     DatabaseError,
     DatabaseFull,
     DatabaseLocked,
+    IdempotencyKeyReused,
     InvalidInput,
     NotFound,
     ServiceError,
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "1"
+IDEMPOTENCY_KEY = "Idempotency-Key"
 
 
 class Code(StrEnum):
@@ -60,6 +63,7 @@ class Code(StrEnum):
     ANSWER_TOO_LARGE = "answer_too_large", 413
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type", 415
     INVALID_INPUT = "invalid_input", 422
+    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused", 422
     IF_MATCH_REQUIRED = "if_match_required", 428
     HEADERS_TOO_LARGE = "headers_too_large", 431
     INTERNAL_ERROR = "internal_error", 500
@@ -118,6 +122,8 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
         case InvalidInput(errors=errors):
             members = [{"field": error.field, "message": error.message} for error in errors]
             return problem(request.scope, Code.INVALID_INPUT, "The input is not valid; see errors.", errors=members)
+        case IdempotencyKeyReused():
+            return problem(request.scope, Code.IDEMPOTENCY_KEY_REUSED, str(error))
         case WriteRefused():
             logger.warning("%s", error)
             return problem(request.scope, Code.WRITE_REFUSED, str(error))
@@ -164,12 +170,12 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _outcome_unknown(scope: Mapping[str, Any], txid: int) -> JSONResponse:
-    detail = "The store did not confirm the commit: it is stored, or not, or may yet be."
+    detail = f"The store did not confirm the commit: it is stored, or not, or may yet be. {_how_to_repeat(scope)}"
     if "session" not in scope["state"]:  # no other answer names a TXID either
-        return _try_again(scope, Code.OUTCOME_UNKNOWN, f"{detail} Read before you try again.", stored="unknown")
+        return _try_again(scope, Code.OUTCOME_UNKNOWN, detail, stored="unknown")
     wait = (
-        f"Wait until an answer names TXID {txid:016x} or a later one (send it as X-Commit-Txid: it is a 412 until the "
-        "log is there). Then a read is certain: it is there, or it never will be."
+        f"Or wait until an answer names TXID {txid:016x} or a later one (send it as X-Commit-Txid: it is a 412 until "
+        "the log is there). Then a read is certain: it is there, or it never will be."
     )
     return _try_again(scope, Code.OUTCOME_UNKNOWN, f"{detail} {wait}", stored="unknown", txid=f"{txid:016x}")
 
@@ -177,7 +183,13 @@ def _outcome_unknown(scope: Mapping[str, Any], txid: int) -> JSONResponse:
 def stopping(scope: Mapping[str, Any]) -> JSONResponse:
     """What is under way has no number yet, or none that is its last."""
     detail = "The service is stopping, and no longer knows what becomes of this request."
-    return _try_again(scope, Code.STOPPING, f"{detail} Read more than once before you try again.", stored="unknown")
+    return _try_again(scope, Code.STOPPING, f"{detail} {_how_to_repeat(scope)}", stored="unknown")
+
+
+def _how_to_repeat(scope: Mapping[str, Any]) -> str:
+    if IDEMPOTENCY_KEY in Headers(raw=scope["headers"]):
+        return "Send it again with the same Idempotency-Key: it is done once."
+    return "Read before you try again, or send each write with an Idempotency-Key: then it may be repeated."
 
 
 def _try_again(scope: Mapping[str, Any], code: Code, detail: str, **outcome: str) -> JSONResponse:

@@ -1,13 +1,19 @@
 """Everything the endpoints need, wired once."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import quote
 
+import peewee
 from starlette.requests import Request
+from starlette.responses import Response
 
 from core import __version__
 from core.errors import StoreUnavailable
+from core.idempotency import Answer, once
+from handler.idempotency import attempt_of, kept_of, response_of
 from infra.backups.backups import Backups, open_backups
 from infra.copies import Copies
 from infra.database import Database, Session, UseCase, open_database
@@ -67,8 +73,24 @@ async def read(request: Request, use_case: UseCase[T]) -> T:
     return await service_of(request).database.read(use_case, session_of(request))
 
 
-async def write(request: Request, use_case: UseCase[T]) -> T:
-    return await service_of(request).database.write(use_case, session_of(request))
+async def write(request: Request, use_case: UseCase[T], answer_of: Callable[[T], Response]) -> Response:
+    """Carry it out and answer. With an Idempotency-Key the answer is kept in the same transaction, and is all that
+    happens when the request comes again.
+    """
+    database, session = service_of(request).database, session_of(request)
+    attempt = await attempt_of(request)
+    if attempt is None:
+        response = answer_of(await database.write(use_case, session))
+    else:
+        keep_hours = service_of(request).settings.keep_idempotency_keys_hours
+
+        def write_once(db: peewee.Database) -> Answer:
+            return once(db, attempt, lambda db: kept_of(answer_of(use_case(db))), keep_hours)
+
+        response = response_of(await database.write(write_once, session))
+    if location := response.headers.get("Location"):  # below wherever the service is for its caller
+        response.headers["Location"] = quote(request.scope.get("root_path", "")) + location
+    return response
 
 
 def session_of(request: Request) -> Session:

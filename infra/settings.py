@@ -39,6 +39,7 @@ class Settings(BaseModel):
     busy_timeout_seconds: float = Field(5.0, alias="BUSY_TIMEOUT_SECONDS", ge=0, le=600)
     write_queue_limit: int = Field(1000, alias="WRITE_QUEUE_LIMIT", ge=1)
     require_if_match: bool = Field(False, alias="REQUIRE_IF_MATCH")
+    keep_idempotency_keys_hours: int = Field(24, alias="KEEP_IDEMPOTENCY_KEYS_HOURS", ge=1, le=24 * 7)
     max_body_bytes: int = Field(1024 * 1024, alias="MAX_BODY_BYTES", ge=1)
     host: str = Field("127.0.0.1", alias="HOST", min_length=1)
     port: int = Field(8000, alias="PORT", ge=0, le=65535)

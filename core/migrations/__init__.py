@@ -118,7 +118,7 @@ def _check_usable(connection: Connection, table: str, names: list[str]) -> None:
         f"SELECT {columns} FROM {table} ORDER BY {columns}",  # noqa: S608 (of the migrations)
         f"INSERT INTO {table} ({columns}) VALUES ({values})",  # noqa: S608
         f"UPDATE {table} SET {changes}",  # noqa: S608
-        f"DELETE FROM {table} WHERE rowid = 1",  # noqa: S608
+        f"DELETE FROM {table} WHERE {names[0]} = 1",  # noqa: S608
     ):
         try:
             list(connection.execute(f"EXPLAIN {statement}", can_cache=False))  # it would be of the schema before

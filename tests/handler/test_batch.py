@@ -106,3 +106,11 @@ def test_batch_is_no_item(client: httpx2.Client) -> None:
         response = client.request(method, "/api/items/batch", json={"name": "x"} if method != "DELETE" else None)
         assert_problem(response, 405)
         assert response.headers["allow"] == "POST"
+
+
+def test_batch_that_comes_again_with_its_key_is_done_once(client: httpx2.Client) -> None:
+    body, key = {"items": named("a", "b")}, {"idempotency-key": '"one"'}
+    answers = [client.post("/api/items/batch", json=body, headers=key) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].content == answers[1].content
+    assert names(client) == ["a", "b"]

@@ -182,6 +182,18 @@ def test_if_match_comes_before_if_none_match(client: httpx2.Client) -> None:
     assert client.get(url, headers={"if-match": tag, "if-none-match": tag}).status_code == 304
 
 
+def test_change_that_comes_again_with_its_key_is_answered_as_before_though_its_tag_is_old(
+    client: httpx2.Client,
+) -> None:
+    url, tag = create(client)
+    headers = {"if-match": tag, "idempotency-key": '"one"'}
+    first, again = (client.patch(url, json={"quantity": 1}, headers=headers) for _ in range(2))
+    assert (first.status_code, again.status_code, again.headers["etag"]) == (200, 200, first.headers["etag"])
+    refused = {"if-match": tag, "idempotency-key": '"two"'}
+    assert_problem(client.patch(url, json={"quantity": 2}, headers=refused), 412)
+    assert client.get(url).json()["version"] == 2
+
+
 def test_what_is_wrong_with_the_body_comes_first(client: httpx2.Client) -> None:
     url, _ = create(client)
     assert_problem(client.put(url, json={"name": ""}, headers={"if-match": '"other"'}), 422)
