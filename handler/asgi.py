@@ -11,6 +11,8 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from core.errors import ServiceError
 from handler import docs, items, ops
+from handler.callers.gate import check_server_mode, gate_for
+from handler.middleware.authentication import Authentication
 from handler.middleware.body_limit import BodyLimit
 from handler.middleware.commit_txid import CommitTxid
 from handler.middleware.early_answers import EarlyAnswers
@@ -34,7 +36,13 @@ def create_app(service: Service) -> Starlette:
         Middleware(UnhandledErrors),
         Middleware(HeaderLimit),
         # a log that only this instance has gives its commits numbers that mean nothing elsewhere
-        *([Middleware(CommitTxid)] if service.settings.replica_url else []),
+        *([Middleware(CommitTxid, database=service.database)] if service.settings.replica_url else []),
+        Middleware(
+            Authentication,
+            gate=gate_for(service.settings, service.database),
+            metrics=service.metrics,
+            docs_open=service.settings.docs_open,
+        ),
         Middleware(GZipMiddleware, minimum_size=1000, compresslevel=6),
         Middleware(BodyLimit, limit=service.settings.max_body_bytes),
     ]
@@ -63,6 +71,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
 def server_app(settings: Settings) -> Starlette:
     try:
+        check_server_mode(settings)
         return create_app(open_server_service(settings))
     except ServiceError as error:
         refuse_to_start(error)

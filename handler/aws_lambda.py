@@ -17,6 +17,7 @@ from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 
 from core.errors import BackupMissing, ServiceError
 from handler.asgi import create_app
+from handler.callers.gate import check_function_mode
 from handler.gateways import excess, headers_of, readable, refusal
 from handler.problems import MEDIA_TYPE, Code, Refusal, problem
 from handler.scheduled import is_scheduled, run_scheduled
@@ -37,6 +38,7 @@ _metrics = CloudWatchMetrics()
 
 
 def _open(settings: Settings) -> Service:
+    check_function_mode(settings)
     # /tmp outlives a crash of the runtime: each process has a directory of its own, and removes those of the dead
     directory = workspace_of_this_process()
     settings = settings.model_copy(update={"database_path": directory / "app.db"})

@@ -48,6 +48,8 @@ class Code(StrEnum):
     MALFORMED_HEADER = "malformed_header", 400
     MALFORMED_QUERY = "malformed_query", 400
     MALFORMED_BODY = "malformed_body", 400
+    UNAUTHENTICATED = "unauthenticated", 401
+    FORBIDDEN = "forbidden", 403
     NOT_FOUND = "not_found", 404
     METHOD_NOT_ALLOWED = "method_not_allowed", 405
     WRITE_REFUSED = "write_refused", 409

@@ -66,7 +66,13 @@ async def read(request: Request, use_case: UseCase[T]) -> T:
 
 
 async def write(request: Request, use_case: UseCase[T]) -> T:
-    return await service_of(request).database.write(use_case, session_of(request))
+    return await service_of(request).database.write(with_use_noted(request, use_case), session_of(request))
+
+
+def with_use_noted(request: Request, use_case: UseCase[T]) -> UseCase[T]:
+    """What is to be noted of the caller's key goes into the same commit."""
+    use = getattr(request.state, "use", None)
+    return use.with_it(use_case) if use else use_case
 
 
 def session_of(request: Request) -> Session:

@@ -42,6 +42,14 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", alias="HOST", min_length=1)
     port: int = Field(8000, alias="PORT", ge=0, le=65535)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", alias="LOG_LEVEL")
+    auth_mode: Literal["keys", "iam", "jwt", "none"] | None = Field(None, alias="AUTH_MODE")
+    docs_open: bool = Field(True, alias="DOCS_OPEN")
+    iam_ops_arns: tuple[str, ...] = Field((), alias="IAM_OPS_ARNS")
+
+    @field_validator("iam_ops_arns", mode="before")
+    @classmethod
+    def _listed(cls, arns: Any) -> Any:
+        return [arn.strip() for arn in arns.split(",") if arn.strip()] if isinstance(arns, str) else arns
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -94,9 +94,9 @@ def served_database(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None
 
 
 @contextmanager
-def serving(service: Service) -> Iterator[httpx2.Client]:
+def serving(service: Service, host: str = "127.0.0.1") -> Iterator[httpx2.Client]:
     """A real Uvicorn on a real socket, in this process; it closes the service at the end."""
-    server = uvicorn.Server(server_config(create_app(service), "127.0.0.1", 0))
+    server = uvicorn.Server(server_config(create_app(service), host, 0))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

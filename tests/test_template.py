@@ -115,7 +115,7 @@ def test_functions_know_their_log_and_only_maintenance_the_backups(resources: di
         }
         for function in ("Function", "MaintenanceFunction")
     )
-    assert serving == {"REPLICA_URL": "/log"}
+    assert serving == {"REPLICA_URL": "/log", "AUTH_MODE": "AuthMode", "IAM_OPS_ARNS": "OperatorArns"}
     assert maintaining == {"REPLICA_URL": "/log", "BACKUP_URL": "/backups"}
 
 

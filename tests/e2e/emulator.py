@@ -76,7 +76,12 @@ def emulating(
         "-m",
         "awslambdaric",
         handler,
-        **{"AWS_LAMBDA_FUNCTION_NAME": "items", "AWS_LAMBDA_FUNCTION_TIMEOUT": "60", **environment},
+        **{
+            "AWS_LAMBDA_FUNCTION_NAME": "items",
+            "AWS_LAMBDA_FUNCTION_TIMEOUT": "60",
+            "AUTH_MODE": "none",
+            **environment,
+        },
     )
     until(lambda: listens(port))  # its first lines come before that
     try:

@@ -93,3 +93,10 @@ def test_lambda_has_the_places_that_are_named_and_no_others(name: str) -> None:
 
 def test_log_level_is_read_in_any_case() -> None:
     assert Settings.from_environment({"LOG_LEVEL": "debug"}).log_level == "DEBUG"
+
+
+def test_modes_and_lists_of_arns() -> None:
+    settings = Settings.from_environment({"AUTH_MODE": "iam", "IAM_OPS_ARNS": " arn:a , arn:b*,", "DOCS_OPEN": "false"})
+    assert (settings.auth_mode, settings.iam_ops_arns, settings.docs_open) == ("iam", ("arn:a", "arn:b*"), False)
+    with pytest.raises(SettingsError, match=r"AUTH_MODE='open': input should be 'keys', 'iam', 'jwt' or 'none'"):
+        Settings.from_environment({"AUTH_MODE": "open"})
