@@ -20,7 +20,7 @@ from handler.callers.access import scope_needed
 from handler.service import Service, open_server_service
 from infra.storage.object_store import ObjectStore
 from tests.conftest import MakeSettings, assert_problem, serving
-from tests.e2e.processes import until
+from tests.e2e.processes import own_address, until
 
 ITEM = {"name": "x"}
 
@@ -332,13 +332,6 @@ def no_mode(tmp_path: Path) -> Callable[..., Service]:
     from tests.conftest import settings_in
 
     return lambda **environment: open_server_service(settings_in(tmp_path, **environment))
-
-
-def own_address() -> str:
-    """One of this machine that is no loopback address."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
 
 
 def test_without_a_mode_only_a_loopback_address_lets_in(no_mode: Callable[..., Service]) -> None:
