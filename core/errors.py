@@ -7,6 +7,7 @@ ServiceError
 │   ├── ItemNotFound
 │   └── KeyNotFound
 ├── KeyRefused                  an API key that lets nobody in
+├── IdentityProviderUnavailable its public keys cannot be had
 ├── DatabaseError
 │   ├── DatabaseLocked          another connection held the write lock too long
 │   ├── TooManyWrites           the queue of writes is full
@@ -87,6 +88,10 @@ class KeyRefused(ServiceError):
         super().__init__(f"Key {key_id} is refused: {reason}.")
         self.key_id = key_id
         self.reason = reason
+
+
+class IdentityProviderUnavailable(ServiceError):
+    pass
 
 
 class DatabaseError(ServiceError):

@@ -16,6 +16,7 @@ from core.errors import (
     DatabaseError,
     DatabaseFull,
     DatabaseLocked,
+    IdentityProviderUnavailable,
     InvalidInput,
     NotFound,
     ServiceError,
@@ -67,6 +68,7 @@ class Code(StrEnum):
     TRANSACTION_TOO_SLOW = "transaction_too_slow", 503
     OUTCOME_UNKNOWN = "outcome_unknown", 503
     STORE_UNAVAILABLE = "store_unavailable", 503
+    IDENTITY_PROVIDER_UNAVAILABLE = "identity_provider_unavailable", 503
     STOPPING = "stopping", 503
     DATABASE_FULL = "database_full", 507
 
@@ -140,6 +142,13 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
         case CommitOutcomeUnknown(txid=txid):
             logger.error("TXID %016x may be stored, or not: %s", txid, error)
             return _outcome_unknown(request.scope, txid)
+        case IdentityProviderUnavailable():
+            logger.error("%s", error)
+            return _try_again(
+                request.scope,
+                Code.IDENTITY_PROVIDER_UNAVAILABLE,
+                "The keys that tokens are verified with cannot be had now. Try again.",
+            )
         case CommitError() | StoreError():
             logger.error("%s", error)
             return _try_again(

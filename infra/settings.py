@@ -44,7 +44,18 @@ class Settings(BaseModel):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", alias="LOG_LEVEL")
     auth_mode: Literal["keys", "iam", "jwt", "none"] | None = Field(None, alias="AUTH_MODE")
     docs_open: bool = Field(True, alias="DOCS_OPEN")
+    jwt_issuer: str = Field("", alias="JWT_ISSUER")
+    jwt_audience: str = Field("", alias="JWT_AUDIENCE")
+    jwt_jwks_url: str = Field("", alias="JWT_JWKS_URL")
+    jwt_scope_prefix: str = Field("", alias="JWT_SCOPE_PREFIX")
     iam_ops_arns: tuple[str, ...] = Field((), alias="IAM_OPS_ARNS")
+
+    @field_validator("jwt_jwks_url")
+    @classmethod
+    def _is_https(cls, url: str) -> str:
+        if url and not (urlsplit(url).scheme == "https" and urlsplit(url).hostname):
+            raise ValueError("begins with https://, or anybody on the way could put keys of their own there")
+        return url
 
     @field_validator("iam_ops_arns", mode="before")
     @classmethod

@@ -14,6 +14,10 @@ def gate_for(settings: Settings, database: Database) -> Gate:
             from handler.callers.keys import ByKey
 
             return ByKey(database)
+        case "jwt":
+            from handler.callers.tokens import ByToken
+
+            return ByToken(settings)
         case "iam":
             from handler.callers.iam import ByIam
 
@@ -44,6 +48,10 @@ def check_server_mode(settings: Settings) -> None:
         raise SettingsError(
             "AUTH_MODE=iam is for Lambda, whose events have an identity that AWS has verified; use keys"
         )
+    if settings.auth_mode == "jwt":
+        from handler.callers.tokens import check_jwt_settings
+
+        check_jwt_settings(settings)
 
 
 def check_listening(settings: Settings) -> None:

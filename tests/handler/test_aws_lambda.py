@@ -604,3 +604,51 @@ def test_function_does_not_start_before_it_is_said_whom_it_lets_in(
         start()
     assert ended.value.code == 2
     assert message in logged(capsys)[-1]["message"]
+
+
+# Tokens that the HTTP API has verified
+
+
+@pytest.fixture
+def jwt_function(start: Start, monkeypatch: pytest.MonkeyPatch, s3: str) -> Invoke:
+    monkeypatch.setenv("REPLICA_URL", f"{s3}-log")
+    monkeypatch.setenv("AUTH_MODE", "jwt")
+    monkeypatch.setenv("JWT_SCOPE_PREFIX", "items/")
+    return start()
+
+
+def with_claims(claims: Any, method: str = "GET", path: str = "/api/items", body: str | None = None) -> dict[str, Any]:
+    made = event("http_api_list")
+    made["rawPath"] = made["requestContext"]["http"]["path"] = path
+    made["requestContext"]["http"]["method"] = method
+    made["body"] = body
+    made["headers"] = {**made["headers"], "content-type": "application/json"}
+    made["requestContext"]["authorizer"] = {"jwt": {"claims": claims, "scopes": None}}
+    return made
+
+
+def test_claims_that_the_http_api_has_verified_come_in(
+    capsys: pytest.CaptureFixture[str], jwt_function: Invoke
+) -> None:
+    claims = {"sub": "somebody", "iss": "https://login.example", "exp": "1700000000", "scope": "items/read openid"}
+    assert jwt_function(with_claims(claims))["statusCode"] == 200
+    assert jwt_function(with_claims(claims, "POST", body='{"name": "x"}'))["statusCode"] == 403
+    listed = {"sub": "somebody", "scp": "[items/write items/ops]"}  # as the event has a list
+    assert jwt_function(with_claims(listed, "POST", body='{"name": "x"}'))["statusCode"] == 201
+    assert jwt_function(with_claims(listed, path="/metrics"))["statusCode"] == 200
+    assert {line["caller"] for line in logged(capsys) if "status_code" in line} == {"somebody"}
+
+
+@pytest.mark.parametrize("claims", [None, [], "x", {}, {"sub": ""}, {"sub": None}, {"sub": 7}, {"scope": "items/read"}])
+def test_without_claims_nobody_comes_in(jwt_function: Invoke, claims: Any) -> None:
+    assert jwt_function(with_claims(claims))["statusCode"] == 401
+
+
+def test_token_that_nobody_has_verified_lets_nobody_in(jwt_function: Invoke) -> None:
+    """Of a function URL, say: what the header holds is the caller's word."""
+    for made in (request("GET", "/api/items"), signed("function_url_create", "/api/items"), event("alb_read_missing")):
+        claimed = base64.urlsafe_b64encode(b'{"sub": "x", "scope": "items/read"}').decode()
+        made["headers"] = {**(made.get("headers") or {}), "authorization": f"Bearer e30.{claimed}.x"}
+        answer = jwt_function(made)
+        assert answer["statusCode"] == 401
+    assert jwt_function(request("GET", "/health"))["statusCode"] == 200
