@@ -4,7 +4,10 @@ ServiceError
 ├── SettingsError               an environment variable is missing or wrong
 ├── InvalidInput                the caller's input, field by field
 ├── NotFound                    what the caller names is not there
-│   └── ItemNotFound
+│   ├── ItemNotFound
+│   └── KeyNotFound
+├── KeyRefused                  an API key that lets nobody in
+├── IdentityProviderUnavailable its public keys cannot be had
 ├── IdempotencyKeyReused        it came with another request before
 ├── DatabaseError
 │   ├── DatabaseLocked          another connection held the write lock too long
@@ -74,6 +77,23 @@ class NotFound(ServiceError):
 class ItemNotFound(NotFound):
     def __init__(self, item_id: int | str) -> None:
         super().__init__(f"There is no item {item_id}.")
+
+
+class KeyNotFound(NotFound):
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"There is no key {key_id}.")
+
+
+class KeyRefused(ServiceError):
+    def __init__(self, key_id: str, reason: str) -> None:
+        """`reason`: for the log; the caller learns that the key is not valid, and no more."""
+        super().__init__(f"Key {key_id} is refused: {reason}.")
+        self.key_id = key_id
+        self.reason = reason
+
+
+class IdentityProviderUnavailable(ServiceError):
+    pass
 
 
 class IdempotencyKeyReused(ServiceError):

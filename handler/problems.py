@@ -18,6 +18,7 @@ from core.errors import (
     DatabaseFull,
     DatabaseLocked,
     IdempotencyKeyReused,
+    IdentityProviderUnavailable,
     InvalidInput,
     NotFound,
     ServiceError,
@@ -52,6 +53,8 @@ class Code(StrEnum):
     MALFORMED_HEADER = "malformed_header", 400
     MALFORMED_QUERY = "malformed_query", 400
     MALFORMED_BODY = "malformed_body", 400
+    UNAUTHENTICATED = "unauthenticated", 401
+    FORBIDDEN = "forbidden", 403
     PREFLIGHT_REFUSED = "preflight_refused", 403
     NOT_FOUND = "not_found", 404
     METHOD_NOT_ALLOWED = "method_not_allowed", 405
@@ -78,6 +81,7 @@ class Code(StrEnum):
     TRANSACTION_TOO_SLOW = "transaction_too_slow", 503
     OUTCOME_UNKNOWN = "outcome_unknown", 503
     STORE_UNAVAILABLE = "store_unavailable", 503
+    IDENTITY_PROVIDER_UNAVAILABLE = "identity_provider_unavailable", 503
     STOPPING = "stopping", 503
     DATABASE_FULL = "database_full", 507
 
@@ -157,6 +161,13 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
         case CommitOutcomeUnknown(txid=txid):
             logger.error("TXID %016x may be stored, or not: %s", txid, error)
             return _outcome_unknown(request.scope, txid)
+        case IdentityProviderUnavailable():
+            logger.error("%s", error)
+            return _try_again(
+                request.scope,
+                Code.IDENTITY_PROVIDER_UNAVAILABLE,
+                "The keys that tokens are verified with cannot be had now. Try again.",
+            )
         case CommitError() | StoreError():
             logger.error("%s", error)
             return _try_again(

@@ -80,17 +80,23 @@ async def write(request: Request, use_case: UseCase[T], answer_of: Callable[[T],
     database, session = service_of(request).database, session_of(request)
     attempt = await attempt_of(request)
     if attempt is None:
-        response = answer_of(await database.write(use_case, session))
+        response = answer_of(await database.write(with_use_noted(request, use_case), session))
     else:
         keep_hours = service_of(request).settings.keep_idempotency_keys_hours
 
         def write_once(db: peewee.Database) -> Answer:
             return once(db, attempt, lambda db: kept_of(answer_of(use_case(db))), keep_hours)
 
-        response = response_of(await database.write(write_once, session))
+        response = response_of(await database.write(with_use_noted(request, write_once), session))
     if location := response.headers.get("Location"):  # below wherever the service is for its caller
         response.headers["Location"] = quote(request.scope.get("root_path", "")) + location
     return response
+
+
+def with_use_noted(request: Request, use_case: UseCase[T]) -> UseCase[T]:
+    """What is to be noted of the caller's key goes into the same commit."""
+    use = getattr(request.state, "use", None)
+    return use.with_it(use_case) if use else use_case
 
 
 def session_of(request: Request) -> Session:

@@ -55,6 +55,25 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", alias="HOST", min_length=1)
     port: int = Field(8000, alias="PORT", ge=0, le=65535)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", alias="LOG_LEVEL")
+    auth_mode: Literal["keys", "iam", "jwt", "none"] | None = Field(None, alias="AUTH_MODE")
+    docs_open: bool = Field(True, alias="DOCS_OPEN")
+    jwt_issuer: str = Field("", alias="JWT_ISSUER")
+    jwt_audience: str = Field("", alias="JWT_AUDIENCE")
+    jwt_jwks_url: str = Field("", alias="JWT_JWKS_URL")
+    jwt_scope_prefix: str = Field("", alias="JWT_SCOPE_PREFIX")
+    iam_ops_arns: tuple[str, ...] = Field((), alias="IAM_OPS_ARNS")
+
+    @field_validator("jwt_jwks_url")
+    @classmethod
+    def _is_https(cls, url: str) -> str:
+        if url and not (urlsplit(url).scheme == "https" and urlsplit(url).hostname):
+            raise ValueError("begins with https://, or anybody on the way could put keys of their own there")
+        return url
+
+    @field_validator("iam_ops_arns", mode="before")
+    @classmethod
+    def _listed(cls, arns: Any) -> Any:
+        return [arn.strip() for arn in arns.split(",") if arn.strip()] if isinstance(arns, str) else arns
 
     @field_validator("log_level", mode="before")
     @classmethod

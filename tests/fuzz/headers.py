@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from handler.callers import ANYBODY
 from handler.conditions import Conditions
 from handler.idempotency import attempt_of
 from tests.fuzz import odd
@@ -28,7 +29,7 @@ def _request(name: str, values: list[str]) -> Request:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     scope = {"type": "http", "method": "POST", "path": "/api/items", "query_string": b"", "headers": headers}
-    return Request(scope, receive)
+    return Request({**scope, "state": {"caller": ANYBODY}}, receive)
 
 
 def _result(coroutine: Coroutine[Any, Any, Any]) -> Any:
