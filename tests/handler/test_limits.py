@@ -195,9 +195,12 @@ def test_end_of_a_connection_may_be_waited_for_longer_than_a_body() -> None:
         await asyncio.sleep(0.05)
         return {"type": "http.disconnect"}
 
+    async def send(message: Message) -> None:
+        raise AssertionError("nobody answers")
+
     received: list[bool] = []
     limited = BodyLimit(app, limit=10, seconds=0.001)
-    asyncio.run(limited({"type": "http", "headers": []}, receive, asyncio.Future))
+    asyncio.run(limited({"type": "http", "headers": []}, receive, send))
     assert [message["type"] for message in messages] == ["http.request", "http.disconnect"]
 
 
