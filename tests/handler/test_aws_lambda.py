@@ -386,13 +386,14 @@ def test_rate_counts_for_the_address_that_the_gateway_was_called_from(
 def test_answers_have_the_security_headers_whoever_makes_them(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HSTS_SECONDS", "60")
     invoke = start()
-    refused = invoke({**request("POST", "/api/items"), "body": "*", "isBase64Encoded": True})
+    refused = invoke({**request("POST", "/api/items"), "body": "a", "isBase64Encoded": True})
     served = invoke(event("http_api_list"))
     for answer, status in ((served, 200), (refused, 400)):
         assert answer["statusCode"] == status
         assert answer["headers"]["x-content-type-options"] == "nosniff"
         assert answer["headers"]["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
         assert answer["headers"]["cache-control"] == "no-store"
+    assert json.loads(refused["body"])["detail"] == "The body is not base64, as the event says."
     assert served["headers"]["strict-transport-security"] == "max-age=60"
 
 
