@@ -34,7 +34,6 @@ class Use:
 
     def __init__(self, key_id: str, day: str) -> None:
         self.key_id = key_id
-        self.is_noted = False
         self._note = partial(api_keys.note_use, key_id=key_id, day=day)
 
     def with_it(self, use_case: UseCase[T]) -> UseCase[T]:
@@ -45,9 +44,7 @@ class Use:
                 self._note(db)
             except peewee.IntegrityError as error:  # a trigger that somebody has made
                 logger.warning("the use of key %s is not noted: %s", self.key_id, error)
-            result = use_case(db)
-            self.is_noted = True
-            return result
+            return use_case(db)
 
         return both
 
@@ -88,7 +85,7 @@ class ByKey:
     async def leave(self, scope: AsgiScope) -> None:
         use: Use | None = scope["state"].get("use")
         loop = asyncio.get_running_loop()
-        if not use or use.is_noted or self._not_again.get(use.key_id, 0.0) > loop.time():
+        if not use or self._not_again.get(use.key_id, 0.0) > loop.time():
             return
         self._not_again[use.key_id] = loop.time() + _AGAIN_SECONDS
         if "aws.event" in scope:  # nothing goes on between two invocations

@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.checkout import CONTAINER, Checkout
 from tests.e2e.evidence import Claims, items_in, run_together, write_items
-from tests.e2e.processes import SHELL, until
+from tests.e2e.processes import SHELL, own_address, until
 
 pytestmark = pytest.mark.e2e
 
@@ -197,6 +197,21 @@ def test_directory_of_another_user_is_refused_and_mended_by_make_run(service: Ch
     assert "is not writable by user 1000" in service.log()[-1]["message"]
     service.start()
     assert service.names() == ["kept"]
+
+
+def test_others_get_in_only_with_a_mode_that_somebody_has_said(service: Checkout) -> None:
+    outside = f"http://{own_address()}:{service.port}/api/items"
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(outside, trust_env=False)
+    failed = service.run("docker compose up -d --wait", PUBLISH="0.0.0.0")
+    assert failed.returncode == 1, failed.stderr
+    assert "AUTH_MODE='must be said to publish on 0.0.0.0'" in service.log()[-1]["message"]
+    service.sh("docker compose up -d --wait", PUBLISH="0.0.0.0", AUTH_MODE="keys")
+    assert httpx2.get(outside, trust_env=False).status_code == 401
+    key = service.sh(f"docker exec {CONTAINER} python -m infra keys create x --scope read 2> /dev/null").strip()
+    until(lambda: httpx2.get(outside, headers={"X-API-Key": key}, trust_env=False).status_code == 200)
+    service.start()
+    assert service.names() == []
 
 
 def test_port_in_use_is_said_and_harms_nothing(service: Checkout) -> None:

@@ -62,7 +62,7 @@ class Operator:
         for pattern, text in _INSTEAD.items():
             script = re.sub(pattern, text, script)
         for pattern, text in {
-            r"(?<!\d:)\b8000\b": str(self.checkout.port),
+            r"(?<!\d{4}:)\b8000\b": str(self.checkout.port),
             r"2026-01-31T1\d:\d\d:00Z": self.moment.isoformat().replace("+00:00", "Z"),
             r"app-20260131-1200\b": self.backup,
             r"\bNAME\b": self.backup,

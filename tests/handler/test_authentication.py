@@ -52,6 +52,15 @@ def test_nobody_comes_in_without_a_key_and_learns_of_no_path(client: httpx2.Clie
         assert "x-commit-txid" not in response.headers
 
 
+def test_who_is_not_let_in_is_not_told_how_far_the_log_is(client: httpx2.Client, service: Service) -> None:
+    key = new_key(service, "read")
+    asyncio.run(service.database.write(partial(api_keys.revoke, key_id=key.split("_")[1])))
+    for txid in ("0" * 16, f"{2**40:016x}"):
+        answer = client.get("/api/items", headers=bearer(key) | {"X-Commit-Txid": txid})
+        assert_problem(answer, 401)
+        assert "x-commit-txid" not in answer.headers
+
+
 def test_health_ready_and_docs_are_open(client: httpx2.Client) -> None:
     for path in ("/health", "/ready", "/docs", "/docs/start.js", "/openapi.json"):
         assert client.get(path).status_code == 200, path

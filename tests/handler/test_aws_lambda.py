@@ -749,10 +749,14 @@ def test_function_does_not_start_before_it_is_said_whom_it_lets_in(
 
 
 @pytest.fixture
-def jwt_function(start: Start, monkeypatch: pytest.MonkeyPatch, s3: str) -> Invoke:
+def tokens(monkeypatch: pytest.MonkeyPatch, s3: str) -> None:
     monkeypatch.setenv("REPLICA_URL", f"{s3}-log")
     monkeypatch.setenv("AUTH_MODE", "jwt")
     monkeypatch.setenv("JWT_SCOPE_PREFIX", "items/")
+
+
+@pytest.fixture
+def jwt_function(start: Start, tokens: None) -> Invoke:
     return start()
 
 
@@ -767,14 +771,15 @@ def with_claims(claims: Any, method: str = "GET", path: str = "/api/items", body
 
 
 def test_claims_that_the_http_api_has_verified_come_in(
-    capsys: pytest.CaptureFixture[str], jwt_function: Invoke
+    start: Start, tokens: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    invoke = start()
     claims = {"sub": "somebody", "iss": "https://login.example", "exp": "1700000000", "scope": "items/read openid"}
-    assert jwt_function(with_claims(claims))["statusCode"] == 200
-    assert jwt_function(with_claims(claims, "POST", body='{"name": "x"}'))["statusCode"] == 403
+    assert invoke(with_claims(claims))["statusCode"] == 200
+    assert invoke(with_claims(claims, "POST", body='{"name": "x"}'))["statusCode"] == 403
     listed = {"sub": "somebody", "scp": "[items/write items/ops]"}  # as the event has a list
-    assert jwt_function(with_claims(listed, "POST", body='{"name": "x"}'))["statusCode"] == 201
-    assert jwt_function(with_claims(listed, path="/metrics"))["statusCode"] == 200
+    assert invoke(with_claims(listed, "POST", body='{"name": "x"}'))["statusCode"] == 201
+    assert invoke(with_claims(listed, path="/metrics"))["statusCode"] == 200
     assert {line["caller"] for line in logged(capsys) if "status_code" in line} == {"somebody"}
 
 
