@@ -4,11 +4,15 @@ ServiceError
 ├── SettingsError               an environment variable is missing or wrong
 ├── InvalidInput                the caller's input, field by field
 ├── NotFound                    what the caller names is not there
-│   └── ItemNotFound
+│   ├── ItemNotFound
+│   └── KeyNotFound
+├── KeyRefused                  an API key that lets nobody in
+├── IdentityProviderUnavailable its public keys cannot be had
 ├── IdempotencyKeyReused        it came with another request before
 ├── DatabaseError
 │   ├── DatabaseLocked          another connection held the write lock too long
 │   ├── TooManyWrites           the queue of writes is full
+│   ├── TooManyCopies           as many copies of it are being read as may be at once
 │   ├── DatabaseFull            no space left for the database
 │   ├── WriteRefused            the database's own constraint or trigger stands against it, or no id is left
 │   ├── DatabaseInUse           another process owns the file
@@ -75,6 +79,23 @@ class ItemNotFound(NotFound):
         super().__init__(f"There is no item {item_id}.")
 
 
+class KeyNotFound(NotFound):
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"There is no key {key_id}.")
+
+
+class KeyRefused(ServiceError):
+    def __init__(self, key_id: str, reason: str) -> None:
+        """`reason`: for the log; the caller learns that the key is not valid, and no more."""
+        super().__init__(f"Key {key_id} is refused: {reason}.")
+        self.key_id = key_id
+        self.reason = reason
+
+
+class IdentityProviderUnavailable(ServiceError):
+    pass
+
+
 class IdempotencyKeyReused(ServiceError):
     def __init__(self, key: str) -> None:
         super().__init__(f"The Idempotency-Key {key} came with another request before. Give each request its own.")
@@ -89,6 +110,10 @@ class DatabaseLocked(DatabaseError):
 
 
 class TooManyWrites(DatabaseError):
+    pass
+
+
+class TooManyCopies(DatabaseError):
     pass
 
 

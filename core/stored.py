@@ -97,7 +97,12 @@ class Stored(Generic[V]):
 
 def now() -> str:
     """The time as it is stored."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return as_stored(datetime.now(UTC))
+
+
+def as_stored(moment: datetime) -> str:
+    """`moment`: in UTC."""
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _is_as_expected(field: Any) -> str:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from core.errors import SettingsError
 from handler.asgi import server_app
+from handler.callers.gate import check_listening
 from handler.middleware.header_limit import MAX_HEADER_BYTES
 from handler.protocol import SPARE_CONNECTIONS, Bounds, Protocol
 from handler.startup import read_settings, refuse_to_start
@@ -35,10 +36,13 @@ def main() -> None:
 
 
 def read_server_settings() -> Settings:
-    """The settings; ends the process with exit code 2 when one is wrong, or when nobody can listen at their address."""
+    """The settings; ends the process with exit code 2 when one is wrong, when nobody can listen at their
+    address, or when it is not said who may come in there.
+    """
     settings = read_settings()
     try:
         _check_address(settings.host, settings.port)
+        check_listening(settings)
         _allow_files(settings.max_connections)
     except SettingsError as error:
         refuse_to_start(error)

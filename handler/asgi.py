@@ -12,8 +12,11 @@ from starlette.middleware.gzip import GZipMiddleware
 from core.errors import ServiceError
 from handler import docs, items, ops
 from handler.buckets import Buckets
+from handler.callers.gate import check_server_mode, gate_for
+from handler.middleware.authentication import Authentication
 from handler.middleware.body_limit import BodyLimit
 from handler.middleware.commit_txid import CommitTxid
+from handler.middleware.conditional_reads import ConditionalReads
 from handler.middleware.connection_limit import ConnectionLimit
 from handler.middleware.cors import Cors
 from handler.middleware.early_answers import EarlyAnswers
@@ -34,6 +37,7 @@ ROUTES = [*ops.routes, *docs.routes, *items.routes]
 
 def create_app(service: Service) -> Starlette:
     settings = service.settings
+    buckets = Buckets(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
     middleware = [
         Middleware(EarlyAnswers),
         Middleware(OutsideAddress),
@@ -45,8 +49,16 @@ def create_app(service: Service) -> Starlette:
         Middleware(ConnectionLimit),
         Middleware(HeaderLimit),
         # a log that only this instance has gives its commits numbers that mean nothing elsewhere
-        *([Middleware(CommitTxid)] if settings.replica_url else []),
-        *_rate_limits(settings),
+        *([Middleware(CommitTxid, database=service.database)] if settings.replica_url else []),
+        *([Middleware(GuessLimit, buckets=buckets)] if buckets else []),
+        Middleware(
+            Authentication,
+            gate=gate_for(settings, service.database),
+            metrics=service.metrics,
+            docs_open=settings.docs_open,
+        ),
+        *([Middleware(RateLimit, buckets=buckets)] if buckets else []),
+        Middleware(ConditionalReads),
         Middleware(GZipMiddleware, minimum_size=1000, compresslevel=6),
         Middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_timeout_seconds),
     ]
@@ -54,13 +66,6 @@ def create_app(service: Service) -> Starlette:
     app.router.redirect_slashes = False
     app.state.service = service
     return app
-
-
-def _rate_limits(settings: Settings) -> list[Middleware]:
-    if not settings.rate_limit:
-        return []
-    buckets = Buckets(settings.rate_limit, settings.rate_burst)
-    return [Middleware(GuessLimit, buckets=buckets), Middleware(RateLimit, buckets=buckets)]
 
 
 @asynccontextmanager
@@ -82,6 +87,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
 def server_app(settings: Settings) -> Starlette:
     try:
+        check_server_mode(settings)
         return create_app(open_server_service(settings))
     except ServiceError as error:
         refuse_to_start(error)

@@ -17,6 +17,8 @@ from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 
 from core.errors import BackupMissing, ServiceError
 from handler.asgi import create_app
+from handler.callers.gate import check_function_mode
+from handler.export import NDJSON
 from handler.gateways import excess, found_in, headers_of, is_request, readable, refusal
 from handler.middleware.security_headers import missing_fields
 from handler.problems import MEDIA_TYPE, Code, Refusal, problem
@@ -38,6 +40,7 @@ _metrics = CloudWatchMetrics()
 
 
 def _open(settings: Settings) -> Service:
+    check_function_mode(settings)
     # /tmp outlives a crash of the runtime: each process has a directory of its own, and removes those of the dead
     directory = workspace_of_this_process()
     settings = settings.model_copy(update={"database_path": directory / "app.db"})
@@ -68,7 +71,7 @@ _service = _open_or_exit()
 _loop = asyncio.new_event_loop()
 asyncio.set_event_loop(_loop)
 # "off": Mangum would otherwise run start-up and shutdown at every invocation
-_http = Mangum(create_app(_service), lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, MEDIA_TYPE])
+_http = Mangum(create_app(_service), lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, MEDIA_TYPE, NDJSON])
 
 
 @_powertools.inject_lambda_context

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from core.idempotency import Answer, Attempt
+from handler.callers import caller_of
 from handler.problems import IDEMPOTENCY_KEY, Code, Refusal
 
 REPEATED = "Idempotent-Replayed"
@@ -31,7 +32,7 @@ async def attempt_of(request: Request) -> Attempt | None:
         example = "8e03978e-40d5-43dd-bc93"
         detail = f'{IDEMPOTENCY_KEY} should be one string of 1 to {_MOST_CHARACTERS} characters, as "{example}".'
         raise Refusal(Code.MALFORMED_HEADER, detail)
-    return Attempt(_caller(request), key, _fingerprint(request, await request.body()))
+    return Attempt(caller_of(request).id, key, _fingerprint(request, await request.body()))
 
 
 def _key(value: str) -> str:
@@ -39,10 +40,6 @@ def _key(value: str) -> str:
     if quoted := _QUOTED.fullmatch(value):
         return _ESCAPED.sub(r"\1", quoted[1])
     return value if _BARE.fullmatch(value) else ""
-
-
-def _caller(request: Request) -> str:
-    return ""
 
 
 def _fingerprint(request: Request, body: bytes) -> bytes:

@@ -15,6 +15,7 @@ from core.errors import StoreUnavailable
 from core.idempotency import Answer, once
 from handler.idempotency import attempt_of, kept_of, response_of
 from infra.backups.backups import Backups, open_backups
+from infra.copies import Copies
 from infra.database import Database, Session, UseCase, open_database
 from infra.maintenance.job import open_maintenance
 from infra.maintenance.routine import MaintenanceRoutine
@@ -32,6 +33,7 @@ class Service:
     database: Database
     maintenance: MaintenanceRoutine | None  # None: another process does it
     metrics: Metrics
+    copies: Copies
 
     def gauges(self) -> dict[str, float]:
         return self.database.gauges() | (self.maintenance.gauges() if self.maintenance else {})
@@ -46,7 +48,7 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
     if backups:
         job = MaintenanceRoutine(open_maintenance(settings, backups), metrics, lambda: database.txid)
     logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
-    return Service(settings, database, job, metrics)
+    return Service(settings, database, job, metrics, Copies(database.log.url))
 
 
 def open_server_service(settings: Settings) -> Service:
@@ -78,17 +80,23 @@ async def write(request: Request, use_case: UseCase[T], answer_of: Callable[[T],
     database, session = service_of(request).database, session_of(request)
     attempt = await attempt_of(request)
     if attempt is None:
-        response = answer_of(await database.write(use_case, session))
+        response = answer_of(await database.write(with_use_noted(request, use_case), session))
     else:
         keep_hours = service_of(request).settings.keep_idempotency_keys_hours
 
         def write_once(db: peewee.Database) -> Answer:
             return once(db, attempt, lambda db: kept_of(answer_of(use_case(db))), keep_hours)
 
-        response = response_of(await database.write(write_once, session))
+        response = response_of(await database.write(with_use_noted(request, write_once), session))
     if location := response.headers.get("Location"):  # below wherever the service is for its caller
         response.headers["Location"] = quote(request.scope.get("root_path", "")) + location
     return response
+
+
+def with_use_noted(request: Request, use_case: UseCase[T]) -> UseCase[T]:
+    """What is to be noted of the caller's key goes into the same commit."""
+    use = getattr(request.state, "use", None)
+    return use.with_it(use_case) if use else use_case
 
 
 def session_of(request: Request) -> Session:

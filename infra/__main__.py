@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from core import __version__
+from core import __version__, api_keys
 from core.errors import ServiceError, SettingsError, StatementRefused
+from core.stored import now
 from infra.backups.backups import Manifest, open_backups
 from infra.backups.retention import is_label
 from infra.clock import Clock
@@ -28,6 +30,7 @@ from infra.inspection import open_live
 from infra.maintenance.job import Preview, open_maintenance
 from infra.maintenance.report import Report
 from infra.operators.completion import SHELLS, completion
+from infra.operators.keys import as_line, in_log, keys_in, parse_expiry, parse_name, state_of
 from infra.operators.progress import progress_display
 from infra.operators.restore import parse_moment, publish, restore_log
 from infra.operators.sql import Outcome, as_members, as_text, parts_of, run_parts
@@ -138,8 +141,10 @@ def _restore(settings: Settings, options: argparse.Namespace) -> int:
             source = _restored_backup(settings, options.name, image, progress)
         else:
             source, doubt = _restored_log(log, at, options.txid, image, progress)
+        keys = keys_in(image)
         if options.output:
             _put_in_place(image, options.output)
+            _warn_of_keys(keys, "whoever puts this file in place lets in whom it lets in")
             message = f"{options.output} is the database of {source}"
             return _print_result(options, message, doubt, file=str(options.output), of=source)
         before, after = publish(log, Clock(), image)
@@ -148,10 +153,18 @@ def _restore(settings: Settings, options: argparse.Namespace) -> int:
         return _print_result(options, message, doubt, txid=_hex(after), of=source)
     message = f"TXID {_hex(after)} of {log.url} is the state of {source}"
     if before == START:
+        _warn_of_keys(keys, "the log was empty, so nobody knows which were revoked later")
         return _print_result(options, message, doubt, txid=_hex(after), of=source)
     undo = f"restore --txid {_hex(before)}"
     message += f"; to undo it: python -m infra {undo}"
     return _print_result(options, message, doubt, txid=_hex(after), of=source, undo=undo)
+
+
+def _warn_of_keys(keys: int, why: str) -> None:
+    if keys:
+        print(
+            f"warning: {keys} of its keys are as they were then, not revoked: {why}; see `keys list`", file=sys.stderr
+        )
 
 
 @contextmanager
@@ -255,6 +268,44 @@ def _print_outcomes(outcomes: list[Outcome]) -> None:
     ]
     answers = [as_members(rows) for outcome in outcomes for rows in outcome.answers]
     print(json.dumps({"answers": answers, "commits": commits}))
+
+
+def _create_key(settings: Settings, options: argparse.Namespace) -> int:
+    name = parse_name(options.name)
+    expires_at = parse_expiry(options.expires) if options.expires else None
+    make = partial(api_keys.create, name=name, scopes=frozenset(options.scope), expires_at=expires_at)
+    with workspace() as scratch:
+        key = in_log(_open_log(settings), scratch / "app.db", make)
+    key_id = key.split("_")[1]
+    if options.json:
+        print(json.dumps({"id": key_id, "key": key}))
+        return 0
+    print(f"key {key_id}, which nobody can show again; `keys revoke {key_id}` takes it back:", file=sys.stderr)
+    print(key)
+    return 0
+
+
+def _list_keys(settings: Settings, options: argparse.Namespace) -> int:
+    with workspace() as scratch:
+        found = in_log(_open_log(settings), scratch / "app.db", api_keys.list_keys)
+    moment = now()
+    if options.json:
+        print(json.dumps([{**asdict(key), "state": state_of(key, moment)} for key in found]))
+        return 0
+    for key in found:
+        print(as_line(key, moment))
+    print(f"{len(found)} keys at {settings.replica_url}")
+    return 0
+
+
+def _revoke_key(settings: Settings, options: argparse.Namespace) -> int:
+    with workspace() as scratch:
+        in_log(_open_log(settings), scratch / "app.db", partial(api_keys.revoke, key_id=options.id))
+    if options.json:
+        print(json.dumps({"id": options.id, "state": "revoked"}))
+        return 0
+    print(f"key {options.id} is revoked, and lets nobody in any more after READ_FRESHNESS_SECONDS")
+    return 0
 
 
 def _rows(rows: dict[str, int]) -> str:
@@ -393,8 +444,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help, description=help)
+    def command(name: str, run: Any, help: str, commands: Any = commands) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
         added.add_argument("--json", action="store_true", help="print one JSON document for programs")
         added.set_defaults(run=run)
         return added
@@ -412,6 +463,21 @@ def _parser() -> argparse.ArgumentParser:
     sql = command("sql", _sql, "run SQL as commits of the log, whoever serves it meanwhile; VACUUM and SELECT too")
     sql.add_argument("statements", nargs="*", help="one or more; none, or -, reads a script from standard input")
     sql.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0, help="for each commit; 60 unless given")
+    help = "let callers in, with keys of their own, and keep them out again"
+    keys = commands.add_parser("keys", help=help, description=help).add_subparsers(required=True, metavar="what")
+    create = command("create", _create_key, "make a key and print it, which cannot be done again", keys)
+    create.add_argument("name", help="whose it is, for people")
+    create.add_argument(
+        "--scope",
+        required=True,
+        action="append",
+        choices=[scope.value for scope in api_keys.Scope],
+        help="once or more",
+    )
+    create.add_argument("--expires", metavar="TIME", help="as 2027-01-31T00:00:00Z, or 30d; never unless given")
+    command("list", _list_keys, "whose keys there are, what for, and when each was last used", keys)
+    revoke = command("revoke", _revoke_key, "let nobody in any more with this key", keys)
+    revoke.add_argument("id", help="as `list` shows it")
     verify = command("verify", _verify, "read the whole commit log and check it; or one backup, by name")
     verify.add_argument("name", nargs="?", help="a name from `backups`, or `latest`: check that backup instead")
     changes = command("changes", _changes, "show a kept app.db.changes-... file as SQL")

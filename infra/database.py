@@ -39,10 +39,13 @@ _LOOP_SECONDS = 0.1
 
 @dataclass(slots=True)
 class Session:
-    """What one caller has seen, and what its answer shows; both are TXIDs."""
+    """Of one request: what its caller has seen, and what the answer shows, both TXIDs; and when it arrived (by the
+    database's clock), so that one question to the store answers whatever it reads.
+    """
 
     at_least: int = 0
     shown: int = 0
+    arrived: float = float("inf")  # each read for itself
 
 
 class Database:
@@ -104,6 +107,10 @@ class Database:
         """The newest commit that reads see."""
         return self._replica.visible.txid
 
+    def session(self, at_least: int = 0) -> Session:
+        """Of a request that arrives now."""
+        return Session(at_least, arrived=self._clock.now())
+
     async def read(self, use_case: UseCase[T], session: Session | None = None) -> T:
         """Run on the reading connection, on a state that is fresh enough.
 
@@ -111,7 +118,7 @@ class Database:
         when the session has seen a commit that the log does not have.
         """
         session = session or Session()
-        not_before = self._clock.now() - self._max_age
+        not_before = self._not_before(session)
         await self._freshness.reach(not_before, session.at_least)
         try:
             return await self.read_local(use_case, session)
@@ -149,7 +156,7 @@ class Database:
             await self._freshness.reach(float("-inf"), session.at_least)
         self._loop = asyncio.get_running_loop()
         arrived = self._clock.now()
-        write = Write(use_case, arrived - self._max_age, session.at_least)
+        write = Write(use_case, self._not_before(session), session.at_least)
         waiting = Waiting(write, arrived, self._loop.create_future())
         self._queue.put(waiting)
         await waiting.done
@@ -203,6 +210,9 @@ class Database:
         self._probing_thread.shutdown(wait=True)
         self._replica.close(self._clock.now())
         self._lock.release()
+
+    def _not_before(self, session: Session) -> float:
+        return min(session.arrived, self._clock.now()) - self._max_age
 
     async def _catch_up(self) -> None:
         """A write that is being stored keeps its thread: beside it one can ask, and need not wait if nothing is new."""

@@ -41,6 +41,7 @@ class Settings(BaseModel):
     backup_keep_daily_days: int = Field(30, alias="BACKUP_KEEP_DAILY_DAYS", ge=1, le=_MOST_DAYS)
     busy_timeout_seconds: float = Field(5.0, alias="BUSY_TIMEOUT_SECONDS", ge=0, le=600)
     write_queue_limit: int = Field(1000, alias="WRITE_QUEUE_LIMIT", ge=1)
+    require_if_match: bool = Field(False, alias="REQUIRE_IF_MATCH")
     keep_idempotency_keys_hours: int = Field(24, alias="KEEP_IDEMPOTENCY_KEYS_HOURS", ge=1, le=24 * 7)
     max_body_bytes: int = Field(1024 * 1024, alias="MAX_BODY_BYTES", ge=1)
     request_timeout_seconds: float = Field(30.0, alias="REQUEST_TIMEOUT_SECONDS", gt=0, le=3600)
@@ -54,6 +55,25 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", alias="HOST", min_length=1)
     port: int = Field(8000, alias="PORT", ge=0, le=65535)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", alias="LOG_LEVEL")
+    auth_mode: Literal["keys", "iam", "jwt", "none"] | None = Field(None, alias="AUTH_MODE")
+    docs_open: bool = Field(True, alias="DOCS_OPEN")
+    jwt_issuer: str = Field("", alias="JWT_ISSUER")
+    jwt_audience: str = Field("", alias="JWT_AUDIENCE")
+    jwt_jwks_url: str = Field("", alias="JWT_JWKS_URL")
+    jwt_scope_prefix: str = Field("", alias="JWT_SCOPE_PREFIX")
+    iam_ops_arns: tuple[str, ...] = Field((), alias="IAM_OPS_ARNS")
+
+    @field_validator("jwt_jwks_url")
+    @classmethod
+    def _is_https(cls, url: str) -> str:
+        if url and not (urlsplit(url).scheme == "https" and urlsplit(url).hostname):
+            raise ValueError("begins with https://, or anybody on the way could put keys of their own there")
+        return url
+
+    @field_validator("iam_ops_arns", mode="before")
+    @classmethod
+    def _listed(cls, arns: Any) -> Any:
+        return [arn.strip() for arn in arns.split(",") if arn.strip()] if isinstance(arns, str) else arns
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -96,9 +96,13 @@ def served_database(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None
 
 
 @contextmanager
-def serving(service: Service, listening: list[socket.socket] | None = None) -> Iterator[httpx2.Client]:
+def serving(
+    service: Service, listening: list[socket.socket] | None = None, host: str = "127.0.0.1"
+) -> Iterator[httpx2.Client]:
     """A real Uvicorn on a real socket, in this process; it closes the service at the end."""
-    server = uvicorn.Server(server_config(create_app(service), service.settings.model_copy(update={"port": 0})))
+    server = uvicorn.Server(
+        server_config(create_app(service), service.settings.model_copy(update={"host": host, "port": 0}))
+    )
     thread = threading.Thread(target=server.run, args=(listening,))
     thread.start()
     while not server.started:

@@ -48,6 +48,7 @@ _OTHERS = {
     '"Type": "volume"',
     '"kind: Connect" in text',
     "1|...",
+    "AUTH_MODE='must be said to publish on 0.0.0.0'",
     "DROP TABLE items",
     "Not authorized to perform sts:AssumeRoleWithWebIdentity",
     "OR ROLLBACK",

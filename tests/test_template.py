@@ -115,8 +115,25 @@ def test_functions_know_their_log_and_only_maintenance_the_backups(resources: di
         }
         for function in ("Function", "MaintenanceFunction")
     )
-    assert serving == {"REPLICA_URL": "/log"}
+    said = {"AUTH_MODE": "AuthMode", "IAM_OPS_ARNS": "OperatorArns", "JWT_SCOPE_PREFIX": "JwtScopePrefix"}
+    assert serving == {"REPLICA_URL": "/log", **said}
     assert maintaining == {"REPLICA_URL": "/log", "BACKUP_URL": "/backups"}
+
+
+def test_each_door_asks_before_the_function_does(resources: dict[str, Any]) -> None:
+    assert resources["HttpApi"]["Properties"]["Auth"]["DefaultAuthorizer"] == "AWS_IAM"
+    assert text(resources["Function"]["Properties"]["FunctionUrlConfig"]["AuthType"]) == "AuthType"
+    route = resources["JwtRoute"]["Properties"]
+    assert (route["AuthorizationType"], text(route["AuthorizerId"])) == ("JWT", "JwtAuthorizer")
+    tokens = {name: resource for name, resource in resources.items() if name.startswith("Jwt")}
+    assert {resource.get("Condition") for resource in tokens.values()} == {"UsesJwt"}
+
+
+def test_a_stack_whose_maker_says_nothing_lets_in_whom_aws_has_verified() -> None:
+    template, _ = decode(str(ROOT / "template.yaml"))
+    assert template is not None
+    defaults = {name: template["Parameters"][name]["Default"] for name in ("AuthMode", "AuthType", "OperatorArns")}
+    assert defaults == {"AuthMode": "iam", "AuthType": "AWS_IAM", "OperatorArns": ""}
 
 
 def test_page_moves_the_log_everywhere_at_once(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from handler.problems import Code, problem
-from infra.database import Session
+from infra.database import Database
 
 HEADER = "X-Commit-Txid"
 _TXID = re.compile(r"[0-7][0-9a-f]{15}", re.ASCII)
@@ -15,8 +15,9 @@ class CommitTxid:
     sends this back is never shown anything older.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, database: Database) -> None:
         self.app = app
+        self.database = database
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -26,7 +27,7 @@ class CommitTxid:
             detail = f"{HEADER} should be 16 hexadecimal digits below 2^63, as an answer has it."
             answer = problem(scope, Code.MALFORMED_HEADER, detail)
             return await answer(scope, receive, send)
-        session = Session(int(given, 16) if given else 0)
+        session = self.database.session(int(given, 16) if given else 0)
         scope["state"]["session"] = session
 
         async def send_with_txid(message: Message) -> None:

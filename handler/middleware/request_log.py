@@ -56,6 +56,7 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
         "path": scope["path"],
         "status_code": status,
         "duration_ms": round(seconds * 1000, 3),
+        **scope["state"].get("who", {}),
     }
     if code := scope["state"].get("code"):
         fields["code"] = code

@@ -19,6 +19,7 @@ from core.errors import (
 from infra.clock import Clock
 from infra.commitlog import START, CommitLog, Position, publish_file
 from infra.inspection import inspect
+from infra.operators.keys import keep_callers
 from infra.progress import Progress
 from infra.served import ServedSchema, check_image
 
@@ -50,14 +51,16 @@ def restore_log(log: CommitLog, target: Path, txid: int | None, progress: Progre
 def publish(log: CommitLog, clock: Clock, image: Path) -> tuple[Position, Position]:
     """Make a database file, which nobody else uses and which is changed on the way, the log's next commit.
 
-    It is brought to this release's schema first. Returns where the log ended before, and where it ends now. Raises
-    BackupDamaged or NotServed, and commits nothing, when the file could not be served.
+    It is brought to this release's schema first. Who may come in is not what it says, but what the log's newest state
+    says, if there is one: a key that was revoked since stays revoked, one that was made since stays valid. Returns
+    where the log ended before, and where it ends now. Raises BackupDamaged or NotServed, and commits nothing, when the
+    file could not be served.
     """
     inspect(image)
     check_image(image)
     try:
         ServedSchema().migrate(image)
-        return publish_file(image, log, clock)
+        return publish_file(image, log, clock, keep=keep_callers)
     except DatabaseDamaged as error:
         raise BackupDamaged(str(error)) from error
     except (DatabaseFull, DatabaseUnavailable) as error:

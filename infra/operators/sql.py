@@ -110,13 +110,20 @@ def run_parts(log: CommitLog, clock: Clock, parts: list[Part], file: Path, secon
     `file`: where the private copy is to be, in a directory of its own. `seconds`: how long each is tried. Raises
     StatementRefused, with nothing of its part stored, for what SQLite refuses and what this release could not serve.
     """
+    with private_copy(log, clock, file) as replica:
+        for part in parts:
+            yield _Run(replica, clock, part).until(clock.now() + seconds)
+
+
+@contextmanager
+def private_copy(log: CommitLog, clock: Clock, file: Path) -> Iterator[Replica]:
+    """Of the newest state, in a directory of its own; what is written to it are commits of the log."""
     if not log.objects.everything():
         raise LogDamaged(f"{log.url} is empty: there is no database yet; a service's first start makes one")
     replica = Replica(file, log, clock, lasting=False)
     replica.open()
     try:
-        for part in parts:
-            yield _Run(replica, clock, part).until(clock.now() + seconds)
+        yield replica
     finally:
         replica.close()
 

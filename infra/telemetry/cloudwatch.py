@@ -27,6 +27,9 @@ class CloudWatchMetrics:
         self._embedded.add_metric("Errors", MetricUnit.Count, 1 if status >= 500 else 0)
         self._embedded.add_metric("Duration", MetricUnit.Milliseconds, seconds * 1000)
 
+    def caller_refused(self, reason: str) -> None:
+        self._embedded.add_metric("CallersRefused", MetricUnit.Count, 1)  # the request's line in the log has the reason
+
     def database_locked(self) -> None:
         self._embedded.add_metric("DatabaseLocked", MetricUnit.Count, 1)
 

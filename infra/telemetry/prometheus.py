@@ -34,6 +34,9 @@ class PrometheusMetrics:
             registry=self._registry,
             buckets=_BUCKETS,
         )
+        self._refused = Counter(
+            "callers_refused", "Requests of callers not let in", ["reason"], registry=self._registry
+        )
         self._locked = Counter(
             "database_locked", "Requests refused because the database was locked", registry=self._registry
         )
@@ -48,6 +51,9 @@ class PrometheusMetrics:
     def request_finished(self, method: str, route: str, status: int, seconds: float) -> None:
         self._requests.labels(method, route, str(status)).inc()
         self._durations.labels(method, route).observe(seconds)
+
+    def caller_refused(self, reason: str) -> None:
+        self._refused.labels(reason).inc()
 
     def database_locked(self) -> None:
         self._locked.inc()

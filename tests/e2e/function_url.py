@@ -18,6 +18,7 @@ from tests.e2e.emulator import EVENTS, Emulator
 
 REGION = "eu-central-1"
 CREDENTIALS = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "a/token+that==is&signed")
+USER = "arn:aws:iam::123456789012:user/somebody"
 _AUTHORIZATION = re.compile(r"AWS4-HMAC-SHA256 Credential=([^,]+), ?SignedHeaders=([^,]+), ?Signature=([0-9a-f]{64})")
 
 
@@ -90,5 +91,15 @@ def _event(method: str, target: str, headers: dict[str, str], body: bytes) -> di
     path, _, query = target.partition("?")
     event.update(rawPath=path, rawQueryString=query, headers=headers, isBase64Encoded=False, body=body.decode() or None)
     event["requestContext"]["http"].update(method=method, path=path, userAgent=headers.get("user-agent", ""))
-    event["requestContext"]["authorizer"] = {"iam": {"accessKey": CREDENTIALS.access_key}}
+    event["requestContext"]["authorizer"] = {
+        "iam": {
+            "accessKey": CREDENTIALS.access_key,
+            "accountId": "123456789012",
+            "callerId": "AIDAEXAMPLE",
+            "cognitoIdentity": None,
+            "principalOrgId": None,
+            "userArn": USER,
+            "userId": "AIDAEXAMPLE",
+        }
+    }
     return event

@@ -228,8 +228,8 @@ def small_disk(checkout: Checkout) -> Iterator[str]:
     checkout.sh(f"make stop; docker volume create --driver local --opt {options} small-e2e")
     try:
         checkout.sh(
-            f"docker run -d --name small-e2e -p {checkout.port}:8000 --health-interval 1s -v small-e2e:/app/data "
-            "-e MAINTENANCE_INTERVAL_SECONDS=0 cloud-native-poc:latest"
+            f"docker run -d --name small-e2e -p 127.0.0.1:{checkout.port}:8000 --health-interval 1s "
+            "-v small-e2e:/app/data -e MAINTENANCE_INTERVAL_SECONDS=0 -e AUTH_MODE=none cloud-native-poc:latest"
         )
         checkout.wait_for("healthy", "small-e2e")
         yield "small-e2e"

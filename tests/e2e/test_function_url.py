@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.emulator import emulating
-from tests.e2e.function_url import CREDENTIALS, REGION, function_url
+from tests.e2e.emulator import Emulator, emulating
+from tests.e2e.function_url import CREDENTIALS, REGION, USER, function_url
 from tests.e2e.pages import blocks
 from tests.e2e.processes import ROOT, StartProcess
 from tests.e2e.stores import S3
@@ -28,11 +28,16 @@ ENVIRONMENT = {
 
 
 @pytest.fixture
-def url(start_process: StartProcess, bucket: S3) -> Iterator[str]:
-    with (
-        emulating(start_process, **{**bucket.environment(), "BACKUP_URL": ""}) as emulator,
-        function_url(emulator) as url,
-    ):
+def function(start_process: StartProcess, bucket: S3) -> Iterator[Emulator]:
+    """With the template's own AUTH_MODE."""
+    environment = {**bucket.environment(), "BACKUP_URL": "", "AUTH_MODE": "iam"}
+    with emulating(start_process, **environment) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def url(function: Emulator) -> Iterator[str]:
+    with function_url(function) as url:
         yield url
 
 
@@ -81,6 +86,16 @@ def test_request_that_is_not_signed_right_is_refused(url: str) -> None:
         assert (refused.returncode, refused.stderr) == (1, "403 Forbidden\n")
     unsigned = subprocess.run(["curl", "-s", "--noproxy", "*", f"{url}/ready"], capture_output=True, text=True)
     assert "Missing Authentication Token" in unsigned.stdout
+
+
+def test_event_without_an_identity_lets_nobody_in(function: Emulator, url: str) -> None:
+    """As of a function URL that asks for no signature."""
+    refused = function.request("GET", "/api/items")
+    assert (refused["statusCode"], json.loads(refused["body"])["code"]) == (403, "forbidden")
+    assert function.request("GET", "/ready")["statusCode"] == 200
+    assert json.loads(call(f"{url}/api/items").stdout)["items"] == []
+    function.process.wait_for(f'"caller":"{USER}"')
+    function.process.wait_for('"refused":"unverified"')
 
 
 def test_script_says_what_is_missing() -> None:

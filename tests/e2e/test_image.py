@@ -88,7 +88,7 @@ def test_no_compilers_caches_or_tests(images: None, checkout: Checkout, image: s
         (
             LAMBDA,
             "handler.aws_lambda awslambdaric.bootstrap",
-            "-e AWS_LAMBDA_FUNCTION_NAME=f -e REPLICA_URL=file:///tmp/log",
+            "-e AWS_LAMBDA_FUNCTION_NAME=f -e REPLICA_URL=file:///tmp/log -e AUTH_MODE=none",
         ),
     ],
 )
@@ -193,8 +193,8 @@ def test_function_starts_with_no_writable_path_but_tmp(run: Run, checkout: Check
     port = free_port()
     container = run(
         f"{HARDENED} --user 1000:1000 -p 127.0.0.1:{port}:8080 -v {emulator_binary()}:/rie:ro --entrypoint /rie "
-        f"-e AWS_LAMBDA_FUNCTION_NAME=items -e AWS_LAMBDA_FUNCTION_TIMEOUT=30 -e REPLICA_URL=file:///tmp/log {LAMBDA} "
-        "python -m awslambdaric handler.aws_lambda.handler"
+        f"-e AWS_LAMBDA_FUNCTION_NAME=items -e AWS_LAMBDA_FUNCTION_TIMEOUT=30 -e REPLICA_URL=file:///tmp/log "
+        f"-e AUTH_MODE=none {LAMBDA} python -m awslambdaric handler.aws_lambda.handler"
     )
     function = Function(port)
     until(lambda: answers(function))

@@ -95,6 +95,8 @@ def test_wrong_setting_is_one_clear_line_and_exit_code_2(
         ({"HOST": "256.1.1.1"}, "HOST='256.1.1.1' is no address to listen on"),
         ({"HOST": "192.0.2.1"}, "HOST='192.0.2.1', PORT=0: cannot listen there"),
         ({"MAX_CONNECTIONS": "2000000000"}, "MAX_CONNECTIONS=2000000000: needs 2000000200 open files, and "),
+        ({"HOST": "0.0.0.0"}, "HOST='0.0.0.0' lets other machines in, and AUTH_MODE does not say whom"),
+        ({"HOST": "::"}, "HOST='::' lets other machines in, and AUTH_MODE does not say whom"),
         ({"BACKUP_URL": "s3://bucket/x", "AWS_ENDPOINT_URL": "garbage"}, "AWS_ENDPOINT_URL='garbage'"),
     ],
 )

@@ -143,7 +143,7 @@ cases = st.integers(0, 19).flatmap(lambda n: events() if n else odd.values)
 
 
 @contextmanager
-def opened() -> Iterator[Look]:
+def opened(auth_mode: str) -> Iterator[Look]:
     """The function, as a cold start makes it, over a log in a directory."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
@@ -156,7 +156,7 @@ def opened() -> Iterator[Look]:
     ):
         assert environ is not None
         environ |= {"AWS_LAMBDA_FUNCTION_NAME": "items", "REPLICA_URL": f"file://{directory}/log", "TMPDIR": directory}
-        environ |= {"LOG_LEVEL": "ERROR", "CORS_ORIGINS": "https://example.com"}
+        environ |= {"LOG_LEVEL": "ERROR", "AUTH_MODE": auth_mode, "CORS_ORIGINS": "https://example.com"}
         sys.modules.pop("handler.aws_lambda", None)
         module = importlib.import_module("handler.aws_lambda")
         root.handlers = [_Loud()]

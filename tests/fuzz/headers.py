@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from core import api_keys
+from handler.callers import ANYBODY
+from handler.conditions import Conditions
 from handler.idempotency import attempt_of
 from tests.fuzz import odd
 
@@ -27,7 +30,7 @@ def _request(name: str, values: list[str]) -> Request:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     scope = {"type": "http", "method": "POST", "path": "/api/items", "query_string": b"", "headers": headers}
-    return Request(scope, receive)
+    return Request({**scope, "state": {"caller": ANYBODY}}, receive)
 
 
 def _result(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -54,3 +57,29 @@ def read_idempotency_key(values: list[str]) -> None:
         assert 1 <= len(attempt.key) <= 255
         assert attempt.key.isascii()
         assert attempt.key.isprintable()
+
+
+entity_tags = _values(st.sampled_from(['"3-9f86d081884c7d65"', 'W/"a"', '"a", W/"b,c" ,, "d"', '""', "*"]))
+
+
+def read_entity_tags(values: list[str]) -> None:
+    for field in ("if-match", "if-none-match"):
+        try:
+            conditions = Conditions.read(_request(field, values).headers)
+        except HTTPException as error:
+            if error.status_code != 400:
+                raise
+            continue
+        tags = conditions.if_match or conditions.if_none_match
+        assert (tags is None) is (not values)
+        if tags:
+            assert tags.any or tags.tags
+
+
+_key = st.sampled_from([f"cnp_{'a' * 12}_{'b' * 43}", "cnp_a_b", "cnp__", "cnp_"])
+keys = _key | odd.spoilt(_key) | odd.texts
+
+
+def read_key(text: str) -> None:
+    found = api_keys.parse(text)
+    assert found is None or all(part.isascii() and part.isprintable() for part in found)

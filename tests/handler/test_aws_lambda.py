@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -18,6 +19,7 @@ import pytest
 
 from core.errors import MaintenanceError
 from handler import gateways
+from infra.__main__ import main
 from infra.backups.backups import open_backups
 from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
@@ -56,6 +58,7 @@ def request(method: str, path: str, body: str | None = None) -> dict[str, Any]:
 def start(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Start a function's process anew, as a cold start does: the module is imported again."""
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "items")
+    monkeypatch.setenv("AUTH_MODE", "none")
     monkeypatch.setenv("BACKUP_URL", s3)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     started = []
@@ -85,6 +88,13 @@ def test_create_is_answered_through_every_kind_of_gateway(start: Start, name: st
     assert answer["isBase64Encoded"] is False
     assert json.loads(answer["body"])["price"] == "12.50"
     assert answer["headers"]["location"] == ("/prod/api/items/1" if name == "rest_api_create" else "/api/items/1")
+
+
+def test_batch_is_one_commit_of_a_function_too(start: Start) -> None:
+    invoke = start()
+    answer = invoke(request("POST", "/api/items/batch", json.dumps({"items": [{"name": "a"}, {"name": "b"}]})))
+    assert answer["statusCode"] == 201
+    assert [item["id"] for item in json.loads(answer["body"])["items"]] == [1, 2]
 
 
 def test_http_api_list_understands_query_and_cookies(start: Start) -> None:
@@ -142,7 +152,7 @@ def test_each_process_has_a_directory_of_its_own(start: Start) -> None:
 def test_runtimes_that_were_killed_or_failed_leave_no_databases_behind(
     s3: str, moto_endpoint: str, tmp_path: Path
 ) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "AWS_LAMBDA_FUNCTION_NAME": "items"}
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "AWS_LAMBDA_FUNCTION_NAME": "items", "AUTH_MODE": "none"}
     for _ in range(3):
         with subprocess.Popen(
             [sys.executable, "-c", "import handler.aws_lambda, sys; print('here', flush=True); sys.stdin.read()"],
@@ -376,13 +386,14 @@ def test_rate_counts_for_the_address_that_the_gateway_was_called_from(
 def test_answers_have_the_security_headers_whoever_makes_them(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HSTS_SECONDS", "60")
     invoke = start()
-    refused = invoke({**request("POST", "/api/items"), "body": "*", "isBase64Encoded": True})
+    refused = invoke({**request("POST", "/api/items"), "body": "a", "isBase64Encoded": True})
     served = invoke(event("http_api_list"))
     for answer, status in ((served, 200), (refused, 400)):
         assert answer["statusCode"] == status
         assert answer["headers"]["x-content-type-options"] == "nosniff"
         assert answer["headers"]["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
         assert answer["headers"]["cache-control"] == "no-store"
+    assert json.loads(refused["body"])["detail"] == "The body is not base64, as the event says."
     assert served["headers"]["strict-transport-security"] == "max-age=60"
 
 
@@ -437,6 +448,32 @@ def test_location_is_where_the_caller_finds_the_item(start: Start, name: str) ->
         made["requestContext"]["http"]["method"] = "POST"
     answer = start()(made)
     assert (answer["statusCode"], answer["headers"].get("location")) == (201, f"{outside}/api/items/1"), answer
+
+
+GATEWAYS = ["function URL", "REST", "load balancer"]
+
+
+def through(gateway: str, method: str, path: str, **headers: str) -> dict[str, Any]:
+    made = {
+        "function URL": request(method, path),
+        "REST": rest_api(f"/prod{path}", path, PROXY, {"proxy": path[1:]}),
+        "load balancer": event("alb_read_missing") | {"path": path},
+    }[gateway]
+    made |= {"httpMethod": method, "body": None, "isBase64Encoded": False, "headers": headers}
+    if "multiValueHeaders" in made:
+        made["multiValueHeaders"] = {name: [value] for name, value in headers.items()}
+    return made
+
+
+@pytest.mark.parametrize("gateway", GATEWAYS)
+def test_conditions_count_through_every_kind_of_gateway(start: Start, gateway: str) -> None:
+    invoke = start()
+    tag = invoke(event("function_url_create"))["headers"]["etag"]
+    ask = partial(through, gateway, path="/api/items/1")
+    known = invoke(ask("GET", **{"if-none-match": f'"other", W/{tag}'}))
+    assert (known["statusCode"], known["headers"]["etag"], known["body"]) == (304, tag, "")
+    for value, status in (('"other"', 412), ("\N{LATIN SMALL LETTER E WITH ACUTE}", 400), (tag, 204)):
+        assert invoke(ask("DELETE", **{"if-match": value}))["statusCode"] == status
 
 
 def test_problem_names_the_address_that_the_caller_used(start: Start) -> None:
@@ -496,6 +533,26 @@ def test_long_answer_is_compressed_for_who_asks(start: Start) -> None:
     assert len(json.loads(gzip.decompress(base64.b64decode(answer["body"])))["items"]) == 100
 
 
+@pytest.mark.parametrize("gateway", GATEWAYS)
+def test_export_is_one_answer_or_says_that_it_would_not_fit(
+    start: Start, gateway: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke = start()
+    batch = json.dumps({"items": [{"name": "x" * 200, "description": "\N{GRINNING FACE}" * 400}] * 100})
+    assert invoke(request("POST", "/api/items/batch", batch))["statusCode"] == 201
+    made = through(gateway, "GET", "/api/items/export")
+    answer = invoke(made)
+    assert (answer["statusCode"], answer["isBase64Encoded"]) == (200, False)
+    assert [json.loads(line)["id"] for line in answer["body"].splitlines()] == list(range(1, 101))
+    assert invoke(through(gateway, "GET", "/api/items/export", accept="text/csv"))["body"].startswith("id,name,")
+    for limit in ("FUNCTION_LIMIT", "LOAD_BALANCER_LIMIT"):
+        monkeypatch.setattr(gateways, limit, 100_000)
+    refused = invoke(made)
+    problem = json.loads(refused["body"])
+    assert (refused["statusCode"], problem["code"]) == (413, "answer_too_large")
+    assert "page by page" in problem["detail"]  # found out before all of it was made: that would be another detail
+
+
 def test_docs_pass_a_load_balancer_for_a_browser_and_say_why_not_for_others(start: Start) -> None:
     invoke = start()
     made = event("alb_read_missing") | {"path": "/docs/swagger-ui-bundle.js"}
@@ -514,3 +571,223 @@ def test_rest_api_gets_no_compressed_answer_since_it_would_hand_on_base64(start:
     made |= {"httpMethod": "GET", "body": None, "isBase64Encoded": False}
     answer = start()(made)
     assert (answer["statusCode"], answer["isBase64Encoded"]) == (200, False)
+
+
+# Who may come in
+
+ARN = "arn:aws:iam::123456789012:user/somebody"
+_NAMED = {"accessKey": "AKIAEXAMPLE", "accountId": "123456789012", "userArn": ARN}
+IDENTITIES = {
+    "function_url_create": {"authorizer": {"iam": {**_NAMED, "cognitoIdentity": None, "principalOrgId": None}}},
+    "http_api_list": {"authorizer": {"iam": {**_NAMED, "cognitoIdentity": None, "principalOrgId": "o-1"}}},
+    "rest_api_create": {"identity": {**_NAMED, "sourceIp": "203.0.113.7", "user": "AIDA", "caller": "AIDA"}},
+}
+
+
+def signed(name: str, path: str = "", arn: str = ARN) -> dict[str, Any]:
+    """What AWS makes of a request whose signature is right."""
+    made = event(name)
+    made["requestContext"] |= json.loads(json.dumps(IDENTITIES[name]).replace(ARN, arn))
+    if path:
+        made["rawPath"] = made["requestContext"]["http"]["path"] = path
+        made["requestContext"]["http"]["method"] = "GET"
+    return made
+
+
+@pytest.fixture
+def iam(monkeypatch: pytest.MonkeyPatch, s3: str) -> None:
+    monkeypatch.setenv("REPLICA_URL", f"{s3}-log")
+    monkeypatch.setenv("AUTH_MODE", "iam")
+    monkeypatch.setenv("IAM_OPS_ARNS", "arn:aws:sts::1:assumed-role/Operators/*, arn:aws:iam::1:user/root")
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_identity_that_aws_has_verified_comes_in(
+    start: Start, iam: None, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    invoke = start()
+    assert invoke(signed(name))["statusCode"] in (200, 201)
+    (line,) = [line for line in logged(capsys) if "status_code" in line]
+    assert line["caller"] == ARN
+
+
+FORGED = [
+    {},
+    {"authorizer": None},
+    {"authorizer": {}},
+    {"authorizer": {"iam": None}},
+    {"authorizer": {"iam": {"userArn": None}}},
+    {"authorizer": {"iam": {"userArn": ""}}},
+    {"authorizer": {"iam": "arn:aws:iam::1:user/x"}},
+    {"authorizer": "iam"},
+    {"authorizer": {"lambda": {"iam": {"userArn": ARN}, "userArn": ARN}}},
+    {"authorizer": {"jwt": {"claims": {"sub": "x", "userArn": ARN}, "scopes": ["read", "write"]}}},
+    {"authorizer": {"principalId": "x", "userArn": ARN, "claims": {"sub": "x"}}},
+    {"identity": {"userArn": None, "sourceIp": "203.0.113.7"}},
+    {"identity": {"sourceIp": "203.0.113.7", "apiKey": "x", "cognitoIdentityId": "x", "caller": "x", "user": "x"}},
+    {"identity": {"sourceIp": "203.0.113.7", "userArn": [ARN]}},
+    {"userArn": ARN},
+]
+
+
+@pytest.mark.parametrize("name", [*IDENTITIES, "alb_read_missing"])
+def test_without_such_an_identity_nobody_comes_in(iam_function: Invoke, name: str) -> None:
+    """As behind a function URL with AuthType NONE."""
+    headers = {"x-amzn-iam-userarn": ARN, "authorization": f"AWS4-HMAC-SHA256 Credential={ARN}", "x-user-arn": ARN}
+    for context in FORGED:
+        made = event(name)
+        made["requestContext"] |= context
+        made["headers"] = {**(made.get("headers") or {}), **headers}
+        answer = iam_function(made)
+        assert answer["statusCode"] == 403, context
+        assert json.loads(answer["body"])["code"] == "forbidden"
+
+
+@pytest.fixture
+def iam_function(start: Start, iam: None) -> Invoke:
+    return start()
+
+
+def test_operators_are_named_by_their_arns(iam_function: Invoke) -> None:
+    for arn, status in (
+        ("arn:aws:sts::1:assumed-role/Operators/anna", 200),
+        ("arn:aws:iam::1:user/root", 200),
+        ("arn:aws:sts::1:assumed-role/Operator", 403),
+        ("arn:aws:iam::1:user/root2", 403),
+        (ARN, 403),
+    ):
+        assert iam_function(signed("function_url_create", "/metrics", arn))["statusCode"] == status, arn
+    assert iam_function(request("GET", "/health"))["statusCode"] == 200
+
+
+def keyed(method: str, path: str, key: str, body: str | None = None) -> dict[str, Any]:
+    made = request(method, path, body)
+    made["headers"] = {**made["headers"], "x-api-key": key}
+    return made
+
+
+def test_keys_come_in_behind_a_signature_too(
+    start: Start, s3: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REPLICA_URL", f"{s3}-log")
+    monkeypatch.setenv("AUTH_MODE", "keys")
+    invoke = start()
+    capsys.readouterr()
+    assert main(["keys", "create", "x", "--scope", "write"]) == 0
+    key = capsys.readouterr().out.split()[-1]
+    for headers in ({"x-api-key": key, "authorization": "AWS4-HMAC-SHA256 x"}, {"authorization": f"Bearer {key}"}):
+        made = request("POST", "/api/items", '{"name": "x"}')
+        made["headers"] = {**made["headers"], **headers}
+        assert invoke(made)["statusCode"] == 201
+    answer = invoke(request("GET", "/api/items"))
+    assert answer["statusCode"] == 401
+    assert answer["headers"]["www-authenticate"] == 'Bearer realm="cloud-native-poc"'
+    assert invoke(keyed("GET", "/api/items", key))["statusCode"] == 403
+    assert key.split("_")[2] not in capsys.readouterr().out
+
+
+def test_a_keys_request_asks_the_store_once(
+    start: Start, s3: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the day of its last use costs one commit, of the first request."""
+    monkeypatch.setenv("REPLICA_URL", f"{s3}-log")
+    invoke = start()
+    asked: list[str] = []
+
+    def noting(verb: str) -> Callable[..., Any]:
+        method = getattr(ObjectStore, verb)
+
+        def noted(*arguments: Any, **options: Any) -> Any:
+            asked.append(verb)
+            return method(*arguments, **options)
+
+        return noted
+
+    for verb in ("read", "read_range", "read_end", "objects", "create"):
+        monkeypatch.setattr(ObjectStore, verb, noting(verb))
+
+    def questions(event: dict[str, Any]) -> list[str]:
+        asked.clear()
+        assert invoke(event)["statusCode"] in (200, 201)
+        return list(asked)
+
+    open_read = questions(request("GET", "/api/items"))
+    open_write = questions(request("POST", "/api/items", '{"name": "x"}'))
+    monkeypatch.setenv("AUTH_MODE", "keys")
+    capsys.readouterr()
+    main(["keys", "create", "x", "--scope", "read", "--scope", "write"])
+    key = capsys.readouterr().out.split()[-1]
+    invoke = start()
+    assert "create" in questions(keyed("GET", "/api/items", key))
+    assert questions(keyed("GET", "/api/items", key)) == open_read
+    assert questions(keyed("POST", "/api/items", key, '{"name": "x"}')) == open_read + open_write
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"AUTH_MODE": ""}, "AUTH_MODE is not set: say whom the function lets in"),
+        ({"AUTH_MODE": "keys"}, "AUTH_MODE=keys needs REPLICA_URL"),
+    ],
+)
+def test_function_does_not_start_before_it_is_said_whom_it_lets_in(
+    start: Start,
+    environment: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        start()
+    assert ended.value.code == 2
+    assert message in logged(capsys)[-1]["message"]
+
+
+# Tokens that the HTTP API has verified
+
+
+@pytest.fixture
+def jwt_function(start: Start, monkeypatch: pytest.MonkeyPatch, s3: str) -> Invoke:
+    monkeypatch.setenv("REPLICA_URL", f"{s3}-log")
+    monkeypatch.setenv("AUTH_MODE", "jwt")
+    monkeypatch.setenv("JWT_SCOPE_PREFIX", "items/")
+    return start()
+
+
+def with_claims(claims: Any, method: str = "GET", path: str = "/api/items", body: str | None = None) -> dict[str, Any]:
+    made = event("http_api_list")
+    made["rawPath"] = made["requestContext"]["http"]["path"] = path
+    made["requestContext"]["http"]["method"] = method
+    made["body"] = body
+    made["headers"] = {**made["headers"], "content-type": "application/json"}
+    made["requestContext"]["authorizer"] = {"jwt": {"claims": claims, "scopes": None}}
+    return made
+
+
+def test_claims_that_the_http_api_has_verified_come_in(
+    capsys: pytest.CaptureFixture[str], jwt_function: Invoke
+) -> None:
+    claims = {"sub": "somebody", "iss": "https://login.example", "exp": "1700000000", "scope": "items/read openid"}
+    assert jwt_function(with_claims(claims))["statusCode"] == 200
+    assert jwt_function(with_claims(claims, "POST", body='{"name": "x"}'))["statusCode"] == 403
+    listed = {"sub": "somebody", "scp": "[items/write items/ops]"}  # as the event has a list
+    assert jwt_function(with_claims(listed, "POST", body='{"name": "x"}'))["statusCode"] == 201
+    assert jwt_function(with_claims(listed, path="/metrics"))["statusCode"] == 200
+    assert {line["caller"] for line in logged(capsys) if "status_code" in line} == {"somebody"}
+
+
+@pytest.mark.parametrize("claims", [None, [], "x", {}, {"sub": ""}, {"sub": None}, {"sub": 7}, {"scope": "items/read"}])
+def test_without_claims_nobody_comes_in(jwt_function: Invoke, claims: Any) -> None:
+    assert jwt_function(with_claims(claims))["statusCode"] == 401
+
+
+def test_token_that_nobody_has_verified_lets_nobody_in(jwt_function: Invoke) -> None:
+    """Of a function URL, say: what the header holds is the caller's word."""
+    for made in (request("GET", "/api/items"), signed("function_url_create", "/api/items"), event("alb_read_missing")):
+        claimed = base64.urlsafe_b64encode(b'{"sub": "x", "scope": "items/read"}').decode()
+        made["headers"] = {**(made.get("headers") or {}), "authorization": f"Bearer e30.{claimed}.x"}
+        answer = jwt_function(made)
+        assert answer["statusCode"] == 401
+    assert jwt_function(request("GET", "/health"))["statusCode"] == 200

@@ -269,7 +269,14 @@ def test_upload_that_breaks_off_is_no_error_of_the_service(service: Service, cap
 def test_half_a_surrogate_pair_in_a_path_is_404(service: Service, path: str) -> None:
     # a server cannot send one, an event of Lambda can
     sent: list[Message] = []
-    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "query_string": b"",
+        "headers": [],
+        "server": ("127.0.0.1", 80),
+    }
 
     async def receive() -> Message:
         return {"type": "http.request"}

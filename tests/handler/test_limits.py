@@ -13,11 +13,13 @@ from typing import Any
 import httpx2
 import pytest
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from handler import protocol
+from handler.__main__ import server_config
 from handler.buckets import Buckets
 from handler.middleware import early_answers
+from handler.middleware.body_limit import BodyLimit
 from handler.middleware.guess_limit import GuessLimit
 from handler.middleware.rate_limit import RateLimit, address_key
 from handler.service import open_server_service
@@ -84,6 +86,10 @@ def test_slow_head_is_cut_off(impatient: httpx2.Client, first: bytes, head: byte
     assert impatient.get("/api/items").status_code == 200
 
 
+def test_idle_connection_is_kept_as_long_as_told(make_settings: MakeSettings) -> None:
+    assert server_config("", make_settings(KEEP_ALIVE_SECONDS=77)).timeout_keep_alive == 77
+
+
 def test_connection_that_never_asks_is_closed_without_a_word(impatient: httpx2.Client) -> None:
     with connected(impatient) as connection:
         assert connection.recv(1) == b""
@@ -100,8 +106,11 @@ def test_slow_body_is_cut_off(impatient: httpx2.Client, fields: bytes) -> None:
     assert impatient.get("/api/items").json()["items"] == []
 
 
-def test_request_may_take_longer_than_its_head_and_body(impatient: httpx2.Client) -> None:
+@pytest.mark.parametrize("first", [REQUEST, H2C], ids=["usual", "other parser"])
+def test_connection_may_last_longer_than_the_head_of_a_request(impatient: httpx2.Client, first: bytes) -> None:
     with connected(impatient) as connection:
+        connection.sendall(first)
+        assert answer_on(connection)[0] == 200
         for _ in range(3):  # together longer than the limit, each in time
             connection.sendall(REQUEST[:10])
             assert not select.select([connection], [], [], 0.2)[0]
@@ -123,11 +132,46 @@ def wait_for_reset(connection: socket.socket) -> None:
     assert watched.poll(20_000), "not cut off"
 
 
+def test_connection_goes_on_when_a_long_answer_was_taken(make_settings: MakeSettings) -> None:
+    with small_buffers() as listening:
+        service = open_server_service(make_settings(REQUEST_TIMEOUT_SECONDS=0.5))
+        with serving(service, [listening]) as client, connected(client) as connection:
+            connection.sendall(BUNDLE)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert len(answer.read()) > 1_000_000
+            assert not select.select([connection], [], [], 1)[0]
+            connection.sendall(REQUEST)
+            assert answer_on(connection)[0] == 200
+
+
+@contextmanager
+def small_buffers() -> Iterator[socket.socket]:
+    """A listening socket whose connections leave to the server what the client does not take."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        yield listening
+
+
+def test_last_answer_is_taken_to_its_end_in_time(make_settings: MakeSettings) -> None:
+    with small_buffers() as listening:
+        service = open_server_service(make_settings(REQUEST_TIMEOUT_SECONDS=0.5))
+        with serving(service, [listening]) as client:
+            for _ in range(50):
+                client.post("/api/items", json={"name": "x", "description": "y" * 2000}).raise_for_status()
+            with connected(client, receive_buffer=4096) as connection:
+                connection.sendall(REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+                answer = http.client.HTTPResponse(connection)
+                answer.begin()
+                assert answer.length is not None
+                answer.read(answer.length - 18_000)
+                wait_for_reset(connection)
+
+
 @pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["kept alive", "last"])
 def test_rest_of_an_answer_holds_no_connection_for_ever(make_settings: MakeSettings, last: bytes) -> None:
     """An answer that the buffers of sockets and server hold is complete for the service."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with small_buffers() as listening:
         service = open_server_service(make_settings(REQUEST_TIMEOUT_SECONDS=0.5, KEEP_ALIVE_SECONDS=1))
         with serving(service, [listening]) as client:
             for _ in range(20):
@@ -135,6 +179,29 @@ def test_rest_of_an_answer_holds_no_connection_for_ever(make_settings: MakeSetti
             with connected(client, receive_buffer=4096) as connection:
                 connection.sendall(REQUEST.replace(b"\r\n\r\n", b"\r\n" + last + b"\r\n"))
                 wait_for_reset(connection)
+
+
+def test_end_of_a_connection_may_be_waited_for_longer_than_a_body() -> None:
+    """As a streamed answer does, whose body was there long ago."""
+    messages: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        messages.extend([await receive(), await receive()])
+
+    async def receive() -> Message:
+        if not messages and not received:
+            received.append(True)
+            return {"type": "http.request", "body": b"{}"}
+        await asyncio.sleep(0.05)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        raise AssertionError("nobody answers")
+
+    received: list[bool] = []
+    limited = BodyLimit(app, limit=10, seconds=0.001)
+    asyncio.run(limited({"type": "http", "headers": []}, receive, send))
+    assert [message["type"] for message in messages] == ["http.request", "http.disconnect"]
 
 
 # Connections

@@ -108,3 +108,10 @@ def test_lists_have_commas() -> None:
     )
     assert settings.cors_origins == ("https://a.org", "http://[::1]:3000")
     assert settings.forwarded_allow_ips == ("10.0.0.0/8", "::1")
+
+
+def test_modes_and_lists_of_arns() -> None:
+    settings = Settings.from_environment({"AUTH_MODE": "iam", "IAM_OPS_ARNS": " arn:a , arn:b*,", "DOCS_OPEN": "false"})
+    assert (settings.auth_mode, settings.iam_ops_arns, settings.docs_open) == ("iam", ("arn:a", "arn:b*"), False)
+    with pytest.raises(SettingsError, match=r"AUTH_MODE='open': input should be 'keys', 'iam', 'jwt' or 'none'"):
+        Settings.from_environment({"AUTH_MODE": "open"})
