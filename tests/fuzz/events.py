@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import copy
+import gzip
 import importlib
 import json
 import logging
@@ -57,21 +58,10 @@ def _places(event: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
             yield from _places(event[key], (*path, key))
 
 
-_ADDED: tuple[str, ...] = (
-    "version",
-    "resource",
-    "cookies",
-    "elb",
-    "http",
-    "identity",
-    "sourceIp",
-    "stage",
-    "path",
-    "pathParameters",
-)
-_ADDED += ("multiValueHeaders", "multiValueQueryStringParameters", "queryStringParameters", "Records", "domainName")
+_ADDED = ["version", "resource", "cookies", "elb", "http", "identity", "sourceIp", "stage", "path", "pathParameters"]
+_ADDED += ["multiValueHeaders", "multiValueQueryStringParameters", "queryStringParameters", "Records", "domainName"]
 _FIELDS = st.sampled_from(
-    ["host", "x-forwarded-proto"] * 2
+    ["host", "x-forwarded-proto", "access-control-request-method"] * 2
     + ["accept", "accept-encoding", "authorization", "content-encoding", "content-length", "content-type", "cookie"]
     + ["expect", "host", "idempotency-key", "if-match", "if-none-match", "origin", "range", "transfer-encoding"]
     + ["upgrade", "x-api-key", "x-commit-txid", "x-forwarded-for", "x-forwarded-port", "x-forwarded-proto"]
@@ -153,7 +143,7 @@ cases = st.integers(0, 19).flatmap(lambda n: events() if n else odd.values)
 
 
 @contextmanager
-def opened() -> Iterator[Look]:
+def opened(auth_mode: str) -> Iterator[Look]:
     """The function, as a cold start makes it, over a log in a directory."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
@@ -166,7 +156,7 @@ def opened() -> Iterator[Look]:
     ):
         assert environ is not None
         environ |= {"AWS_LAMBDA_FUNCTION_NAME": "items", "REPLICA_URL": f"file://{directory}/log", "TMPDIR": directory}
-        environ |= {"LOG_LEVEL": "ERROR"}
+        environ |= {"LOG_LEVEL": "ERROR", "AUTH_MODE": auth_mode, "CORS_ORIGINS": "https://example.com"}
         sys.modules.pop("handler.aws_lambda", None)
         module = importlib.import_module("handler.aws_lambda")
         root.handlers = [_Loud()]
@@ -206,4 +196,5 @@ def look(handler: Any, event: Event) -> None:
     headers = answer.get("headers") or {name: values[0] for name, values in answer["multiValueHeaders"].items()}
     assert all(isinstance(value, str) and value.isprintable() for value in headers.values()), headers
     if status >= 400 and answer["body"]:
-        assert json.loads(answer["body"])["status"] == status
+        body = gzip.decompress(base64.b64decode(answer["body"])) if answer["isBase64Encoded"] else answer["body"]
+        assert json.loads(body)["status"] == status

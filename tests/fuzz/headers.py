@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from core import api_keys
 from handler.callers import ANYBODY
 from handler.conditions import Conditions
 from handler.idempotency import attempt_of
@@ -73,3 +74,12 @@ def read_entity_tags(values: list[str]) -> None:
         assert (tags is None) is (not values)
         if tags:
             assert tags.any or tags.tags
+
+
+_key = st.sampled_from([f"cnp_{'a' * 12}_{'b' * 43}", "cnp_a_b", "cnp__", "cnp_"])
+keys = _key | odd.spoilt(_key) | odd.texts
+
+
+def read_key(text: str) -> None:
+    found = api_keys.parse(text)
+    assert found is None or all(part.isascii() and part.isprintable() for part in found)

@@ -4,7 +4,7 @@ import argparse
 import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 from typing import Any
 from unittest import mock
@@ -27,7 +27,18 @@ from tests.fuzz.target import Look
 # Settings
 
 _sound = st.sampled_from(
-    ["s3://bucket/prefix", "file:///tmp/x", "1", "0.5", "INFO", "127.0.0.1", "2026-01-31T12:00:00Z", "~/x", "s3://b"]
+    [
+        "s3://bucket/prefix",
+        "file:///tmp/x",
+        "1",
+        "0.5",
+        "INFO",
+        "127.0.0.1",
+        "10.0.0.0/8",
+        "https://example.com",
+        "~/x",
+        "s3://b",
+    ]
 )
 _written = _sound | odd.spoilt(_sound) | odd.texts
 _aliases = [str(field.alias) for field in Settings.model_fields.values()]
@@ -69,7 +80,7 @@ def read_command(case: tuple[str, list[str]]) -> None:
     with suppress(SettingsError):
         assert parse_moment(moment).utcoffset() == timedelta(0)
     try:
-        with redirect_stderr(io.StringIO()):
+        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
             assert isinstance(_parser().parse_args(words), argparse.Namespace)
     except SystemExit as end:
         if end.code not in (0, 2):
