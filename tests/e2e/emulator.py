@@ -26,12 +26,15 @@ class Function:
     def invoke(self, event: dict[str, Any]) -> dict[str, Any]:
         return dict(httpx2.post(self._url, json=event, timeout=60, trust_env=False).json())
 
-    def request(self, method: str, path: str, body: str | None = None, query: str = "") -> dict[str, Any]:
+    def request(
+        self, method: str, path: str, body: str | None = None, query: str = "", headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
         event = json.loads((EVENTS / "function_url_create.json").read_text())
         event["rawPath"] = event["requestContext"]["http"]["path"] = path
         event["requestContext"]["http"]["method"] = method
         event["rawQueryString"] = query
         event["body"] = body
+        event["headers"] |= headers or {}
         return self.invoke(event)
 
 
