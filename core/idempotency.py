@@ -16,8 +16,18 @@ from core.errors import IdempotencyKeyReused
 from core.models import IdempotencyKey
 
 _MOST_REMOVED = 4  # of what is too old, by each write that adds one
-_AHEAD_HOURS = 1  # by which the clock of another instance may be
 _HOUR_SECONDS = 3600
+# In each hour that has any, one after the other; in later ones there is what an instance has done whose clock is ahead
+_FIND = """
+WITH RECURSIVE hours (hour) AS (
+    SELECT min(hour) FROM idempotency_keys WHERE hour >= ?
+    UNION ALL
+    SELECT (SELECT min(hour) FROM idempotency_keys WHERE hour > hours.hour) FROM hours WHERE hour IS NOT NULL
+)
+SELECT fingerprint, status, headers, body
+FROM hours CROSS JOIN idempotency_keys AS kept ON kept.hour = hours.hour AND caller = ? AND key = ?
+LIMIT 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +53,7 @@ def once(db: Database, attempt: Attempt, write: Callable[[Database], Answer], ke
     Raises IdempotencyKeyReused for a key that came with another request, and what `write` raises: then nothing is kept.
     """
     hour = int(time.time()) // _HOUR_SECONDS
-    if found := _find(db, attempt, range(hour - keep_hours, hour + _AHEAD_HOURS + 1)):
+    if found := _find(db, attempt, hour - keep_hours):
         return found
     answer = write(db)
     IdempotencyKey.insert(
@@ -59,13 +69,14 @@ def once(db: Database, attempt: Attempt, write: Callable[[Database], Answer], ke
     return answer
 
 
-def _find(db: Database, attempt: Attempt, hours: range) -> Answer | None:
-    of_attempt = (IdempotencyKey.caller == attempt.caller) & (IdempotencyKey.key == attempt.key)
-    for row in IdempotencyKey.select().where(IdempotencyKey.hour.in_(hours), of_attempt).limit(1).dicts().execute(db):
-        if bytes(row["fingerprint"]) != attempt.fingerprint:
-            raise IdempotencyKeyReused(attempt.key)
-        return Answer(row["status"], json.loads(row["headers"]), bytes(row["body"]), is_repeated=True)
-    return None
+def _find(db: Database, attempt: Attempt, first_kept: int) -> Answer | None:
+    found = db.execute_sql(_FIND, (first_kept, attempt.caller, attempt.key)).fetchone()
+    if found is None:
+        return None
+    fingerprint, status, headers, body = found
+    if bytes(fingerprint) != attempt.fingerprint:
+        raise IdempotencyKeyReused(attempt.key)
+    return Answer(status, json.loads(headers), bytes(body), is_repeated=True)
 
 
 def _remove_old(db: Database, first_kept: int) -> None:

@@ -14,6 +14,7 @@ _SHOWN = (
     "commits",
     "run again",
     "unknown",
+    "repeated",
     "refused",
     "reads",
     "looks",

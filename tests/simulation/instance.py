@@ -436,6 +436,10 @@ class Instance:
 
     def _conclude(self, write: Write, attempt: group_module.Write, shared: bool) -> None:
         match attempt.error:
+            case None if write.is_repeated:
+                self._model.repeated(write, attempt.shown)
+                self._around.counts["repeated"] += 1
+                self._answer_from(write, attempt.shown, shared)
             case None if write.ends == "commit":
                 txid = self._model.acknowledged(write, self._answered(f"write {write.number} done", write.arrived))
                 if txid != attempt.shown:

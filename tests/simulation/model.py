@@ -12,7 +12,7 @@ from core.errors import NotServed
 from infra.commitlog import is_new, ltx
 from infra.commitlog.dates import corrected
 from tests.simulation.scheduler import Violation
-from tests.simulation.workload import SCHEMA_ONLY, SimulatedSchema, State, Write, state_of
+from tests.simulation.workload import SCHEMA_ONLY, SimulatedSchema, State, Write, answer_on, state_of
 
 
 @dataclass
@@ -40,6 +40,8 @@ class Model:
         self._base_of: dict[int, State] = {}  # by write: the state it was applied to
         self._failed: set[int] = set()
         self._unknown: dict[int, int] = {}  # by write: the TXID that its answer named, as the only one it may have
+        self._sent_again: set[int] = set()  # what has become of one attempt says nothing of the next
+        self._undone: set[int] = set()  # by an old copy in the place of a file, which does not have their keys
         self._writes: dict[int, Write] = {}
         self._reach: dict[State, int] = {}  # the newest TXID with this state
         self._first: dict[tuple[int, ...], int] = {}  # the oldest TXID with a state of these writes
@@ -108,9 +110,9 @@ class Model:
             self._first_within.setdefault(between.writes, txid)
             self._base_of[number] = between
             between = self._writes[number].applied_to(between)
-            if number in self._txid_of:
+            if number in self._txid_of and not (number in self._sent_again and number in self._undone):
                 raise Violation(f"none is applied twice: write {number} again as TXID {txid}")
-            if number in self._failed:
+            if number in self._failed and number not in self._sent_again:
                 raise Violation(f"I5 what failed is not there: write {number} is TXID {txid}")
             self._txid_of[number] = txid
             self._check_named(number)
@@ -138,6 +140,7 @@ class Model:
         for number in state.writes:
             self._txid_of.setdefault(number, txid)  # by another program, and not stored before
         self.acknowledged_writes &= set(state.writes)
+        self._undone |= self._txid_of.keys() - set(state.writes)
         self.chain.states.append(state)
         self._within[state] = self._reach[state] = txid
         self._first.setdefault(state.writes, txid)
@@ -180,6 +183,9 @@ class Model:
     def begun(self, write: Write) -> None:
         self._writes[write.number] = write
 
+    def sent_again(self, write: Write) -> None:
+        self._sent_again.add(write.number)
+
     def acknowledged(self, write: Write, now: float) -> int:
         txid = self._txid_of.get(write.number)
         if txid is None:
@@ -194,8 +200,29 @@ class Model:
         self.newest_acknowledged = max(txid, self.newest_acknowledged)
         return txid
 
+    def repeated(self, write: Write, shown: int) -> None:
+        """Answered as an attempt before. `shown`: the TXID that the answer named."""
+        number, txid = write.number, self._txid_of.get(write.number)
+        if txid is None:
+            raise Violation(f"I1: write {number} was answered as before, and is not in the log")
+        if number in self._undone:
+            return
+        first = answer_on(self._base_of[number])
+        found = write.answer and write.answer.body
+        _check("every answer of a key is the first", found == first, lambda: f"write {number}: {found!r}, {first!r}")
+        _check("what an answer names", shown >= txid, lambda: f"write {number} is TXID {txid}, its answer says {shown}")
+        self.acknowledged_writes.add(number)
+        self.newest_acknowledged = max(txid, self.newest_acknowledged)
+
+    def check_done(self, writes: list[Write]) -> None:
+        """Each was answered in the end."""
+        missing = {write.number for write in writes} - set(self.chain.states[-1].writes) - self._undone
+        _check("what is sent again until it is answered is done", not missing, lambda: str(sorted(missing)))
+
     def failed(self, write: Write) -> None:
         """Answered with an error that says that nothing was stored."""
+        if write.number in self._sent_again:
+            return
         _check("I5 what failed is not there", write.number not in self._txid_of, lambda: f"write {write.number}")
         self._failed.add(write.number)
 
@@ -206,7 +233,7 @@ class Model:
 
     def _check_named(self, number: int) -> None:
         found = self._txid_of.get(number)
-        named = self._unknown.get(number, found)
+        named = self._unknown.get(number, found) if number not in self._sent_again else found
         _check("what is unknown has its number or none", found in (named, None), lambda: f"{number} is TXID {found}")
 
     def read(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,9 @@ import apsw
 import peewee
 
 from core.errors import ItemNotFound, NotServed
+from core.idempotency import Answer, Attempt, once
+from core.migrations import scripts
+from core.statements import statements
 
 _SCHEMA = (
     # No unique write: applying one twice must show, not fail
@@ -17,10 +20,12 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS counter (id INTEGER PRIMARY KEY, value INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS rows (id INTEGER PRIMARY KEY, number INTEGER NOT NULL, payload BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS unique_only (value INTEGER UNIQUE)",
+    next(statement for script in scripts() for statement in statements(script) if "idempotency_keys" in statement),
 )
 APPLICATION_ID = 0x53494D55
 VERSION = 2  # of the schema; that of the release before is 1, and nothing else is known
-_NEEDED = {"writes", "counter", "rows"}
+_NEEDED = {"writes", "counter", "rows", "idempotency_keys"}
+_KEEP_HOURS = 24
 SCHEMA_ONLY = 2  # the newest TXID that may be there without any client's write
 
 
@@ -30,6 +35,7 @@ class State(NamedTuple):
     writes: tuple[int, ...] = ()
     counter: int = 0
     rows: tuple[tuple[int, int, int], ...] = ()  # (write, rows, bytes)
+    keys: tuple[int, ...] = ()  # the writes whose answers are kept
 
 
 @dataclass
@@ -50,12 +56,33 @@ class Write:
     row_bytes: int = 0
     changes_mind: bool = False  # rolls a savepoint back
     ends: str = "commit"  # or "error", or "nothing": then it is a read; or "abort", which takes the transaction along
+    has_key: bool = False  # so that it may be sent again: it is done once
     seen: State = field(default_factory=State)  # by the last run
     runs: int = 0
+    answer: Answer | None = None  # of the last run, when it has a key
 
     def __call__(self, database: peewee.Database) -> None:
         self.runs += 1
         self.seen = state_in(database)
+        if self.has_key:
+            attempt = Attempt("client", str(self.number), b"")
+            self.answer = once(database, attempt, self._apply_and_answer, _KEEP_HOURS)
+        else:
+            self._apply(database)
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether its answer is that of an attempt before."""
+        return self.answer is not None and self.answer.is_repeated
+
+    def sent_again(self, arrived: float, at_least: int) -> "Write":
+        return replace(self, arrived=arrived, at_least=at_least, seen=State(), runs=0, answer=None)
+
+    def _apply_and_answer(self, database: peewee.Database) -> Answer:
+        self._apply(database)
+        return Answer(201, {}, answer_on(self.seen))
+
+    def _apply(self, database: peewee.Database) -> None:
         if self.ends == "error":
             raise ItemNotFound(self.number)
         if self.ends == "nothing":
@@ -83,7 +110,13 @@ class Write:
             (*before.writes, self.number),
             before.counter + self.increments,
             tuple(sorted((*before.rows, *([rows] if self.rows else [])))),
+            tuple(sorted((*before.keys, *([self.number] if self.has_key else [])))),
         )
+
+
+def answer_on(before: State) -> bytes:
+    """Of a write that was made on this state: no two are alike."""
+    return f"number {len(before.writes) + 1}, the counter was {before.counter}".encode()
 
 
 def create_schema(database: peewee.Database) -> None:
@@ -134,4 +167,5 @@ def state_of(query: Callable[[str], list[Any]]) -> State:
                 "SELECT number, count(*), sum(length(payload)) FROM rows GROUP BY number ORDER BY number"
             )
         ),
+        tuple(sorted(int(key) for (key,) in query("SELECT key FROM idempotency_keys"))),
     )

@@ -81,6 +81,7 @@ class World:
             Instance(self._around, number, rng.random() < servers) for number in range(1, rng.randint(1, 5) + 1)
         ]
         self._writes = 0
+        self._with_key: list[Write] = []
         self._maintenances = 0
 
     def run(self) -> None:
@@ -123,8 +124,19 @@ class World:
         self._scheduler.at(moment, self._around.faults.stop)
 
     def _request(self) -> None:
-        instance = self._rng.choice(self._instances)
-        instance.submit(self._drawn_request(self._rng.random() < 0.4))
+        request = self._drawn_request(self._rng.random() < 0.4)
+        self._rng.choice(self._instances).submit(request)
+        if isinstance(request, Write) and request.has_key:
+            for _ in range(self._rng.randint(0, 3)):
+                self._scheduler.at(
+                    self._rng.choice((0.0, 0.1, 20.0, 600.0)) * self._rng.random(), partial(self._send_again, request)
+                )
+
+    def _send_again(self, write: Write) -> None:
+        """By a client that has waited for an answer, or has lost it: to any instance, with the same key."""
+        at_least = self._around.tokens[-1] if self._around.tokens and self._rng.random() < 0.3 else 0
+        self._model.sent_again(write)
+        self._rng.choice(self._instances).submit(write.sent_again(self._scheduler.now(), at_least))
 
     def _drawn_request(self, read: bool) -> Read | Write:
         rng = self._rng
@@ -145,6 +157,9 @@ class World:
                 write.ends = rng.choice(("error", "nothing", "abort"))
             case _:
                 write.rows, write.row_bytes = 1, 100
+        if write.ends == "commit" and rng.random() < 0.5:
+            write.has_key = True
+            self._with_key.append(write)
         return write
 
     def _write_of_others(self) -> Write:
@@ -217,6 +232,10 @@ class World:
                 self._scheduler.run()
                 if self.counts["answered"] == before:
                     raise Violation(f"liveness: {instance.name} does not answer although nothing is wrong any more")
+        for write in self._with_key:
+            self._send_again(write)
+        self._scheduler.run()
+        self._model.check_done(self._with_key)
 
     def _check_restores(self) -> None:
         log = self._plain_log(self._bucket)
