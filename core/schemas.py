@@ -117,6 +117,7 @@ class PageQuery(BaseModel):
 
 class ItemQuery(PageQuery):
     q: Search = ""
+    count: bool = Field(default=False, description="Whether to say how many match, on all pages")
 
 
 class ExportQuery(BaseModel):
@@ -162,6 +163,15 @@ class CreatedItems(BaseModel):
     items: list[ItemView]
 
 
-class ItemPage(BaseModel):
+class UncountedItemPage(BaseModel):
     items: list[ItemView]
     next_cursor: str | None
+
+
+class ItemPage(UncountedItemPage):
+    """It ends where `next_cursor` is null; with `q` it may have fewer items than `limit`, even none, before that.
+
+    `total` is there if `count` is asked for: how many match, on all pages. With `q` it is null for a table too large.
+    """
+
+    total: int | None = None
