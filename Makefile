@@ -37,6 +37,11 @@ install: .venv/installed ## create .venv with everything that serving and testin
 	@.venv-sam/bin/$(PIP) -r requirements-sam.txt >&2
 	@touch $@
 
+.venv-contract/installed: requirements-contract.txt
+	@$(PYTHON) -m venv .venv-contract >&2
+	@.venv-contract/bin/$(PIP) -r requirements-contract.txt >&2
+	@touch $@
+
 serve: .venv/installed ## run the service on http://localhost:8000 (PORT=... changes it)
 	@exec $(VENV)/python -m handler
 
@@ -52,13 +57,21 @@ test-coverage: .venv/installed ## the same, with an HTML report in htmlcov/
 sim: .venv/installed ## simulate the commit log under every kind of trouble (SEEDS=1000 START=0; SEED=42 shows one)
 	@$(VENV)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --start $(START))
 
+fuzz: CASES ?= 100000
+fuzz: .venv/installed ## put odd input to all that reads what comes from outside (CASES=100000 START=0)
+	@$(VENV)/python -m tests.fuzz --cases $(CASES) --start $(START)
+
 model: .venv/installed ## check the commit protocol at small size, in every order of steps
 	@$(VENV)/python -m tests.model
 
 check: .venv/installed ## hold real servers under real trouble to their promises (SECONDS=120; SEED=42 makes the same trouble, WITHOUT=shell leaves one kind out)
 	@$(VENV)/python -m tests.checker --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(WITHOUT),--without $(WITHOUT))
 
-e2e: .venv/installed .venv-sam/installed ## run the end-to-end tests: real server, real Lambda runtime
+contract: CASES ?= 200
+contract: .venv/installed .venv-contract/installed ## hold a live server to openapi.json, by schemathesis (CASES=200 a phase and operation; SEED=42 sends the same)
+	@$(VENV)/python -m tests.contract --cases $(CASES) $(if $(SEED),--seed $(SEED))
+
+e2e: .venv/installed .venv-sam/installed .venv-contract/installed ## run the end-to-end tests: real server, real Lambda runtime
 	@$(VENV)/python -m pytest -m e2e
 
 bench-log: .venv/installed ## measure what commits cost, as Markdown
@@ -73,6 +86,9 @@ bench-costs: .venv/installed ## count what a month costs at S3's prices, as Mark
 bench-images: .venv/installed ## measure the container images, as Markdown
 	@$(VENV)/python -m benchmarks.images
 
+bench-middleware: .venv/installed ## measure what each layer of middleware adds to a request, as Markdown
+	@$(VENV)/python -m benchmarks.middleware
+
 lint: .venv/installed ## check style and common mistakes
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
@@ -86,7 +102,7 @@ lint-files: .venv/installed ## check Dockerfile, workflows and shell scripts
 
 requirements: .venv/installed ## write requirements*.txt anew after a change of a requirements*.in (UPGRADE=1 also raises what no .in names)
 	@$(VENV)/$(PIP) -r requirements-lint.txt >&2
-	@for name in requirements requirements-s3 requirements-dev requirements-lint requirements-sam; do \
+	@for name in requirements requirements-s3 requirements-dev requirements-lint requirements-sam requirements-contract; do \
 	  $(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(if $(UPGRADE),--upgrade) \
 	    --output-file $$name.txt $$name.in || exit; \
 	done
@@ -147,6 +163,6 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 	AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test $(SAM) local start-api --config-env local --port $(SAM_PORT)
 
 clean: ## remove what the tools made; data/ stays
-	rm -rf build *.egg-info .venv .venv-sam .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
+	rm -rf build *.egg-info .venv .venv-sam .venv-contract .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve dev test test-coverage sim model check e2e bench-log bench-search bench-costs bench-images lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-coverage sim fuzz model check contract e2e bench-log bench-search bench-costs bench-images bench-middleware lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from peewee import SQL, Database, ModelSelect, Select, Tuple, fn
 
 from core.cursor import Cursor, View
-from core.errors import FieldError, InvalidInput
+from core.errors import NotFound
 from core.schemas import PageQuery
 from core.stored import Stored
 
@@ -23,7 +23,7 @@ def page_of(db: Database, table: Stored[V], query: PageQuery, *conditions: Any) 
 
     With conditions, a page ends after so many rows that were looked at, whether they meet them or not: it may have
     fewer views than are asked for, even none, and there is a next one all the same. Raises InvalidInput for a cursor
-    that leads nowhere any more.
+    that is none, NotFound for one that leads nowhere any more.
     """
     if not conditions:
         return _page(db, table, query)
@@ -33,7 +33,7 @@ def page_of(db: Database, table: Stored[V], query: PageQuery, *conditions: Any) 
         if cursor is None and end is not None:
             [row] = table.model.select(table.columns).where(table.model.id == end).dicts().execute(db)
             [view] = table.views_of([row])
-            cursor = Cursor.at(view, query.order, row["as_expected"]).encode()
+            cursor = Cursor.at(view, row["as_expected"]).encode()
         return views, cursor
 
 
@@ -60,7 +60,7 @@ def _page(db: Database, table: Stored[V], query: PageQuery, *conditions: Any) ->
     rows = list(select.limit(query.limit + 1).dicts().execute(db))
     more, rows = len(rows) > query.limit, rows[: query.limit]
     views = table.views_of(rows)
-    return views, Cursor.at(views[-1], query.order, rows[-1]["as_expected"]).encode() if more else None
+    return views, Cursor.at(views[-1], rows[-1]["as_expected"]).encode() if more else None
 
 
 def _end_of_look(db: Database, table: Stored[V], query: PageQuery) -> int | None:
@@ -73,7 +73,7 @@ def _end_of_look(db: Database, table: Stored[V], query: PageQuery) -> int | None
 def _after_cursor(db: Database, table: Stored[V], query: PageQuery) -> tuple[Any, ...]:
     if query.cursor is None:
         return ()
-    end = Cursor.decode(query.cursor, query.order)
+    end = Cursor.decode(query.cursor)
     here, there = Tuple(*_key(table)), Tuple(_created_at(db, table, end), end.row_id)
     return (here < there if query.order.startswith("-") else here > there,)
 
@@ -99,7 +99,7 @@ def _created_at(db: Database, table: Stored[V], end: Cursor) -> Any:
     if end.created_at is not None:
         return end.created_at
     if not table.has(db, end.row_id):
-        raise InvalidInput([FieldError("cursor", "led to a row that is gone; begin again without it")])
+        raise NotFound("The row that the cursor leads on from is gone; begin again without it.")
     return _created_at_of(table, end.row_id)
 
 

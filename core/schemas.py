@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 MAX_PRICE_CENTS = 999_999_999_999
 MAX_INTEGER = 2**53 - 1  # the largest whole number every JSON reader keeps exact
+CURSOR = r"^([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z)?~-?[0-9]{1,19}$"
 MAX_BATCH = 500
 ROWIDS = range(-(2**63), 2**63)  # a row's id; the API gives positive ones
 
@@ -44,8 +45,16 @@ def _no_nul(text: str) -> str:
     return text
 
 
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_nul)]
-Description = Annotated[str, Field(max_length=2000), AfterValidator(_no_nul)]
+def _without_fraction(value: Any) -> Any:
+    """1679.0 and 1e3 are whole numbers as well (JSON Schema, 6.3 of its core)."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_without_fraction)
+_NO_NUL = {"pattern": r"^[^\u0000]*$"}
+
+Name = Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
+Description = Annotated[str, Field(max_length=2000, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
 Cents = Annotated[
     int,
     BeforeValidator(_to_cents),
@@ -60,10 +69,15 @@ Cents = Annotated[
         }
     ),
 ]
-Quantity = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Quantity = Annotated[int, Field(ge=0, le=MAX_INTEGER), WHOLE]
 Search = Annotated[
     str,
-    Field(max_length=200, description="Part of the name, upper and lower case (ASCII) alike"),
+    Field(
+        max_length=200,
+        description="Part of the name, upper and lower case (ASCII) alike",
+        examples=["lamp"],
+        json_schema_extra=_NO_NUL,
+    ),
     AfterValidator(_no_nul),
 ]
 SortOrder = Literal["created_at", "-created_at"]
@@ -76,6 +90,12 @@ class _Input(BaseModel):
 class NewItem(_Input):
     """An item as a caller creates or replaces it."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"name": "Lamp"}, {"name": "Lamp", "description": "Brass", "price": "12.50", "quantity": 3}]
+        }
+    )
+
     name: Name
     description: Description | None = None
     price_cents: Cents = Field(default=0, alias="price")
@@ -85,19 +105,22 @@ class NewItem(_Input):
 class NewItems(_Input):
     """Items to create together."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [{"name": "Lamp"}, {"name": "Torch"}]}]})
+
     items: list[NewItem] = Field(min_length=1, max_length=MAX_BATCH)
 
 
-def _without_defaults(schema: dict[str, Any]) -> None:
+def _patch(schema: dict[str, Any]) -> None:
     for field in schema["properties"].values():
         field.pop("default", None)
+    schema["examples"] = [{"price": 12.5}, {"description": None, "quantity": 0}]
 
 
 class ItemPatch(_Input):
     """The fields to change (RFC 7396 merge patch). A null description clears it; no other field may be null."""
 
     # a field that is left out stays as it is: the defaults below are never stored
-    model_config = ConfigDict(json_schema_extra=_without_defaults)
+    model_config = ConfigDict(json_schema_extra=_patch)
 
     name: Name = ""
     description: Description | None = None
@@ -105,13 +128,19 @@ class ItemPatch(_Input):
     quantity: Quantity = 0
 
 
+def _cursor_alone(schema: dict[str, Any]) -> None:
+    """A query says null by saying nothing."""
+    schema.clear()
+    schema.update(type="string", pattern=CURSOR, description="`next_cursor` of the page before, or left out")
+
+
 class PageQuery(BaseModel):
-    """Which page. `cursor` is a `next_cursor` from the page before, asked with the same order."""
+    """Which page. `cursor` is a place in the list; `order` says which way to go on from there."""
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: int = Field(default=50, ge=1, le=100)
-    cursor: str | None = Field(default=None, max_length=200)
+    limit: int = Field(default=50, ge=1, le=100, examples=[10])
+    cursor: str | None = Field(default=None, max_length=200, json_schema_extra=_cursor_alone)
     order: SortOrder = "created_at"
 
 
@@ -133,10 +162,22 @@ class ExportQuery(BaseModel):
 class ItemView(BaseModel):
     """An item as the API answers it."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    **{"id": 1, "name": "Lamp", "description": "Brass", "price": "12.50", "quantity": 3},
+                    **{"created_at": "2026-01-31T12:00:00.000000Z", "updated_at": "2026-01-31T12:00:00.000000Z"},
+                    "version": 1,
+                }
+            ]
+        }
+    )
+
     id: int
     name: str
     description: str | None
-    price: str = Field(description="Decimal with 2 places", examples=["12.50"])
+    price: str = Field(description="Decimal with 2 places", pattern=r"^-?[0-9]+\.[0-9]{2}$")
     quantity: int
     created_at: str = Field(json_schema_extra={"format": "date-time"})
     updated_at: str = Field(json_schema_extra={"format": "date-time"})
@@ -165,13 +206,13 @@ class CreatedItems(BaseModel):
 
 class UncountedItemPage(BaseModel):
     items: list[ItemView]
-    next_cursor: str | None
+    next_cursor: str | None = Field(description="`cursor` of the next page; null: there is none")
 
 
 class ItemPage(UncountedItemPage):
-    """It ends where `next_cursor` is null; with `q` it may have fewer items than `limit`, even none, before that.
+    """It ends where `next_cursor` is null; with `q` it may have fewer items than `limit`, even none, before that."""
 
-    `total` is there if `count` is asked for: how many match, on all pages. With `q` it is null for a table too large.
-    """
-
-    total: int | None = None
+    total: int | None = Field(
+        default=None,
+        description="How many match, on all pages, if `count` is true; null: with `q` the table is too large for that",
+    )

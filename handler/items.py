@@ -11,7 +11,7 @@ from core import items
 from core.schemas import CreatedItems, ExportQuery, ItemPage, ItemPatch, ItemQuery, ItemView, NewItem, NewItems
 from handler.answers import answer, created, created_together, no_content
 from handler.conditions import guarded
-from handler.export import exported, form_for
+from handler.export import CSV, NDJSON, exported, form_for
 from handler.openapi import operation
 from handler.requests import MERGE_PATCH, id_of, read_json, read_query
 from handler.service import read, write
@@ -19,12 +19,12 @@ from infra.database import UseCase
 
 
 class ItemList(HTTPEndpoint):
-    @operation("List items", query=ItemQuery, answers={200: ItemPage})
+    @operation("list_items", "List items", query=ItemQuery, answers={200: ItemPage})
     async def get(self, request: Request) -> Response:
         query = read_query(request, ItemQuery)
         return answer(await read(request, partial(items.list_items, query=query)))
 
-    @operation("Create an item", body=NewItem, answers={201: ItemView})
+    @operation("create_item", "Create an item", body=NewItem, answers={201: ItemView})
     async def post(self, request: Request) -> Response:
         new = await read_json(request, NewItem)
         use_case = partial(items.create_item, new=new)
@@ -32,14 +32,14 @@ class ItemList(HTTPEndpoint):
 
 
 class ItemBatch(HTTPEndpoint):
-    @operation("Create up to 500 items, all or none", body=NewItems, answers={201: CreatedItems})
+    @operation("create_items", "Create up to 500 items, all or none", body=NewItems, answers={201: CreatedItems})
     async def post(self, request: Request) -> Response:
         new = await read_json(request, NewItems)
         return await write(request, partial(items.create_items, new=new), created_together)
 
 
 class ItemExport(HTTPEndpoint):
-    @operation("Export all items as NDJSON or CSV", query=ExportQuery, answers={200: None, 406: None})
+    @operation("export_items", "Export all items as NDJSON or CSV", query=ExportQuery, answers={200: (NDJSON, CSV)})
     async def get(self, request: Request) -> Response:
         query = read_query(request, ExportQuery)
         form = form_for(request, query.format)
@@ -47,23 +47,23 @@ class ItemExport(HTTPEndpoint):
 
 
 class ItemDetail(HTTPEndpoint):
-    @operation("Read an item", answers={200: ItemView, 404: None})
+    @operation("get_item", "Read an item", answers={200: ItemView})
     async def get(self, request: Request) -> Response:
         return answer(await read(request, _find(request)))
 
-    @operation("Replace an item", body=NewItem, answers={200: ItemView, 404: None})
+    @operation("replace_item", "Replace an item", body=NewItem, answers={200: ItemView})
     async def put(self, request: Request) -> Response:
         new = await read_json(request, NewItem)
         change = partial(items.replace_item, item_id=id_of(request), new=new)
         return await write(request, guarded(request, _find(request), change), answer)
 
-    @operation("Change some fields", body=ItemPatch, body_types=MERGE_PATCH, answers={200: ItemView, 404: None})
+    @operation("patch_item", "Change some fields", body=ItemPatch, body_types=MERGE_PATCH, answers={200: ItemView})
     async def patch(self, request: Request) -> Response:
         patch = await read_json(request, ItemPatch, MERGE_PATCH)
         change = partial(items.patch_item, item_id=id_of(request), patch=patch)
         return await write(request, guarded(request, _find(request), change), answer)
 
-    @operation("Delete an item", answers={204: None, 404: None})
+    @operation("delete_item", "Delete an item", answers={204: ()})
     async def delete(self, request: Request) -> Response:
         change = partial(items.delete_item, item_id=id_of(request))
         return await write(request, guarded(request, _find(request), change), no_content)

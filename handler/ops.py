@@ -1,26 +1,47 @@
 """What operators and load balancers ask: /health, /ready, /metrics"""
 
 import asyncio
+from typing import Literal
 
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from core.errors import CommitError, DatabaseError, StoreError
 from core.items import probe
-from handler.openapi import operation
+from handler.openapi import may_be_left_out, operation
 from handler.service import service_of
 from infra.database import Database
 
 _STORE_TIMEOUT_SECONDS = 1.5  # a container's health check gives up after 2
 
 
-@operation("Whether the process answers; touches nothing else", answers={200: None})
+class Health(BaseModel):
+    status: Literal["healthy"]
+
+
+class Ready(BaseModel):
+    """`degraded`: requests can be served in part; `database` or `store` says what is wrong with it."""
+
+    status: Literal["ready", "degraded"]
+    database: str
+    store: str = Field("", json_schema_extra=may_be_left_out)
+
+
+class NotReady(BaseModel):
+    """`database` says why."""
+
+    status: Literal["not ready"]
+    database: str
+
+
+@operation("health", "Whether the process answers; touches nothing else", answers={200: Health})
 async def health(request: Request) -> Response:
     return JSONResponse({"status": "healthy"})
 
 
-@operation("Whether requests can be served: a real query of the database", answers={200: None, 503: None})
+@operation("ready", "Whether requests can be served: a real query of the database", answers={200: Ready, 503: NotReady})
 async def ready(request: Request) -> Response:
     database = service_of(request).database
     try:
@@ -49,7 +70,7 @@ async def _store_trouble(database: Database) -> str | None:
     raise error
 
 
-@operation("Prometheus metrics", answers={200: None})
+@operation("metrics", "Prometheus metrics", answers={200: ("text/plain",)})
 async def metrics(request: Request) -> Response:
     service = service_of(request)
     body, media_type = service.metrics.exposition(service.gauges)

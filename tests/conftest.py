@@ -1,5 +1,6 @@
 import asyncio
 import os
+import socket
 import ssl
 import threading
 import time
@@ -28,6 +29,7 @@ from handler.problems import Code
 from handler.service import Service, open_server_service
 from infra.database import Database, open_database
 from infra.settings import Settings
+from tests.described import assert_described
 from tests.infra.storage.certificates import Authority
 
 hypothesis.settings.register_profile("plain", deadline=None)  # the time an example takes is no property
@@ -94,10 +96,10 @@ def served_database(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None
 
 
 @contextmanager
-def serving(service: Service) -> Iterator[httpx2.Client]:
+def serving(service: Service, listening: list[socket.socket] | None = None) -> Iterator[httpx2.Client]:
     """A real Uvicorn on a real socket, in this process; it closes the service at the end."""
-    server = uvicorn.Server(server_config(create_app(service), "127.0.0.1", 0))
-    thread = threading.Thread(target=server.run)
+    server = uvicorn.Server(server_config(create_app(service), service.settings.model_copy(update={"port": 0})))
+    thread = threading.Thread(target=server.run, args=(listening,))
     thread.start()
     while not server.started:
         if not thread.is_alive():
@@ -105,7 +107,13 @@ def serving(service: Service) -> Iterator[httpx2.Client]:
         time.sleep(0.005)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False, verify=_NO_TLS) as client:
+        with httpx2.Client(
+            base_url=f"http://127.0.0.1:{port}",
+            timeout=20,
+            trust_env=False,
+            verify=_NO_TLS,
+            event_hooks={"response": [assert_described]},
+        ) as client:
             yield client
     finally:
         server.should_exit = True

@@ -21,6 +21,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from handler.problems import Code
 from infra.__main__ import _parser
 from tests.e2e.pages import blocks
 
@@ -29,13 +30,14 @@ PAGES = [
     "README.md",
     "RUNBOOK.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
 ]
 OPERATORS = ("RUNBOOK.md", "docs/lambda.md")
 # Where the words come from that a page quotes; the tools for developers speak in pages of their own
 _SPEAKERS = {"": ("core", "handler", "infra"), "docs/": ("tests/checker", "tests/model", "tests/simulation")}
 _PROGRAMS = {"aws", "chmod", "curl", "df", "docker", "export", "fuser", "gh", "git", "kill", "litestream", "ls", "make"}
-_PROGRAMS |= {"eval", "mv", "pre-commit", "pytest", "python", "rm", "sam", "sqlite3", "sudo"}
+_PROGRAMS |= {"eval", "mv", "pre-commit", "pytest", "python", "rm", "sam", "sqlite3", "ss", "sudo", "ulimit", "uvicorn"}
 # Of other programs, and of languages
 _OTHERS = {
     "--build",
@@ -97,15 +99,17 @@ def quotes(page: str) -> list[str]:
 
 @cache
 def said_by(package: str) -> str:
-    """Every text in the code of a package, a line each, with _ANY for what differs each time."""
-    texts: set[str] = set()
+    """Every text in the code of a package, a line each, with _ANY for what differs each time; modules end in \f."""
+    modules = []
     for path in (ROOT / package).rglob("*.py"):
+        texts: set[str] = set()
         tree = ast.parse(path.read_text())
         silent = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in silent:
                 texts |= set(_texts_of(node))
-    return "\n".join(" ".join(text.split()) for text in texts)
+        modules.append("\n".join(" ".join(text.split()) for text in texts))
+    return "\n\f\n".join(modules)
 
 
 def _texts_of(node: ast.expr) -> Iterator[str]:
@@ -121,11 +125,11 @@ def _texts_of(node: ast.expr) -> Iterator[str]:
 
 
 def is_said(message: str, by: str) -> bool:
-    """Each part of it between `...`, by somebody."""
+    """The parts of it between `...`, all by one module; what a start says before the cause, by another."""
     if pair := re.fullmatch(r'"(\w+)": "(\w+)"', message):
         return all(re.search(rf"^{word}$", by, re.MULTILINE) for word in pair.groups())
-    parts = [part.strip(" ,:") for part in re.split(r"\.\.\.|…", message)]
-    return all(re.search(_pattern(part), by) for part in parts)
+    parts = [part.strip(" ,:") for part in re.split(r"\.\.\.|…", message.removeprefix("cannot start: ..."))]
+    return any(all(re.search(_pattern(part), module) for part in parts) for module in by.split("\f"))
 
 
 def _pattern(part: str) -> str:
@@ -143,7 +147,7 @@ def messages(page: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_message_that_a_page_quotes_is_in_the_code(page: str) -> None:
     packages = [package for folder in _SPEAKERS if page.startswith(folder) for package in _SPEAKERS[folder]]
-    by = "\n".join(map(said_by, packages))
+    by = "\n\f\n".join(map(said_by, packages))
     assert [message for message in messages(page) if not is_said(message, by)] == []
 
 
@@ -287,7 +291,7 @@ def test_every_name_that_a_page_sets_as_code_is_in_the_code(page: str) -> None:
 def test_every_metric_of_the_runbook_is_there(client: httpx2.Client) -> None:
     """Shown at once, or from the first run of maintenance on."""
     families = "http|database|commit_log|maintenance|verification|process"
-    names = set(re.findall(rf"\b(?:{families})_[a-z_]+", (ROOT / "RUNBOOK.md").read_text()))
+    names = set(re.findall(rf"\b(?:{families})_[a-z_]+", (ROOT / "RUNBOOK.md").read_text())) - set(Code)
     shown = f"{client.get('/metrics').text}\n{said_by('infra')}"
     absent = [
         name for name in names if not re.search(rf"^(# TYPE )?{name.removesuffix('_bucket')}", shown, re.MULTILINE)
@@ -295,11 +299,37 @@ def test_every_metric_of_the_runbook_is_there(client: httpx2.Client) -> None:
     assert absent == []
 
 
-# The engine, as its page has it
+def test_runbook_has_a_row_for_each_problem_of_the_service() -> None:
+    table = (ROOT / "RUNBOOK.md").read_text().partition("| code | cause | do |")[2].partition("\n\n")[0]
+    named = {
+        code: status for row in re.findall(r"^\| (`.*?`) \((\d+)\)", table, re.MULTILINE) for code, status in [row]
+    }
+    listed = {code: int(status) for codes, status in named.items() for code in re.findall(r"`(\w+)`", codes)}
+    codes = {str(code): code.status.value for code in Code}
+    assert listed.items() <= codes.items()
+    assert {code for code, status in codes.items() if status >= 500} <= listed.keys()
+
+
+def test_table_of_problems_has_every_code_with_its_status() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", section("docs/api.md", "Problems"), re.MULTILINE)
+    assert sorted(rows) == sorted((str(code), str(code.status.value)) for code in Code)
+
+
+# The code, as the pages have it
 
 
 def section(page: str, heading: str) -> str:
     return (ROOT / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_page_for_contributors_names_everything_in_infra_once() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", section("CONTRIBUTING.md", "Where things are"), re.MULTILINE)
+    there = [
+        path.name + "/" * path.is_dir()
+        for path in (ROOT / "infra").iterdir()
+        if path.name != "__init__.py" and (path.suffix == ".py" or (path / "__init__.py").exists())
+    ]
+    assert sorted(name for row in rows for name in re.findall(r"`([^`]+)`", row)) == sorted(there)
 
 
 def test_page_names_every_module_of_the_engine_once() -> None:
@@ -321,6 +351,26 @@ def test_every_line_that_upholds_a_promise_is_there() -> None:
     names = {name for row in rows for name in re.findall(r"`([a-z_]+(?:\.\w+)*)`", row[2])}
     assert len(names) > 20
     assert [name for name in sorted(names) if not ((ROOT / name).exists() or is_in_the_code(name))] == []
+
+
+# Who stops whom
+
+
+def test_every_row_of_the_threat_model_is_shown_by_a_test_that_is_there() -> None:
+    table = section("SECURITY.md", "Threat model").splitlines()
+    rows = [line.split(" | ") for line in table if line.startswith("| ")][1:]
+    assert len(rows) >= 10
+    assert {len(row) for row in rows} == {4}
+    shown = [re.findall(r"`([\w/.]+)::(\w+)`", row[-1]) for row in rows]
+    assert all(shown), "a row without a test"
+    tests = [test for tests in shown for test in tests]
+    assert [test for test in tests if not is_a_test(*test)] == []
+
+
+def is_a_test(path: str, name: str) -> bool:
+    return (ROOT / path).is_file() and bool(
+        re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE)
+    )
 
 
 def module_named(name: str) -> Any:

@@ -11,7 +11,7 @@ import pytest
 
 from core import __version__
 from handler.asgi import ROUTES
-from handler.openapi import build_openapi
+from handler.openapi.document import build_openapi
 from handler.service import open_server_service
 from infra.__main__ import main
 from infra.settings import Settings

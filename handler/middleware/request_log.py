@@ -57,6 +57,8 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
         "status_code": status,
         "duration_ms": round(seconds * 1000, 3),
     }
+    if code := scope["state"].get("code"):
+        fields["code"] = code
     logger.log(level, "%s %s %d", scope["method"], scope["path"], status, extra=fields)
 
 

@@ -1,6 +1,6 @@
 import json
 
 from handler.asgi import ROUTES
-from handler.openapi import build_openapi
+from handler.openapi.document import build_openapi
 
 print(json.dumps(build_openapi(ROUTES), indent=2))  # noqa: T201

@@ -9,7 +9,7 @@ import pytest
 from peewee import Database
 
 from core import items, pages
-from core.schemas import ItemPage, ItemQuery, NewItem
+from core.schemas import ItemPage, ItemQuery, NewItem, SortOrder
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +41,9 @@ def statements(db: Database) -> Iterator[list[tuple[str, int]]]:
     db.connection().trace_v2(0, None)
 
 
-def walk(db: Database, **query: Any) -> list[ItemPage]:
-    found, cursor = [], None
+def walk(db: Database, **query: Any) -> list[Any]:
+    found: list[Any] = []
+    cursor = None
     while True:
         page = items.list_items(db, ItemQuery(**query, cursor=cursor))
         found.append(page)
@@ -95,7 +96,7 @@ def test_plain_page_is_one_statement_and_a_search_reads_one_state(db: Database) 
 
 @pytest.mark.parametrize("q", ["", "needle"])
 @pytest.mark.parametrize("order", ["created_at", "-created_at"])
-def test_no_page_sorts_or_scans(db: Database, q: str, order: str) -> None:
+def test_no_page_sorts_or_scans(db: Database, q: str, order: SortOrder) -> None:
     fill(db, 500)
     cursor = items.list_items(db, ItemQuery(limit=5, order=order)).next_cursor
     with statements(db) as found:

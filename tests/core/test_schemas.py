@@ -40,6 +40,24 @@ def test_what_is_no_price_is_refused(given: Any) -> None:
     assert caught.value.errors()[0]["loc"] == ("price",)
 
 
+@pytest.mark.parametrize(
+    ("number", "whole"),
+    [
+        *(("1679.0", 1679), ("1e3", 1000), ("50e-1", 5), ("-0.0", 0), ("-0", 0)),
+        *(("9007199254740991.0", 2**53 - 1), ("9007199254740991", 2**53 - 1)),
+    ],
+)
+def test_whole_number_may_be_written_with_a_fraction_of_zero(number: str, whole: int) -> None:
+    assert NewItem.model_validate_json(f'{{"name": "n", "quantity": {number}}}').quantity == whole
+    assert ItemPatch.model_validate_json(f'{{"quantity": {number}}}').quantity == whole
+
+
+@pytest.mark.parametrize("number", ["1.5", "5e-1", "-1.0", "9007199254740992.0", "1e308", '"1"', "true"])
+def test_other_numbers_are_no_quantity(number: str) -> None:
+    with pytest.raises(ValidationError):
+        NewItem.model_validate_json(f'{{"name": "n", "quantity": {number}}}')
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "9" * 4000])
 def test_numbers_beyond_json_are_refused(number: str) -> None:
     for field in ("price", "quantity"):

@@ -20,7 +20,7 @@ from tests.e2e.processes import ROOT, Process, StartProcess, starting_processes
 pytestmark = pytest.mark.e2e
 
 NEW_FILES = {
-    "core/migrations/0003_orders.sql": """\
+    "core/migrations/0004_orders.sql": """\
 -- Orders; each is of one item
 CREATE TABLE orders (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -90,19 +90,19 @@ from handler.service import read, write
 
 
 class OrderList(HTTPEndpoint):
-    @operation("List orders", query=PageQuery, answers={200: OrderPage})
+    @operation("list_orders", "List orders", query=PageQuery, answers={200: OrderPage})
     async def get(self, request: Request) -> Response:
         query = read_query(request, PageQuery)
         return answer(await read(request, partial(orders.list_orders, query=query)))
 
-    @operation("Order an item", body=NewOrder, answers={201: OrderView, 409: None})
+    @operation("create_order", "Order an item", body=NewOrder, answers={201: OrderView})
     async def post(self, request: Request) -> Response:
         new = await read_json(request, NewOrder)
-        order = await write(request, partial(orders.create_order, new=new))
-        return created(request, order, f"/api/orders/{order.id}")
+        use_case = partial(orders.create_order, new=new)
+        return await write(request, use_case, lambda order: created(order, f"/api/orders/{order.id}"))
 
 
-@operation("Read an order", answers={200: OrderView, 404: None})
+@operation("get_order", "Read an order", answers={200: OrderView})
 async def order(request: Request) -> Response:
     return answer(await read(request, partial(orders.get_order, order_id=id_of(request))))
 
@@ -139,8 +139,8 @@ class Order(Model):
 class NewOrder(_Input):
     """An order as a caller makes it."""
 
-    item_id: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
-    quantity: Annotated[int, Field(ge=1, le=MAX_INTEGER)] = 1
+    item_id: Annotated[int, Field(ge=1, le=MAX_INTEGER), WHOLE]
+    quantity: Annotated[int, Field(ge=1, le=MAX_INTEGER), WHOLE] = 1
     note: Description | None = None
 
 

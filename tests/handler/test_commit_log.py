@@ -211,7 +211,8 @@ def test_request_that_is_given_up_at_the_end_is_answered(
     with monkeypatch.context() as patch:
         for verb in ("read", "write"):
             patch.setattr(service.database, verb, cancelled)
-        assert assert_problem(client.post("/api/items", json={"name": "x"}), 503)["stored"] == "unknown"
+        problem = assert_problem(client.post("/api/items", json={"name": "x"}), 503)
+        assert (problem["code"], problem["stored"]) == ("stopping", "unknown")
         assert "stored" not in assert_problem(client.get("/api/items"), 503)
 
 

@@ -88,7 +88,9 @@ def test_pages_are_right_while_others_write_and_delete(client: httpx2.Client) ->
             queries = [
                 {"order": order, "limit": "7", "q": q} for order in ("created_at", "-created_at") for q in ("", "kept")
             ]
-            _, *found = await asyncio.gather(change(other), *(pages(other, query) for query in queries))
+            changing = asyncio.ensure_future(change(other))
+            found = await asyncio.gather(*(pages(other, query) for query in queries))
+            await changing
             return found
 
     up, up_found, down, down_found = asyncio.run(together())

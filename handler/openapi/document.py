@@ -1,0 +1,187 @@
+"""The document as a whole."""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.routing import BaseRoute, Route
+
+from core import __version__
+from core.schemas import PageQuery
+from handler.openapi import API_TITLE, Operation
+from handler.openapi.parts import HEADERS, PARAMETERS, Part, Problem, problem_answer, reference
+
+_METHODS = ("get", "post", "put", "patch", "delete")
+_SCHEMAS = "#/components/schemas/"
+_DESCRIPTION = "What is at no path here is a 404; another method is a 405, whose `Allow` names those that there are."
+
+
+class _Schemas:
+    """The schemas of models and of all that is nested in them, each under a name of its own."""
+
+    def __init__(self, models: Iterable[type[BaseModel]]) -> None:
+        self._references, found = models_json_schema(
+            [(model, "validation") for model in models], ref_template=_SCHEMAS + "{model}"
+        )
+        self._by_name: dict[str, Any] = found["$defs"]
+
+    def reference(self, model: type[BaseModel]) -> Part:
+        return dict(self._references[model, "validation"])
+
+    def properties(self, query: type[BaseModel]) -> Part:
+        found: Part = self._by_name[self._name(query)]["properties"]
+        return found
+
+    def without(self, queries: Iterable[type[BaseModel]]) -> Part:
+        """By name; what a query holds is said where its parameters are."""
+        hidden = {self._name(query) for query in queries}
+        return {name: schema for name, schema in sorted(self._by_name.items()) if name not in hidden}
+
+    def _name(self, model: type[BaseModel]) -> str:
+        return str(self._references[model, "validation"]["$ref"]).removeprefix(_SCHEMAS)
+
+
+class _Described:
+    """An operation at its place."""
+
+    def __init__(self, route: Route, method: str, operation: Operation) -> None:
+        self.path = route.path
+        self.names = list(route.param_convertors)
+        self.method = method
+        self.operation = operation
+        self.uses_database = self.path.startswith("/api/")
+        self.writes = self.uses_database and method != "get"
+        shown = operation.answers.get(200)
+        self.is_tagged = self.uses_database and isinstance(shown, type)
+        self.is_negotiated = isinstance(shown, tuple) and len(shown) > 1
+        self.is_conditional = self.is_tagged or (self.writes and bool(self.names))
+        self.is_paged = operation.query is not None and issubclass(operation.query, PageQuery)
+
+    def models(self) -> list[type[BaseModel]]:
+        answers = [model for model in self.operation.answers.values() if isinstance(model, type)]
+        return [*answers, *([self.operation.body] if self.operation.body else [])]
+
+    def problems(self) -> set[int]:
+        """The statuses of what may be wrong."""
+        found = {400, 431, 500, 503}
+        if self.uses_database:
+            found |= {412, 413}
+        if self.operation.query:
+            found |= {422}
+        if self.names or self.is_paged:
+            found |= {404}
+        if self.operation.body:
+            found |= {415}
+        if self.is_negotiated:
+            found |= {406, 507}
+        if self.writes:
+            found |= {409, 422, 507}
+        if self.writes and self.is_conditional:
+            found |= {428}
+        return found
+
+    def describe(self, schemas: _Schemas, others: "list[_Described]") -> Part:
+        tag = self.path.split("/")[2] if self.uses_database else "operations"
+        described: Part = {"operationId": self.operation.id, "summary": self.operation.summary, "tags": [tag]}
+        described["parameters"] = self._parameters(schemas)
+        if body := self.operation.body:
+            content = {media_type: {"schema": schemas.reference(body)} for media_type in self.operation.body_types}
+            described["requestBody"] = {"required": True, "content": content}
+        described["responses"] = self._answers(schemas, others)
+        return described
+
+    def _parameters(self, schemas: _Schemas) -> list[Part]:
+        a_row = {"in": "path", "required": True, "schema": {"type": "integer", "format": "int64"}, "example": 1}
+        found: list[Part] = [{"name": name, **a_row} for name in self.names]
+        if query := self.operation.query:
+            found += [
+                {"name": name, "in": "query", "required": False, "schema": schema}
+                for name, schema in schemas.properties(query).items()
+            ]
+        shared = ["X-Request-ID", *(["X-Commit-Txid"] if self.uses_database else [])]
+        shared += ["If-Match", "If-None-Match"] if self.is_conditional else []
+        shared += ["Idempotency-Key"] if self.writes else []
+        return found + [reference("parameters", name) for name in shared]
+
+    def _answers(self, schemas: _Schemas, others: "list[_Described]") -> Part:
+        problems = {str(status): reference("responses", f"Problem{status}") for status in self.problems()}
+        answers = {
+            str(status): self._answer(status, schemas, _links(self, status, others))
+            for status in self.operation.answers
+        }
+        if self.is_tagged and not self.writes:
+            headers = {name: reference("headers", name) for name in ("X-Request-ID", "X-Commit-Txid", "ETag")}
+            answers["304"] = {"description": HTTPStatus(304).phrase, "headers": headers}
+        for status in problems.keys() & answers.keys():
+            answers[status]["content"] |= problem_answer(int(status), schemas.reference(Problem))["content"]
+        return dict(sorted((problems | answers).items()))
+
+    def _answer(self, status: int, schemas: _Schemas, links: Part) -> Part:
+        headers = ["X-Request-ID"]
+        headers += ["X-Commit-Txid"] if self.uses_database else []
+        headers += ["Location"] if status == 201 and links else []
+        headers += ["ETag"] if self.is_tagged or (status == 201 and links) else []
+        headers += ["Idempotent-Replayed"] if self.writes else []
+        answer: Part = {
+            "description": HTTPStatus(status).phrase,
+            "headers": {name: reference("headers", name) for name in headers},
+        }
+        model = self.operation.answers[status]
+        if isinstance(model, tuple):
+            content = {media_type: {"schema": {"type": "string"}} for media_type in model}
+        else:
+            content = {"application/json": {"schema": schemas.reference(model)}}
+        return answer | {name: part for name, part in (("content", content), ("links", links)) if part}
+
+
+def _links(here: _Described, status: int, described: list[_Described]) -> Part:
+    """What a caller may go on with: from a page to the next, from what is created to all that can be done with it."""
+    if status == 201:  # of one, not of several together
+        below = [found for found in described if found.path == f"{here.path}/{{{''.join(found.names)}}}"]
+        return {found.operation.id: _link(found, found.names[0], "id") for found in below}
+    if here.is_paged:
+        return {"next": _link(here, "cursor", "next_cursor")}
+    return {}
+
+
+def _link(to: _Described, parameter: str, field: str) -> Part:
+    return {"operationId": to.operation.id, "parameters": {parameter: f"$response.body#/{field}"}}
+
+
+def build_openapi(routes: Iterable[BaseRoute]) -> Part:
+    described = [found for route in routes if isinstance(route, Route) for found in _operations(route)]
+    queries = {found.operation.query for found in described if found.operation.query}
+    models: set[type[BaseModel]] = {Problem, *(model for found in described for model in found.models())}
+    schemas = _Schemas(queries | models)
+    paths: Part = {}
+    for found in described:
+        paths.setdefault(found.path, {})[found.method] = found.describe(schemas, described)
+    statuses = sorted(set().union(*(found.problems() for found in described)))
+    problem = schemas.reference(Problem)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": API_TITLE, "version": __version__, "description": _DESCRIPTION},
+        "servers": [{"url": "."}],  # where this document is, behind whatever stage or base path
+        "paths": paths,
+        "components": {
+            "schemas": schemas.without(queries - models),
+            "headers": HEADERS,
+            "parameters": PARAMETERS,
+            "responses": {f"Problem{status}": problem_answer(status, problem) for status in statuses},
+        },
+    }
+
+
+def _operations(route: Route) -> list[_Described]:
+    endpoints: list[tuple[str, Any]]
+    if isinstance(route.endpoint, type):
+        endpoints = [(method, getattr(route.endpoint, method, None)) for method in _METHODS]
+    else:
+        endpoints = [(method, route.endpoint) for method in _METHODS if method.upper() in (route.methods or ())]
+    return [
+        _Described(route, method, endpoint.operation)
+        for method, endpoint in endpoints
+        if hasattr(endpoint, "operation")
+    ]

@@ -1,0 +1,121 @@
+"""What operations have in common, said once in the document: headers, parameters and problems."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from handler.openapi import may_be_left_out
+from handler.problems import MEDIA_TYPE, Code
+
+# A string of RFC 9651, or the same without quotes
+KEY = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$'
+TAGS = r'^(\*|(W/)?"[!#-~]*"(, *(W/)?"[!#-~]*")*)$'
+TXID = "^[0-7][0-9a-f]{15}$"
+
+Part = dict[str, Any]
+
+
+class ProblemField(BaseModel):
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details. `stored` is a member of each 503 that answers a write: "no" is certain. With "unknown"
+    comes `txid`: when an answer names that one or a later one in X-Commit-Txid, a read shows the write, or nothing ever
+    will. Only a server that stops knows no `txid`.
+    """
+
+    type: str
+    title: str
+    status: int
+    code: str = Field(description=f"For programs. So far: {', '.join(Code)}", pattern="^[a-z_]+$")
+    detail: str = Field(description="For people; may be reworded")
+    instance: str
+    request_id: str
+    errors: list[ProblemField] = Field([], json_schema_extra=may_be_left_out)
+    stored: Literal["no", "unknown"] = Field("no", json_schema_extra=may_be_left_out)
+    txid: str = Field("", pattern=TXID, json_schema_extra=may_be_left_out)
+
+
+HEADERS: dict[str, Part] = {
+    "X-Request-ID": {
+        "description": "The caller's, or a new one; the log lines of the request have it",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+    },
+    "X-Commit-Txid": {
+        "description": "The newest commit that the answer shows, or a newer one",
+        "schema": {"type": "string", "pattern": TXID},
+    },
+    "ETag": {
+        "description": "Of the state that the answer shows; send it back in If-Match or If-None-Match",
+        "required": True,
+        "schema": {"type": "string", "pattern": '^"[^"]*"$'},
+    },
+    "Location": {
+        "description": "Where it is from now on",
+        "required": True,
+        "schema": {"type": "string", "format": "uri-reference"},
+    },
+    "Idempotent-Replayed": {
+        "description": "The write was done before, and this is what was answered then",
+        "schema": {"const": "true"},
+    },
+    "Retry-After": {
+        "description": "Seconds to wait before the request is sent again",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 0},
+    },
+}
+
+PARAMETERS: dict[str, Part] = {
+    "X-Request-ID": {
+        "name": "X-Request-ID",
+        "in": "header",
+        "description": "What the log lines of the request are to have; taken if it is 1 to 128 of A-Z a-z 0-9 . _ -",
+        "schema": {"type": "string"},
+        "example": "order-17.3",
+    },
+    "X-Commit-Txid": {
+        "name": "X-Commit-Txid",
+        "in": "header",
+        "description": "Out of an answer: the caller is shown nothing older, or 412 while the log is not there",
+        "schema": {"type": "string", "pattern": TXID},
+        "example": "0000000000000001",
+    },
+    "If-Match": {
+        "name": "If-Match",
+        "in": "header",
+        "description": "ETags of the states that are meant, or * for any; 412 if it is in another one",
+        "schema": {"type": "string", "pattern": TAGS},
+        "example": "*",
+    },
+    "If-None-Match": {
+        "name": "If-None-Match",
+        "in": "header",
+        "description": "ETags of the states that are not meant, or * for any: 304 for a read, 412 for a change",
+        "schema": {"type": "string", "pattern": TAGS},
+        "example": '"3-9f86d081884c7d65"',
+    },
+    "Idempotency-Key": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "One for each write: sent again with it, the write is done once, and answered as the first time",
+        "schema": {"type": "string", "pattern": KEY},
+        "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
+    },
+}
+
+
+def problem_answer(status: int, schema: Part) -> Part:
+    headers = ["X-Request-ID", "X-Commit-Txid"] + (["Retry-After"] if status == 503 else [])
+    return {
+        "description": ", ".join(f"`{code}`" for code in Code if code.status == status),
+        "headers": {name: reference("headers", name) for name in headers},
+        "content": {MEDIA_TYPE: {"schema": schema}},
+    }
+
+
+def reference(kind: str, name: str) -> Part:
+    return {"$ref": f"#/components/{kind}/{name}"}
