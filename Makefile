@@ -77,6 +77,9 @@ e2e: .venv/installed .venv-sam/installed .venv-contract/installed ## run the end
 bench-log: .venv/installed ## measure what commits cost, as Markdown
 	@$(VENV)/python -m benchmarks.commit_log
 
+bench-search: .venv/installed ## measure what it costs to find part of a name, as Markdown
+	@$(VENV)/python -m benchmarks.search
+
 bench-costs: .venv/installed ## count what a month costs at S3's prices, as Markdown
 	@$(VENV)/python -m benchmarks.costs
 
@@ -162,4 +165,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf build *.egg-info .venv .venv-sam .venv-contract .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve dev test test-coverage sim fuzz model check contract e2e bench-log bench-costs bench-images bench-middleware lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-coverage sim fuzz model check contract e2e bench-log bench-search bench-costs bench-images bench-middleware lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean

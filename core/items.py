@@ -7,8 +7,18 @@ from peewee import Database, IntegrityError
 
 from core.errors import ItemNotFound, WriteRefused
 from core.models import Item
-from core.pages import all_of, page_of
-from core.schemas import CreatedItems, ExportQuery, ItemPage, ItemPatch, ItemQuery, ItemView, NewItem, NewItems
+from core.pages import all_of, count_of, page_of
+from core.schemas import (
+    CreatedItems,
+    ExportQuery,
+    ItemPage,
+    ItemPatch,
+    ItemQuery,
+    ItemView,
+    NewItem,
+    NewItems,
+    UncountedItemPage,
+)
 from core.stored import Stored, now
 
 ITEMS = Stored(Item, ItemView.from_row)
@@ -19,10 +29,15 @@ def probe(db: Database) -> None:
     db.execute_sql("SELECT id FROM items NOT INDEXED LIMIT 1").fetchall()
 
 
-def list_items(db: Database, query: ItemQuery) -> ItemPage:
+def list_items(db: Database, query: ItemQuery) -> UncountedItemPage:
     """Raises InvalidInput for a cursor that is none, NotFound for one that leads nowhere any more."""
-    views, next_cursor = page_of(db, ITEMS, query, *_matching(query.q))
-    return ItemPage(items=views, next_cursor=next_cursor)
+    matching = _matching(query.q)
+    if not query.count:
+        views, next_cursor = page_of(db, ITEMS, query, *matching)
+        return UncountedItemPage(items=views, next_cursor=next_cursor)
+    with db.atomic():
+        views, next_cursor = page_of(db, ITEMS, query, *matching)
+        return ItemPage(items=views, next_cursor=next_cursor, total=count_of(db, ITEMS, *matching))
 
 
 def export_items(db: Database, query: ExportQuery) -> Iterator[ItemView]:

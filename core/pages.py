@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from peewee import Database, ModelSelect, Tuple
+from peewee import SQL, Database, ModelSelect, Select, Tuple, fn
 
 from core.cursor import Cursor, View
 from core.errors import NotFound
@@ -14,17 +14,36 @@ from core.stored import Stored
 V = TypeVar("V", bound=View)
 
 _AT_A_TIME = 500
+_MOST_LOOKED_AT = 10_000  # rows for one page, a few milliseconds
+_MOST_COUNTED = 100_000
 
 
 def page_of(db: Database, table: Stored[V], query: PageQuery, *conditions: Any) -> tuple[list[V], str | None]:
     """The views of one page, and the cursor of the next if there is one.
 
-    Raises InvalidInput for a cursor that is none, NotFound for one that leads nowhere any more.
+    With conditions, a page ends after so many rows that were looked at, whether they meet them or not: it may have
+    fewer views than are asked for, even none, and there is a next one all the same. Raises InvalidInput for a cursor
+    that is none, NotFound for one that leads nowhere any more.
     """
-    rows = list(_rows(db, table, query, conditions).dicts().execute(db))
-    more, rows = len(rows) > query.limit, rows[: query.limit]
-    views = table.views_of(rows)
-    return views, Cursor.at(views[-1], rows[-1]["as_expected"]).encode() if more else None
+    if not conditions:
+        return _page(db, table, query)
+    with db.atomic():  # one state for all of the statements
+        end = _end_of_look(db, table, query)
+        views, cursor = _page(db, table, query, *conditions, *_up_to(table, query, end))
+        if cursor is None and end is not None:
+            [row] = table.model.select(table.columns).where(table.model.id == end).dicts().execute(db)
+            [view] = table.views_of([row])
+            cursor = Cursor.at(view, row["as_expected"]).encode()
+        return views, cursor
+
+
+def count_of(db: Database, table: Stored[V], *conditions: Any) -> int | None:
+    """How many rows meet the conditions; None if there are more than may be looked at for that."""
+    if not conditions:
+        return int(table.model.select().count(db))
+    met = table.model.select(*(condition.alias("met") for condition in conditions)).limit(_MOST_COUNTED + 1)
+    [(looked_at, count)] = Select([met], [fn.COUNT(SQL("*")), fn.SUM(met.c.met)]).tuples().execute(db)
+    return None if looked_at > _MOST_COUNTED else count or 0
 
 
 def all_of(db: Database, table: Stored[V], order: str, *conditions: Any) -> Iterator[V]:
@@ -35,18 +54,40 @@ def all_of(db: Database, table: Stored[V], order: str, *conditions: Any) -> Iter
         yield from table.views_of(some)
 
 
-def _rows(db: Database, table: Stored[V], query: PageQuery, conditions: tuple[Any, ...]) -> "ModelSelect[Any]":
-    """One row more than the page holds, which tells whether there is a next one."""
-    if query.cursor is not None:
-        end = Cursor.decode(query.cursor)
-        here, there = Tuple(*_key(table)), Tuple(_created_at(db, table, end), end.row_id)
-        conditions = (*conditions, here < there if query.order.startswith("-") else here > there)
-    return _selected(table, query.order, conditions).limit(query.limit + 1)
+def _page(db: Database, table: Stored[V], query: PageQuery, *conditions: Any) -> tuple[list[V], str | None]:
+    """It asks for one row more, which tells whether there is a next page."""
+    select = _selected(table, query.order, (*conditions, *_after_cursor(db, table, query)))
+    rows = list(select.limit(query.limit + 1).dicts().execute(db))
+    more, rows = len(rows) > query.limit, rows[: query.limit]
+    views = table.views_of(rows)
+    return views, Cursor.at(views[-1], rows[-1]["as_expected"]).encode() if more else None
 
 
-def _selected(table: Stored[V], order: str, conditions: tuple[Any, ...]) -> "ModelSelect[Any]":
+def _end_of_look(db: Database, table: Stored[V], query: PageQuery) -> int | None:
+    """The id of the last row to look at for this page, if it is not the last of all. The index alone is read."""
+    select = _selected(table, query.order, _after_cursor(db, table, query), table.model.id)
+    found = list(select.limit(2).offset(_MOST_LOOKED_AT - 1).tuples().execute(db))
+    return found[0][0] if len(found) == 2 else None
+
+
+def _after_cursor(db: Database, table: Stored[V], query: PageQuery) -> tuple[Any, ...]:
+    if query.cursor is None:
+        return ()
+    end = Cursor.decode(query.cursor)
+    here, there = Tuple(*_key(table)), Tuple(_created_at(db, table, end), end.row_id)
+    return (here < there if query.order.startswith("-") else here > there,)
+
+
+def _up_to(table: Stored[V], query: PageQuery, row_id: int | None) -> tuple[Any, ...]:
+    if row_id is None:
+        return ()
+    here, there = Tuple(*_key(table)), Tuple(_created_at_of(table, row_id), row_id)
+    return (here >= there if query.order.startswith("-") else here <= there,)
+
+
+def _selected(table: Stored[V], order: str, conditions: tuple[Any, ...], *columns: Any) -> "ModelSelect[Any]":
     by = (column.desc() if order.startswith("-") else column.asc() for column in _key(table))
-    select: ModelSelect[Any] = table.model.select(table.columns).order_by(*by)
+    select: ModelSelect[Any] = table.model.select(*(columns or (table.columns,))).order_by(*by)
     return select.where(*conditions) if conditions else select
 
 
@@ -59,4 +100,8 @@ def _created_at(db: Database, table: Stored[V], end: Cursor) -> Any:
         return end.created_at
     if not table.has(db, end.row_id):
         raise NotFound("The row that the cursor leads on from is gone; begin again without it.")
-    return table.model.select(table.model.created_at).where(table.model.id == end.row_id)
+    return _created_at_of(table, end.row_id)
+
+
+def _created_at_of(table: Stored[V], row_id: int) -> Any:
+    return table.model.select(table.model.created_at).where(table.model.id == row_id)

@@ -105,6 +105,8 @@ class NewItem(_Input):
 class NewItems(_Input):
     """Items to create together."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [{"name": "Lamp"}, {"name": "Torch"}]}]})
+
     items: list[NewItem] = Field(min_length=1, max_length=MAX_BATCH)
 
 
@@ -144,6 +146,7 @@ class PageQuery(BaseModel):
 
 class ItemQuery(PageQuery):
     q: Search = ""
+    count: bool = Field(default=False, description="Whether to say how many match, on all pages")
 
 
 class ExportQuery(BaseModel):
@@ -201,6 +204,15 @@ class CreatedItems(BaseModel):
     items: list[ItemView]
 
 
-class ItemPage(BaseModel):
+class UncountedItemPage(BaseModel):
     items: list[ItemView]
     next_cursor: str | None = Field(description="`cursor` of the next page; null: there is none")
+
+
+class ItemPage(UncountedItemPage):
+    """It ends where `next_cursor` is null; with `q` it may have fewer items than `limit`, even none, before that."""
+
+    total: int | None = Field(
+        default=None,
+        description="How many match, on all pages, if `count` is true; null: with `q` the table is too large for that",
+    )

@@ -11,7 +11,7 @@ from core import items
 from core.schemas import CreatedItems, ExportQuery, ItemPage, ItemPatch, ItemQuery, ItemView, NewItem, NewItems
 from handler.answers import answer, created, created_together, no_content
 from handler.conditions import guarded
-from handler.export import exported, form_for
+from handler.export import CSV, NDJSON, exported, form_for
 from handler.openapi import operation
 from handler.requests import MERGE_PATCH, id_of, read_json, read_query
 from handler.service import read, write
@@ -39,12 +39,7 @@ class ItemBatch(HTTPEndpoint):
 
 
 class ItemExport(HTTPEndpoint):
-    @operation(
-        "export_items",
-        "Export all items as NDJSON or CSV",
-        query=ExportQuery,
-        answers={200: ("application/x-ndjson", "text/csv")},
-    )
+    @operation("export_items", "Export all items as NDJSON or CSV", query=ExportQuery, answers={200: (NDJSON, CSV)})
     async def get(self, request: Request) -> Response:
         query = read_query(request, ExportQuery)
         form = form_for(request, query.format)

@@ -53,6 +53,10 @@ class _Described:
         self.operation = operation
         self.uses_database = self.path.startswith("/api/")
         self.writes = self.uses_database and method != "get"
+        shown = operation.answers.get(200)
+        self.is_tagged = self.uses_database and isinstance(shown, type)
+        self.is_negotiated = isinstance(shown, tuple) and len(shown) > 1
+        self.is_conditional = self.is_tagged or (self.writes and bool(self.names))
         self.is_paged = operation.query is not None and issubclass(operation.query, PageQuery)
 
     def models(self) -> list[type[BaseModel]]:
@@ -70,8 +74,12 @@ class _Described:
             found |= {404}
         if self.operation.body:
             found |= {415}
+        if self.is_negotiated:
+            found |= {406, 507}
         if self.writes:
             found |= {409, 422, 507}
+        if self.writes and self.is_conditional:
+            found |= {428}
         return found
 
     def describe(self, schemas: _Schemas, others: "list[_Described]") -> Part:
@@ -93,6 +101,7 @@ class _Described:
                 for name, schema in schemas.properties(query).items()
             ]
         shared = ["X-Request-ID", *(["X-Commit-Txid"] if self.uses_database else [])]
+        shared += ["If-Match", "If-None-Match"] if self.is_conditional else []
         shared += ["Idempotency-Key"] if self.writes else []
         return found + [reference("parameters", name) for name in shared]
 
@@ -102,6 +111,9 @@ class _Described:
             str(status): self._answer(status, schemas, _links(self, status, others))
             for status in self.operation.answers
         }
+        if self.is_tagged and not self.writes:
+            headers = {name: reference("headers", name) for name in ("X-Request-ID", "X-Commit-Txid", "ETag")}
+            answers["304"] = {"description": HTTPStatus(304).phrase, "headers": headers}
         for status in problems.keys() & answers.keys():
             answers[status]["content"] |= problem_answer(int(status), schemas.reference(Problem))["content"]
         return dict(sorted((problems | answers).items()))
@@ -109,7 +121,8 @@ class _Described:
     def _answer(self, status: int, schemas: _Schemas, links: Part) -> Part:
         headers = ["X-Request-ID"]
         headers += ["X-Commit-Txid"] if self.uses_database else []
-        headers += ["Location"] if status == 201 else []
+        headers += ["Location"] if status == 201 and links else []
+        headers += ["ETag"] if self.is_tagged or (status == 201 and links) else []
         headers += ["Idempotent-Replayed"] if self.writes else []
         answer: Part = {
             "description": HTTPStatus(status).phrase,
@@ -125,7 +138,7 @@ class _Described:
 
 def _links(here: _Described, status: int, described: list[_Described]) -> Part:
     """What a caller may go on with: from a page to the next, from what is created to all that can be done with it."""
-    if status == 201:
+    if status == 201:  # of one, not of several together
         below = [found for found in described if found.path == f"{here.path}/{{{''.join(found.names)}}}"]
         return {found.operation.id: _link(found, found.names[0], "id") for found in below}
     if here.is_paged:

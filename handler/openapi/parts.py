@@ -9,6 +9,7 @@ from handler.problems import MEDIA_TYPE, Code
 
 # A string of RFC 9651, or the same without quotes
 KEY = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$'
+TAGS = r'^(\*|(W/)?"[!#-~]*"(, *(W/)?"[!#-~]*")*)$'
 TXID = "^[0-7][0-9a-f]{15}$"
 
 Part = dict[str, Any]
@@ -47,6 +48,11 @@ HEADERS: dict[str, Part] = {
         "description": "The newest commit that the answer shows, or a newer one",
         "schema": {"type": "string", "pattern": TXID},
     },
+    "ETag": {
+        "description": "Of the state that the answer shows; send it back in If-Match or If-None-Match",
+        "required": True,
+        "schema": {"type": "string", "pattern": '^"[^"]*"$'},
+    },
     "Location": {
         "description": "Where it is from now on",
         "required": True,
@@ -77,6 +83,20 @@ PARAMETERS: dict[str, Part] = {
         "description": "Out of an answer: the caller is shown nothing older, or 412 while the log is not there",
         "schema": {"type": "string", "pattern": TXID},
         "example": "0000000000000001",
+    },
+    "If-Match": {
+        "name": "If-Match",
+        "in": "header",
+        "description": "ETags of the states that are meant, or * for any; 412 if it is in another one",
+        "schema": {"type": "string", "pattern": TAGS},
+        "example": "*",
+    },
+    "If-None-Match": {
+        "name": "If-None-Match",
+        "in": "header",
+        "description": "ETags of the states that are not meant, or * for any: 304 for a read, 412 for a change",
+        "schema": {"type": "string", "pattern": TAGS},
+        "example": '"3-9f86d081884c7d65"',
     },
     "Idempotency-Key": {
         "name": "Idempotency-Key",

@@ -1,3 +1,5 @@
+import asyncio
+
 import httpx2
 import pytest
 
@@ -51,9 +53,56 @@ def test_pages_lead_from_one_to_the_next(client: httpx2.Client) -> None:
     assert [item["name"] for item in client.get("/api/items?q=ITEM%203").json()["items"]] == ["item 3"]
 
 
+def test_total_is_told_who_asks(client: httpx2.Client) -> None:
+    for name in ("Lamp", "Lamp", "Torch"):
+        client.post("/api/items", json={"name": name})
+    assert client.get("/api/items?count=true&limit=1&q=lamp").json()["total"] == 2
+    assert client.get("/api/items?count=true").json()["total"] == 3
+    assert client.get("/api/items?count=false").json().keys() == {"items", "next_cursor"}
+
+
+def test_pages_are_right_while_others_write_and_delete(client: httpx2.Client) -> None:
+    """Whoever is there from the beginning to the end comes exactly once, in order."""
+    batch = [{"name": f"{'doomed' if n % 3 else 'kept'} {n}"} for n in range(300)]
+    made = client.post("/api/items/batch", json={"items": batch}).json()["items"]
+    kept = [item["id"] for item in made if item["name"].startswith("kept")]
+    doomed = [item["id"] for item in made if item["name"].startswith("doomed")]
+
+    async def pages(other: httpx2.AsyncClient, query: dict[str, str]) -> list[int]:
+        found: list[int] = []
+        while True:
+            page = (await other.get("/api/items", params=query)).json()
+            found += [item["id"] for item in page["items"]]
+            if page["next_cursor"] is None:
+                return found
+            query = query | {"cursor": page["next_cursor"]}
+
+    async def change(other: httpx2.AsyncClient) -> None:
+        for item_id in doomed:
+            await asyncio.gather(
+                other.delete(f"/api/items/{item_id}"), other.post("/api/items", json={"name": "kept, but new"})
+            )
+
+    async def together() -> list[list[int]]:
+        async with httpx2.AsyncClient(base_url=client.base_url, timeout=20, trust_env=False) as other:
+            queries = [
+                {"order": order, "limit": "7", "q": q} for order in ("created_at", "-created_at") for q in ("", "kept")
+            ]
+            changing = asyncio.ensure_future(change(other))
+            found = await asyncio.gather(*(pages(other, query) for query in queries))
+            await changing
+            return found
+
+    up, up_found, down, down_found = asyncio.run(together())
+    for found, ids in ((up, kept), (up_found, kept), (down, kept[::-1]), (down_found, kept[::-1])):
+        assert [item_id for item_id in found if item_id in kept] == ids
+        assert len(set(found)) == len(found)
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [
+        ("count=maybe", "count"),
         ("limit=0", "limit"),
         ("limit=101", "limit"),
         ("limit=abc", "limit"),
