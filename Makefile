@@ -5,8 +5,8 @@ SAM_PORT ?= 3000
 IMAGE := cloud-native-poc
 SEEDS ?= 1000
 START ?= 0
+CASES ?= 100000
 SECONDS ?= 120
-CASES ?= 200
 WORKERS ?= auto
 VENV := .venv/bin
 PIP := pip install --quiet --disable-pip-version-check --no-deps --require-hashes
@@ -58,12 +58,16 @@ test-coverage: .venv/installed ## the same, with an HTML report in htmlcov/
 sim: .venv/installed ## simulate the commit log under every kind of trouble (SEEDS=1000 START=0; SEED=42 shows one)
 	@$(VENV)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --start $(START))
 
+fuzz: .venv/installed ## put odd input to all that reads what comes from outside (CASES=100000 START=0)
+	@$(VENV)/python -m tests.fuzz --cases $(CASES) --start $(START)
+
 model: .venv/installed ## check the commit protocol at small size, in every order of steps
 	@$(VENV)/python -m tests.model
 
 check: .venv/installed ## hold real servers under real trouble to their promises (SECONDS=120; SEED=42 makes the same trouble, WITHOUT=shell leaves one kind out)
 	@$(VENV)/python -m tests.checker --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(WITHOUT),--without $(WITHOUT))
 
+contract: CASES = 200
 contract: .venv/installed .venv-contract/installed ## hold a live server to openapi.json, by schemathesis (CASES=200 a phase and operation; SEED=42 sends the same)
 	@$(VENV)/python -m tests.contract --cases $(CASES) $(if $(SEED),--seed $(SEED))
 
@@ -78,6 +82,9 @@ bench-costs: .venv/installed ## count what a month costs at S3's prices, as Mark
 
 bench-images: .venv/installed ## measure the container images, as Markdown
 	@$(VENV)/python -m benchmarks.images
+
+bench-middleware: .venv/installed ## measure what each layer of middleware adds to a request, as Markdown
+	@$(VENV)/python -m benchmarks.middleware
 
 lint: .venv/installed ## check style and common mistakes
 	@$(VENV)/ruff check .
@@ -155,4 +162,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf build *.egg-info .venv .venv-sam .venv-contract .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve dev test test-coverage sim model check contract e2e bench-log bench-costs bench-images lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-coverage sim fuzz model check contract e2e bench-log bench-costs bench-images bench-middleware lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import socket
 import threading
 from collections.abc import Callable
@@ -16,12 +17,13 @@ from starlette.types import ASGIApp
 from core.errors import SettingsError
 from handler.asgi import server_app
 from handler.middleware.header_limit import MAX_HEADER_BYTES
-from handler.protocol import Protocol
+from handler.protocol import SPARE_CONNECTIONS, Bounds, Protocol
 from handler.startup import read_settings, refuse_to_start
 from infra.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_OTHER_FILES = 100  # the database, the store, the log
 _DRAIN_SECONDS = 5  # for the requests in hand
 _STOP_SECONDS = 9.0  # for all of it; `docker stop` kills after 10
 
@@ -29,7 +31,7 @@ _STOP_SECONDS = 9.0  # for all of it; `docker stop` kills after 10
 def main() -> None:
     settings = read_server_settings()
     with suppress(KeyboardInterrupt):
-        Server(server_config(server_app(settings), settings.host, settings.port)).run()
+        Server(server_config(server_app(settings), settings)).run()
 
 
 def read_server_settings() -> Settings:
@@ -37,21 +39,25 @@ def read_server_settings() -> Settings:
     settings = read_settings()
     try:
         _check_address(settings.host, settings.port)
+        _allow_files(settings.max_connections)
     except SettingsError as error:
         refuse_to_start(error)
     return settings
 
 
-def server_config(app: ASGIApp | str, host: str, port: int) -> uvicorn.Config:
+def server_config(app: ASGIApp | str, settings: Settings) -> uvicorn.Config:
+    bounds = Bounds(settings.max_connections, settings.request_timeout_seconds)
     return uvicorn.Config(
         app,
-        host=host,
-        port=port,
-        http=Protocol,
+        host=settings.host,
+        port=settings.port,
+        http=partial(Protocol, bounds=bounds),  # type: ignore[arg-type]
         h11_max_incomplete_event_size=2 * MAX_HEADER_BYTES,  # up to there HeaderLimit can say what is wrong
         log_config=None,
         access_log=False,
         server_header=False,
+        forwarded_allow_ips=list(settings.forwarded_allow_ips),
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
 
@@ -93,6 +99,20 @@ def _check_address(host: str, port: int) -> None:
         raise SettingsError(f"HOST={host!r} is no address to listen on: {error}") from error
     if len(failures) == len(addresses):
         raise SettingsError(f"HOST={host!r}, PORT={port}: cannot listen there: {failures[0].strerror}")
+
+
+def _allow_files(connections: int) -> None:
+    """Lets this process open a file for each connection, and what else it needs. Raises SettingsError if it may not."""
+    needed = connections + SPARE_CONNECTIONS + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (ValueError, OSError):
+        raise SettingsError(
+            f"MAX_CONNECTIONS={connections}: needs {needed} open files, and {hard} are allowed (ulimit -Hn)"
+        ) from None
 
 
 def _bind_error(family: int, kind: int, protocol: int, name: str, address: Any) -> OSError | None:

@@ -11,12 +11,18 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from core.errors import ServiceError
 from handler import docs, items, ops
+from handler.buckets import Buckets
 from handler.middleware.body_limit import BodyLimit
 from handler.middleware.commit_txid import CommitTxid
+from handler.middleware.connection_limit import ConnectionLimit
+from handler.middleware.cors import Cors
 from handler.middleware.early_answers import EarlyAnswers
+from handler.middleware.guess_limit import GuessLimit
 from handler.middleware.header_limit import HeaderLimit
 from handler.middleware.outside_address import OutsideAddress
+from handler.middleware.rate_limit import RateLimit
 from handler.middleware.request_log import RequestLog
+from handler.middleware.security_headers import SecurityHeaders
 from handler.middleware.unhandled_errors import UnhandledErrors
 from handler.problems import EXCEPTION_HANDLERS
 from handler.service import Service, open_server_service
@@ -27,21 +33,34 @@ ROUTES = [*ops.routes, *docs.routes, *items.routes]
 
 
 def create_app(service: Service) -> Starlette:
+    settings = service.settings
     middleware = [
         Middleware(EarlyAnswers),
         Middleware(OutsideAddress),
         Middleware(RequestLog, metrics=service.metrics),
+        # around whatever may answer, so that a 500 and a 429 have them, too
+        Middleware(SecurityHeaders, hsts_seconds=settings.hsts_seconds),
+        *([Middleware(Cors, origins=settings.cors_origins)] if settings.cors_origins else []),
         Middleware(UnhandledErrors),
+        Middleware(ConnectionLimit),
         Middleware(HeaderLimit),
         # a log that only this instance has gives its commits numbers that mean nothing elsewhere
-        *([Middleware(CommitTxid)] if service.settings.replica_url else []),
+        *([Middleware(CommitTxid)] if settings.replica_url else []),
+        *_rate_limits(settings),
         Middleware(GZipMiddleware, minimum_size=1000, compresslevel=6),
-        Middleware(BodyLimit, limit=service.settings.max_body_bytes),
+        Middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_timeout_seconds),
     ]
     app = Starlette(routes=ROUTES, middleware=middleware, exception_handlers=EXCEPTION_HANDLERS, lifespan=_lifespan)
     app.router.redirect_slashes = False
     app.state.service = service
     return app
+
+
+def _rate_limits(settings: Settings) -> list[Middleware]:
+    if not settings.rate_limit:
+        return []
+    buckets = Buckets(settings.rate_limit, settings.rate_burst)
+    return [Middleware(GuessLimit, buckets=buckets), Middleware(RateLimit, buckets=buckets)]
 
 
 @asynccontextmanager

@@ -17,7 +17,8 @@ from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 
 from core.errors import BackupMissing, ServiceError
 from handler.asgi import create_app
-from handler.gateways import excess, headers_of, readable, refusal
+from handler.gateways import excess, found_in, headers_of, is_request, readable, refusal
+from handler.middleware.security_headers import missing_fields
 from handler.problems import MEDIA_TYPE, Code, Refusal, problem
 from handler.scheduled import is_scheduled, run_scheduled
 from handler.service import Service, open_service
@@ -78,7 +79,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """
     _powertools.set_correlation_id(_correlation_id(event) or context.aws_request_id)
     try:
-        if "requestContext" in event:
+        if is_request(event):
             return _answer(event, context)
         if _service.maintenance and is_scheduled(event):
             return run_scheduled(_service.maintenance, event, context)
@@ -103,7 +104,8 @@ def _refusal(
     event: dict[str, Any], context: Any, refused: Refusal, kept: dict[str, str] | None = None
 ) -> dict[str, Any]:
     logger.warning("%d: %s", refused.status_code, refused.detail, extra={"code": refused.code})
-    headers = {"x-request-id": context.aws_request_id, **(kept or {}), "content-type": MEDIA_TYPE}
+    always = {name.decode(): value.decode() for name, value in missing_fields(refused.status_code, set())}
+    headers = {"x-request-id": context.aws_request_id, **(kept or {}), **always, "content-type": MEDIA_TYPE}
     scope = {"path": "", "state": {"request_id": headers["x-request-id"]}}
     answer = problem(scope, refused.code, refused.detail)
     return refusal(event, refused.status_code, headers, bytes(answer.body))
@@ -111,7 +113,5 @@ def _refusal(
 
 def _correlation_id(event: dict[str, Any]) -> str | None:
     """The caller's side of the story: API Gateway's request id, the load balancer's trace id, the event's id."""
-    headers = event.get("headers") or {}
-    context = event.get("requestContext") or {}
-    found = context.get("requestId") or headers.get("x-amzn-trace-id") or event.get("id")
-    return str(found) if found else None
+    places = ("requestContext.requestId", "headers.x-amzn-trace-id", "id")
+    return next((str(found) for place in places if (found := found_in(event, place))), None)

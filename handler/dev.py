@@ -27,7 +27,7 @@ class _Worker(Server):
 
 def main() -> None:
     settings = read_server_settings()
-    config = server_config("handler.asgi:app", settings.host, settings.port)
+    config = server_config("handler.asgi:app", settings)
     config.reload_dirs = [_ROOT / package for package in ("core", "handler", "infra")]
     config.reload_includes = ["*.sql"]  # besides *.py
     WatchFilesReload(config, target=_Worker(config).run, sockets=[config.bind_socket()]).run()

@@ -14,7 +14,7 @@ from handler.openapi import API_TITLE
 
 # Nothing but our own files may run or load on the page; Swagger UI needs inline styles and data: images
 _POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
-_HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
+_HEADERS = {"Content-Security-Policy": _POLICY}
 
 _PAGE = f"""<!doctype html>
 <html lang="en">

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,21 +14,96 @@ Event = dict[str, Any]
 FUNCTION_LIMIT = 6_000_000  # bytes of an answer as JSON, whatever is in front
 LOAD_BALANCER_LIMIT = 1_000_000
 
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_named(are: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(are, value.values()))
+
+
+def _is_anything(value: Any) -> bool:
+    return True
+
+
+# What Mangum and this service take for granted of an event, where it is there
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "body": _is_text,
+    "cookies": _are_texts,
+    "headers": _are_named(_is_text),
+    "httpMethod": _is_text,
+    "isBase64Encoded": lambda value: isinstance(value, bool),
+    "multiValueHeaders": _are_named(_are_texts),
+    "multiValueQueryStringParameters": _are_named(_are_texts),
+    "path": _is_text,
+    "pathParameters": _are_named(_is_text),
+    "queryStringParameters": _are_named(_is_text),
+    "rawQueryString": _is_text,
+    "requestContext.apiId": _is_text,
+    "requestContext.domainName": _is_text,
+    "requestContext.http": _are_named(_is_text),
+    "requestContext.identity": _are_named(_is_anything),
+    "requestContext.path": _is_text,
+    "requestContext.stage": _is_text,
+    "resource": _is_text,
+}
+_REQUIRED = ("httpMethod", "path")
+_REQUIRED_OF_2_0 = ("requestContext.http.method", "requestContext.http.path", "requestContext.http.sourceIp")
 _HOST = re.compile(r"[^:]*(:[0-9]{1,5})?", re.ASCII)
 _PARAMETER = re.compile(r"\{([^}+]+)\+?\}")
 
 
+def is_request(event: Any) -> bool:
+    """Whether it is from one of these, whatever it holds."""
+    if not isinstance(found_in(event, "requestContext"), dict):
+        return False
+    return _is_balancers(event) or any(event.get(name) is not None for name in ("version", "resource"))
+
+
 def readable(event: Event) -> Event:
-    """The event as Mangum can read it. Raises Refusal (400) for a body that is not base64."""
-    made = {**event, "headers": _headers(event, event.get("headers") or {})}
-    if event.get("multiValueHeaders"):
-        made["multiValueHeaders"] = _headers(event, event["multiValueHeaders"])
-    if event.get("isBase64Encoded"):
+    """The event as Mangum can read it. Raises Refusal (400) for one that no gateway sends, and for a body that is
+    not base64.
+    """
+    made = _without_nulls(event) | {"requestContext": _without_nulls(event["requestContext"])}
+    _check(made)
+    made["headers"] = _headers(made, made.get("headers", {}))
+    if "multiValueHeaders" in made:
+        made["multiValueHeaders"] = _headers(made, made["multiValueHeaders"])
+    if made.get("isBase64Encoded"):
         try:
-            made |= {"body": base64.b64decode(event.get("body") or ""), "isBase64Encoded": False}
+            made |= {"body": base64.b64decode(made.get("body", "")), "isBase64Encoded": False}
         except ValueError:
             raise Refusal(Code.MALFORMED_BODY, "The body is not base64, as the event says.") from None
     return made
+
+
+def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _check(event: Event) -> None:
+    """Only a caller of Lambda itself can send what fails here, and deserves to be told."""
+    required = _REQUIRED_OF_2_0 if event.get("version") == "2.0" and not _is_balancers(event) else _REQUIRED
+    for place in required:
+        if found_in(event, place) is None:
+            raise Refusal(Code.MALFORMED_REQUEST, f"The event is no request: it lacks {place}.")
+    for place, is_right in _FIELDS.items():
+        value = found_in(event, place)
+        if value is not None and not is_right(value):
+            raise Refusal(Code.MALFORMED_REQUEST, f"The event is no request: no gateway sends such a {place}.")
+
+
+def found_in(event: Any, place: str) -> Any:
+    """What an event has at a place, as `requestContext.http.path`; None if nothing."""
+    value = event
+    for name in place.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _headers(event: Event, headers: dict[str, Any]) -> dict[str, Any]:
@@ -39,8 +115,12 @@ def _disturbs(event: Event, name: str, value: Any) -> bool:
     compressed answer on as base64 unless it is told of binary types; it can compress by itself.
     """
     if name == "host":
-        return not _HOST.fullmatch(value if isinstance(value, str) else "".join(value))
+        return not _HOST.fullmatch(value if isinstance(value, str) else ", ".join(value))
     return name == "x-forwarded-port" or (name == "accept-encoding" and _is_rest(event))
+
+
+def _is_balancers(event: Event) -> bool:
+    return found_in(event, "requestContext.elb") is not None
 
 
 def _is_rest(event: Event) -> bool:
@@ -69,9 +149,17 @@ def _below_resource(resource: str, parameters: dict[str, str], outside: str, pat
     return mount, outside.removeprefix(mount) or "/"
 
 
+def source_of(event: Event, client: str) -> str:
+    """The address that the gateway was called from, whatever the caller says of itself.
+
+    A load balancer writes it behind what `X-Forwarded-For` held before; Mangum takes all of that for the address.
+    """
+    return client.rpartition(",")[2].strip() if "elb" in event["requestContext"] else client
+
+
 def excess(event: Event, answer: dict[str, Any]) -> str | None:
     """Why an answer would not arrive, or None when it is small enough."""
-    limit = LOAD_BALANCER_LIMIT if "elb" in event["requestContext"] else FUNCTION_LIMIT
+    limit = LOAD_BALANCER_LIMIT if _is_balancers(event) else FUNCTION_LIMIT
     size = len(json.dumps(answer))
     if size <= limit:
         return None
@@ -89,7 +177,7 @@ def headers_of(answer: dict[str, Any]) -> dict[str, str]:
 
 def refusal(event: Event, status: int, headers: dict[str, str], body: bytes) -> dict[str, Any]:
     answer = {"statusCode": status, "headers": headers, "body": body.decode(), "isBase64Encoded": False}
-    if "elb" in event["requestContext"] and "multiValueHeaders" in event:
+    if _is_balancers(event) and event.get("multiValueHeaders") is not None:
         answer["multiValueHeaders"] = {name: [value] for name, value in headers.items()}
         del answer["headers"]
     return answer

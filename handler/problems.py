@@ -51,8 +51,10 @@ class Code(StrEnum):
     MALFORMED_HEADER = "malformed_header", 400
     MALFORMED_QUERY = "malformed_query", 400
     MALFORMED_BODY = "malformed_body", 400
+    PREFLIGHT_REFUSED = "preflight_refused", 403
     NOT_FOUND = "not_found", 404
     METHOD_NOT_ALLOWED = "method_not_allowed", 405
+    REQUEST_TIMEOUT = "request_timeout", 408
     WRITE_REFUSED = "write_refused", 409
     TXID_NOT_REACHED = "txid_not_reached", 412
     BODY_TOO_LARGE = "body_too_large", 413
@@ -61,10 +63,12 @@ class Code(StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type", 415
     INVALID_INPUT = "invalid_input", 422
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused", 422
+    RATE_LIMITED = "rate_limited", 429
     HEADERS_TOO_LARGE = "headers_too_large", 431
     INTERNAL_ERROR = "internal_error", 500
     DATABASE_LOCKED = "database_locked", 503
     DATABASE_UNAVAILABLE = "database_unavailable", 503
+    TOO_MANY_CONNECTIONS = "too_many_connections", 503
     TOO_MANY_WRITES = "too_many_writes", 503
     TRANSACTION_TOO_SLOW = "transaction_too_slow", 503
     OUTCOME_UNKNOWN = "outcome_unknown", 503
@@ -106,7 +110,7 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     detail = error.detail
     if detail == HTTPStatus(error.status_code).phrase:
-        detail = _DETAILS.get(error.status_code, detail).format(method=request.method, path=request.url.path)
+        detail = _DETAILS.get(error.status_code, detail).format(method=request.method, path=request.scope["path"])
     code = error.code if isinstance(error, Refusal) else _CODES[error.status_code]
     return problem(request.scope, code, detail, error.headers)
 
@@ -183,6 +187,13 @@ def _how_to_repeat(scope: Mapping[str, Any]) -> str:
     if IDEMPOTENCY_KEY in Headers(raw=scope["headers"]):
         return "Send it again with the same Idempotency-Key: it is done once."
     return "Read before you try again, or send each write with an Idempotency-Key: then it may be repeated."
+
+
+def too_many_connections(scope: Mapping[str, Any]) -> JSONResponse:
+    detail = "Too many connections are open. Try again."
+    answer = _try_again(scope, Code.TOO_MANY_CONNECTIONS, detail)
+    answer.headers["Connection"] = "close"
+    return answer
 
 
 def _try_again(scope: Mapping[str, Any], code: Code, detail: str, **outcome: str) -> JSONResponse:

@@ -5,8 +5,10 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
+from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
 
 from core.errors import FieldError, InvalidInput
 from core.schemas import ROWIDS
@@ -18,6 +20,11 @@ MERGE_PATCH = ("application/json", "application/merge-patch+json")
 
 _ID = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 _MAX_FIELDS = 50
+
+
+def is_probe(scope: Scope) -> bool:
+    """Whether somebody asks how the service is, which no limit may keep from an answer."""
+    return get_route_path(scope) in ("/health", "/ready")
 
 
 def id_of(request: Request) -> int:

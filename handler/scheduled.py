@@ -9,8 +9,10 @@ from infra.maintenance.routine import MaintenanceRoutine
 _MARGIN_SECONDS = 15.0  # of the function's time, to end in an orderly way; half of it at most
 
 
-def is_scheduled(event: dict[str, Any]) -> bool:
+def is_scheduled(event: Any) -> bool:
     """`{"action": "maintain"}`, `{"action": "merge"}`, or an event of a plain EventBridge schedule."""
+    if not isinstance(event, dict):
+        return False
     return event.get("action") in ("maintain", "merge") or (
         event.get("source") in ("aws.events", "aws.scheduler") and event.get("detail-type") == "Scheduled Event"
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from core import __version__
-from core.errors import ServiceError, SettingsError
+from core.errors import ServiceError, SettingsError, StatementRefused
 from infra.backups.backups import Manifest, open_backups
 from infra.backups.retention import is_label
 from infra.clock import Clock
@@ -207,7 +207,7 @@ def _print_result(options: argparse.Namespace, message: str, doubt: Doubt | None
 
 def _sql(settings: Settings, options: argparse.Namespace) -> int:
     asked = "\n;\n".join(options.statements)
-    parts = parts_of(sys.stdin.read() if asked in ("", "-") else asked)
+    parts = parts_of(_standard_input() if asked in ("", "-") else asked)
     log = _open_log(settings)
     if len(parts) > 1:
         print(f"VACUUM needs a commit of its own: this script is {len(parts)}, each for itself", file=sys.stderr)
@@ -224,6 +224,13 @@ def _sql(settings: Settings, options: argparse.Namespace) -> int:
         if options.json:
             _print_outcomes(done)
     return 0
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeError:
+        raise StatementRefused("the script is not UTF-8") from None
 
 
 def _print_outcome(outcome: Outcome) -> None:
@@ -290,19 +297,19 @@ def _log(settings: Settings, options: argparse.Namespace) -> int:
 def _verify_log(settings: Settings, options: argparse.Namespace) -> int:
     log = _open_log(settings)
     with workspace() as scratch, progress_display(not options.json) as progress:
-        verdict = verify_log(log, scratch / "app.db", progress)
+        findings = verify_log(log, scratch / "app.db", progress)
     if options.json:
-        print(json.dumps(asdict(verdict)))
+        print(json.dumps(asdict(findings)))
     else:
-        for problem in verdict.problems:
+        for problem in findings.problems:
             print(f"problem  {problem}")
-        for warning in verdict.warnings:
+        for warning in findings.warnings:
             print(f"warning  {warning}")
-        for leftover in verdict.leftovers:
+        for leftover in findings.leftovers:
             print(f"leftover {leftover}")
-        state = "has problems" if verdict.problems else "is sound"
-        print(f"{log.url} {state}: {verdict.objects:,} objects, {verdict.bytes:,} bytes, TXID {verdict.head:016x}")
-    return 1 if verdict.problems else 0
+        state = "has problems" if findings.problems else "is sound"
+        print(f"{log.url} {state}: {findings.objects:,} objects, {findings.bytes:,} bytes, TXID {findings.head:016x}")
+    return 1 if findings.problems else 0
 
 
 def _open_log(settings: Settings) -> CommitLog:

@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 
 from core.errors import BackupDamaged, BackupError, DatabaseUnavailable
-from infra.commitlog import opened_image, soundness_of
+from infra.commitlog import OUT_OF_PROPORTION, in_proportion, open_database, opened_image, soundness_of
 from infra.sqlite_errors import translated_errors
 
 _BUSY_TIMEOUT_MS = 5000
@@ -30,7 +30,7 @@ class Contents:
 def make_single_file(database: Path) -> None:
     """One that opens anywhere, also read-only, instead of one that wants a -wal beside it. Raises BackupError."""
     try:
-        with closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
+        with closing(open_database(str(database), apsw.SQLITE_OPEN_READWRITE)) as connection:
             connection.pragma("journal_mode", "delete")
     except (apsw.IOError, apsw.FullError) as error:
         raise BackupError(f"Cannot work in {database.parent}: {error} (TMPDIR names another directory)") from error
@@ -70,7 +70,7 @@ def open_live(database: Path) -> Iterator[apsw.Connection]:
         raise DatabaseUnavailable(f"There is no database at {database}.")
     with (
         translated_errors(database),
-        closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as connection,
+        closing(open_database(str(database), apsw.SQLITE_OPEN_READWRITE)) as connection,
     ):
         # not opened read-only: such a connection could not remove the -wal and -shm it had to make
         connection.pragma("query_only", True)
@@ -87,11 +87,14 @@ def _rows(connection: apsw.Connection) -> tuple[dict[str, int], dict[str, str]]:
     rows, uncounted = {}, {}
     encoding = str(connection.pragma("encoding"))
     names = [encoded.decode(encoding, "replace") for (encoded,) in tables if isinstance(encoded, bytes)]
-    for name in names:  # which a shell may have given in another encoding
-        try:
-            rows[name] = _count(connection, name)
-        except apsw.SQLError as error:  # needs a module or a collation
-            uncounted[name] = str(error)
+    with in_proportion(connection):
+        for name in names:  # which a shell may have given in another encoding
+            try:
+                rows[name] = _count(connection, name)
+            except apsw.SQLError as error:  # needs a module or a collation
+                uncounted[name] = str(error)
+            except OUT_OF_PROPORTION:  # a virtual table over a view that has no end
+                uncounted[name] = "it takes far too long for a file of that size"
     return rows, uncounted
 
 

@@ -4,10 +4,12 @@ from contextlib import closing
 from pathlib import Path
 
 import apsw
+import peewee
 from playhouse.apsw_ext import APSWDatabase
 
+from core.errors import DatabaseDamaged
 from core.migrations import check_served, migrate
-from infra.commitlog import is_new, opened_image
+from infra.commitlog import OUT_OF_PROPORTION, defend, in_proportion, is_new, opened_image
 from infra.sqlite_errors import translated_errors
 
 
@@ -19,7 +21,15 @@ class ServedSchema:
 
     def migrate(self, path: Path) -> None:
         with translated_errors(path), closing(APSWDatabase(str(path))) as database:
-            migrate(database)
+            database.connect()
+            defend(database.connection())
+            try:
+                with in_proportion(database.connection()):
+                    migrate(database)
+            except (peewee.PeeweeException, *OUT_OF_PROPORTION) as error:
+                if isinstance(getattr(error, "orig", error), OUT_OF_PROPORTION):
+                    raise DatabaseDamaged(f"{path} cannot be migrated: {error}") from error
+                raise
 
 
 def check_image(path: Path) -> None:

@@ -1,7 +1,9 @@
 """The environment, read once into one frozen object."""
 
 import os
+import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -14,6 +16,7 @@ from infra.storage.url import HOME_UNKNOWN, check_store_url, redacted
 SERVICE = "cloud-native-poc"
 
 _MOST_DAYS = 36500
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
 _FUNCTION_NAME = "AWS_LAMBDA_FUNCTION_NAME"  # set by Lambda; only whether it is there matters
 
 
@@ -40,6 +43,14 @@ class Settings(BaseModel):
     write_queue_limit: int = Field(1000, alias="WRITE_QUEUE_LIMIT", ge=1)
     keep_idempotency_keys_hours: int = Field(24, alias="KEEP_IDEMPOTENCY_KEYS_HOURS", ge=1, le=24 * 7)
     max_body_bytes: int = Field(1024 * 1024, alias="MAX_BODY_BYTES", ge=1)
+    request_timeout_seconds: float = Field(30.0, alias="REQUEST_TIMEOUT_SECONDS", gt=0, le=3600)
+    keep_alive_seconds: int = Field(5, alias="KEEP_ALIVE_SECONDS", ge=1, le=3600)
+    max_connections: int = Field(800, alias="MAX_CONNECTIONS", ge=1)
+    rate_limit: float = Field(0.0, alias="RATE_LIMIT", ge=0, le=1_000_000, allow_inf_nan=False)
+    rate_burst: int = Field(100, alias="RATE_BURST", ge=1, le=1_000_000)
+    cors_origins: tuple[str, ...] = Field((), alias="CORS_ORIGINS")
+    hsts_seconds: int = Field(0, alias="HSTS_SECONDS", ge=0)
+    forwarded_allow_ips: tuple[str, ...] = Field((), alias="FORWARDED_ALLOW_IPS")
     host: str = Field("127.0.0.1", alias="HOST", min_length=1)
     port: int = Field(8000, alias="PORT", ge=0, le=65535)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", alias="LOG_LEVEL")
@@ -48,6 +59,28 @@ class Settings(BaseModel):
     @classmethod
     def _upper(cls, level: Any) -> Any:
         return level.upper() if isinstance(level, str) else level
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _are_origins(cls, listed: str) -> list[str]:
+        origins = _parts(listed)
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: name each one as browsers send it, like https://example.com"
+                )
+        return origins
+
+    @field_validator("forwarded_allow_ips", mode="before")
+    @classmethod
+    def _are_networks(cls, listed: str) -> list[str]:
+        networks = _parts(listed)
+        for network in networks:
+            try:
+                ip_network(network)
+            except ValueError:
+                raise ValueError(f"{network!r} is neither an address nor a network like 10.0.0.0/8") from None
+        return networks
 
     @field_validator("database_path", mode="before")
     @classmethod
@@ -98,6 +131,10 @@ class Settings(BaseModel):
             return cls.model_validate({name: environ[name] for name in names if environ.get(name)})
         except ValidationError as error:
             raise SettingsError("; ".join(map(_explain, error.errors()))) from None
+
+
+def _parts(listed: str) -> list[str]:
+    return [part.strip() for part in listed.split(",")]
 
 
 def _explain(error: Any) -> str:

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import socket
 import ssl
 import threading
 import time
@@ -95,10 +96,10 @@ def served_database(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None
 
 
 @contextmanager
-def serving(service: Service) -> Iterator[httpx2.Client]:
+def serving(service: Service, listening: list[socket.socket] | None = None) -> Iterator[httpx2.Client]:
     """A real Uvicorn on a real socket, in this process; it closes the service at the end."""
-    server = uvicorn.Server(server_config(create_app(service), "127.0.0.1", 0))
-    thread = threading.Thread(target=server.run)
+    server = uvicorn.Server(server_config(create_app(service), service.settings.model_copy(update={"port": 0})))
+    thread = threading.Thread(target=server.run, args=(listening,))
     thread.start()
     while not server.started:
         if not thread.is_alive():

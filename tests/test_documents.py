@@ -30,13 +30,14 @@ PAGES = [
     "README.md",
     "RUNBOOK.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
 ]
 OPERATORS = ("RUNBOOK.md", "docs/lambda.md")
 # Where the words come from that a page quotes; the tools for developers speak in pages of their own
 _SPEAKERS = {"": ("core", "handler", "infra"), "docs/": ("tests/checker", "tests/model", "tests/simulation")}
 _PROGRAMS = {"aws", "chmod", "curl", "df", "docker", "export", "fuser", "gh", "git", "kill", "litestream", "ls", "make"}
-_PROGRAMS |= {"eval", "mv", "pre-commit", "pytest", "python", "rm", "sam", "sqlite3", "sudo"}
+_PROGRAMS |= {"eval", "mv", "pre-commit", "pytest", "python", "rm", "sam", "sqlite3", "ss", "sudo", "ulimit", "uvicorn"}
 # Of other programs, and of languages
 _OTHERS = {
     "--build",
@@ -314,11 +315,21 @@ def test_table_of_problems_has_every_code_with_its_status() -> None:
     assert sorted(rows) == sorted((str(code), str(code.status.value)) for code in Code)
 
 
-# The engine, as its page has it
+# The code, as the pages have it
 
 
 def section(page: str, heading: str) -> str:
     return (ROOT / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_page_for_contributors_names_everything_in_infra_once() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", section("CONTRIBUTING.md", "Where things are"), re.MULTILINE)
+    there = [
+        path.name + "/" * path.is_dir()
+        for path in (ROOT / "infra").iterdir()
+        if path.name != "__init__.py" and (path.suffix == ".py" or (path / "__init__.py").exists())
+    ]
+    assert sorted(name for row in rows for name in re.findall(r"`([^`]+)`", row)) == sorted(there)
 
 
 def test_page_names_every_module_of_the_engine_once() -> None:
@@ -340,6 +351,26 @@ def test_every_line_that_upholds_a_promise_is_there() -> None:
     names = {name for row in rows for name in re.findall(r"`([a-z_]+(?:\.\w+)*)`", row[2])}
     assert len(names) > 20
     assert [name for name in sorted(names) if not ((ROOT / name).exists() or is_in_the_code(name))] == []
+
+
+# Who stops whom
+
+
+def test_every_row_of_the_threat_model_is_shown_by_a_test_that_is_there() -> None:
+    table = section("SECURITY.md", "Threat model").splitlines()
+    rows = [line.split(" | ") for line in table if line.startswith("| ")][1:]
+    assert len(rows) >= 10
+    assert {len(row) for row in rows} == {4}
+    shown = [re.findall(r"`([\w/.]+)::(\w+)`", row[-1]) for row in rows]
+    assert all(shown), "a row without a test"
+    tests = [test for tests in shown for test in tests]
+    assert [test for test in tests if not is_a_test(*test)] == []
+
+
+def is_a_test(path: str, name: str) -> bool:
+    return (ROOT / path).is_file() and bool(
+        re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE)
+    )
 
 
 def module_named(name: str) -> Any:

@@ -1,3 +1,5 @@
+import asyncio
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -5,26 +7,34 @@ from handler.problems import Code, Refusal
 
 
 class BodyLimit:
-    """Stops reading a body that is announced, or turns out, to be longer than `limit` bytes: 413.
+    """Stops reading a body that is announced, or turns out, to be longer than `limit` bytes: 413, or that is not there
+    `seconds` after it was first asked for: 408.
 
     Starlette's own limit answers in text/plain.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
         self.app = app
         self.limit = limit
+        self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        received = 0
+        received, deadline, more = 0, 0.0, True
         announced = Headers(scope=scope).get("content-length", "")
 
         async def receive_limited() -> Message:
-            nonlocal received
+            nonlocal received, deadline, more
             if announced.isdecimal() and int(announced) > self.limit:
                 raise self._too_large()
-            message = await receive()
+            deadline = deadline or asyncio.get_running_loop().time() + self.seconds
+            try:
+                async with asyncio.timeout_at(deadline if more else None):
+                    message = await receive()
+            except TimeoutError:
+                raise self._too_slow() from None
+            more = message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > self.limit:
                 raise self._too_large()
@@ -34,3 +44,8 @@ class BodyLimit:
 
     def _too_large(self) -> Refusal:
         return Refusal(Code.BODY_TOO_LARGE, f"The body is larger than {self.limit} bytes.")
+
+    def _too_slow(self) -> Refusal:
+        return Refusal(
+            Code.REQUEST_TIMEOUT, f"The body did not arrive within {self.seconds:g} s.", {"Connection": "close"}
+        )

@@ -51,6 +51,7 @@ class _Described:
         self.names = list(route.param_convertors)
         self.method = method
         self.operation = operation
+        self.is_limited = self.path not in ("/health", "/ready")
         self.uses_database = self.path.startswith("/api/")
         self.writes = self.uses_database and method != "get"
         self.is_paged = operation.query is not None and issubclass(operation.query, PageQuery)
@@ -62,6 +63,8 @@ class _Described:
     def problems(self) -> set[int]:
         """The statuses of what may be wrong."""
         found = {400, 431, 500, 503}
+        if self.is_limited:
+            found |= {429}
         if self.uses_database:
             found |= {412, 413}
         if self.operation.query:
@@ -69,7 +72,7 @@ class _Described:
         if self.names or self.is_paged:
             found |= {404}
         if self.operation.body:
-            found |= {415}
+            found |= {408, 415}
         if self.writes:
             found |= {409, 422, 507}
         return found
@@ -107,7 +110,8 @@ class _Described:
         return dict(sorted((problems | answers).items()))
 
     def _answer(self, status: int, schemas: _Schemas, links: Part) -> Part:
-        headers = ["X-Request-ID"]
+        headers = ["X-Request-ID", "Cache-Control"]
+        headers += ["RateLimit", "RateLimit-Policy"] if self.is_limited else []
         headers += ["X-Commit-Txid"] if self.uses_database else []
         headers += ["Location"] if status == 201 else []
         headers += ["Idempotent-Replayed"] if self.writes else []

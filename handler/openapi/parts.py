@@ -43,6 +43,11 @@ HEADERS: dict[str, Part] = {
         "required": True,
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
     },
+    "Cache-Control": {
+        "description": "Whether the answer may be kept",
+        "required": True,
+        "schema": {"type": "string"},
+    },
     "X-Commit-Txid": {
         "description": "The newest commit that the answer shows, or a newer one",
         "schema": {"type": "string", "pattern": TXID},
@@ -56,6 +61,11 @@ HEADERS: dict[str, Part] = {
         "description": "The write was done before, and this is what was answered then",
         "schema": {"const": "true"},
     },
+    "RateLimit": {
+        "description": "Requests that are left, and seconds until there is one more, where a limit is set",
+        "schema": {"type": "string"},
+    },
+    "RateLimit-Policy": {"description": "The limit, where one is set", "schema": {"type": "string"}},
     "Retry-After": {
         "description": "Seconds to wait before the request is sent again",
         "required": True,
@@ -89,7 +99,8 @@ PARAMETERS: dict[str, Part] = {
 
 
 def problem_answer(status: int, schema: Part) -> Part:
-    headers = ["X-Request-ID", "X-Commit-Txid"] + (["Retry-After"] if status == 503 else [])
+    headers = ["X-Request-ID", "Cache-Control", "X-Commit-Txid", "RateLimit", "RateLimit-Policy"]
+    headers += ["Retry-After"] if status in (429, 503) else []
     return {
         "description": ", ".join(f"`{code}`" for code in Code if code.status == status),
         "headers": {name: reference("headers", name) for name in headers},

@@ -19,6 +19,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from core.errors import (
     BackupDamaged,
@@ -30,7 +33,7 @@ from core.errors import (
     ObjectMissing,
     StoreError,
 )
-from infra.backups.retention import Backup, Expired, Retention, expired_backups, is_label, list_backups
+from infra.backups.retention import Backup, ExpiredBackup, Retention, expired_backups, is_label, list_backups
 from infra.commitlog import Position
 from infra.disk.workspace import disk_errors, workspace
 from infra.inspection import Contents, inspect, make_single_file
@@ -44,21 +47,31 @@ logger = logging.getLogger(__name__)
 LATEST = "app-latest.db.gz"
 
 _CHUNK = 1024 * 1024
+_HEADER_SIZE = 100  # bytes
+_MOST_OF_MANIFEST = 16 * 1024 * 1024  # bytes
+
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
+    """What is known of a backup since it was checked; `created_at` is ISO 8601 in UTC, `size` bytes of the .gz."""
+
     name: str
     created_at: str
-    size: int
+    size: Count
     sha256: str
-    rows: dict[str, int]
-    schema_version: int
+    rows: dict[str, Count]
+    schema_version: Count
     txid: str = ""  # 16 hex digits; backups of older releases do not say
     checksum: str = ""  # that of this commit's file: another log may have the same number
 
     def is_of(self, position: Position) -> bool:
+        """Tell whether the backup is the log's state at this very position."""
         return (self.txid, self.checksum) == _numbers(position)
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def open_backups(settings: Settings) -> "Backups":
@@ -90,11 +103,13 @@ class Backups:
         return list_backups(self.store)
 
     def newest(self) -> Backup | None:
+        """Find the newest backup that has a manifest."""
         return next((backup for backup in reversed(self.list()) if backup.complete), None)
 
     def newest_manifest(self) -> Manifest | None:
+        """Read the manifest of that one. Raises BackupDamaged for one that cannot be read."""
         newest = self.newest()
-        return self._manifest(newest.name) if newest else None
+        return self.manifest_of(newest.name) if newest else None
 
     def create(
         self, image: Path, position: Position, label: str | None = None, progress: Progress = no_progress
@@ -126,7 +141,7 @@ class Backups:
             self._bulk.put(LATEST, packed)
         return manifest
 
-    def expired(self, counted: Callable[[datetime], datetime] = lambda time: time) -> Sequence[Expired]:
+    def expired(self, counted: Callable[[datetime], datetime] = lambda time: time) -> Sequence[ExpiredBackup]:
         """What `prune` would delete. `counted`: what a time counts as, after leaps of the clock."""
         return expired_backups(self.list(), self._retention, counted)
 
@@ -167,8 +182,8 @@ class Backups:
         raise BackupMissing(f"There is no backup {name} at {self.store.url} (see `python -m infra backups`).")
 
     def _free_name(self, ending: str) -> tuple[datetime, str]:
-        """An empty object takes it: a create-if-absent of the file itself would be a single request with the whole
-        file in memory.
+        """Take a name that is free, by creating an empty object: to create the backup itself only if it is absent would
+        be one request, with all of it in memory. Returns the time of the name, too. Raises BackupError.
         """
         for stamp in ("%Y%m%d-%H%M", "%Y%m%d-%H%M%S", "%Y%m%d-%H%M%S"):
             now = self._now()
@@ -182,7 +197,7 @@ class Backups:
 
     def _fetch(self, backup: Backup, target: Path, progress: Progress) -> Manifest:
         """Download into `target`, checked against the manifest if there is one."""
-        expected = self._manifest(backup.name) if backup.complete else None
+        expected = self.manifest_of(backup.name) if backup.complete else None
         digest, contents = self._download_checked(backup.name, backup.size, expected, target, progress)
         if expected:
             return expected
@@ -205,12 +220,11 @@ class Backups:
             raise BackupDamaged(f"{name} is damaged: rows {contents.rows}, its manifest says {expected.rows}")
         return digest, contents
 
-    def _manifest(self, name: str) -> Manifest:
-        data = b"".join(self.store.read(name + ".json"))
+    def manifest_of(self, name: str) -> Manifest:
         try:
-            return Manifest(**json.loads(data))
-        except (ValueError, TypeError) as error:
-            raise BackupDamaged(f"{name}.json is not a manifest: {error}") from error
+            return _MANIFEST.validate_json(self.store.read_range(name + ".json", _MOST_OF_MANIFEST))
+        except ValidationError as error:
+            raise BackupDamaged(f"{name}.json is not a manifest: {error.errors()[0]['msg']}") from error
 
     def _download(self, name: str, size: int, target: Path, progress: Progress) -> str:
         digest, done = hashlib.sha256(), 0
@@ -253,10 +267,27 @@ def _pack(source: Path, target: Path, progress: Progress) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _size_of(start: bytes) -> int:
+    """How many bytes a database says that it has, in its first ones: https://www.sqlite.org/fileformat2.html."""
+    if len(start) < _HEADER_SIZE or start[24:28] != start[92:96]:  # a writer from before 2010 did not know
+        return len(start)
+    page_size = int.from_bytes(start[16:18], "big")
+    return (65536 if page_size == 1 else page_size) * int.from_bytes(start[28:32], "big")
+
+
 def _unpack(source: Path, target: Path, name: str) -> None:
     try:
         with gzip.open(source) as packed, target.open("wb") as plain:
-            shutil.copyfileobj(packed, plain, _CHUNK)
+            chunk = packed.read(_CHUNK)
+            left = _size_of(chunk)
+            if left > (free := shutil.disk_usage(target.parent).free):
+                raise BackupError(f"{name} has {left:,} bytes, and {target.parent} has room for {free:,}")
+            while chunk:
+                left -= len(chunk)
+                if left < 0:
+                    raise BackupDamaged(f"{name} is damaged: it unpacks to more than its first page says")
+                plain.write(chunk)
+                chunk = packed.read(_CHUNK)
             plain.flush()
             os.fsync(plain.fileno())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -28,17 +28,22 @@ class Backup:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
+    """How long backups are kept: `daily`, the last one of each day; `hourly`, the others."""
+
     hourly: timedelta
     daily: timedelta
 
 
 @dataclass(frozen=True, slots=True)
-class Expired:
+class ExpiredBackup:
+    """A backup that may go, and why."""
+
     backup: Backup
     why: str
 
 
 def is_label(text: str) -> bool:
+    """Tell whether a backup's name can carry this label."""
     return _NAME.fullmatch(f"app-20000101-0000-{text}.db.gz") is not None
 
 
@@ -51,7 +56,7 @@ def list_backups(store: ObjectStore) -> list[Backup]:
 
 def expired_backups(
     backups: list[Backup], keep: Retention, counted: Callable[[datetime], datetime] = lambda time: time
-) -> list[Expired]:
+) -> list[ExpiredBackup]:
     """Older than `keep.hourly` unless the last of their day, and all older than `keep.daily`; oldest first.
 
     Never a labelled one, never the newest complete one. What counts is the time of the backup before that one, not
@@ -63,7 +68,7 @@ def expired_backups(
     newest, now = complete[-1], counted(complete[-2].time)
     last_of_day = {backup.time.date(): backup.name for backup in complete if backup.label is None}
     return [
-        Expired(backup, f"older than {(keep.daily if is_daily else keep.hourly).days} days")
+        ExpiredBackup(backup, f"older than {(keep.daily if is_daily else keep.hourly).days} days")
         for backup in backups
         if backup.label is None and backup != newest
         for is_daily in [last_of_day.get(backup.time.date()) == backup.name]

@@ -11,7 +11,7 @@ one commit, from top to bottom:
     log.py             creates the object under the next number, only if it is absent, and settles what that became
     head.py            by looking, after the store's reply, whether the commit before it still stands
     objects.py         what objects are called, and how they are read and listed
-    position_file.py   then the note beside the file says which commit it is at (at_rest/local_file.py writes it)
+    position_file.py   then the note beside the file says which commit it is at
     vfs.py             and the commit mark is written: only now a reader can see it
 
 A start goes through `at_rest/`, which brings the file to the log's head; docs/commit-log.md has the whole of it.
@@ -21,6 +21,7 @@ from infra.commitlog.at_rest.file_commit import START_SECONDS
 from infra.commitlog.at_rest.publish import publish_file
 from infra.commitlog.at_rest.row_changes import statements as statements_of_changes
 from infra.commitlog.chain import START, LogObject, Position
+from infra.commitlog.defences import OUT_OF_PROPORTION, defend, in_proportion, open_database
 from infra.commitlog.group import Write
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.replica import Replica
@@ -28,6 +29,7 @@ from infra.commitlog.schema import is_new, opened_image
 from infra.commitlog.soundness import soundness_of
 
 __all__ = [
+    "OUT_OF_PROPORTION",
     "START",
     "START_SECONDS",
     "CommitLog",
@@ -35,7 +37,10 @@ __all__ = [
     "Position",
     "Replica",
     "Write",
+    "defend",
+    "in_proportion",
     "is_new",
+    "open_database",
     "open_log",
     "opened_image",
     "publish_file",

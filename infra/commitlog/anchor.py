@@ -16,6 +16,8 @@ from pathlib import Path
 
 import apsw
 
+from infra.commitlog.defences import open_database
+
 # Not a constant: then SQLite would not read the file
 _READ = "SELECT count(*) FROM sqlite_schema"
 
@@ -30,7 +32,7 @@ class Anchor:
     def hold(self) -> None:
         """Begin to read the newest state. Raises apsw.Error."""
         for _ in range(2):
-            connection = apsw.Connection(self._path)
+            connection = open_database(self._path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
             self._connections.append(connection)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         begin_reading(self._connections[0])
@@ -84,7 +86,7 @@ class Guard:
 
 def existing_database(path: Path) -> apsw.Connection:
     """Open for reading and writing, and never create a file. Raises apsw.Error."""
-    return apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    return open_database(str(path), apsw.SQLITE_OPEN_READWRITE)
 
 
 def begin_reading(connection: apsw.Connection) -> None:

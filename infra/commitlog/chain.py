@@ -11,6 +11,7 @@ from infra.commitlog import ltx
 
 _CHUNK = 1024 * 1024  # bytes
 IN_MEMORY = 16 * _CHUNK
+MOST_ABSENT = 1024 * _CHUNK  # bytes that an object may add to a database without having them; SQLite writes nearly all
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +115,28 @@ def restorable(objects: list[LogObject]) -> list[LogObject]:
     return result
 
 
-def write_pages(file: "BinaryFile", header: ltx.Header, pages: Iterable[tuple[int, bytes]]) -> None:
-    """Bring a database file from the state before an object's transactions to the one after."""
+def write_pages(file: "BinaryFile", header: ltx.Header, pages: Iterable[tuple[int, bytes]], before: int) -> int:
+    """Bring a database file from the state before an object's transactions to the one after. `before`: its size then,
+    bytes; returns its size now.
+
+    Raises LogDamaged when that is far more than the object has: a hole in a file costs nothing, but whoever reads it.
+    """
+    held = before
     for number, page in pages:
+        held += len(page)
+        check_absent((number - 1) * header.page_size - held)
         file.seek((number - 1) * header.page_size)
         file.write(page)
-    file.truncate(header.size * header.page_size)
+    size = header.size * header.page_size
+    check_absent(size - held)
+    file.truncate(size)
+    return size
+
+
+def check_absent(size: int) -> None:
+    """Raise LogDamaged when so many bytes are more than an object may leave out."""
+    if size > MOST_ABSENT:
+        raise LogDamaged(f"makes the database {size:,} bytes longer than what it holds")
 
 
 def check_follows(header: ltx.Header, position: Position) -> None:

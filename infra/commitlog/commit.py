@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 
 from infra.clock import Clock
-from infra.commitlog.at_rest.local_file import LocalFile
 from infra.commitlog.chain import START
 from infra.commitlog.fairness import Fairness
 from infra.commitlog.log import CommitLog
+from infra.commitlog.position_file import PositionFile
 from infra.commitlog.wal import WalEnd
 
 MAX_TRANSACTION_BYTES = 256 * 1024 * 1024
@@ -15,12 +15,12 @@ MAX_TRANSACTION_BYTES = 256 * 1024 * 1024
 class Committer:
     """Ships one transaction after the other, each on top of the commit that the file is at."""
 
-    def __init__(self, log: CommitLog, at_rest: LocalFile, clock: Clock, fairness: Fairness) -> None:
+    def __init__(self, log: CommitLog, position_file: PositionFile, clock: Clock, fairness: Fairness) -> None:
         self.position = START  # of the log, as far as the file has it
         self.deadline = 0.0  # by the clock: how long storing is tried
         self.max_bytes = MAX_TRANSACTION_BYTES  # of the pages that one transaction of this process changes
         self._log = log
-        self._at_rest = at_rest
+        self._position_file = position_file
         self._clock = clock
         self._fairness = fairness
 
@@ -34,8 +34,8 @@ class Committer:
         started = self._clock.now()
         self.position = self._log.append(self.position, page_size, size, pages, self.deadline)
         self._fairness.stored(self._clock.now() - started)
-        self._at_rest.write_note(self.position, end)
+        self._position_file.note(self.position, end)
 
     def note_checkpoint(self) -> None:
-        """Remember that the file has all of its position without its WAL."""
-        self._at_rest.checkpointed = self.position.txid
+        """Take down that the file has every commit up to its position without its WAL; the next note says so."""
+        self._position_file.checkpointed = self.position.txid

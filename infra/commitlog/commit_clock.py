@@ -44,7 +44,7 @@ class CommitClock:
             return max(self._newest.wall + self._offset, previous)
 
     def stored(self, txid: int) -> None:
-        """Take down that what was stamped last has become the commit with this TXID; to be called for no other one."""
+        """Take down that the newest stamp is of the commit with this TXID, which this process has just stored."""
         with self._lock:
             self._stored[txid] = self._newest
             if len(self._stored) > _REMEMBERED:

@@ -59,7 +59,9 @@ def state_of(path: Path) -> FileState | None:
 
 
 def last_change_of(path: Path) -> int:
-    """Ask the file system, in ns; a change of its name or owner counts, and a copy that keeps the date does as well."""
+    """Return when the file, its name or its owner was last changed, in ns since 1970. For a copy that keeps the date of
+    what was copied, that is when it was made.
+    """
     status = path.stat()
     return max(status.st_mtime_ns, status.st_ctime_ns)
 

@@ -118,13 +118,14 @@ class CommitLog:
         plan = self._plan(txid, snapshot)
         read = _Read(sum(item.size for item in plan), progress)
         before = position = START
+        size = 0
         after_a_commit = False
         for item, chunks in self.objects.bodies(plan):
             try:
                 with self.objects.named_in_damage(item):
                     reader = ltx.Reader(read.counted(chunks))
                     check_follows(reader.header, position)
-                    write_pages(file, reader.header, reader.pages())
+                    size = write_pages(file, reader.header, reader.pages(), size)
                     after = position_after(reader, item.level)
             except LogDamaged as error:
                 if not after_a_commit or self.head.is_confirmed(position, before):

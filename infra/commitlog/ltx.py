@@ -18,6 +18,7 @@ unknown.
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import lz4.block
 from fastcrc.crc64 import go_iso
@@ -36,6 +37,7 @@ _PAGE = struct.Struct(">IHI")
 _END_OF_PAGES = bytes(6)
 _LOCK_BYTE = 0x40000000
 _LARGEST_PAGE = 65536
+_SMALLEST_TAIL = 25  # bytes: an empty page index, its size, two checksums
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +175,16 @@ class Reader:
         return page
 
     def _check_tail(self) -> None:
-        tail = b"".join([self._buffer, *self._chunks])
-        if len(tail) < 25:
+        crc, size, last = go_iso(_END_OF_PAGES, self._crc), 0, self._buffer
+        for chunk in chain([b""], self._chunks):  # there may be any number
+            last += chunk
+            counted = bytes(last[:-CHECKSUM_SIZE])
+            crc, size = go_iso(counted, crc), size + len(counted)
+            del last[:-CHECKSUM_SIZE]
+        if size + len(last) < _SMALLEST_TAIL:
             raise LogDamaged("is cut short")
-        self.checksum = int.from_bytes(tail[-8:], "big")
-        found = go_iso(tail[:-8], go_iso(_END_OF_PAGES, self._crc)) | _CHECKSUM_FLAG
+        self.checksum = int.from_bytes(last, "big")
+        found = crc | _CHECKSUM_FLAG
         if found != self.checksum:
             raise LogDamaged(f"has the checksum {found:016x}, its last bytes say {self.checksum:016x}")
 

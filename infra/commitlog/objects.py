@@ -57,7 +57,7 @@ class ObjectNames:
             level = int(text, 10 if self._in_directory else 16)
         except ValueError:
             return None
-        return level if directory == self.directory(level) else None
+        return level if level >= 0 and directory == self.directory(level) else None
 
     def misnamed(self, directories: list[str]) -> str:
         """Say what these, right under the URL, are instead of a log of this service, and what to do; "" if nothing."""
@@ -89,6 +89,8 @@ class ObjectNames:
         if not match:
             return None
         low, high = (int(text, 16) for text in match.groups())
+        if not 1 <= low <= high:
+            return None
         return LogObject(level, low, high, info.size, info.modified, info.dated)
 
 

@@ -18,6 +18,7 @@ from infra.clock import Clock
 from infra.commitlog.anchor import Anchor, begin_reading
 from infra.commitlog.checkpoint import CHECKPOINT_FRAMES, NO_BACKFILL, NOTHING, Backfill, WalIndex, backfill
 from infra.commitlog.commit import Committer
+from infra.commitlog.defences import defend
 from infra.commitlog.file_state import FileChanged, FileState, Known, Shipped, shm_of, state_of, wal_of
 from infra.commitlog.schema import Schema
 from infra.commitlog.vfs import ShippingVFS
@@ -122,6 +123,7 @@ class OpenFile:
 
     def _prepare(self, writer: apsw.Connection) -> None:
         for each in (writer, self.reader.connection()):
+            defend(each)
             each.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         writer.set_wal_hook(self._on_commit)
         writer.set_commit_hook(self._refuse_stray_commit)
@@ -367,8 +369,10 @@ class OpenFile:
         return tuple(state.inode if state else 0 for state in found)
 
     def _note_backfilled(self, backfilled: Backfill) -> None:
-        """What is committed while nobody holds the WAL, between two anchors, is before the second one: a checkpoint
-        may backfill it before it is shipped, and then the WAL may go, and no frame tells of it.
+        """Take down how far the WAL is backfilled, and whether that is further than it is shipped.
+
+        Between two anchors nobody holds the WAL. A checkpoint may backfill then what another program has just
+        committed; when the WAL is begun anew or removed, the file alone still has it.
         """
         self._backfilled = backfilled
         self._backfilled_early = backfilled.frames > self._vfs.shipped.frames

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
-from infra.commitlog.chain import Position
+from infra.commitlog.chain import START, Position
 from infra.commitlog.file_state import FileState
 from infra.commitlog.wal import WalEnd
 from infra.disk.ownership import give_to_owner_of
@@ -38,7 +38,11 @@ class Note:
 class PositionFile:
     """Reads and writes the notes of one database. Raises OSError."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, *, lasting: bool = True) -> None:
+        """`lasting`: the database outlives this process. Of any other nothing is written."""
+        self.newest = START  # the newest commit that the database has been at
+        self.checkpointed = 0  # the TXID up to which the database has everything without its WAL
+        self._lasting = lasting
         self.path = database.with_name(database.name + ".position")
         self._database = database
         self._sequence = 0
@@ -46,6 +50,8 @@ class PositionFile:
 
     def read(self) -> Note | None:
         """Return the newest note, or None when there is none that can be read."""
+        if not self._lasting:
+            return None
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -57,8 +63,15 @@ class PositionFile:
         self._sequence = newest[0]
         return newest[1]
 
+    def note(self, position: Position, wal: WalEnd | None = None) -> None:
+        """Note which commit the database is at. `wal`: what it needs of its WAL to have all of that."""
+        self.newest = position
+        self.write(Note(position, self.checkpointed, wal))
+
     def write(self, note: Note) -> None:
         """Write over the older note. What was written outlives this process; a power cut only after `sync`."""
+        if not self._lasting:
+            return
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             give_to_owner_of(self._database.parent, self._descriptor)

@@ -34,9 +34,13 @@ class RawFile:
         self._offset = offset
         return offset
 
+    def size(self) -> int:
+        """Return how long it is, in bytes."""
+        return self._file.xFileSize()
+
     def read(self, size: int) -> bytes:
         """Read so many bytes; fewer, or none, at the end."""
-        size = min(size, max(self._file.xFileSize() - self._offset, 0))
+        size = min(size, max(self.size() - self._offset, 0))
         data = self._file.xRead(size, self._offset) if size else b""
         self._offset += len(data)
         return data

@@ -74,7 +74,7 @@ class Replica:
         self._healed = float("-inf")  # by the clock: when SQLite's word that it is damaged was last looked into
         schema = schema or AnySchema()
         self.at_rest = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout, schema=schema)
-        self.committer = Committer(log, self.at_rest, clock, self._fairness)
+        self.committer = Committer(log, self.at_rest.position_file, clock, self._fairness)
         self.file = OpenFile(path, clock, self.committer, schema, lasting=lasting)
 
     @property
@@ -96,7 +96,7 @@ class Replica:
         asked = self._clock.now()
         self._settle()
         self.refresh(asked)
-        self.at_rest.check_served(self.file.writer.connection())
+        self.at_rest.check_log_served(self.file.writer.connection())
         self.log.head.check_written_here(self.visible)
 
     def close(self, deadline: float = 0.0) -> None:
@@ -234,9 +234,9 @@ class Replica:
             self.file.check_in_place()
 
     def suspect(self) -> bool:
-        """Say that SQLite has found the file damaged: nobody is answered from it before it was compared with the log,
-        and built anew from that. Any thread may. Returns whether it is to happen: not so soon again, if it was of no
-        use.
+        """Say that SQLite has found the file damaged: nobody is answered from it until it has been compared with the
+        log, and written anew if it is not what the log has. Any thread may. Returns False, and changes nothing, when
+        that was done within the last minute, or the file is not served now.
         """
         if self._condition is Condition.SERVED and self._clock.now() >= self._healed + _HEAL_SECONDS:
             self._condition = Condition.SUSPECT
@@ -430,7 +430,7 @@ class Replica:
         except errors.DatabaseLocked:
             self._connect(self.stored, known)  # reads go on
             raise
-        self.at_rest.checkpointed = position.txid
+        self.at_rest.position_file.checkpointed = position.txid
         self._connect(position, self.at_rest.known)
 
     @property
@@ -448,7 +448,7 @@ class Replica:
             condition = Condition.OVERWRITTEN
         if self._is_connected and self.file.has_backfilled_everything():  # by another program; the note cannot know
             self.committer.note_checkpoint()
-            self.at_rest.write_note(self.stored)
+            self.at_rest.position_file.note(self.stored)
         if self._is_connected and condition is not Condition.OVERWRITTEN:
             self.at_rest.hold()
         self._swap(partial(self._disconnect, condition))
@@ -460,7 +460,7 @@ class Replica:
             try:
                 with translated_errors(self.path):
                     position = self.at_rest.settle()
-                self.at_rest.checkpointed = position.txid
+                self.at_rest.position_file.checkpointed = position.txid
                 return self._swap(partial(self._connect, position, self.at_rest.known))
             except FileChanged:
                 if not tries_left:
@@ -470,7 +470,7 @@ class Replica:
         self.file.connect(known)
         self.committer.position = self.visible = position
         if not known.shipped.frames:  # or the note says already where the WAL has this commit
-            self.at_rest.write_note(position)
+            self.at_rest.position_file.note(position)
         self.at_rest.keep_hold_of_wal()
         self._condition = Condition.SERVED
 

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import apsw
 
+from infra.commitlog.defences import open_database
+
 
 class Schema(Protocol):
     """The application's word on a database."""
@@ -47,5 +49,5 @@ def image_uri(path: Path) -> str:
 def opened_image(path: Path) -> Iterator[apsw.Connection]:
     """Open a file that nobody writes, for reading; see `image_uri`."""
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-    with closing(apsw.Connection(image_uri(path), flags=flags)) as connection:
+    with closing(open_database(image_uri(path), flags)) as connection:
         yield connection

@@ -1,8 +1,11 @@
 """Whether a database is sound, as far as this SQLite can tell."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import apsw
+
+from infra.commitlog.defences import OUT_OF_PROPORTION, in_proportion
 
 _BTREES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage"
 
@@ -22,7 +25,19 @@ def soundness_of(connection: apsw.Connection, most: int = 10) -> Soundness:
 
     Raises apsw.CorruptError and the like for what is no database.
     """
+    if Path(connection.filename).stat().st_size % int(connection.pragma("page_size")):
+        return Soundness(["it ends in the middle of a page"])  # for the rest of which SQLite reads zeros
     connection.execute("PRAGMA ignore_check_constraints = 1")
+    try:
+        with in_proportion(connection):
+            return _soundness_of(connection, most)
+    except OUT_OF_PROPORTION as error:
+        return Soundness([f"what its schema asks for is out of all proportion to its size ({error})"])
+    finally:
+        connection.execute("PRAGMA ignore_check_constraints = 0")
+
+
+def _soundness_of(connection: apsw.Connection, most: int) -> Soundness:
     try:
         return Soundness(_checked(connection, f"integrity_check({most})"))
     except apsw.SQLError:
@@ -31,8 +46,6 @@ def soundness_of(connection: apsw.Connection, most: int = 10) -> Soundness:
             _check_table(connection, str(table), found)
         found.damage = found.damage[:most]
         return found
-    finally:
-        connection.execute("PRAGMA ignore_check_constraints = 0")
 
 
 def _check_table(connection: apsw.Connection, table: str, found: Soundness) -> None:

@@ -15,6 +15,8 @@ from infra.disk.ownership import give_to_owner_of
 
 
 class OwnerLock:
+    """The lock of one database file; see above."""
+
     def __init__(self, database: Path) -> None:
         self._database = database
         self._path = database.with_name(database.name + ".lock")
@@ -47,6 +49,7 @@ class OwnerLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
+        """Let go of the lock; safe to call twice."""
         # The file stays: removing it would let two processes lock two different files of one name
         if self._descriptor is not None:
             os.close(self._descriptor)

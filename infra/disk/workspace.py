@@ -40,6 +40,7 @@ def workspace_of_this_process() -> Path:
 
 @contextmanager
 def disk_errors(directory: Path) -> Iterator[None]:
+    """Raises BackupError in place of OSError, with what to do."""
     try:
         yield
     except OSError as error:

@@ -19,12 +19,16 @@ _A_DAY_SECONDS = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Boot:
+    """A start of the machine, and how long ago that was."""
+
     id: str  # of this start of the machine; empty where there is none, as on other systems than Linux
     uptime: float  # seconds since then, sleep included
 
 
 @dataclass(frozen=True, slots=True)
 class Leap:
+    """How far the clock has leapt ahead, once."""
+
     at: float  # when it was noticed, by the clock that has leapt; seconds since 1970
     by: float  # seconds
 
@@ -44,6 +48,7 @@ class HostTime:
         return self.leaps[-1] if self.leaps and self.leaps[-1].at == self.now else None
 
     def has_leapt_within_a_day(self) -> bool:
+        """Tell whether a leap was noticed within 24 hours before the newest look."""
         return bool(self.leaps) and self.now - self.leaps[-1].at < _A_DAY_SECONDS
 
     def counted(self, modified: datetime) -> datetime:
@@ -53,10 +58,12 @@ class HostTime:
         return self.without_leaps(modified)
 
     def without_leaps(self, moment: datetime) -> datetime:
+        """Return the moment later by all leaps that were noticed after it."""
         return moment + timedelta(seconds=sum(leap.by for leap in self.leaps if moment.timestamp() < leap.at))
 
 
 def read_boot() -> Boot:
+    """Ask the kernel; empty where it does not tell."""
     try:
         return Boot(_BOOT_ID.read_text().strip(), time.clock_gettime(time.CLOCK_BOOTTIME))
     except OSError:

@@ -20,10 +20,10 @@ from core.errors import (
     StoreError,
 )
 from infra.backups.backups import Backups, Manifest
-from infra.backups.retention import Expired as ExpiredBackup
+from infra.backups.retention import ExpiredBackup
 from infra.clock import Clock
 from infra.commitlog import LogObject, Position, open_log
-from infra.commitlog.upkeep import COMMITS, Compactor, Expired, Keep, MaintenanceStore, Snapshots, expired
+from infra.commitlog.upkeep import COMMITS, Compactor, ExpiredObject, Keep, MaintenanceStore, Snapshots, expired
 from infra.disk.workspace import workspace
 from infra.inspection import Contents, inspect
 from infra.maintenance.host_time import Boot, HostTime, looked_again, read_boot
@@ -45,7 +45,7 @@ class Preview:
     snapshot: bool
     backup: bool
     verified: str  # the TXID of the snapshot that must be proven first, or has been
-    objects: list[Expired]
+    objects: list[ExpiredObject]
     backups: Sequence[ExpiredBackup]
 
 
@@ -72,6 +72,7 @@ class Maintenance:
         self._boot = boot
 
     def last_report(self) -> Report:
+        """Read what the last run did and found; empty if there was none. Raises StoreError."""
         return read_report(self._store)
 
     def merge(self, check: Callable[[], None] = lambda: None) -> int:
@@ -145,6 +146,7 @@ class Maintenance:
         return found
 
     def preview(self) -> Preview:
+        """Find what a run would do now, and change nothing. Raises ServiceError."""
         state, now = self.steps.snapshots(), datetime.now(UTC)
         previous = read_report(self._store)
         verified, host = previous.verified, self._host_time(previous, now.timestamp())

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 NAME = "maintenance.json"
 
 _CLOCK_TOLERANCE_SECONDS = 24 * 3600
+_MOST_CHUNKS = 4  # of some megabytes each; what is longer was cut off, and is no report
 
 Txid = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 Moment = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -75,7 +77,7 @@ _REPORT = TypeAdapter(Report)
 def read_report(store: MaintenanceStore) -> Report:
     """An empty one when there is none."""
     try:
-        report = _REPORT.validate_json(b"".join(store.read(NAME)))
+        report = _REPORT.validate_json(b"".join(islice(store.read(NAME), _MOST_CHUNKS)))
         if report.last_success <= time.time() + _CLOCK_TOLERANCE_SECONDS:
             return report
         logger.warning("%s/%s is of a time to come, and ignored", store.url, NAME)

@@ -10,6 +10,7 @@ from infra.progress import Progress, no_progress
 
 @contextmanager
 def progress_display(wanted: bool) -> Iterator[Progress]:
+    """Give a function that shows progress on standard error, or nothing unless it is wanted."""
     if not wanted:
         yield no_progress
     elif sys.stderr.isatty():

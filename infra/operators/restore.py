@@ -7,7 +7,15 @@ takes it up by itself, and nothing of what came before is gone.
 from datetime import UTC, datetime
 from pathlib import Path
 
-from core.errors import BackupError, DatabaseFull, DatabaseUnavailable, LogDamaged, SettingsError
+from core.errors import (
+    BackupDamaged,
+    BackupError,
+    DatabaseDamaged,
+    DatabaseFull,
+    DatabaseUnavailable,
+    LogDamaged,
+    SettingsError,
+)
 from infra.clock import Clock
 from infra.commitlog import START, CommitLog, Position, publish_file
 from infra.inspection import inspect
@@ -50,5 +58,7 @@ def publish(log: CommitLog, clock: Clock, image: Path) -> tuple[Position, Positi
     try:
         ServedSchema().migrate(image)
         return publish_file(image, log, clock)
+    except DatabaseDamaged as error:
+        raise BackupDamaged(str(error)) from error
     except (DatabaseFull, DatabaseUnavailable) as error:
         raise BackupError(f"{error} (is there room? TMPDIR names another temporary directory)") from error

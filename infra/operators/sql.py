@@ -80,6 +80,7 @@ class Outcome:
 
 def parts_of(script: str) -> list[Part]:
     """The commits that a script becomes. Raises StatementRefused for what can be none."""
+    _check_is_text(script)
     found = list(statements(script))
     for statement in found:
         _check_may_run(statement)
@@ -91,6 +92,16 @@ def parts_of(script: str) -> list[Part]:
         else:
             parts.append(Part((statement,), alone))
     return parts
+
+
+def _check_is_text(script: str) -> None:
+    """What a shell hands over, or a file has, need be none."""
+    try:
+        script.encode()
+    except UnicodeError:
+        raise StatementRefused("the script is not UTF-8") from None
+    if "\0" in script:
+        raise StatementRefused("the script has a NUL character, at which SQLite would stop reading")
 
 
 def run_parts(log: CommitLog, clock: Clock, parts: list[Part], file: Path, seconds: float) -> Iterator[Outcome]:

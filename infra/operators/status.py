@@ -15,6 +15,8 @@ from infra.storage.object_store import ObjectStore
 
 @dataclass(frozen=True, slots=True)
 class Status:
+    """The answers, as `status` prints them; None for what is not there or could not be read."""
+
     database: str
     size_bytes: int | None
     rows: dict[str, int] | None
@@ -31,6 +33,7 @@ class Status:
 
 
 def read_status(settings: Settings, backups: Backups) -> Status:
+    """Ask database, stores and reports. What cannot be asked is among the problems."""
     path = settings.database_path
     problems: list[str] = []
     rows: dict[str, int] | None = None

@@ -64,6 +64,8 @@ _STAYS_WRONG = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
+    """What a listing tells of an object."""
+
     name: str
     size: int  # bytes
     modified: datetime  # by the store's clock, UTC
@@ -210,7 +212,7 @@ class ObjectStore:
             pass
 
     def remove_unfinished(self) -> None:
-        """What writers that were killed have left of their files, a day ago or more; in a bucket a rule does that."""
+        """Remove what killed writers left unfinished in a directory over a day ago; a bucket has a rule for it."""
         if self._directory is not None:
             with self._errors():
                 for path in self._directory.rglob(f"{_UNFINISHED}*.partial"):
@@ -385,8 +387,9 @@ def _directories(top: Path, depth: int) -> Iterator[Path]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A file whose name is safe from a power cut, so that one may answer with its content: its writer may not have come
-    to that yet, and never will if the power fails now. Once it is open, as it must be the name that was found.
+    """Open a file, and make its name outlive a power cut before anybody answers with its content: its writer may not
+    have come to that yet, and never will if the power fails now. It is opened first, so that the name made safe is
+    the one that was found.
     """
     with path.open("rb") as file:
         fsync_directory(path.parent)

@@ -52,4 +52,5 @@ def check_endpoint(url: str) -> None:
 
 
 def redacted(url: str) -> str:
+    """Replace what may be a password or a signature, so that the URL may be shown."""
     return _PRIVATE.sub("***", url)

@@ -8,6 +8,8 @@ from infra.telemetry.metrics import Gauges
 
 
 class CloudWatchMetrics:
+    """The `Metrics` of a Lambda function, printed at the end of each invocation."""
+
     def __init__(self) -> None:
         self._embedded = EmbeddedMetrics(namespace=SERVICE, service=SERVICE)
         self._cold = True

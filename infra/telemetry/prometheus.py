@@ -19,6 +19,8 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.
 
 
 class PrometheusMetrics:
+    """The `Metrics` of a server, kept until it ends."""
+
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -68,6 +70,7 @@ class _GaugeCollector(Collector):
 
 
 def gauge_text(gauges: Gauges) -> bytes:
+    """Write the gauges, read now, as Prometheus text."""
     registry = CollectorRegistry()
     registry.register(_GaugeCollector(gauges))
     return generate_latest(registry)

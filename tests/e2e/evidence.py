@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from infra.clock import Clock
-from infra.commitlog.log import open_log
+from infra.commitlog import open_log
 from tests.e2e.stores import S3
 from tests.infra.commitlog.conftest import litestream_restore
 

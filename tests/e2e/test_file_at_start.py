@@ -14,7 +14,7 @@ import apsw
 import pytest
 
 from infra.clock import Clock
-from infra.commitlog.log import open_log
+from infra.commitlog import open_log
 from tests.e2e.conftest import Server
 from tests.e2e.evidence import items_in
 from tests.e2e.processes import SHELL

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from infra.clock import Clock
-from infra.commitlog.log import open_log
+from infra.commitlog import open_log
 from tests.conftest import assert_problem
 from tests.e2e.conftest import Server
 from tests.e2e.evidence import Claims

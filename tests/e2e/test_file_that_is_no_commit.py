@@ -14,7 +14,7 @@ import pytest
 
 from core.migrations import scripts
 from infra.clock import Clock
-from infra.commitlog.log import open_log
+from infra.commitlog import open_log
 from tests.e2e.conftest import Server
 from tests.e2e.processes import Process, StartProcess, until
 from tests.e2e.test_file_at_start import TIMER_OFF, add, cp, errors_of, insert, kill, names_at, shell

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from infra.clock import Clock
-from infra.commitlog.log import CommitLog, open_log
+from infra.commitlog import CommitLog, open_log
 from tests.e2e.conftest import Server
 from tests.e2e.evidence import Claims, items_in, run_together
 from tests.e2e.processes import SHELL

@@ -20,7 +20,7 @@ from tests.e2e.processes import ROOT, Process, StartProcess, starting_processes
 pytestmark = pytest.mark.e2e
 
 NEW_FILES = {
-    "core/migrations/0003_orders.sql": """\
+    "core/migrations/0004_orders.sql": """\
 -- Orders; each is of one item
 CREATE TABLE orders (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import apsw
@@ -94,6 +94,7 @@ def test_wrong_setting_is_one_clear_line_and_exit_code_2(
     [
         ({"HOST": "256.1.1.1"}, "HOST='256.1.1.1' is no address to listen on"),
         ({"HOST": "192.0.2.1"}, "HOST='192.0.2.1', PORT=0: cannot listen there"),
+        ({"MAX_CONNECTIONS": "2000000000"}, "MAX_CONNECTIONS=2000000000: needs 2000000200 open files, and "),
         ({"BACKUP_URL": "s3://bucket/x", "AWS_ENDPOINT_URL": "garbage"}, "AWS_ENDPOINT_URL='garbage'"),
     ],
 )
@@ -178,6 +179,27 @@ def test_plain_uvicorn_logs_json_too(start_process: StartProcess) -> None:
     requests = [line for line in process.log if line.get("path") == "/health"]
     assert len(requests) == 1
     assert requests[0]["status_code"] == 200
+
+
+def test_address_is_believed_from_the_same_proxies_under_plain_uvicorn(start_process: StartProcess) -> None:
+    limits = {"RATE_LIMIT": "0.001", "RATE_BURST": "1", "FORWARDED_ALLOW_IPS": "192.0.2.1"}
+    process = start_process(sys.executable, "-m", "uvicorn", "handler.asgi:app", "--port", "0", **limits)
+    url = process.wait_for(r"Uvicorn running on (http://[0-9.:]+)")[1]
+    answers = [
+        httpx2.get(f"{url}/api/items", headers={"x-forwarded-for": claim}, trust_env=False).status_code
+        for claim in ("203.0.113.1", "203.0.113.2")
+    ]
+    assert answers == [200, 429]
+
+
+def test_server_opens_as_many_files_as_it_lets_connections_be(start_process: StartProcess) -> None:
+    command = f"ulimit -Sn 64; exec {sys.executable} -m handler"
+    process = start_process("sh", "-c", command, PORT="0", MAX_CONNECTIONS="200")
+    port = int(process.wait_for(r"Uvicorn running on http://[0-9.]+:(\d+)")[1])
+    with ExitStack() as stack:
+        for _ in range(150):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+        assert httpx2.get(f"http://127.0.0.1:{port}/ready", trust_env=False).status_code == 200
 
 
 def test_lost_file_and_lost_log_come_back_from_a_backup(start_server: StartServer, tmp_path: Path) -> None:

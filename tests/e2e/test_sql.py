@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from infra.clock import Clock
-from infra.commitlog.log import open_log
+from infra.commitlog import open_log
 from tests.e2e.conftest import Server
 from tests.e2e.evidence import Claims, run_together
 from tests.e2e.processes import ROOT

@@ -193,8 +193,13 @@ def test_metrics_are_one_embedded_line_per_invocation(start: Start, capsys: pyte
 
 
 def test_event_of_another_kind_is_refused(start: Start) -> None:
-    with pytest.raises(ValueError, match="unknown event"):
-        start()({"Records": []})
+    invoke = start()
+    edge: dict[str, Any] = {"Records": [{"cf": {"request": {}}}]}
+    context = event("function_url_create")["requestContext"]
+    others: list[Any] = [{"Records": []}, edge, edge | {"requestContext": context}, {"requestContext": 1}, [], None]
+    for other in others:
+        with pytest.raises(ValueError, match="unknown event"):
+            invoke(other)
 
 
 def test_failed_maintenance_fails_the_invocation(start: Start) -> None:
@@ -281,6 +286,40 @@ def test_event_that_is_no_request_is_400_and_says_why(start: Start, field: str, 
     assert problem["request_id"] == answer["headers"]["x-request-id"]
 
 
+@pytest.mark.parametrize("name", ["function_url_create", "rest_api_create", "alb_read_missing"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("headers", {"accept": 1}),
+        ("headers", "text"),
+        ("multiValueHeaders", {"accept": "text"}),
+        ("queryStringParameters", []),
+        ("multiValueQueryStringParameters", {"q": [None]}),
+        ("body", {"name": "x"}),
+        ("isBase64Encoded", "yes"),
+        ("cookies", "a=1"),
+    ],
+)
+def test_event_that_no_gateway_sends_is_400_and_names_the_field(
+    start: Start, name: str, field: str, value: object
+) -> None:
+    answer = start()(event(name) | {field: value})
+    assert answer["statusCode"] == 400
+    assert f"no gateway sends such a {field}" in json.loads(answer["body"])["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"), [("function_url_create", "http"), ("rest_api_create", "path"), ("alb_read_missing", "httpMethod")]
+)
+def test_event_that_lacks_what_makes_a_request_is_400(start: Start, name: str, gone: str) -> None:
+    made = event(name)
+    made.pop(gone, None)
+    made["requestContext"].pop(gone, None)
+    answer = start()(made)
+    assert answer["statusCode"] == 400
+    assert f"it lacks {'requestContext.http.method' if gone == 'http' else gone}" in answer["body"]
+
+
 ODD_HEADERS = {
     "x-forwarded-port": ["443,80", "", "x"],
     "host": ["", "a:b", "a:b:c", "[::1]", "[::1]:3000", "example.com:", "example.com:99999999999"],
@@ -303,6 +342,48 @@ def test_headers_that_nothing_here_needs_stop_no_request(start: Start, name: str
                 made["multiValueHeaders"].pop(field.title(), None)
                 made["multiValueHeaders"][field] = [value]
             assert invoke(made)["statusCode"] == usual, (field, value)
+
+
+def from_address(name: str, address: str, forwarded: str) -> dict[str, Any]:
+    """What the gateway makes of a request from there, whose sender had written `forwarded` before."""
+    made = copy.deepcopy(event(name))
+    if "elb" in made["requestContext"]:
+        made["headers"]["x-forwarded-for"] = f"{forwarded}, {address}"
+        return made
+    made["headers"] = {key: value for key, value in made["headers"].items() if key.lower() != "x-forwarded-for"}
+    made["headers"]["x-forwarded-for"] = forwarded
+    if "multiValueHeaders" in made:
+        made["multiValueHeaders"].pop("X-Forwarded-For")
+        made["multiValueHeaders"]["x-forwarded-for"] = [forwarded]
+    made["requestContext"].get("http", made["requestContext"].get("identity"))["sourceIp"] = address
+    return made
+
+
+@pytest.mark.parametrize("name", ["function_url_create", "rest_api_create", "alb_read_missing", "http_api_list"])
+def test_rate_counts_for_the_address_that_the_gateway_was_called_from(
+    start: Start, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("RATE_LIMIT", "0.001")
+    monkeypatch.setenv("RATE_BURST", "2")
+    invoke = start()
+    claims = ("203.0.113.1", "203.0.113.2", "203.0.113.3", "")
+    answers = [invoke(from_address(name, "192.0.2.1", claim)) for claim in claims]
+    assert [answer["statusCode"] == 429 for answer in answers] == [False, False, True, True]
+    assert json.loads(answers[2]["body"])["code"] == "rate_limited"
+    assert invoke(from_address(name, "192.0.2.2", "192.0.2.1"))["statusCode"] != 429
+
+
+def test_answers_have_the_security_headers_whoever_makes_them(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HSTS_SECONDS", "60")
+    invoke = start()
+    refused = invoke({**request("POST", "/api/items"), "body": "*", "isBase64Encoded": True})
+    served = invoke(event("http_api_list"))
+    for answer, status in ((served, 200), (refused, 400)):
+        assert answer["statusCode"] == status
+        assert answer["headers"]["x-content-type-options"] == "nosniff"
+        assert answer["headers"]["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert answer["headers"]["cache-control"] == "no-store"
+    assert served["headers"]["strict-transport-security"] == "max-age=60"
 
 
 def test_event_without_headers_is_served(start: Start) -> None:

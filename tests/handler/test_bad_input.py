@@ -144,6 +144,12 @@ def test_a_thousand_headers_are_431(client: httpx2.Client) -> None:
     assert_problem(client.get("/api/items", headers={"x-long": "y" * 40_000}), 431)
 
 
+@pytest.mark.parametrize("host", [b"[", b"[::1", b"a:b:c", b"\xff", b"x/../y", b""])
+def test_host_that_is_none_is_nothing_to_a_request(client: httpx2.Client, host: bytes) -> None:
+    assert_problem(client.get("/nowhere", headers=[(b"host", host)]), 404)
+    assert_problem(client.request("TRACE", "/api/items", headers=[(b"host", host)]), 405)
+
+
 @pytest.mark.parametrize("query", ["q=%ff", "q=%c3%28", "%ff=1", "q=%ed%a0%80"])
 def test_broken_utf8_in_a_query_is_400(client: httpx2.Client, query: str) -> None:
     assert "not percent-encoded UTF-8" in assert_problem(client.get(f"/api/items?{query}"), 400)["detail"]

@@ -56,8 +56,9 @@ FAILURES = [
     (Code.STORE_UNAVAILABLE, errors.CommitNotStored("no")),
     (Code.DATABASE_FULL, errors.DatabaseFull("full")),
 ]
-# Shown elsewhere: by the function on Lambda, and by a server that stops
+# Shown elsewhere: by what is no HTTP, by the function on Lambda, by a server that stops, and where limits are set
 ELSEWHERE = {Code.MALFORMED_REQUEST, Code.ANSWER_TOO_LARGE, Code.STOPPING}
+ELSEWHERE |= {Code.PREFLIGHT_REFUSED, Code.REQUEST_TIMEOUT, Code.RATE_LIMITED, Code.TOO_MANY_CONNECTIONS}
 
 
 def test_each_code_is_shown() -> None:

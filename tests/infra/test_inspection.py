@@ -13,7 +13,7 @@ from core.errors import NotServed
 from core.migrations import scripts
 from core.schemas import ItemQuery
 from infra.__main__ import main
-from infra.commitlog.soundness import soundness_of
+from infra.commitlog import soundness_of
 from infra.inspection import inspect
 from infra.settings import Settings
 from tests.conftest import open_at, write

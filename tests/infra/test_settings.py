@@ -28,6 +28,13 @@ def test_empty_variables_count_as_unset() -> None:
     [("PORT", "abc"), ("PORT", "70000"), ("MAINTENANCE_INTERVAL_SECONDS", "-1"), ("LOG_LEVEL", "LOUD")]
     + [("BUSY_TIMEOUT_SECONDS", "nan"), ("MAX_BODY_BYTES", "0"), ("BACKUP_KEEP_DAILY_DAYS", "1.5")]
     + [("BACKUP_KEEP_DAILY_DAYS", "36501"), ("BACKUP_KEEP_HOURLY_DAYS", "99999999999")]
+    + [("RATE_LIMIT", "-1"), ("RATE_LIMIT", "nan"), ("RATE_BURST", "0"), ("MAX_CONNECTIONS", "0")]
+    + [("REQUEST_TIMEOUT_SECONDS", "0"), ("KEEP_ALIVE_SECONDS", "0"), ("HSTS_SECONDS", "-1")]
+    + [("FORWARDED_ALLOW_IPS", value) for value in ("*", "proxy", "10.0.0.1/8", "10.0.0.1,")]
+    + [
+        ("CORS_ORIGINS", value)
+        for value in ("*", "null", "example.com", "https://x/", "https://a b", "https://*.x.org", "https://X.org", ",")
+    ]
     + [("KEEP_COMMITS_HOURS", "23"), ("KEEP_RUNS_DAYS", "0"), ("KEEP_DAILY_DAYS", "36501")]
     + [
         (name, url)
@@ -93,3 +100,11 @@ def test_lambda_has_the_places_that_are_named_and_no_others(name: str) -> None:
 
 def test_log_level_is_read_in_any_case() -> None:
     assert Settings.from_environment({"LOG_LEVEL": "debug"}).log_level == "DEBUG"
+
+
+def test_lists_have_commas() -> None:
+    settings = Settings.from_environment(
+        {"CORS_ORIGINS": "https://a.org, http://[::1]:3000", "FORWARDED_ALLOW_IPS": "10.0.0.0/8,::1"}
+    )
+    assert settings.cors_origins == ("https://a.org", "http://[::1]:3000")
+    assert settings.forwarded_allow_ips == ("10.0.0.0/8", "::1")

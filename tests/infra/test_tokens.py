@@ -20,8 +20,7 @@ from core import items
 from core.errors import CommitOutcomeUnknown, ItemNotFound, StoreUnavailable, TxidNotReached
 from core.schemas import ItemPatch, NewItem
 from infra.clock import Clock
-from infra.commitlog import open_file
-from infra.commitlog.log import open_log
+from infra.commitlog import open_file, open_log
 from infra.commitlog.open_file import OpenFile
 from infra.database import Database, Session, open_database
 from infra.settings import Settings

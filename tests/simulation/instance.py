@@ -22,9 +22,8 @@ from core.errors import (
     TxidNotReached,
     WriteRefused,
 )
+from infra.commitlog import CommitLog, Replica
 from infra.commitlog import group as group_module
-from infra.commitlog.log import CommitLog
-from infra.commitlog.replica import Replica
 from infra.storage.object_store import LARGE_OBJECT_SECONDS, SMALL_OBJECT_SECONDS
 from tests.simulation.model import Model
 from tests.simulation.operator import Operator
@@ -200,7 +199,7 @@ class Instance:
             swap=self._swap,
             schema=SimulatedSchema(),
         )
-        _after(self._replica.at_rest, "write_note", self._noted)
+        _after(self._replica.at_rest.position_file, "note", self._noted)
         _after(self._replica.file, "_on_commit", self._committed)
         old = self._directory
         if self._lasting and self._process > 1 and self._around.faults.operator:

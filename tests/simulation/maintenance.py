@@ -10,9 +10,8 @@ from tempfile import TemporaryDirectory
 from core.errors import ServiceError
 from infra.backups.backups import Backups
 from infra.backups.retention import Retention
-from infra.commitlog.log import CommitLog
-from infra.commitlog.upkeep.compactor import Compactor
-from infra.commitlog.upkeep.retention import Keep
+from infra.commitlog import CommitLog
+from infra.commitlog.upkeep import Compactor, Keep
 from infra.maintenance.job import Maintenance
 from infra.storage.object_store import ObjectStore
 from tests.simulation.instance import Surroundings

@@ -9,9 +9,8 @@ from datetime import datetime
 import apsw
 
 from core.errors import NotServed
-from infra.commitlog import ltx
+from infra.commitlog import is_new, ltx
 from infra.commitlog.dates import corrected
-from infra.commitlog.schema import is_new
 from tests.simulation.scheduler import Violation
 from tests.simulation.workload import SCHEMA_ONLY, SimulatedSchema, State, Write, state_of
 
@@ -47,6 +46,7 @@ class Model:
         self._first_within: dict[tuple[int, ...], int] = {}  # the same of states that only those saw who shared it
         self._within: dict[State, int] = {}  # the same of states that only those saw who shared a commit
         self._put_in_place: set[State] = set()  # by operators: old copies over files
+        self._mixtures: set[State] = set()  # what operators have left of files, of which nothing tells that it is one
         self._by_others: set[int] = set()  # writes by other programs, which nobody holds back
         self._kept: set[int] = set()  # of these, those in files that were kept
         self._mangled = 0  # how often other programs have changed pages and nothing else
@@ -91,11 +91,13 @@ class Model:
 
     def _extend(self, txid: int, state: State) -> None:
         before = self.chain.states[-1] if self.chain.states else State()
-        if state.writes[: len(before.writes)] != before.writes and self._was_put_in_place(state):
+        is_later = state.writes[: len(before.writes)] == before.writes
+        was_put_in_place = not is_later and self._is_on(self._put_in_place, state)
+        if was_put_in_place or (not self._appended(before, state) and self._is_on(self._mixtures, state)):
             self._go_back(txid, state)
             return
         new = state.writes[len(before.writes) :]
-        if state.writes[: len(before.writes)] != before.writes:
+        if not is_later:
             raise Violation(f"I4 history: TXID {txid} turns {before} into {state}")
         if not new and self._mangled == 0:
             expected = txid <= SCHEMA_ONLY or txid in self._unknown.values()  # somebody has to take that number
@@ -117,11 +119,10 @@ class Model:
         self._first.setdefault(state.writes, txid)
         self.chain.states.append(state)
 
-    def _was_put_in_place(self, state: State) -> bool:
-        """Perhaps with more by other programs on top."""
+    def _is_on(self, bases: set[State], state: State) -> bool:
+        """Whether it is one of them, perhaps with more by other programs on top."""
         return any(
-            self._appended(copy, state) and set(state.writes[len(copy.writes) :]) <= self._by_others
-            for copy in self._put_in_place
+            self._appended(base, state) and set(state.writes[len(base.writes) :]) <= self._by_others for base in bases
         )
 
     def _appended(self, before: State, after: State) -> bool:
@@ -133,7 +134,7 @@ class Model:
         return before == after
 
     def _go_back(self, txid: int, state: State) -> None:
-        """Somebody has put an old copy in the place of a file, and that is the next commit."""
+        """What somebody has put in the place of a file, or left of it, is the next commit."""
         for number in state.writes:
             self._txid_of.setdefault(number, txid)  # by another program, and not stored before
         self.acknowledged_writes &= set(state.writes)
@@ -145,6 +146,14 @@ class Model:
 
     def put_in_place(self, state: State) -> None:
         self._put_in_place.add(state)
+
+    def left_without_wal(self, state: State) -> None:
+        """Somebody has removed a WAL of which the service knows nothing. If half of it had been moved into the file,
+        that is no state that ever was.
+        """
+        bases = (State(), *self.chain.states, *self._put_in_place, *self._mixtures)
+        if not any(self._appended(base, state) for base in bases):
+            self._mixtures.add(state)
 
     def mangled(self) -> None:
         self._mangled += 1

@@ -4,16 +4,17 @@ import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import apsw
 import peewee
 from playhouse.apsw_ext import APSWDatabase
 
+from core.errors import NotServed
 from tests.simulation.model import Model
-from tests.simulation.workload import VERSION, State, Write, another_programs, state_of
+from tests.simulation.workload import VERSION, SimulatedSchema, State, Write, another_programs, state_of
 
 Say = Callable[[str], None]
 
@@ -148,7 +149,7 @@ class Operator:
             content[: len(content) // 8192 * 4096],
         )
         if self._rng.random() < 0.5:
-            self._remove_wal(path)
+            self._discard_wal(path)
         else:
             self.forget(path)
             self.keeps_off = True
@@ -164,18 +165,25 @@ class Operator:
         return True
 
     def _remove_wal(self, path: Path) -> bool:
+        """Of what is left nothing tells that it is half a checkpoint, unless the service has a name for the WAL."""
+        self._discard_wal(path)
+        last_wal = path.with_name(path.name + ".last-wal")
+        if not (last_wal.exists() and last_wal.stat().st_size) and _has_our_schema(path):
+            self._model.left_without_wal(_state_at(path))
+        return True
+
+    def _discard_wal(self, path: Path) -> None:
         """As some do against locks; what nobody has stored yet is gone then."""
         self.forget(path)
         for suffix in ("-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return True
 
     def _put_copy_in_place(self, path: Path) -> bool:
         if not self._copy or self._visits >= _MOST_VISITS:
             return False
         self._visits += 1
         content, state = self._copy
-        self._remove_wal(path)
+        self._discard_wal(path)
         path.write_bytes(content)
         self._model.put_in_place(state)
         return True
@@ -208,18 +216,34 @@ class Operator:
 
 def _state_at(path: Path) -> State:
     """With whatever is in the WAL beside it, and without touching either."""
-    look = path.with_name("look.db")
     try:
-        for suffix in ("", "-wal"):
-            if (part := path.with_name(path.name + suffix)).exists():
-                shutil.copyfile(part, look.with_name(look.name + suffix))
-        with closing(apsw.Connection(str(look))) as connection:
+        with _copied(path) as connection:
             try:
                 return state_of(lambda sql: connection.execute(sql).fetchall())
             except apsw.SQLError:  # without some of its tables
                 return State(tuple(int(number) for (number,) in connection.execute("SELECT number FROM writes")))
     except (apsw.Error, IndexError):
         return State()
+
+
+def _has_our_schema(path: Path) -> bool:
+    try:
+        with _copied(path) as connection:
+            SimulatedSchema().check(connection)
+            return True
+    except (apsw.Error, NotServed):
+        return False
+
+
+@contextmanager
+def _copied(path: Path) -> Iterator[apsw.Connection]:
+    look = path.with_name("look.db")
+    try:
+        for suffix in ("", "-wal"):
+            if (part := path.with_name(path.name + suffix)).exists():
+                shutil.copyfile(part, look.with_name(look.name + suffix))
+        with closing(apsw.Connection(str(look))) as connection:
+            yield connection
     finally:
         for left in path.parent.glob("look.db*"):
             left.unlink()

@@ -13,10 +13,8 @@ from pathlib import Path
 import apsw
 
 from core.errors import CommitNotStored, LogDamaged, TxidNotKept
-from infra.commitlog import ltx
+from infra.commitlog import CommitLog, Replica, ltx
 from infra.commitlog.chain import chain, restorable
-from infra.commitlog.log import CommitLog
-from infra.commitlog.replica import Replica
 from tests.simulation.instance import Instance, Stop, Surroundings
 from tests.simulation.maintenance import RUN, Maintainer
 from tests.simulation.model import Model

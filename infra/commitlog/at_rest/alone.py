@@ -41,7 +41,7 @@ def exclusively(path: Path) -> Iterator[apsw.Connection]:
 
 @contextmanager
 def alone_with(path: Path) -> Iterator[None]:
-    """Do the same for a file that SQLite perhaps cannot open: then nobody has it open."""
+    """Do the same, but go on without a lock when the file is too damaged for SQLite to take one."""
     with ExitStack() as stack:
         with suppress(errors.DatabaseDamaged):
             stack.enter_context(exclusively(path))

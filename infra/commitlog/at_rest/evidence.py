@@ -35,7 +35,9 @@ class Changeable:
     are_all: bool = False  # of the file: which of them were changed, nothing tells
 
     def explain(self, differing: Iterable[int], size: int) -> bool:
-        """Tell whether all differing pages of a file of so many are known to be among them."""
+        """Tell whether each differing page is among `pages`, or past the end of the file, which has `size` pages.
+        Without any `pages` nothing is explained.
+        """
         return bool(self.pages) and all(number in self.pages or number > size for number in differing)
 
 

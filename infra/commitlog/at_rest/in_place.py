@@ -45,7 +45,7 @@ def put_where_none_is(path: Path, image: Path, *, lasting: bool) -> None:
 
 
 def leave_in_wal_mode(path: Path, *, lasting: bool) -> None:
-    """Set what the file says of its mode, whatever the log's image had: nobody could once the anchor holds it."""
+    """Make the file's header say WAL mode, whatever the log's image says. Once the anchor reads it, SQLite cannot."""
     if is_in_wal_mode(path):
         return
     with RawFile(path) as file:

@@ -26,14 +26,13 @@ from infra.commitlog.at_rest.evidence import NO_PAGE, Evidence, at_a_glance
 from infra.commitlog.at_rest.file_commit import Difference, FileCommits
 from infra.commitlog.at_rest.in_place import create_empty, leave_in_wal_mode, put_where_none_is, write_over
 from infra.commitlog.at_rest.kept import CHANGES, KeptFiles
-from infra.commitlog.at_rest.newest_state import check_served, restore_newest_state
+from infra.commitlog.at_rest.newest_state import check_log_served, restore_newest_state
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
 from infra.commitlog.file_state import FileChanged, Known, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.log import CommitLog
 from infra.commitlog.position_file import Note, PositionFile
 from infra.commitlog.raw_file import RawFile
 from infra.commitlog.schema import AnySchema, Schema
-from infra.commitlog.wal import WalEnd
 from infra.disk.durable import fsync_directory
 from infra.sqlite_errors import translated_errors
 
@@ -47,8 +46,8 @@ _SCRATCH = tuple(  # what a start or a restore writes beside the file, and a cra
 class LocalFile:
     """Brings one database file in order, and says what it is at.
 
-    Whatever looks into the file or changes it needs it for itself: no connection of this process may be open. Notes are
-    written while it is open, too. Raises what CommitLog raises, and DatabaseError when the file cannot be used.
+    Whatever looks into the file or changes it needs it for itself: no connection of this process may be open.
+    Raises what CommitLog raises, and DatabaseError when the file cannot be used.
     """
 
     def __init__(
@@ -66,17 +65,15 @@ class LocalFile:
         """
         self.path = path
         self.known = Known(None)  # as it was left
-        self.checkpointed = 0  # the TXID up to which the file has everything without its WAL
+        self.position_file = PositionFile(path, lasting=lasting)
         self._log = log
         self._lasting = lasting
         self._busy_timeout = busy_timeout
         self._schema = schema or AnySchema()
-        self._position_file = PositionFile(path) if lasting else None
         self._kept = KeptFiles(path)
         self._commits = FileCommits(path, log, clock)
         self.waiting = self._kept.all(CHANGES) if lasting else []  # row changes that are to be done again
         self._guard = Guard(path)
-        self._newest = START  # the newest commit that this file has been at
         self._is_ours = False  # whether this process has settled the file; before that, others may have left it there
         self._found_before = NO_PAGE  # changeable, by a look that was not carried out
 
@@ -106,25 +103,20 @@ class LocalFile:
         with self._exclusively() as connection:
             checkpoint(connection, self.path, known)
             with translated_errors(self.path), RawFile(self.path) as file:
+                size = file.size()
                 for change in changes:
                     self._note_applying(position)
                     check_follows(change.header, position)
-                    write_pages(file, change.header, change.pages())
+                    size = write_pages(file, change.header, change.pages(), size)
                     position = change.position
                 if self._lasting:
                     file.sync()
             self._know_as_left()
         return position
 
-    def write_note(self, position: Position, wal: WalEnd | None = None) -> None:
-        """Note which commit the file is at. `wal`: what it needs of its WAL to have all of that."""
-        self._newest = position
-        if self._position_file:
-            self._position_file.write(Note(position, self.checkpointed, wal))
-
     def keep_hold_of_wal(self) -> None:
         """Give the WAL a second name, which SQLite does not know: after a crash it says what others have done."""
-        if self._position_file:
+        if self._lasting:
             last_wal_of(self.path).unlink(missing_ok=True)
             with suppress(OSError):  # a file system without hard links
                 os.link(wal_of(self.path), last_wal_of(self.path))
@@ -134,17 +126,17 @@ class LocalFile:
         shipped; None when that is not known, and all stays as it is.
         """
         self._guard.release()
-        if self._position_file:
+        if self._lasting:
             if position:
                 try:
                     with self._exclusively() as connection:
                         checkpoint(connection, self.path, known)
                         if known.vouched:
-                            self._position_file.write(Note(position, position.txid, closed=state_of(self.path)))
+                            self.position_file.write(Note(position, position.txid, closed=state_of(self.path)))
                             last_wal_of(self.path).unlink(missing_ok=True)
                 except (errors.DatabaseError, OSError) as error:
                     logger.warning("%s is left as it is, for the next start to look at: %s", self.path, error)
-            self._position_file.close()
+            self.position_file.close()
 
     def discard_wal(self, position: Position, known: Known) -> None:
         """Remove the WAL of a file that was overwritten, when all of it is in the log: what counts now is the file
@@ -154,12 +146,11 @@ class LocalFile:
             check_wal(connection, self.path, known)
             remove_wal(self.path)
             fsync_directory(self.path.parent)
-            if self._position_file:
-                self._position_file.write(Note(position, self.checkpointed, closed=known.state))
+            self.position_file.write(Note(position, self.position_file.checkpointed, closed=known.state))
 
-    def check_served(self, connection: apsw.Connection) -> None:
+    def check_log_served(self, connection: apsw.Connection) -> None:
         """Raises NotServed when the log's newest state, which is open there, is not for this release to serve."""
-        check_served(connection, self._log, self._schema)
+        check_log_served(connection, self._log, self._schema)
 
     def remove_changes(self, path: Path) -> None:
         """Remove row changes for good: after a power cut they must not be done once more."""
@@ -170,9 +161,9 @@ class LocalFile:
     # Settling
 
     def _settle(self) -> Position:
-        note = self._position_file.read() if self._position_file else None
-        if note and note.position.txid > self._newest.txid:
-            self._newest = note.position
+        note = self.position_file.read()
+        if note and note.position.txid > self.position_file.newest.txid:
+            self.position_file.newest = note.position
         self._remove(*_SCRATCH)  # left by a crash
         if self._is_ours and not self._lasting:
             self._remove_all()
@@ -321,7 +312,7 @@ class LocalFile:
         self.known = Known(state_of(self.path))
 
     def _restore_newest(self, image: Path) -> Position:
-        return restore_newest_state(self._log, image, self._schema, self.path, self._newest)
+        return restore_newest_state(self._log, image, self._schema, self.path, self.position_file.newest)
 
     # The file by itself
 
@@ -342,9 +333,8 @@ class LocalFile:
             yield connection
 
     def _note_applying(self, position: Position) -> None:
-        if self._position_file:
-            self._position_file.write(Note(position, self.checkpointed, applying=True))
-            self._position_file.sync()
+        self.position_file.write(Note(position, self.position_file.checkpointed, applying=True))
+        self.position_file.sync()
 
     def _know_as_left(self) -> None:
         leave_in_wal_mode(self.path, lasting=self._lasting)

@@ -11,10 +11,10 @@ from infra.commitlog.schema import Schema, is_new, opened_image
 
 
 def restore_newest_state(log: CommitLog, image: Path, schema: Schema, database: Path, newest: Position) -> Position:
-    """Restore it to a new file, `image`, and return where the log ends. `newest`: the newest commit that `database`
-    has been at.
+    """Restore the log's newest state to a new file, `image`, and return where the log ends. `newest`: the newest commit
+    that `database` has been at.
 
-    Raises LogDamaged when the log has lost that, NotServed when its state is not for this release.
+    Raises LogDamaged when the log ends before that or is another log, NotServed when its state is not for this release.
     """
     head = log.restore(image)
     is_another = head.log_id and newest.log_id and head.log_id != newest.log_id
@@ -34,11 +34,11 @@ def restore_newest_state(log: CommitLog, image: Path, schema: Schema, database: 
         )
     if head != START:
         with opened_image(image) as connection:
-            check_served(connection, log, schema)
+            check_log_served(connection, log, schema)
     return head
 
 
-def check_served(connection: apsw.Connection, log: CommitLog, schema: Schema) -> None:
+def check_log_served(connection: apsw.Connection, log: CommitLog, schema: Schema) -> None:
     """Raises NotServed when the log's newest state, on which this connection is open, is not for this release."""
     try:
         if not is_new(connection):

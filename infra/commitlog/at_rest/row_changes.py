@@ -11,6 +11,7 @@ from pathlib import Path
 import apsw
 
 from core.errors import ServiceError
+from infra.commitlog.defences import open_database
 from infra.commitlog.schema import image_uri, opened_image
 
 _FLAGS = apsw.SQLITE_CHANGESETAPPLY_FKNOACTION | apsw.SQLITE_CHANGESETAPPLY_IGNORENOOP
@@ -40,7 +41,8 @@ def changes_between(base: Path, edited: Path) -> bytes:
         with opened_image(edited) as connection:
             _attach(connection, base)
             changeset = _difference(connection)
-        with closing(apsw.Connection(str(base), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)) as connection:
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
+        with closing(open_database(str(base), flags)) as connection:
             _attach(connection, edited)
             if changeset:
                 _apply(changeset, connection, [])

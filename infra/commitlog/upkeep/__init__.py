@@ -5,14 +5,14 @@ from infra.commitlog.dates import text as date_text
 from infra.commitlog.objects import COMMITS
 from infra.commitlog.upkeep.compactor import Compactor, MaintenanceStore, Snapshots
 from infra.commitlog.upkeep.moments import Doubt, commit_before
-from infra.commitlog.upkeep.retention import Expired, Keep, expired
+from infra.commitlog.upkeep.retention import ExpiredObject, Keep, expired
 from infra.commitlog.upkeep.verify import verify_log
 
 __all__ = [
     "COMMITS",
     "Compactor",
     "Doubt",
-    "Expired",
+    "ExpiredObject",
     "Keep",
     "MaintenanceStore",
     "Misdated",

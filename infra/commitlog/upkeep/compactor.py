@@ -23,7 +23,7 @@ from infra.commitlog.log import CommitLog
 from infra.commitlog.objects import RUN, SNAPSHOTS, Listing
 from infra.commitlog.raw_file import differing_pages, page_size_of
 from infra.commitlog.upkeep.merge import write_merged, write_snapshot
-from infra.commitlog.upkeep.retention import Expired
+from infra.commitlog.upkeep.retention import ExpiredObject
 from infra.progress import Progress, no_progress
 from infra.storage.object_store import ObjectInfo
 
@@ -239,7 +239,7 @@ class Compactor:
         """List all objects of all levels, level by level in order of TXID."""
         return self._listing.everything()
 
-    def delete(self, expired: Iterable[Expired], check: Check = lambda: None) -> None:
+    def delete(self, expired: Iterable[ExpiredObject], check: Check = lambda: None) -> None:
         """Delete in the order given. The run or snapshot that is left for it is read and checked before anything
         goes.
         """

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from heapq import merge
-from itertools import groupby
+from itertools import chain, groupby, takewhile
 from operator import itemgetter
 from pathlib import Path
 
 from infra.commitlog import ltx
-from infra.commitlog.chain import Change, Position
+from infra.commitlog.chain import Change, Position, check_absent
 from infra.commitlog.raw_file import page_size_of, pages_of
 
 _Page = tuple[int, int, bytes]  # number, minus the place of its object among the others, content
@@ -60,14 +60,15 @@ def _merged(changes: Sequence[Change]) -> Iterator[tuple[int, bytes]]:
     last = changes[-1].header
     lock = ltx.lock_page(last.page_size)
     smallest = 0 if changes[0].header.min_txid == 1 else min(change.header.size for change in changes)
-    due = smallest + 1
-    for number, page in _last_contents(changes):
-        if number > last.size:
-            break
+    due, absent = smallest + 1, 0
+    within = takewhile(lambda numbered: numbered[0] <= last.size, _last_contents(changes))
+    for number, page in chain(within, [(last.size + 1, b"")]):
+        absent += max(number - due, 0) * last.page_size
+        check_absent(absent)
         yield from ((zeros, bytes(last.page_size)) for zeros in range(due, number) if zeros != lock)
         due = max(due, number + 1)
-        yield number, page
-    yield from ((zeros, bytes(last.page_size)) for zeros in range(due, last.size + 1) if zeros != lock)
+        if page:
+            yield number, page
 
 
 def _last_contents(changes: Sequence[Change]) -> Iterator[tuple[int, bytes]]:

@@ -19,7 +19,7 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
-class Expired:
+class ExpiredObject:
     """An object that may go, and why."""
 
     item: LogObject
@@ -27,7 +27,7 @@ class Expired:
     held_by: LogObject | None = None  # the run or snapshot that has to be sound for it to go
 
 
-def expired(objects: list[LogObject], verified: int, now: datetime, keep: Keep) -> list[Expired]:
+def expired(objects: list[LogObject], verified: int, now: datetime, keep: Keep) -> list[ExpiredObject]:
     """List what may be deleted: in this order, one by one, so that at every moment of it the log restores.
 
     `verified`: the TXID of a snapshot that has been restored and found sound, 0 for none. `now`: by the store's
@@ -49,7 +49,7 @@ def expired(objects: list[LogObject], verified: int, now: datetime, keep: Keep) 
 
 def _expired_commits(
     objects: list[LogObject], base: LogObject | None, verified: int, now: datetime, keep: Keep
-) -> Iterator[Expired]:
+) -> Iterator[ExpiredObject]:
     """In ascending order without an exception: a number is free again only when all before it are."""
     commits = _level(objects, COMMITS)
     runs = _Runs(objects)
@@ -67,29 +67,31 @@ def _expired_commits(
             return
         if item.max_txid in young[:1]:
             return
-        yield Expired(item, f"older than {_text(keep.commits)}, and {holder}", run)
+        yield ExpiredObject(item, f"older than {_text(keep.commits)}, and {holder}", run)
 
 
-def _expired_runs(objects: list[LogObject], base: LogObject | None, now: datetime, keep: Keep) -> Iterator[Expired]:
+def _expired_runs(
+    objects: list[LogObject], base: LogObject | None, now: datetime, keep: Keep
+) -> Iterator[ExpiredObject]:
     if base:
         for item in objects:
             is_run = item.level not in (COMMITS, SNAPSHOTS)
             if is_run and item.max_txid <= base.max_txid and item.modified <= now - keep.runs:
                 why = f"older than {_text(keep.runs)}, and the snapshot at {base.max_txid:016x} is newer"
-                yield Expired(item, why, base)
+                yield ExpiredObject(item, why, base)
 
 
 def _expired_snapshots(
     snapshots: list[LogObject], base: LogObject | None, verified: int, now: datetime, keep: Keep
-) -> Iterator[Expired]:
+) -> Iterator[ExpiredObject]:
     last_of_day = {_day(item): item for item in snapshots}
     for item in snapshots:
         if item == base or item.max_txid >= verified or item.modified > now - keep.runs:
             continue
         if last_of_day[_day(item)] is not item:
-            yield Expired(item, f"older than {_text(keep.runs)}, and not the last of its day", base)
+            yield ExpiredObject(item, f"older than {_text(keep.runs)}, and not the last of its day", base)
         elif item.modified <= now - keep.daily:
-            yield Expired(item, f"older than {_text(keep.daily)}", base)
+            yield ExpiredObject(item, f"older than {_text(keep.daily)}", base)
 
 
 class _Runs:

@@ -10,13 +10,14 @@ import apsw
 from core.errors import DatabaseFull, LogDamaged
 from infra.commitlog.chain import LogObject
 from infra.commitlog.dates import Misdated, bounds, misdated
+from infra.commitlog.defences import open_database
 from infra.commitlog.log import CommitLog
 from infra.commitlog.soundness import soundness_of
 from infra.progress import Progress, no_progress
 
 
 @dataclass(slots=True)
-class Verdict:
+class Findings:
     """What was found; sound, if there are no problems."""
 
     objects: int = 0
@@ -35,37 +36,37 @@ class _Link:
     timestamp: int
 
 
-def verify_log(log: CommitLog, scratch: Path, progress: Progress = no_progress) -> Verdict:
+def verify_log(log: CommitLog, scratch: Path, progress: Progress = no_progress) -> Findings:
     """Read every object and check it and its links, then restore the head into `scratch` and check that.
 
-    Raises StoreError when the store cannot be read; everything else that is wrong is in the verdict.
+    Raises StoreError when the store cannot be read; everything else that is wrong is in the findings.
     """
-    verdict = Verdict()
+    findings = Findings()
     links: list[_Link] = []
     found = log.objects.everything()
     total = sum(item.size for item in found)
     for item in found:
-        verdict.objects += 1
-        verdict.bytes += item.size
+        findings.objects += 1
+        findings.bytes += item.size
         try:
             with closing(log.objects.read(item)) as change:
                 header, position = change.header, change.position
                 links.append(_Link(item, header.predecessor, position.checksum, header.timestamp))
         except LogDamaged as error:
-            verdict.problems.append(str(error))
-        progress("verify", verdict.bytes, total)
+            findings.problems.append(str(error))
+        progress("verify", findings.bytes, total)
     merged = [link for link in links if link.item.level]
     covered = max((link.item.max_txid for link in merged), default=0)
     run, rest = _newest_run([link for link in links if not link.item.level])
     for link in rest:
-        report = verdict.leftovers if link.item.max_txid <= covered else verdict.problems
+        report = findings.leftovers if link.item.max_txid <= covered else findings.problems
         report.append(f"{log.objects.url_of(link.item)} is not a part of the chain that leads to the newest commit")
     for link, message in _broken_links([*run, *merged]):
-        verdict.problems.append(f"{log.objects.url_of(link.item)} {message}")
+        findings.problems.append(f"{log.objects.url_of(link.item)} {message}")
     if wrong := _misdated([*run, *merged]):
-        verdict.warnings.append(str(wrong))
-    _restore(log, scratch, verdict)
-    return verdict
+        findings.warnings.append(str(wrong))
+    _restore(log, scratch, findings)
+    return findings
 
 
 def _newest_run(singles: list[_Link]) -> tuple[list[_Link], list[_Link]]:
@@ -111,21 +112,21 @@ def _misdated(links: list[_Link]) -> Misdated | None:
     return found
 
 
-def _restore(log: CommitLog, scratch: Path, verdict: Verdict) -> None:
+def _restore(log: CommitLog, scratch: Path, findings: Findings) -> None:
     try:
-        verdict.head = log.restore(scratch).txid
-        if not verdict.head:
-            verdict.problems.append(f"{log.url} is empty")
+        findings.head = log.restore(scratch).txid
+        if not findings.head:
+            findings.problems.append(f"{log.url} is empty")
         else:
-            with closing(apsw.Connection(str(scratch), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+            with closing(open_database(str(scratch), apsw.SQLITE_OPEN_READONLY)) as connection:
                 found = soundness_of(connection)
             if found.damage:
-                verdict.problems.append(f"{log.url} restores to a database that is damaged: {found.damage[0]}")
-            verdict.warnings += found.unchecked
+                findings.problems.append(f"{log.url} restores to a database that is damaged: {found.damage[0]}")
+            findings.warnings += found.unchecked
     except LogDamaged as error:
-        if str(error) not in verdict.problems:
-            verdict.problems.append(str(error))
+        if str(error) not in findings.problems:
+            findings.problems.append(str(error))
     except (apsw.IOError, apsw.FullError) as error:
         raise DatabaseFull(f"{scratch} cannot be checked: {error} (TMPDIR names another directory)") from error
     except apsw.Error as error:
-        verdict.problems.append(f"{log.url} restores to a file that SQLite cannot read: {error}")
+        findings.problems.append(f"{log.url} restores to a file that SQLite cannot read: {error}")

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -24,7 +25,7 @@ from core.errors import (
 from core.migrations import scripts
 from infra.backups.backups import LATEST, Backups
 from infra.backups.retention import Retention
-from infra.commitlog.chain import Position
+from infra.commitlog import Position
 from infra.storage.object_store import ObjectStore
 
 ROOT = Path(__file__).parents[3]
@@ -34,7 +35,7 @@ import resource, signal, sys
 from datetime import timedelta
 from pathlib import Path
 from infra.backups import backups
-from infra.commitlog.chain import Position
+from infra.commitlog import Position
 from infra.storage.object_store import ObjectStore
 from infra.backups.retention import Retention
 store = ObjectStore(sys.argv[1])
@@ -199,9 +200,10 @@ def test_manifest_of_an_older_release_does_not_say_the_txid(local: Backups, imag
     assert local.restore(target) == replace(made, txid="")
 
 
-def test_manifest_that_does_not_fit_is_refused(local: Backups, image: Path) -> None:
+@pytest.mark.parametrize("changed", [None, {"rows": {"items": -1}}, {"rows": []}, {"size": "x"}, {"txid": None}])
+def test_manifest_that_does_not_fit_is_refused(local: Backups, image: Path, changed: dict[str, object] | None) -> None:
     made = local.create(image, at(1))
-    local.store.put(made.name + ".json", b"{}")
+    local.store.put(made.name + ".json", json.dumps(asdict(made) | changed if changed else {}).encode())
     with pytest.raises(BackupDamaged, match="is not a manifest"):
         local.verify()
 
@@ -211,6 +213,28 @@ def test_rows_that_the_manifest_does_not_have_are_damage(local: Backups, image: 
     local.store.put(made.name + ".json", json.dumps({**asdict(made), "rows": {"items": 4}}).encode())
     with pytest.raises(BackupDamaged, match=r"rows \{'items': 3"):
         local.verify()
+
+
+def test_backup_that_unpacks_to_more_than_it_says_is_refused_before_it_fills_the_disk(
+    local: Backups, image: Path, target: Path
+) -> None:
+    name = "app-20260131-1200-theirs.db.gz"
+    local.store.put(name, gzip.compress(image.read_bytes() + bytes(100 * 1024 * 1024)))
+    tracemalloc.start()
+    with pytest.raises(BackupDamaged, match="unpacks to more than its first page says"):
+        local.restore(target, name)
+    assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+    tracemalloc.stop()
+    assert target.stat().st_size < 1024 * 1024
+
+
+def test_backup_for_which_there_is_no_room_is_not_begun(local: Backups, image: Path, target: Path) -> None:
+    body = bytearray(image.read_bytes())
+    body[16:18], body[28:32] = b"\0\1", b"\xff" * 4  # pages of 64 KiB, and as many as there may be
+    local.store.put("app-20260131-1200-theirs.db.gz", gzip.compress(body))
+    with pytest.raises(BackupError, match="has room for"):
+        local.restore(target, "app-20260131-1200-theirs.db.gz")
+    assert target.stat().st_size == 0
 
 
 def test_missing_backup_is_named(backups: Backups, target: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.backups.retention import Backup, Expired, Retention, expired_backups, list_backups
+from infra.backups.retention import Backup, ExpiredBackup, Retention, expired_backups, list_backups
 from infra.storage.object_store import ObjectInfo, ObjectStore
 
 KEEP = Retention(hourly=timedelta(days=7), daily=timedelta(days=30))
@@ -38,7 +38,7 @@ def test_hourly_backups_are_kept_a_week_and_daily_ones_a_month() -> None:
 def test_why_a_backup_goes_is_said() -> None:
     daily, hourly, last_of_its_day = (made(timedelta(days=days)) for days in (40, 8.1, 8))
     found = expired_backups([daily, hourly, last_of_its_day, made(timedelta(hours=1)), made(timedelta())], KEEP)
-    assert found == [Expired(daily, "older than 30 days"), Expired(hourly, "older than 7 days")]
+    assert found == [ExpiredBackup(daily, "older than 30 days"), ExpiredBackup(hourly, "older than 7 days")]
 
 
 def test_the_newest_good_backup_and_labelled_ones_are_never_pruned() -> None:

@@ -277,6 +277,25 @@ def test_damaged_file_never_becomes_history(
     assert f"{path} is damaged" in caplog.text
 
 
+def test_file_that_ends_in_the_middle_of_a_page_never_becomes_history(
+    server: Server, path: Path, file_url: str, tmp_path: Path
+) -> None:
+    """SQLite reads zeros for the rest, and of an empty index there is nothing else there."""
+    instance = server()
+    instance.sql("CREATE TABLE t (v UNIQUE)")
+    instance.replica.close()
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 100)
+    with pytest.raises(DatabaseDamaged, match="ends in the middle of a page"):
+        publish_file(path, open_log(file_url, Clock()), Clock())
+    with pytest.raises(DatabaseDamaged, match="ends in the middle of a page"):
+        publish_file(path, open_log((tmp_path / "empty").as_uri(), Clock()), Clock())
+    again = server()
+    again.sql("INSERT INTO t VALUES (1)")
+    assert again.replica.visible.txid == instance.replica.visible.txid + 1
+    assert stored_in(file_url, tmp_path / "out.db") == [1]
+
+
 def damage_unseen(path: Path, begin: int = 4096) -> None:
     """From this byte on, as a failing disk does: nothing else tells of it, and no lock is lost."""
     status = path.stat()
@@ -484,7 +503,7 @@ def test_file_torn_by_a_crash_while_catching_up_is_built_anew(
     start("other", file_url).sql("INSERT INTO t VALUES (zeroblob(20000))", "INSERT INTO t VALUES (1)")
     saved = tmp_path / "saved"
 
-    def crash_half_way(file: Any, header: Any, pages: Any) -> None:
+    def crash_half_way(file: Any, header: Any, pages: Any, before: int) -> None:
         for number, page in islice(pages, 2):
             file.seek((number - 1) * header.page_size)
             file.write(page)
@@ -614,3 +633,11 @@ def test_kept_file_that_finds_no_room_is_not_left_in_part(
     assert list(path.parent.glob("*.diverged-*")) == []
     assert server().rows() == [1, 2, 4]
     assert len(list(path.parent.glob("*.diverged-*"))) == 1
+
+
+def test_file_that_does_not_outlive_its_process_has_no_note(tmp_path: Path) -> None:
+    position_file = PositionFile(tmp_path / "app.db", lasting=False)
+    position_file.note(Position(3, 0, 0, 0))
+    position_file.sync()
+    position_file.close()
+    assert (position_file.read(), position_file.newest.txid, list(tmp_path.iterdir())) == (None, 3, [])

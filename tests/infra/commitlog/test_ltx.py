@@ -1,13 +1,23 @@
+import struct
+import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, repeat
+from pathlib import Path
 
+import lz4.block
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import LogDamaged
+from infra.clock import Clock
 from infra.commitlog import ltx
+from infra.commitlog.chain import write_pages
+from infra.commitlog.log import open_log
 from infra.commitlog.ltx import Header, Reader, decode_header, encode, lock_page
 
+MIB = 1024 * 1024
 Pages = list[tuple[int, bytes]]
 
 u64 = st.integers(0, 2**64 - 1)
@@ -141,3 +151,52 @@ def test_varints_of_the_page_index() -> None:
     for value in (0, 127, 128, 300):
         ltx._append_varint(out, value)
     assert out == b"\x00\x7f\x80\x01\xac\x02"
+
+
+# Small objects that stand for much
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 8 * MIB
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_comes_after_the_pages_may_be_of_any_length() -> None:
+    start = encode(Header(512, 1, 2, 2, 0), [])[0][: ltx.HEADER_SIZE] + bytes(6)
+    with little_memory(), pytest.raises(LogDamaged, match="checksum"):
+        list(Reader(chain([bytes(start)], repeat(bytes(MIB), 200))).pages())
+
+
+def test_page_is_uncompressed_to_its_size_and_no_further() -> None:
+    block = lz4.block.compress(bytes(16 * MIB), store_size=False)
+    start = encode(Header(512, 1, 2, 2, 0), [])[0][: ltx.HEADER_SIZE]
+    for length in (len(block), 2**32 - 1):
+        body = bytes(start) + struct.pack(">IHI", 1, 1, length) + block
+        with little_memory(), pytest.raises(LogDamaged, match=r"cannot be uncompressed|bytes for page 1"):
+            list(Reader([body]).pages())
+
+
+@pytest.mark.parametrize("numbers", [[], [1], [2**32 - 2]])
+def test_object_that_makes_a_database_of_terabytes_is_refused(tmp_path: Path, numbers: list[int]) -> None:
+    body, _ = encode(Header(65536, 2**32 - 1, 2, 2, 0, 0, 42), [(number, bytes(65536)) for number in numbers])
+    path = tmp_path / "app.db"
+    reader = Reader([bytes(body)])
+    with path.open("w+b") as file, pytest.raises(LogDamaged, match="longer than what it holds"):
+        write_pages(file, reader.header, reader.pages(), 0)
+    assert path.stat().st_size <= 65536
+
+
+def test_object_of_a_log_that_makes_a_database_of_terabytes_is_refused_by_name(tmp_path: Path) -> None:
+    url, directory = (tmp_path / "log").as_uri(), tmp_path / "log" / "ltx" / "0"
+    directory.mkdir(parents=True)
+    first, checksum = encode(Header(512, 1, 1, 1, 0, 0, 41, 7), [(1, bytes(512))])
+    (directory / f"{1:016x}-{1:016x}.ltx").write_bytes(first)
+    second, _ = encode(Header(512, 2**32 - 1, 2, 2, 0, checksum, 42, 7), [])
+    (directory / f"{2:016x}-{2:016x}.ltx").write_bytes(second)
+    with pytest.raises(LogDamaged, match=r"0000000000000002\.ltx makes the database .* longer"):
+        open_log(url, Clock()).restore(tmp_path / "app.db")

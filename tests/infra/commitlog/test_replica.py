@@ -468,9 +468,9 @@ def test_sleep_in_the_middle_of_a_put_is_noticed(a: Instance, b: Instance, file_
         a.sql("INSERT INTO t VALUES ('a')")
     a.sql("INSERT INTO t VALUES ('again')")
     assert a.rows() == stored_in(file_url, tmp_path / "out.db") == [0, 1, 2, 3, "again"]
-    verdict = verify_log(open_log(file_url, Clock()), tmp_path / "scratch.db")
-    assert verdict.problems == []
-    assert [name.split()[0].rpartition("/")[2] for name in verdict.leftovers] == [
+    findings = verify_log(open_log(file_url, Clock()), tmp_path / "scratch.db")
+    assert findings.problems == []
+    assert [name.split()[0].rpartition("/")[2] for name in findings.leftovers] == [
         "0000000000000003-0000000000000003.ltx"
     ]
 

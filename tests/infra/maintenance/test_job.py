@@ -18,15 +18,10 @@ from core.errors import MaintenanceCancelled, StoreUnavailable
 from infra.__main__ import main
 from infra.backups.backups import Backups, open_backups
 from infra.clock import Clock
-from infra.commitlog import ltx
-from infra.commitlog.chain import Position
-from infra.commitlog.log import open_log
+from infra.commitlog import Position, Replica, ltx, open_log
 from infra.commitlog.objects import ObjectNames
-from infra.commitlog.replica import Replica
-from infra.commitlog.upkeep import compactor
-from infra.commitlog.upkeep.compactor import Compactor
+from infra.commitlog.upkeep import Compactor, Keep, compactor
 from infra.commitlog.upkeep.merge import write_snapshot
-from infra.commitlog.upkeep.retention import Keep
 from infra.maintenance.host_time import Boot, HostTime, Leap
 from infra.maintenance.job import Maintenance, open_maintenance
 from infra.maintenance.report import Report, read_report, write_report

@@ -16,9 +16,8 @@ from core.errors import MaintenanceCancelled, StoreRefused, StoreUnavailable
 from core.schemas import NewItem
 from infra.backups.backups import Backups, Manifest, open_backups
 from infra.clock import Clock
-from infra.commitlog.log import open_log
-from infra.commitlog.upkeep.compactor import Compactor
-from infra.commitlog.upkeep.retention import Keep
+from infra.commitlog import open_log
+from infra.commitlog.upkeep import Compactor, Keep
 from infra.database import Database
 from infra.maintenance import routine
 from infra.maintenance.job import Maintenance, open_maintenance

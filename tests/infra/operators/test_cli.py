@@ -17,7 +17,7 @@ from core.migrations import scripts
 from core.schemas import ItemQuery
 from infra.__main__ import main
 from infra.backups.backups import open_backups
-from infra.commitlog.chain import START
+from infra.commitlog import START
 from infra.database import Database
 from infra.maintenance.report import Report, write_report
 from infra.settings import Settings

@@ -22,7 +22,7 @@ from core.schemas import ItemQuery
 from infra.__main__ import main
 from infra.backups.backups import open_backups
 from infra.clock import Clock
-from infra.commitlog.chain import START
+from infra.commitlog import START
 from infra.commitlog.commit_clock import CommitClock
 from infra.database import Database
 from infra.settings import Settings

@@ -17,8 +17,7 @@ from core.errors import StatementRefused, StoreUnavailable, StoreUnreachable
 from core.schemas import ItemPatch, ItemQuery, NewItem
 from infra.__main__ import main
 from infra.clock import Clock
-from infra.commitlog import ltx
-from infra.commitlog.log import open_log
+from infra.commitlog import ltx, open_log
 from infra.database import Database
 from infra.operators.sql import parts_of
 from infra.storage.object_store import ObjectStore
@@ -263,6 +262,21 @@ def test_line_ends_and_comments_change_nothing() -> None:
     )
     assert len(part.statements) == 3
     assert parts_of("VACUUM -- all of it\r\n;\r\n")[0].alone
+
+
+@pytest.mark.parametrize("script", ["SELECT '\ud800'", "\ud800;", "SELECT 1;\0 SELECT 2"])
+def test_script_that_is_no_text_is_refused(script: str) -> None:
+    with pytest.raises(StatementRefused, match=r"the script (is not UTF-8|has a NUL character)"):
+        parts_of(script)
+
+
+@pytest.mark.usefixtures("server")
+def test_standard_input_that_is_no_text_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"SELECT '\xff'"), "utf-8"))
+    assert main(["sql"]) == 1
+    assert capsys.readouterr().err == "error: the script is not UTF-8\n"
 
 
 def test_refused_statement_is_shortened_in_the_message() -> None:

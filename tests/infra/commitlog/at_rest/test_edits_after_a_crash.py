@@ -110,6 +110,28 @@ def test_wal_that_a_shell_has_left_is_an_edit_though_it_was_moved_in_part(
     assert not list(path.parent.glob("*.diverged-*"))
 
 
+@pytest.mark.parametrize("crashed", [True, False])
+def test_half_a_checkpoint_whose_wal_was_removed_is_told_from_an_edit_by_the_wals_second_name(
+    crashed: bool, server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    """A WAL that only shells have had has none, and SQLite itself finds nothing wrong with the mixture."""
+    server.sql("CREATE TABLE u (v)")
+    server.replica.close()
+    if crashed:
+        start("server", file_url, lasting=True).kill()
+    leave_wal(path, "BEGIN", "INSERT INTO t VALUES ('one')", "INSERT INTO u VALUES ('one')", "COMMIT")
+    with closing(apsw.Connection(str(path))) as reader:
+        reader.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        reader.execute("BEGIN").execute("SELECT * FROM t").fetchall()
+        leave_wal(path, "INSERT INTO t VALUES ('two')", "PRAGMA wal_checkpoint")
+    for suffix in ("-wal", "-shm"):
+        path.with_name(f"app.db{suffix}").unlink()
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0]
+    assert again.rows("SELECT v FROM u") == ([] if crashed else ["one"])
+    assert bool(list(path.parent.glob("*.diverged-*"))) == crashed
+
+
 def test_copy_beside_the_wal_that_a_shell_has_left_is_not_mixed_with_it(
     server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
 ) -> None:

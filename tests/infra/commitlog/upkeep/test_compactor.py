@@ -229,8 +229,8 @@ def test_date_after_that_of_a_later_commit_is_named_though_the_store_tells_nothi
     store, path = ObjectStore(url), ObjectNames(url).name(0, 2, 2)
     header = replace(ltx.decode_header(store.read_range(path, 100)), timestamp=1_600_000_000_000)
     store.put(path, bytes(ltx.encode(header, [(1, bytes(PAGE_SIZE))])[0]))
-    verdict = verify_log(open_log(url, Clock()), tmp_path / "restored")
-    [warning] = verdict.warnings
+    findings = verify_log(open_log(url, Clock()), tmp_path / "restored")
+    [warning] = findings.warnings
     assert warning.startswith("1 commit (TXID 0000000000000001) cannot be of the date")
 
 
@@ -294,8 +294,8 @@ def test_leftover_just_before_commits_that_are_kept_hides_only_what_it_has_repla
         with pytest.raises(TxidNotKept):
             open_log(url, Clock()).restore(tmp_path / f"at-{number}", number)
     assert open_log(url, Clock()).restore(tmp_path / f"at-{RUN + 2}", RUN + 2).txid == RUN + 2
-    verdict = verify_log(open_log(url, Clock()), tmp_path / "scratch")
-    assert (verdict.problems, len(verdict.leftovers)) == ([], 1)
+    findings = verify_log(open_log(url, Clock()), tmp_path / "scratch")
+    assert (findings.problems, len(findings.leftovers)) == ([], 1)
     store.delete(ObjectNames(url).name(1, 1, RUN))
     assert maintenance_of(url).merge(tmp_path) == 0
     store.delete(ObjectNames(url).name(SNAPSHOTS, 1, snapshot.max_txid))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from core.errors import LogDamaged
 from infra.commitlog import ltx
 from infra.commitlog.chain import Change, Position, write_pages
 from infra.commitlog.raw_file import pages_of
@@ -47,8 +48,9 @@ def changes(history: list[Commit]) -> list[Change]:
 def applied(base: bytes, changes: list[Change], path: Path) -> bytes:
     path.write_bytes(base)
     with path.open("r+b") as file:
+        size = len(base)
         for change in changes:
-            write_pages(file, change.header, change.pages())
+            size = write_pages(file, change.header, change.pages(), size)
     return path.read_bytes()
 
 
@@ -109,3 +111,10 @@ def _first_page() -> bytes:
     page = bytearray(PAGE_SIZE)
     page[16:18] = PAGE_SIZE.to_bytes(2, "big")
     return bytes(page)
+
+
+def test_merge_fills_up_no_terabytes(tmp_path: Path) -> None:
+    bodies = [ltx.encode(ltx.Header(512, size, 2, 2, 0, 0, 7), [])[0] for size in (1, 2**32 - 1)]
+    with pytest.raises(LogDamaged, match="longer than what it holds"):
+        merged([Change([bytes(body)], 0) for body in bodies], tmp_path / "run.ltx")
+    assert (tmp_path / "run.ltx").stat().st_size < 4096

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.commitlog.chain import LogObject, chain, restorable
-from infra.commitlog.upkeep.retention import Expired, Keep, expired
+from infra.commitlog.upkeep.retention import ExpiredObject, Keep, expired
 
 RUN = 4
 KEEP = Keep(commits=timedelta(hours=24), runs=timedelta(days=7), daily=timedelta(days=30))
@@ -60,7 +60,7 @@ def histories(draw: st.DrawFn) -> History:
     return History(objects + commits, committed, draw(st.sampled_from([*reversed(snapshots), 0])))
 
 
-def after(objects: list[LogObject], gone: list[Expired]) -> list[LogObject]:
+def after(objects: list[LogObject], gone: list[ExpiredObject]) -> list[LogObject]:
     items = {one.item for one in gone}
     return [item for item in objects if item not in items]
 

@@ -1,0 +1,30 @@
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from handler.buckets import Buckets
+from handler.middleware.rate_limit import address_key, too_many_requests
+from handler.requests import is_probe
+
+
+class GuessLimit:
+    """Counts each 401 against the address that it goes to, so that nobody tries one key after the other.
+
+    It is around what asks for a key; the key of an address without tokens is not even looked at.
+    """
+
+    def __init__(self, app: ASGIApp, buckets: Buckets) -> None:
+        self.app = app
+        self.buckets = buckets
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or is_probe(scope):
+            return await self.app(scope, receive, send)
+        key = address_key(scope)
+        if answer := too_many_requests(scope, self.buckets, key):
+            return await answer(scope, receive, send)
+
+        async def send_and_count(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 401:
+                self.buckets.take(key)
+            await send(message)
+
+        await self.app(scope, receive, send_and_count)

@@ -1,0 +1,41 @@
+"""The cursor of a page."""
+
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import get_args
+
+from hypothesis import strategies as st
+from playhouse.apsw_ext import APSWDatabase
+from pydantic import ValidationError
+
+from core import items
+from core.errors import InvalidInput, NotFound
+from core.migrations import migrate
+from core.schemas import CURSOR, ItemQuery, NewItem, SortOrder
+from tests.fuzz import odd
+from tests.fuzz.target import Look
+
+_orders = st.sampled_from(get_args(SortOrder))
+_sound = st.from_regex(CURSOR, fullmatch=True)
+tokens = _sound | odd.spoilt(_sound) | odd.texts
+cases = st.tuples(tokens, _orders)
+
+
+@contextmanager
+def opened() -> Iterator[Look]:
+    """A database whose pages are asked for."""
+    with closing(APSWDatabase(":memory:")) as db:
+        migrate(db)
+        for n in range(3):
+            items.create_item(db, NewItem(name=f"item {n}"))
+
+        def look(case: tuple[str, SortOrder]) -> None:
+            token, order = case
+            # Pydantic's: it is longer than a query may have it
+            with suppress(InvalidInput, NotFound, ValidationError):
+                page = items.list_items(db, ItemQuery(cursor=token, order=order))
+                assert re.fullmatch(CURSOR, token)
+                assert len(page.items) <= 3
+
+        yield look
