@@ -9,6 +9,7 @@ ServiceError
 ├── DatabaseError
 │   ├── DatabaseLocked          another connection held the write lock too long
 │   ├── TooManyWrites           the queue of writes is full
+│   ├── TooManyCopies           as many copies of it are being read as may be at once
 │   ├── DatabaseFull            no space left for the database
 │   ├── WriteRefused            the database's own constraint or trigger stands against it, or no id is left
 │   ├── DatabaseInUse           another process owns the file
@@ -89,6 +90,10 @@ class DatabaseLocked(DatabaseError):
 
 
 class TooManyWrites(DatabaseError):
+    pass
+
+
+class TooManyCopies(DatabaseError):
     pass
 
 

@@ -1,13 +1,14 @@
 """The use cases: plain functions of a database, safe to run again from the start."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from peewee import Database
+from peewee import Database, IntegrityError
 
 from core.errors import ItemNotFound, WriteRefused
 from core.models import Item
-from core.pages import page_of
-from core.schemas import ItemPage, ItemPatch, ItemQuery, ItemView, NewItem
+from core.pages import all_of, page_of
+from core.schemas import CreatedItems, ExportQuery, ItemPage, ItemPatch, ItemQuery, ItemView, NewItem, NewItems
 from core.stored import Stored, now
 
 ITEMS = Stored(Item, ItemView.from_row)
@@ -20,15 +21,31 @@ def probe(db: Database) -> None:
 
 def list_items(db: Database, query: ItemQuery) -> ItemPage:
     """Raises InvalidInput for a cursor that is none, NotFound for one that leads nowhere any more."""
-    matching = [Item.name.contains(query.q)] if query.q else []
-    views, next_cursor = page_of(db, ITEMS, query, *matching)
+    views, next_cursor = page_of(db, ITEMS, query, *_matching(query.q))
     return ItemPage(items=views, next_cursor=next_cursor)
+
+
+def export_items(db: Database, query: ExportQuery) -> Iterator[ItemView]:
+    """All that match, in constant memory."""
+    return all_of(db, ITEMS, query.order, *_matching(query.q))
 
 
 def create_item(db: Database, new: NewItem) -> ItemView:
     """Raises WriteRefused when the table takes none."""
     created_at = now()
     return ITEMS.insert(db, **new.model_dump(), created_at=created_at, updated_at=created_at)
+
+
+def create_items(db: Database, new: NewItems) -> CreatedItems:
+    """All or none. Raises WriteRefused, with the place of the one that the table does not take."""
+    created_at = now()
+    created = []
+    for place, item in enumerate(new.items):
+        try:
+            created.append(ITEMS.insert(db, **item.model_dump(), created_at=created_at, updated_at=created_at))
+        except (WriteRefused, IntegrityError) as error:
+            raise WriteRefused(f"items.{place}: {error}") from error
+    return CreatedItems(items=created)
 
 
 def get_item(db: Database, item_id: int) -> ItemView:
@@ -49,6 +66,10 @@ def patch_item(db: Database, item_id: int, patch: ItemPatch) -> ItemView:
 def delete_item(db: Database, item_id: int) -> None:
     if not Item.delete().where(Item.id == item_id).execute(db):
         raise _not_done(db, item_id)
+
+
+def _matching(q: str) -> list[Any]:
+    return [Item.name.contains(q)] if q else []
 
 
 def _update(db: Database, item_id: int, changes: dict[str, Any]) -> ItemView:

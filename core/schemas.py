@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 MAX_PRICE_CENTS = 999_999_999_999
 MAX_INTEGER = 2**53 - 1  # the largest whole number every JSON reader keeps exact
 CURSOR = r"^([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z)?~-?[0-9]{1,19}$"
+MAX_BATCH = 500
 ROWIDS = range(-(2**63), 2**63)  # a row's id; the API gives positive ones
 
 _PRICE = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,2}))?")
@@ -69,6 +70,16 @@ Cents = Annotated[
     ),
 ]
 Quantity = Annotated[int, Field(ge=0, le=MAX_INTEGER), WHOLE]
+Search = Annotated[
+    str,
+    Field(
+        max_length=200,
+        description="Part of the name, upper and lower case (ASCII) alike",
+        examples=["lamp"],
+        json_schema_extra=_NO_NUL,
+    ),
+    AfterValidator(_no_nul),
+]
 SortOrder = Literal["created_at", "-created_at"]
 
 
@@ -89,6 +100,14 @@ class NewItem(_Input):
     description: Description | None = None
     price_cents: Cents = Field(default=0, alias="price")
     quantity: Quantity = 0
+
+
+class NewItems(_Input):
+    """Items to create together."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [{"name": "Lamp"}, {"name": "Torch"}]}]})
+
+    items: list[NewItem] = Field(min_length=1, max_length=MAX_BATCH)
 
 
 def _patch(schema: dict[str, Any]) -> None:
@@ -126,9 +145,17 @@ class PageQuery(BaseModel):
 
 
 class ItemQuery(PageQuery):
-    q: Annotated[str, Field(max_length=200, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)] = Field(
-        default="", description="Part of the name, upper and lower case (ASCII) alike", examples=["lamp"]
-    )
+    q: Search = ""
+
+
+class ExportQuery(BaseModel):
+    """`format` counts before the Accept header."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    order: SortOrder = "created_at"
+    q: Search = ""
+    format: Literal["ndjson", "csv"] | None = None
 
 
 class ItemView(BaseModel):
@@ -168,6 +195,12 @@ class ItemView(BaseModel):
             updated_at=row["updated_at"],
             version=row["version"],
         )
+
+
+class CreatedItems(BaseModel):
+    """In the order in which they were sent."""
+
+    items: list[ItemView]
 
 
 class ItemPage(BaseModel):

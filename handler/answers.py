@@ -1,13 +1,16 @@
-"""Writing an answer: checked models as JSON."""
+"""Writing an answer: checked models as JSON, with an entity tag."""
 
 from urllib.parse import quote
 
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from handler.conditions import Representation
+
 
 def answer(model: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(model.model_dump_json(), status, headers, "application/json")
+    shown = Representation.of(model)
+    return Response(shown.body, status, {"ETag": shown.tag, **(headers or {})}, "application/json")
 
 
 def created(model: BaseModel, path: str) -> Response:
@@ -17,3 +20,8 @@ def created(model: BaseModel, path: str) -> Response:
 
 def no_content(_: None) -> Response:
     return Response(status_code=204)
+
+
+def created_together(model: BaseModel) -> Response:
+    """Give no entity tag, which would be that of one resource."""
+    return Response(model.model_dump_json(), 201, media_type="application/json")

@@ -14,6 +14,7 @@ from handler import docs, items, ops
 from handler.buckets import Buckets
 from handler.middleware.body_limit import BodyLimit
 from handler.middleware.commit_txid import CommitTxid
+from handler.middleware.conditional_reads import ConditionalReads
 from handler.middleware.connection_limit import ConnectionLimit
 from handler.middleware.cors import Cors
 from handler.middleware.early_answers import EarlyAnswers
@@ -47,6 +48,7 @@ def create_app(service: Service) -> Starlette:
         # a log that only this instance has gives its commits numbers that mean nothing elsewhere
         *([Middleware(CommitTxid)] if settings.replica_url else []),
         *_rate_limits(settings),
+        Middleware(ConditionalReads),
         Middleware(GZipMiddleware, minimum_size=1000, compresslevel=6),
         Middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_timeout_seconds),
     ]

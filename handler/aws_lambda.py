@@ -17,6 +17,7 @@ from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 
 from core.errors import BackupMissing, ServiceError
 from handler.asgi import create_app
+from handler.export import NDJSON
 from handler.gateways import excess, found_in, headers_of, is_request, readable, refusal
 from handler.middleware.security_headers import missing_fields
 from handler.problems import MEDIA_TYPE, Code, Refusal, problem
@@ -68,7 +69,7 @@ _service = _open_or_exit()
 _loop = asyncio.new_event_loop()
 asyncio.set_event_loop(_loop)
 # "off": Mangum would otherwise run start-up and shutdown at every invocation
-_http = Mangum(create_app(_service), lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, MEDIA_TYPE])
+_http = Mangum(create_app(_service), lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, MEDIA_TYPE, NDJSON])
 
 
 @_powertools.inject_lambda_context

@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -157,9 +157,19 @@ def source_of(event: Event, client: str) -> str:
     return client.rpartition(",")[2].strip() if "elb" in event["requestContext"] else client
 
 
+def answer_limit(scope: Mapping[str, Any]) -> int | None:
+    """How many bytes an answer may have; None for a server's, which may have any number."""
+    event = scope.get("aws.event")
+    return None if event is None else _limit(event)
+
+
+def _limit(event: Event) -> int:
+    return LOAD_BALANCER_LIMIT if _is_balancers(event) else FUNCTION_LIMIT
+
+
 def excess(event: Event, answer: dict[str, Any]) -> str | None:
     """Why an answer would not arrive, or None when it is small enough."""
-    limit = LOAD_BALANCER_LIMIT if _is_balancers(event) else FUNCTION_LIMIT
+    limit = _limit(event)
     size = len(json.dumps(answer))
     if size <= limit:
         return None

@@ -22,6 +22,7 @@ from core.errors import (
     NotFound,
     ServiceError,
     StoreError,
+    TooManyCopies,
     TooManyWrites,
     TransactionTooLarge,
     TransactionTooSlow,
@@ -54,15 +55,18 @@ class Code(StrEnum):
     PREFLIGHT_REFUSED = "preflight_refused", 403
     NOT_FOUND = "not_found", 404
     METHOD_NOT_ALLOWED = "method_not_allowed", 405
+    NOT_ACCEPTABLE = "not_acceptable", 406
     REQUEST_TIMEOUT = "request_timeout", 408
     WRITE_REFUSED = "write_refused", 409
     TXID_NOT_REACHED = "txid_not_reached", 412
+    PRECONDITION_FAILED = "precondition_failed", 412
     BODY_TOO_LARGE = "body_too_large", 413
     TRANSACTION_TOO_LARGE = "transaction_too_large", 413
     ANSWER_TOO_LARGE = "answer_too_large", 413
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type", 415
     INVALID_INPUT = "invalid_input", 422
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused", 422
+    IF_MATCH_REQUIRED = "if_match_required", 428
     RATE_LIMITED = "rate_limited", 429
     HEADERS_TOO_LARGE = "headers_too_large", 431
     INTERNAL_ERROR = "internal_error", 500
@@ -70,6 +74,7 @@ class Code(StrEnum):
     DATABASE_UNAVAILABLE = "database_unavailable", 503
     TOO_MANY_CONNECTIONS = "too_many_connections", 503
     TOO_MANY_WRITES = "too_many_writes", 503
+    TOO_MANY_EXPORTS = "too_many_exports", 503
     TRANSACTION_TOO_SLOW = "transaction_too_slow", 503
     OUTCOME_UNKNOWN = "outcome_unknown", 503
     STORE_UNAVAILABLE = "store_unavailable", 503
@@ -134,6 +139,9 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
         case TooManyWrites():
             logger.warning("%s", error)
             return _try_again(request.scope, Code.TOO_MANY_WRITES, "Too many writes are waiting. Try again.")
+        case TooManyCopies():
+            logger.warning("%s", error)
+            return _try_again(request.scope, Code.TOO_MANY_EXPORTS, "Too many exports are under way. Try again.")
         case TransactionTooSlow():
             logger.error("%s", error)
             return _try_again(

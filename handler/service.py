@@ -15,6 +15,7 @@ from core.errors import StoreUnavailable
 from core.idempotency import Answer, once
 from handler.idempotency import attempt_of, kept_of, response_of
 from infra.backups.backups import Backups, open_backups
+from infra.copies import Copies
 from infra.database import Database, Session, UseCase, open_database
 from infra.maintenance.job import open_maintenance
 from infra.maintenance.routine import MaintenanceRoutine
@@ -32,6 +33,7 @@ class Service:
     database: Database
     maintenance: MaintenanceRoutine | None  # None: another process does it
     metrics: Metrics
+    copies: Copies
 
     def gauges(self) -> dict[str, float]:
         return self.database.gauges() | (self.maintenance.gauges() if self.maintenance else {})
@@ -46,7 +48,7 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
     if backups:
         job = MaintenanceRoutine(open_maintenance(settings, backups), metrics, lambda: database.txid)
     logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
-    return Service(settings, database, job, metrics)
+    return Service(settings, database, job, metrics, Copies(database.log.url))
 
 
 def open_server_service(settings: Settings) -> Service:

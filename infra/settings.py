@@ -41,6 +41,7 @@ class Settings(BaseModel):
     backup_keep_daily_days: int = Field(30, alias="BACKUP_KEEP_DAILY_DAYS", ge=1, le=_MOST_DAYS)
     busy_timeout_seconds: float = Field(5.0, alias="BUSY_TIMEOUT_SECONDS", ge=0, le=600)
     write_queue_limit: int = Field(1000, alias="WRITE_QUEUE_LIMIT", ge=1)
+    require_if_match: bool = Field(False, alias="REQUIRE_IF_MATCH")
     keep_idempotency_keys_hours: int = Field(24, alias="KEEP_IDEMPOTENCY_KEYS_HOURS", ge=1, le=24 * 7)
     max_body_bytes: int = Field(1024 * 1024, alias="MAX_BODY_BYTES", ge=1)
     request_timeout_seconds: float = Field(30.0, alias="REQUEST_TIMEOUT_SECONDS", gt=0, le=3600)

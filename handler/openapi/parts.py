@@ -8,7 +8,9 @@ from handler.openapi import may_be_left_out
 from handler.problems import MEDIA_TYPE, Code
 
 # A string of RFC 9651, or the same without quotes
+TAG = r'(W/)?"[!#-~]*"'
 KEY = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$'
+TAGS = rf"^(\*|{TAG}([ \t]*,[ \t]*{TAG})*)$"
 TXID = "^[0-7][0-9a-f]{15}$"
 
 Part = dict[str, Any]
@@ -57,6 +59,11 @@ HEADERS: dict[str, Part] = {
         "required": True,
         "schema": {"type": "string", "format": "uri-reference"},
     },
+    "ETag": {
+        "description": "Of what is shown; sent back in If-Match or If-None-Match",
+        "required": True,
+        "schema": {"type": "string", "pattern": f"^{TAG}$"},
+    },
     "Idempotent-Replayed": {
         "description": "The write was done before, and this is what was answered then",
         "schema": {"const": "true"},
@@ -94,6 +101,20 @@ PARAMETERS: dict[str, Part] = {
         "description": "One for each write: sent again with it, the write is done once, and answered as the first time",
         "schema": {"type": "string", "pattern": KEY},
         "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
+    },
+    "If-Match": {
+        "name": "If-Match",
+        "in": "header",
+        "description": "ETags, or *: only if what is there is one of these",
+        "schema": {"type": "string", "pattern": TAGS},
+        "example": "*",
+    },
+    "If-None-Match": {
+        "name": "If-None-Match",
+        "in": "header",
+        "description": "ETags, or *: only if what is there is none of these",
+        "schema": {"type": "string", "pattern": TAGS},
+        "example": '"1-0123456789abcdef"',
     },
 }
 

@@ -221,6 +221,7 @@ class Backups:
         return digest, contents
 
     def manifest_of(self, name: str) -> Manifest:
+        """Read what is said of a backup beside it. Raises BackupDamaged for what is no manifest."""
         try:
             return _MANIFEST.validate_json(self.store.read_range(name + ".json", _MOST_OF_MANIFEST))
         except ValidationError as error:

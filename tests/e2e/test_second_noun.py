@@ -268,6 +268,12 @@ def test_order_made_by_one_instance_is_read_from_the_other(clients: Clients) -> 
     assert two.get("/api/items/1", headers=seen).json()["quantity"] == 8
 
 
+def test_order_that_the_caller_has_is_not_sent_again(clients: Clients) -> None:
+    made = order(clients[0], item_id=2)
+    known = {"If-None-Match": made.headers["etag"]}
+    assert clients[0].get(made.headers["location"], headers=known).status_code == 304
+
+
 def test_pages_lead_from_one_to_the_next(clients: Clients) -> None:
     made = [order(clients[0], item_id=2).json()["id"] for _ in range(3)]
     found, query = list[int](), {"limit": "2", "order": "-created_at"}

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from handler.conditions import Conditions
 from handler.idempotency import attempt_of
 from tests.fuzz import odd
 
@@ -54,3 +55,20 @@ def read_idempotency_key(values: list[str]) -> None:
         assert 1 <= len(attempt.key) <= 255
         assert attempt.key.isascii()
         assert attempt.key.isprintable()
+
+
+entity_tags = _values(st.sampled_from(['"3-9f86d081884c7d65"', 'W/"a"', '"a", W/"b,c" ,, "d"', '""', "*"]))
+
+
+def read_entity_tags(values: list[str]) -> None:
+    for field in ("if-match", "if-none-match"):
+        try:
+            conditions = Conditions.read(_request(field, values).headers)
+        except HTTPException as error:
+            if error.status_code != 400:
+                raise
+            continue
+        tags = conditions.if_match or conditions.if_none_match
+        assert (tags is None) is (not values)
+        if tags:
+            assert tags.any or tags.tags

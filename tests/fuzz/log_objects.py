@@ -10,8 +10,8 @@ from fastcrc.crc64 import go_iso
 from hypothesis import strategies as st
 
 from core.errors import LogDamaged
-from infra.commitlog import ltx
-from infra.commitlog.chain import MOST_ABSENT, Change, LogObject, chain, restorable, write_pages
+from infra.commitlog import LogObject, ltx
+from infra.commitlog.chain import MOST_ABSENT, Change, chain, restorable, write_pages
 from infra.commitlog.objects import ObjectNames
 from infra.storage.object_store import ObjectInfo
 from tests.fuzz import odd

@@ -9,6 +9,7 @@ TARGETS: dict[str, Target] = {
     "cursor": Target(cursors.cases, cursors.opened, share=3),
     "event": Target(events.cases, events.opened, share=4),
     "idempotency key": plain(headers.idempotency_keys, headers.read_idempotency_key),
+    "entity tags": plain(headers.entity_tags, headers.read_entity_tags),
     "settings": plain(operators.settings, operators.read_settings),
     "command": plain(operators.commands, operators.read_command),
     "SQL": plain(operators.sql, operators.read_sql),

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -85,6 +86,13 @@ def test_create_is_answered_through_every_kind_of_gateway(start: Start, name: st
     assert answer["isBase64Encoded"] is False
     assert json.loads(answer["body"])["price"] == "12.50"
     assert answer["headers"]["location"] == ("/prod/api/items/1" if name == "rest_api_create" else "/api/items/1")
+
+
+def test_batch_is_one_commit_of_a_function_too(start: Start) -> None:
+    invoke = start()
+    answer = invoke(request("POST", "/api/items/batch", json.dumps({"items": [{"name": "a"}, {"name": "b"}]})))
+    assert answer["statusCode"] == 201
+    assert [item["id"] for item in json.loads(answer["body"])["items"]] == [1, 2]
 
 
 def test_http_api_list_understands_query_and_cookies(start: Start) -> None:
@@ -439,6 +447,32 @@ def test_location_is_where_the_caller_finds_the_item(start: Start, name: str) ->
     assert (answer["statusCode"], answer["headers"].get("location")) == (201, f"{outside}/api/items/1"), answer
 
 
+GATEWAYS = ["function URL", "REST", "load balancer"]
+
+
+def through(gateway: str, method: str, path: str, **headers: str) -> dict[str, Any]:
+    made = {
+        "function URL": request(method, path),
+        "REST": rest_api(f"/prod{path}", path, PROXY, {"proxy": path[1:]}),
+        "load balancer": event("alb_read_missing") | {"path": path},
+    }[gateway]
+    made |= {"httpMethod": method, "body": None, "isBase64Encoded": False, "headers": headers}
+    if "multiValueHeaders" in made:
+        made["multiValueHeaders"] = {name: [value] for name, value in headers.items()}
+    return made
+
+
+@pytest.mark.parametrize("gateway", GATEWAYS)
+def test_conditions_count_through_every_kind_of_gateway(start: Start, gateway: str) -> None:
+    invoke = start()
+    tag = invoke(event("function_url_create"))["headers"]["etag"]
+    ask = partial(through, gateway, path="/api/items/1")
+    known = invoke(ask("GET", **{"if-none-match": f'"other", W/{tag}'}))
+    assert (known["statusCode"], known["headers"]["etag"], known["body"]) == (304, tag, "")
+    for value, status in (('"other"', 412), ("\N{LATIN SMALL LETTER E WITH ACUTE}", 400), (tag, 204)):
+        assert invoke(ask("DELETE", **{"if-match": value}))["statusCode"] == status
+
+
 def test_problem_names_the_address_that_the_caller_used(start: Start) -> None:
     made = rest_api("/v1/nowhere", "/v1/nowhere", PROXY, {"proxy": "nowhere"})
     assert json.loads(start()(made)["body"])["instance"] == "/v1/nowhere"
@@ -494,6 +528,26 @@ def test_long_answer_is_compressed_for_who_asks(start: Start) -> None:
     assert answer["headers"]["content-encoding"] == "gzip"
     assert len(json.dumps(answer)) < 1_000_000
     assert len(json.loads(gzip.decompress(base64.b64decode(answer["body"])))["items"]) == 100
+
+
+@pytest.mark.parametrize("gateway", GATEWAYS)
+def test_export_is_one_answer_or_says_that_it_would_not_fit(
+    start: Start, gateway: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke = start()
+    batch = json.dumps({"items": [{"name": "x" * 200, "description": "\N{GRINNING FACE}" * 400}] * 100})
+    assert invoke(request("POST", "/api/items/batch", batch))["statusCode"] == 201
+    made = through(gateway, "GET", "/api/items/export")
+    answer = invoke(made)
+    assert (answer["statusCode"], answer["isBase64Encoded"]) == (200, False)
+    assert [json.loads(line)["id"] for line in answer["body"].splitlines()] == list(range(1, 101))
+    assert invoke(through(gateway, "GET", "/api/items/export", accept="text/csv"))["body"].startswith("id,name,")
+    for limit in ("FUNCTION_LIMIT", "LOAD_BALANCER_LIMIT"):
+        monkeypatch.setattr(gateways, limit, 100_000)
+    refused = invoke(made)
+    problem = json.loads(refused["body"])
+    assert (refused["statusCode"], problem["code"]) == (413, "answer_too_large")
+    assert "page by page" in problem["detail"]  # found out before all of it was made: that would be another detail
 
 
 def test_docs_pass_a_load_balancer_for_a_browser_and_say_why_not_for_others(start: Start) -> None:

@@ -1,0 +1,54 @@
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from handler.conditions import Conditions, coded
+from handler.problems import Refusal, problem
+
+
+class ConditionalReads:
+    """Answers 304 to a caller that has what it would be sent, and 412 to one that wants a state which is not there.
+
+    It compares with the very tag that would be sent: the compressed form of an answer has one of its own.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        conditions = Conditions(None, None)
+        if scope["method"] in ("GET", "HEAD"):
+            try:
+                conditions = Conditions.read(Headers(scope=scope))
+            except Refusal as error:
+                return await problem(scope, error.code, error.detail)(scope, receive, send)
+        replaced = False
+
+        async def send_unless_known(message: Message) -> None:
+            nonlocal replaced
+            if message["type"] == "http.response.start" and (instead := _instead(scope, conditions, message)):
+                replaced = True
+                await instead(scope, receive, send)
+            if not replaced:
+                await send(message)
+
+        await self.app(scope, receive, send_unless_known)
+
+
+def _instead(scope: Scope, conditions: Conditions, message: Message) -> Response | None:
+    """The answer in place of the one that this begins, if there is to be one."""
+    headers = MutableHeaders(scope=message)
+    if (tag := headers.get("ETag")) is None:
+        return None
+    if "Content-Encoding" in headers:
+        headers["ETag"] = coded(tag)
+    if_match, if_none_match = conditions.if_match, conditions.if_none_match
+    if message["status"] == 200 and if_match and not if_match.name(tag, coded(tag)):
+        refusal = if_match.refusal(tag)
+        return problem(scope, refusal.code, refusal.detail)
+    if message["status"] == 200 and if_none_match and if_none_match.name(headers["ETag"]):
+        kept = {name: value for name, value in headers.items() if not name.startswith("content-")}
+        return Response(status_code=304, headers=kept)
+    return None

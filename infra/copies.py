@@ -1,0 +1,60 @@
+"""Copies of the newest state, to be read at leisure.
+
+A transaction that reads the database file for long keeps its WAL from being begun anew, and other instances' commits
+out of it. So whoever needs one state for longer than a query takes builds it out of the log, in a file of its own.
+"""
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import peewee
+from playhouse.apsw_ext import APSWDatabase
+
+from core.errors import LogDamaged, TooManyCopies
+from infra.clock import Clock
+from infra.commitlog import open_log
+from infra.disk.workspace import workspace_in
+from infra.sqlite_errors import translated_errors
+
+MOST_AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    db: peewee.Database
+    txid: int  # the commit that it is the state of
+
+
+class Copies:
+    """Any thread may call it."""
+
+    def __init__(self, url: str, most_at_once: int = MOST_AT_ONCE) -> None:
+        """`url`: of the log."""
+        self._url = url
+        self._most = most_at_once
+        self._free = threading.BoundedSemaphore(most_at_once)
+
+    @contextmanager
+    def newest(self, at_least: int) -> Iterator[Copy]:
+        """One for as long as the context lasts. `at_least`: a TXID that the log has been seen to have.
+
+        Raises TooManyCopies, StoreError or CommitError, DatabaseFull when there is no room for it.
+        """
+        if not self._free.acquire(blocking=False):
+            raise TooManyCopies(f"{self._most} copies of the database are being read already.")
+        with ExitStack() as stack:
+            stack.callback(self._free.release)
+            top = Path(tempfile.gettempdir())
+            with translated_errors(top):
+                image = stack.enter_context(workspace_in(top)) / "copy.db"
+                position = open_log(self._url, Clock()).restore(image)
+                if position.txid < at_least:
+                    raise LogDamaged(f"{self._url} ends at TXID {position.txid:016x}, but {at_least:016x} was in it.")
+                db = APSWDatabase(str(image), pragmas={"query_only": 1}, thread_safe=False)
+                db.connect()
+                stack.callback(db.close)
+            yield Copy(db, position.txid)
