@@ -39,7 +39,13 @@ class ItemBatch(HTTPEndpoint):
 
 
 class ItemExport(HTTPEndpoint):
-    @operation("export_items", "Export all items as NDJSON or CSV", query=ExportQuery, answers={200: (NDJSON, CSV)})
+    @operation(
+        "export_items",
+        "Export all items as NDJSON or CSV",
+        query=ExportQuery,
+        answers={200: (NDJSON, CSV)},
+        problems=(406, 507),
+    )
     async def get(self, request: Request) -> Response:
         query = read_query(request, ExportQuery)
         form = form_for(request, query.format)

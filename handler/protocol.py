@@ -144,7 +144,7 @@ class _Bounded(asyncio.Protocol):
 
     def _refuse(self, code: Code, detail: str) -> None:
         request_id = uuid4().hex
-        logger.info("%d: %s", code.status, detail, extra={"request_id": request_id})
+        logger.info("%d: %s", code.status, detail, extra={"request_id": request_id, "code": code})
         answer = problem({"path": "", "state": {"request_id": request_id}}, code, detail)
         fields = [
             *self.server_state.default_headers,

@@ -46,7 +46,7 @@ def assert_described(response: httpx2.Response) -> None:
             assert problems_of(schema, int(value) if whole else value) == [], name
     media_type = response.headers.get("content-type", "").partition(";")[0]
     assert media_type in answer.get("content", {"": None}), f"{operation['operationId']}: {media_type}"
-    if media_type.endswith(("/json", "+json")) and response.request.method != "HEAD":
+    if media_type in ("application/json", "application/problem+json") and response.request.method != "HEAD":
         body = json.loads(response.read())
         assert problems_of(answer["content"][media_type]["schema"], body) == []
         assert "code" not in body or f"`{body['code']}`" in answer["description"]

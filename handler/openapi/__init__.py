@@ -30,6 +30,7 @@ class Operation:
     body_types: tuple[str, ...] = ("application/json",)
     # a model is JSON; else the media types of a text, none for an answer that is empty
     answers: Mapping[int, type[BaseModel] | tuple[str, ...]] = field(default_factory=dict)
+    problems: tuple[int, ...] = ()  # statuses, besides those that follow
 
 
 def operation(id: str, summary: str, **details: Any) -> Callable[[F], F]:

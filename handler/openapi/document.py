@@ -51,13 +51,13 @@ class _Described:
         self.names = list(route.param_convertors)
         self.method = method
         self.operation = operation
+        self.is_limited = self.path not in ("/health", "/ready")
         self.uses_database = self.path.startswith("/api/")
         self.writes = self.uses_database and method != "get"
-        shown = operation.answers.get(200)
-        self.is_tagged = self.uses_database and isinstance(shown, type)
-        self.is_negotiated = isinstance(shown, tuple) and len(shown) > 1
-        self.is_conditional = self.is_tagged or (self.writes and bool(self.names))
         self.is_paged = operation.query is not None and issubclass(operation.query, PageQuery)
+        self.is_conditional = self.uses_database and (
+            bool(self.names) or (method == "get" and isinstance(operation.answers[200], type))
+        )
 
     def models(self) -> list[type[BaseModel]]:
         answers = [model for model in self.operation.answers.values() if isinstance(model, type)]
@@ -65,7 +65,9 @@ class _Described:
 
     def problems(self) -> set[int]:
         """The statuses of what may be wrong."""
-        found = {400, 431, 500, 503}
+        found = {400, 431, 500, 503, *self.operation.problems}
+        if self.is_limited:
+            found |= {429}
         if self.uses_database:
             found |= {412, 413}
         if self.operation.query:
@@ -73,9 +75,7 @@ class _Described:
         if self.names or self.is_paged:
             found |= {404}
         if self.operation.body:
-            found |= {415}
-        if self.is_negotiated:
-            found |= {406, 507}
+            found |= {408, 415}
         if self.writes:
             found |= {409, 422, 507}
         if self.writes and self.is_conditional:
@@ -101,44 +101,46 @@ class _Described:
                 for name, schema in schemas.properties(query).items()
             ]
         shared = ["X-Request-ID", *(["X-Commit-Txid"] if self.uses_database else [])]
-        shared += ["If-Match", "If-None-Match"] if self.is_conditional else []
         shared += ["Idempotency-Key"] if self.writes else []
+        shared += ["If-Match", "If-None-Match"] if self.is_conditional else []
         return found + [reference("parameters", name) for name in shared]
 
     def _answers(self, schemas: _Schemas, others: "list[_Described]") -> Part:
         problems = {str(status): reference("responses", f"Problem{status}") for status in self.problems()}
         answers = {
-            str(status): self._answer(status, schemas, _links(self, status, others))
-            for status in self.operation.answers
+            str(status): self._answer(status, model, schemas, _links(self, status, others))
+            for status, model in self.operation.answers.items()
         }
-        if self.is_tagged and not self.writes:
-            headers = {name: reference("headers", name) for name in ("X-Request-ID", "X-Commit-Txid", "ETag")}
-            answers["304"] = {"description": HTTPStatus(304).phrase, "headers": headers}
+        if self.is_conditional and not self.writes:
+            answers["304"] = self._answer(304, (), schemas, {})
         for status in problems.keys() & answers.keys():
             answers[status]["content"] |= problem_answer(int(status), schemas.reference(Problem))["content"]
         return dict(sorted((problems | answers).items()))
 
-    def _answer(self, status: int, schemas: _Schemas, links: Part) -> Part:
-        headers = ["X-Request-ID"]
-        headers += ["X-Commit-Txid"] if self.uses_database else []
-        headers += ["Location"] if status == 201 and links else []
-        headers += ["ETag"] if self.is_tagged or (status == 201 and links) else []
-        headers += ["Idempotent-Replayed"] if self.writes else []
-        answer: Part = {
-            "description": HTTPStatus(status).phrase,
-            "headers": {name: reference("headers", name) for name in headers},
-        }
-        model = self.operation.answers[status]
+    def _answer(self, status: int, model: type[BaseModel] | tuple[str, ...], schemas: _Schemas, links: Part) -> Part:
         if isinstance(model, tuple):
             content = {media_type: {"schema": {"type": "string"}} for media_type in model}
         else:
             content = {"application/json": {"schema": schemas.reference(model)}}
+        answer: Part = {
+            "description": HTTPStatus(status).phrase,
+            "headers": {name: reference("headers", name) for name in self._headers(status, model)},
+        }
         return answer | {name: part for name, part in (("content", content), ("links", links)) if part}
+
+    def _headers(self, status: int, model: type[BaseModel] | tuple[str, ...]) -> list[str]:
+        is_one = isinstance(model, type) and "id" in model.model_fields
+        found = ["X-Request-ID", "Cache-Control", *(["X-Commit-Txid"] if self.uses_database else [])]
+        found += ["RateLimit", "RateLimit-Policy"] if self.is_limited else []
+        found += ["Idempotent-Replayed"] if self.writes else []
+        found += ["Location"] if status == 201 and is_one else []
+        found += ["ETag"] if (self.uses_database and is_one) or (self.is_conditional and status in (200, 304)) else []
+        return found
 
 
 def _links(here: _Described, status: int, described: list[_Described]) -> Part:
     """What a caller may go on with: from a page to the next, from what is created to all that can be done with it."""
-    if status == 201:  # of one, not of several together
+    if status == 201:
         below = [found for found in described if found.path == f"{here.path}/{{{''.join(found.names)}}}"]
         return {found.operation.id: _link(found, found.names[0], "id") for found in below}
     if here.is_paged:

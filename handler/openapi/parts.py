@@ -8,8 +8,9 @@ from handler.openapi import may_be_left_out
 from handler.problems import MEDIA_TYPE, Code
 
 # A string of RFC 9651, or the same without quotes
+TAG = r'(W/)?"[!#-~]*"'
 KEY = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$'
-TAGS = r'^(\*|(W/)?"[!#-~]*"(, *(W/)?"[!#-~]*")*)$'
+TAGS = rf"^(\*|{TAG}([ \t]*,[ \t]*{TAG})*)$"
 TXID = "^[0-7][0-9a-f]{15}$"
 
 Part = dict[str, Any]
@@ -44,24 +45,34 @@ HEADERS: dict[str, Part] = {
         "required": True,
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
     },
+    "Cache-Control": {
+        "description": "Whether the answer may be kept",
+        "required": True,
+        "schema": {"type": "string"},
+    },
     "X-Commit-Txid": {
         "description": "The newest commit that the answer shows, or a newer one",
         "schema": {"type": "string", "pattern": TXID},
-    },
-    "ETag": {
-        "description": "Of the state that the answer shows; send it back in If-Match or If-None-Match",
-        "required": True,
-        "schema": {"type": "string", "pattern": '^"[^"]*"$'},
     },
     "Location": {
         "description": "Where it is from now on",
         "required": True,
         "schema": {"type": "string", "format": "uri-reference"},
     },
+    "ETag": {
+        "description": "Of what is shown; sent back in If-Match or If-None-Match",
+        "required": True,
+        "schema": {"type": "string", "pattern": f"^{TAG}$"},
+    },
     "Idempotent-Replayed": {
         "description": "The write was done before, and this is what was answered then",
         "schema": {"const": "true"},
     },
+    "RateLimit": {
+        "description": "Requests that are left, and seconds until there is one more, where a limit is set",
+        "schema": {"type": "string"},
+    },
+    "RateLimit-Policy": {"description": "The limit, where one is set", "schema": {"type": "string"}},
     "Retry-After": {
         "description": "Seconds to wait before the request is sent again",
         "required": True,
@@ -84,20 +95,6 @@ PARAMETERS: dict[str, Part] = {
         "schema": {"type": "string", "pattern": TXID},
         "example": "0000000000000001",
     },
-    "If-Match": {
-        "name": "If-Match",
-        "in": "header",
-        "description": "ETags of the states that are meant, or * for any; 412 if it is in another one",
-        "schema": {"type": "string", "pattern": TAGS},
-        "example": "*",
-    },
-    "If-None-Match": {
-        "name": "If-None-Match",
-        "in": "header",
-        "description": "ETags of the states that are not meant, or * for any: 304 for a read, 412 for a change",
-        "schema": {"type": "string", "pattern": TAGS},
-        "example": '"3-9f86d081884c7d65"',
-    },
     "Idempotency-Key": {
         "name": "Idempotency-Key",
         "in": "header",
@@ -105,11 +102,26 @@ PARAMETERS: dict[str, Part] = {
         "schema": {"type": "string", "pattern": KEY},
         "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
     },
+    "If-Match": {
+        "name": "If-Match",
+        "in": "header",
+        "description": "ETags, or *: only if what is there is one of these",
+        "schema": {"type": "string", "pattern": TAGS},
+        "example": "*",
+    },
+    "If-None-Match": {
+        "name": "If-None-Match",
+        "in": "header",
+        "description": "ETags, or *: only if what is there is none of these",
+        "schema": {"type": "string", "pattern": TAGS},
+        "example": '"1-0123456789abcdef"',
+    },
 }
 
 
 def problem_answer(status: int, schema: Part) -> Part:
-    headers = ["X-Request-ID", "X-Commit-Txid"] + (["Retry-After"] if status == 503 else [])
+    headers = ["X-Request-ID", "Cache-Control", "X-Commit-Txid", "RateLimit", "RateLimit-Policy"]
+    headers += ["Retry-After"] if status in (429, 503) else []
     return {
         "description": ", ".join(f"`{code}`" for code in Code if code.status == status),
         "headers": {name: reference("headers", name) for name in headers},

@@ -28,10 +28,12 @@ REQUESTS: list[tuple[Code, str, str, dict[str, Any]]] = [
     (Code.NOT_FOUND, "GET", "/api/items/x", {}),
     (Code.NOT_FOUND, "DELETE", "/api/items/999", {}),
     (Code.NOT_FOUND, "GET", "/api/items?cursor=~999", {}),
+    (Code.NOT_ACCEPTABLE, "GET", "/api/items/export", {"headers": {"accept": "image/png"}}),
     (Code.METHOD_NOT_ALLOWED, "OPTIONS", "/api/items", {}),
     (Code.METHOD_NOT_ALLOWED, "TRACE", "/api/items/1", {}),
     (Code.METHOD_NOT_ALLOWED, "PROPFIND", "/health", {}),
     (Code.METHOD_NOT_ALLOWED, "PUT", "/api/items", {"content": b"x"}),
+    (Code.PRECONDITION_FAILED, "GET", "/api/items", {"headers": {"if-match": '"x"'}}),
     (Code.TXID_NOT_REACHED, "GET", "/api/items", {"headers": FAR}),
     (Code.TXID_NOT_REACHED, "DELETE", "/api/items/1", {"headers": FAR}),
     (Code.BODY_TOO_LARGE, "POST", "/api/items", {"content": b" " * (2**20 + 1), "headers": JSON}),
@@ -50,14 +52,17 @@ FAILURES = [
     (Code.DATABASE_UNAVAILABLE, errors.DatabaseUnavailable("gone")),
     (Code.DATABASE_UNAVAILABLE, errors.SchemaTooNew("new")),
     (Code.TOO_MANY_WRITES, errors.TooManyWrites("many")),
+    (Code.TOO_MANY_EXPORTS, errors.TooManyCopies("four")),
     (Code.TRANSACTION_TOO_SLOW, errors.TransactionTooSlow("slow")),
     (Code.OUTCOME_UNKNOWN, errors.CommitOutcomeUnknown("perhaps", 7)),
     (Code.STORE_UNAVAILABLE, errors.StoreUnavailable("away")),
     (Code.STORE_UNAVAILABLE, errors.CommitNotStored("no")),
     (Code.DATABASE_FULL, errors.DatabaseFull("full")),
 ]
-# Shown elsewhere: by the function on Lambda, and by a server that stops
+# Shown elsewhere: by what is no HTTP, by the function on Lambda, by a server that stops, and where limits are set
 ELSEWHERE = {Code.MALFORMED_REQUEST, Code.ANSWER_TOO_LARGE, Code.STOPPING}
+ELSEWHERE |= {Code.PREFLIGHT_REFUSED, Code.REQUEST_TIMEOUT, Code.RATE_LIMITED, Code.TOO_MANY_CONNECTIONS}
+ELSEWHERE |= {Code.IF_MATCH_REQUIRED}
 
 
 def test_each_code_is_shown() -> None:
