@@ -50,14 +50,14 @@ def create_app(service: Service) -> Starlette:
         Middleware(HeaderLimit),
         # a log that only this instance has gives its commits numbers that mean nothing elsewhere
         *([Middleware(CommitTxid, database=service.database)] if settings.replica_url else []),
-        *([Middleware(GuessLimit, buckets=buckets)] if buckets else []),
+        *([Middleware(GuessLimit, buckets=buckets)] if buckets is not None else []),
         Middleware(
             Authentication,
             gate=gate_for(settings, service.database),
             metrics=service.metrics,
             docs_open=settings.docs_open,
         ),
-        *([Middleware(RateLimit, buckets=buckets)] if buckets else []),
+        *([Middleware(RateLimit, buckets=buckets)] if buckets is not None else []),
         Middleware(ConditionalReads),
         Middleware(GZipMiddleware, minimum_size=1000, compresslevel=6),
         Middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_timeout_seconds),
