@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,8 +21,9 @@ from statistics import quantiles
 
 import peewee
 
+from core.idempotency import Answer, Attempt, once
 from core.items import create_item, probe
-from core.models import Item
+from core.models import IdempotencyKey, Item
 from core.schemas import NewItem
 from infra.database import Database, open_database
 from infra.settings import Settings
@@ -35,6 +37,8 @@ STATEMENTS, PER_SECOND = 50, 5
 LENGTHS = [10, 100, 1000]  # commits
 WRITERS = [1, 2, 4, 8]
 GROUPS = [1, 8, 64, 256]
+KEPT_KEYS, KEPT_HOURS = 10_000, 24
+TOGETHER = {1: 50, 8: 20, 128: 5}  # writes a commit, and how many commits
 PUT_SECONDS, GET_SECONDS = 0.025, 0.010
 _DISTANCE = f"when a PUT takes {PUT_SECONDS * 1000:.0f} ms and a GET {GET_SECONDS * 1000:.0f} ms"
 WRITING_SECONDS = float(os.environ.get("BENCH_SECONDS", "10"))
@@ -50,6 +54,7 @@ def main() -> None:
             "starts": report_starts,
             "writers": report_writers,
             "groups": report_groups,
+            "keys": report_keys,
         }
         for report in [reports[name] for name in sys.argv[1:] or reports]:
             with bucket_at(endpoint) as bucket, proxy_before(endpoint) as proxy:
@@ -235,6 +240,61 @@ def report_groups(bucket: S3, proxy: Proxy, directory: Path) -> None:
         )
         print(f"| {concurrent} | {' | '.join(cells)} |", flush=True)
     database.close()
+
+
+# Idempotency keys
+
+
+def report_keys(bucket: S3, proxy: Proxy, directory: Path) -> None:
+    print(f"\n### Bytes of a commit, {KEPT_KEYS:,} keys of the last {KEPT_HOURS} hours being kept\n")
+    print("| writes a commit | without keys: bytes a write | with a key each | a key costs |")
+    print("|---|---|---|---|")
+    database = open_at(directory / "keys" / "app.db", REPLICA_URL=bucket.url("keys"))
+    for _ in range(KEPT_HOURS):
+        asyncio.run(database.write(an_hour_later))
+        asyncio.run(database.write(an_hour_of_keys))
+    for together, commits in TOGETHER.items():
+        without, with_key = (bytes_a_write(database, proxy, make, together, commits) for make in (insert, insert_once))
+        cells = (f"{without:,.0f}", f"{with_key:,.0f}", f"{with_key - without:,.0f}")
+        print(f"| {together} | {' | '.join(cells)} |", flush=True)
+    database.close()
+
+
+def an_hour_later(db: peewee.Database) -> None:
+    IdempotencyKey.update(hour=IdempotencyKey.hour - 1).execute(db)
+
+
+def an_hour_of_keys(db: peewee.Database) -> None:
+    for number in range(KEPT_KEYS // KEPT_HOURS):
+        insert_once(number)(db)
+
+
+def insert_once(number: int) -> Callable[[peewee.Database], object]:
+    new = NewItem.model_validate({"name": f"item {number}", "price": "12.50"})
+    attempt = Attempt("", str(uuid.uuid4()), os.urandom(32))
+
+    def write(db: peewee.Database) -> Answer:
+        item = create_item(db, new)
+        headers = {"content-type": "application/json", "etag": '"1"', "location": f"/api/items/{item.id}"}
+        return Answer(201, headers, item.model_dump_json().encode())
+
+    return lambda db: once(db, attempt, write, KEPT_HOURS + 1)
+
+
+def bytes_a_write(
+    database: Database,
+    proxy: Proxy,
+    make: Callable[[int], Callable[[peewee.Database], object]],
+    together: int,
+    commits: int,
+) -> float:
+    async def write() -> None:
+        for commit in range(commits):
+            await asyncio.gather(*(database.write(make(commit * together + n)) for n in range(together)))
+
+    Tally(proxy)
+    asyncio.run(write())
+    return Tally(proxy).sent / (together * commits)
 
 
 async def write_together(database: Database, concurrent: int) -> list[float]:

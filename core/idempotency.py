@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from peewee import Database, Tuple
+from peewee import Database
 
 from core.errors import IdempotencyKeyReused
 from core.models import IdempotencyKey
@@ -28,6 +28,8 @@ SELECT fingerprint, status, headers, body
 FROM hours CROSS JOIN idempotency_keys AS kept ON kept.hour = hours.hour AND caller = ? AND key = ?
 LIMIT 1
 """
+_OLD = "SELECT hour, caller, key FROM idempotency_keys WHERE hour < ? ORDER BY hour, caller, key LIMIT ?"
+_REMOVE = "DELETE FROM idempotency_keys WHERE hour = ? AND caller = ? AND key = ?"  # of several at once it is a scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,5 @@ def _find(db: Database, attempt: Attempt, first_kept: int) -> Answer | None:
 
 
 def _remove_old(db: Database, first_kept: int) -> None:
-    key = Tuple(IdempotencyKey.hour, IdempotencyKey.caller, IdempotencyKey.key)
-    old = (
-        IdempotencyKey.select(IdempotencyKey.hour, IdempotencyKey.caller, IdempotencyKey.key)
-        .where(IdempotencyKey.hour < first_kept)
-        .order_by(IdempotencyKey.hour, IdempotencyKey.caller, IdempotencyKey.key)
-        .limit(_MOST_REMOVED)
-    )
-    IdempotencyKey.delete().where(key.in_(old)).execute(db)
+    for old in db.execute_sql(_OLD, (first_kept, _MOST_REMOVED)).fetchall():
+        db.execute_sql(_REMOVE, old)

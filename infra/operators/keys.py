@@ -15,7 +15,7 @@ from core.errors import CommitOutcomeUnknown, NotServed, SettingsError
 from core.migrations import check_served
 from core.stored import as_stored
 from infra.clock import Clock
-from infra.commitlog import CommitLog, opened_image
+from infra.commitlog import CommitLog, open_database, opened_image
 from infra.operators.sql import private_copy
 from infra.sqlite_errors import translated_errors
 
@@ -74,7 +74,7 @@ def in_log(log: CommitLog, file: Path, use_case: Callable[[peewee.Database], T])
 def keep_callers(database: Path, newest: Path) -> None:
     """Make the keys in a database file those of another one, which nobody writes."""
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
-    with translated_errors(database), closing(apsw.Connection(str(database), flags=flags)) as connection:
+    with translated_errors(database), closing(open_database(str(database), flags)) as connection:
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
         connection.execute("ATTACH ? AS newest", (f"{newest.absolute().as_uri()}?immutable=1",))
         with connection:
@@ -111,12 +111,14 @@ def _differ(connection: apsw.Connection, columns: str) -> bool:
 
 
 def state_of(key: KeyView, moment: str) -> str:
+    """Say in a word whether it lets anybody in at a moment, which is as it is stored."""
     if key.revoked_at:
         return "revoked"
     return "expired" if key.expires_at and key.expires_at <= moment else "valid"
 
 
 def as_line(key: KeyView, moment: str) -> str:
+    """Write it for a terminal."""
     return (
         f"{key.id:<8}  {state_of(key, moment):<7}  {key.scopes:<14}  made {key.created_at[:10]}, "
         f"{f'expires {key.expires_at[:16]}Z' if key.expires_at else 'never expires'}, "
