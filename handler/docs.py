@@ -11,6 +11,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
 from handler.openapi import API_TITLE
+from handler.service import service_of
 
 # Nothing but our own files may run or load on the page; Swagger UI needs inline styles and data: images
 _POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
@@ -54,7 +55,8 @@ async def static_file(request: Request) -> Response:
 async def openapi(request: Request) -> Response:
     from handler.openapi.document import build_openapi
 
-    return Response(json.dumps(build_openapi(request.app.routes)), media_type="application/json")
+    document = build_openapi(request.app.routes, service_of(request).settings.auth_mode)
+    return Response(json.dumps(document), media_type="application/json")
 
 
 @cache

@@ -10,8 +10,9 @@ from starlette.routing import BaseRoute, Route
 
 from core import __version__
 from core.schemas import PageQuery
+from handler.callers.access import scope_needed
 from handler.openapi import API_TITLE, Operation
-from handler.openapi.parts import HEADERS, PARAMETERS, Part, Problem, problem_answer, reference
+from handler.openapi.parts import HEADERS, PARAMETERS, Part, Problem, problem_answer, reference, schemes_of, security_of
 
 _METHODS = ("get", "post", "put", "patch", "delete")
 _SCHEMAS = "#/components/schemas/"
@@ -51,6 +52,7 @@ class _Described:
         self.names = list(route.param_convertors)
         self.method = method
         self.operation = operation
+        self.scope = scope_needed(method.upper(), route.path, docs_open=True)
         self.is_limited = self.path not in ("/health", "/ready")
         self.uses_database = self.path.startswith("/api/")
         self.writes = self.uses_database and method != "get"
@@ -66,6 +68,8 @@ class _Described:
     def problems(self) -> set[int]:
         """The statuses of what may be wrong."""
         found = {400, 431, 500, 503, *self.operation.problems}
+        if self.scope:
+            found |= {401, 403}
         if self.is_limited:
             found |= {429}
         if self.uses_database:
@@ -82,9 +86,10 @@ class _Described:
             found |= {428}
         return found
 
-    def describe(self, schemas: _Schemas, others: "list[_Described]") -> Part:
+    def describe(self, schemas: _Schemas, others: "list[_Described]", auth_mode: str | None) -> Part:
         tag = self.path.split("/")[2] if self.uses_database else "operations"
         described: Part = {"operationId": self.operation.id, "summary": self.operation.summary, "tags": [tag]}
+        described["security"] = security_of(self.scope, auth_mode)
         described["parameters"] = self._parameters(schemas)
         if body := self.operation.body:
             content = {media_type: {"schema": schemas.reference(body)} for media_type in self.operation.body_types}
@@ -152,14 +157,14 @@ def _link(to: _Described, parameter: str, field: str) -> Part:
     return {"operationId": to.operation.id, "parameters": {parameter: f"$response.body#/{field}"}}
 
 
-def build_openapi(routes: Iterable[BaseRoute]) -> Part:
+def build_openapi(routes: Iterable[BaseRoute], auth_mode: str | None = None) -> Part:
     described = [found for route in routes if isinstance(route, Route) for found in _operations(route)]
     queries = {found.operation.query for found in described if found.operation.query}
     models: set[type[BaseModel]] = {Problem, *(model for found in described for model in found.models())}
     schemas = _Schemas(queries | models)
     paths: Part = {}
     for found in described:
-        paths.setdefault(found.path, {})[found.method] = found.describe(schemas, described)
+        paths.setdefault(found.path, {})[found.method] = found.describe(schemas, described, auth_mode)
     statuses = sorted(set().union(*(found.problems() for found in described)))
     problem = schemas.reference(Problem)
     return {
@@ -171,6 +176,7 @@ def build_openapi(routes: Iterable[BaseRoute]) -> Part:
             "schemas": schemas.without(queries - models),
             "headers": HEADERS,
             "parameters": PARAMETERS,
+            "securitySchemes": schemes_of(auth_mode),
             "responses": {f"Problem{status}": problem_answer(status, problem) for status in statuses},
         },
     }

@@ -39,6 +39,36 @@ class Problem(BaseModel):
     txid: str = Field("", pattern=TXID, json_schema_extra=may_be_left_out)
 
 
+_BEARER: Part = {"type": "http", "scheme": "bearer"}
+_KEY: Part = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+_SIGNATURE: Part = {
+    "type": "apiKey",
+    "in": "header",
+    "name": "Authorization",
+    "description": "AWS Signature Version 4",
+    "x-amazon-apigateway-authtype": "awsSigv4",
+}
+# How a caller shows who it is, by AUTH_MODE; without one that asks, it may all the same
+_SCHEMES: dict[str | None, dict[str, Part]] = {
+    "iam": {"signature": _SIGNATURE},
+    "jwt": {"bearer": {**_BEARER, "bearerFormat": "JWT"}},
+    "keys": {"bearer": _BEARER, "key": _KEY},
+}
+_ASKING_NOBODY = (None, "none")
+
+
+def schemes_of(auth_mode: str | None) -> dict[str, Part]:
+    return _SCHEMES["keys" if auth_mode in _ASKING_NOBODY else auth_mode]
+
+
+def security_of(scope: str | None, auth_mode: str | None) -> list[dict[str, list[str]]]:
+    """Any one of the schemes, with this scope; no scope is for everybody."""
+    if scope is None:
+        return []
+    anybody = [dict[str, list[str]]()] if auth_mode in _ASKING_NOBODY else []
+    return [{name: [scope]} for name in schemes_of(auth_mode)] + anybody
+
+
 HEADERS: dict[str, Part] = {
     "X-Request-ID": {
         "description": "The caller's, or a new one; the log lines of the request have it",
@@ -73,6 +103,10 @@ HEADERS: dict[str, Part] = {
         "schema": {"type": "string"},
     },
     "RateLimit-Policy": {"description": "The limit, where one is set", "schema": {"type": "string"}},
+    "WWW-Authenticate": {
+        "description": "What to send instead (RFC 6750, 3)",
+        "schema": {"type": "string"},
+    },
     "Retry-After": {
         "description": "Seconds to wait before the request is sent again",
         "required": True,
@@ -122,6 +156,7 @@ PARAMETERS: dict[str, Part] = {
 def problem_answer(status: int, schema: Part) -> Part:
     headers = ["X-Request-ID", "Cache-Control", "X-Commit-Txid", "RateLimit", "RateLimit-Policy"]
     headers += ["Retry-After"] if status in (429, 503) else []
+    headers += ["WWW-Authenticate"] if status in (401, 403) else []
     return {
         "description": ", ".join(f"`{code}`" for code in Code if code.status == status),
         "headers": {name: reference("headers", name) for name in headers},

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.e2e.processes import ROOT, starting_processes
+from tests.e2e.processes import ROOT, StartProcess, starting_processes
 
 SCHEMATHESIS = ROOT / ".venv-contract" / "bin" / "schemathesis"
 
@@ -19,25 +19,40 @@ SCHEMATHESIS = ROOT / ".venv-contract" / "bin" / "schemathesis"
 def main() -> int:
     arguments = _arguments()
     print(f"seed {arguments.seed}", flush=True)
-    with TemporaryDirectory() as directory:
-        return check(Path(directory), arguments.cases, arguments.seed)
+    codes = []
+    for mode in ("none", "keys"):
+        with (
+            TemporaryDirectory() as directory,
+            starting_processes(
+                **{"PORT": "0", "MAINTENANCE_INTERVAL_SECONDS": "0", "RATE_LIMIT": "0", "AUTH_MODE": mode},
+                DATABASE_PATH=str(Path(directory) / "app.db"),
+            ) as start,
+        ):
+            codes.append(check(start, mode, arguments.cases, arguments.seed))
+    return max(codes)
 
 
-def check(directory: Path, cases: int, seed: int) -> int:
-    with starting_processes(
-        PORT="0", LOG_LEVEL="WARNING", MAINTENANCE_INTERVAL_SECONDS="0", DATABASE_PATH=str(directory / "app.db")
-    ) as start:
-        server = start(sys.executable, "-m", "handler", LOG_LEVEL="INFO")
-        url = server.wait_for(r"Uvicorn running on (http://[0-9.:]+)")[1]
-        done = subprocess.run(
-            [
-                *(SCHEMATHESIS, "run", f"{url}/openapi.json", "--no-color", "--continue-on-failure"),
-                *("--max-examples", str(cases), "--seed", str(seed), "--workers", "2"),
-            ],
-            cwd=ROOT,
-            env={**os.environ, "NO_PROXY": "*"},
-        )
-        return done.returncode
+def check(start: StartProcess, mode: str, cases: int, seed: int) -> int:
+    url = start(sys.executable, "-m", "handler").wait_for(r"Uvicorn running on (http://[0-9.:]+)")[1]
+    shown = _new_key(start) if mode == "keys" else ""
+    # in both ways, as none of them may be drawn beside the other: it takes one key, and no second one (RFC 6750, 2)
+    key = ("--header", f"Authorization: Bearer {shown}", "--header", f"X-API-Key: {shown}") if shown else ()
+    print(f"AUTH_MODE={mode}", flush=True)
+    done = subprocess.run(
+        [
+            *(SCHEMATHESIS, "run", f"{url}/openapi.json", "--no-color", "--continue-on-failure", *key),
+            *("--max-examples", str(cases), "--seed", str(seed), "--workers", "2"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "NO_PROXY": "*"},
+    )
+    return done.returncode
+
+
+def _new_key(start: StartProcess) -> str:
+    scopes = [word for scope in ("read", "write", "ops") for word in ("--scope", scope)]
+    made = start(sys.executable, "-m", "infra", "keys", "create", "contract", *scopes)
+    return made.wait_for(r"cnp_\w+")[0]
 
 
 def _arguments() -> argparse.Namespace:

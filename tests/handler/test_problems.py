@@ -62,7 +62,7 @@ FAILURES = [
 # Shown elsewhere: by what is no HTTP, by the function on Lambda, by a server that stops, and where limits are set
 ELSEWHERE = {Code.MALFORMED_REQUEST, Code.ANSWER_TOO_LARGE, Code.STOPPING}
 ELSEWHERE |= {Code.PREFLIGHT_REFUSED, Code.REQUEST_TIMEOUT, Code.RATE_LIMITED, Code.TOO_MANY_CONNECTIONS}
-ELSEWHERE |= {Code.IF_MATCH_REQUIRED}
+ELSEWHERE |= {Code.IF_MATCH_REQUIRED, Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.IDENTITY_PROVIDER_UNAVAILABLE}
 
 
 def test_each_code_is_shown() -> None:
