@@ -10,7 +10,9 @@ from handler.problems import MEDIA_TYPE, Code
 # A string of RFC 9651, or the same without quotes
 TAG = r'(W/)?"[!#-~]*"'
 KEY = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$'
-TAGS: dict[str, Any] = {"anyOf": [{"const": "*"}, {"type": "string", "pattern": rf"^{TAG}([ \t]*,[ \t]*{TAG})*$"}]}
+TAGS: dict[str, Any] = {
+    "anyOf": [{"type": "string", "pattern": r"^\*$"}, {"type": "string", "pattern": rf"^{TAG}([ \t]*,[ \t]*{TAG})*$"}]
+}
 TXID = "^[0-7][0-9a-f]{15}$"
 
 Part = dict[str, Any]
