@@ -10,7 +10,9 @@ from handler.problems import MEDIA_TYPE, Code
 # A string of RFC 9651, or the same without quotes
 TAG = r'(W/)?"[!#-~]*"'
 KEY = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$'
-TAGS = rf"^(\*|{TAG}([ \t]*,[ \t]*{TAG})*)$"
+TAGS: dict[str, Any] = {
+    "anyOf": [{"type": "string", "pattern": r"^\*$"}, {"type": "string", "pattern": rf"^{TAG}([ \t]*,[ \t]*{TAG})*$"}]
+}
 TXID = "^[0-7][0-9a-f]{15}$"
 
 Part = dict[str, Any]
@@ -140,14 +142,14 @@ PARAMETERS: dict[str, Part] = {
         "name": "If-Match",
         "in": "header",
         "description": "ETags, or *: only if what is there is one of these",
-        "schema": {"type": "string", "pattern": TAGS},
+        "schema": TAGS,
         "example": "*",
     },
     "If-None-Match": {
         "name": "If-None-Match",
         "in": "header",
         "description": "ETags, or *: only if what is there is none of these",
-        "schema": {"type": "string", "pattern": TAGS},
+        "schema": TAGS,
         "example": '"1-0123456789abcdef"',
     },
 }

@@ -53,8 +53,13 @@ def page_through(client: Client, items: list[ItemView]) -> None:
 def update(client: Client, item: ItemView) -> None:
     seen = get_item.sync_detailed(item.id, client=client)
     assert seen.parsed == item
-    patched = patch_item.sync(item.id, client=client, body=ItemPatch(quantity=7))
+    tag = seen.headers["ETag"]
+    assert get_item.sync_detailed(item.id, client=client, if_none_match=tag).status_code == HTTPStatus.NOT_MODIFIED
+    patched = patch_item.sync(item.id, client=client, body=ItemPatch(quantity=7), if_match=tag)
     assert (patched.name, patched.quantity, patched.version) == (item.name, 7, 2)
+    late = patch_item.sync(item.id, client=client, body=ItemPatch(quantity=8), if_match=tag)
+    assert isinstance(late, Problem)
+    assert (late.status, late.code) == (412, "precondition_failed")
     replaced = replace_item.sync(item.id, client=client, body=NewItem(name="Torch"))
     assert (replaced.name, replaced.quantity, replaced.version) == ("Torch", 0, 3)
     assert delete_item.sync_detailed(item.id, client=client).status_code == HTTPStatus.NO_CONTENT
