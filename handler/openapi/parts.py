@@ -11,7 +11,7 @@ from handler.problems import MEDIA_TYPE, Code
 TAG = r'(W/)?"[!#-~]*"'
 KEY = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$'
 TAGS: dict[str, Any] = {
-    "anyOf": [{"type": "string", "pattern": r"^\*$"}, {"type": "string", "pattern": rf"^{TAG}([ \t]*,[ \t]*{TAG})*$"}]
+    "anyOf": [{"type": "string", "enum": ["*"]}, {"type": "string", "pattern": rf"^{TAG}([ \t]*,[ \t]*{TAG})*$"}]
 }
 TXID = "^[0-7][0-9a-f]{15}$"
 
