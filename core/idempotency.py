@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from peewee import Database
 
-from core.errors import IdempotencyKeyReused
+from core.errors import IdempotencyKeyReused, WriteRefused
 from core.models import IdempotencyKey
 
 _MOST_REMOVED = 4  # of what is too old, by each write that adds one
@@ -52,7 +52,8 @@ class Answer:
 def once(db: Database, attempt: Attempt, write: Callable[[Database], Answer], keep_hours: int) -> Answer:
     """Write, and keep the answer for as long; or return what an earlier attempt was answered.
 
-    Raises IdempotencyKeyReused for a key that came with another request, and what `write` raises: then nothing is kept.
+    Raises IdempotencyKeyReused for a key that came with another request, WriteRefused for a row that is no answer, and
+    what `write` raises: then nothing is kept.
     """
     hour = int(time.time()) // _HOUR_SECONDS
     if found := _find(db, attempt, hour - keep_hours):
@@ -78,7 +79,25 @@ def _find(db: Database, attempt: Attempt, first_kept: int) -> Answer | None:
     fingerprint, status, headers, body = found
     if bytes(fingerprint) != attempt.fingerprint:
         raise IdempotencyKeyReused(attempt.key)
-    return Answer(status, json.loads(headers), bytes(body), is_repeated=True)
+    return Answer(_status(status), _headers(headers), bytes(body), is_repeated=True)
+
+
+def _status(stored: int) -> int:
+    if 200 <= stored <= 299:  # nothing else is kept
+        return stored
+    raise _unreadable(f"status {stored}")
+
+
+def _headers(stored: str) -> dict[str, str]:
+    headers = json.loads(stored)
+    if isinstance(headers, dict) and all(isinstance(value, str) for value in headers.values()):
+        return headers
+    raise _unreadable(f"headers {stored}")
+
+
+def _unreadable(what: str) -> WriteRefused:
+    """Somebody else has written into the table."""
+    return WriteRefused(f"What is kept for this Idempotency-Key is no answer ({what}). Take another key.")
 
 
 def _remove_old(db: Database, first_kept: int) -> None:

@@ -20,6 +20,7 @@ MERGE_PATCH = ("application/json", "application/merge-patch+json")
 
 _ID = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 _MAX_FIELDS = 50
+_MOST_ERRORS = 100  # a body of nothing but unknown fields has as many
 
 
 def is_probe(scope: Scope) -> bool:
@@ -77,7 +78,7 @@ def _invalid(error: ValidationError) -> Exception:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     if found[0]["type"] == "json_invalid":
         return Refusal(Code.MALFORMED_BODY, f"The body is not JSON. {found[0]['msg']}.")
-    return InvalidInput([FieldError(_path(entry["loc"]), entry["msg"]) for entry in found])
+    return InvalidInput([FieldError(_path(entry["loc"]), entry["msg"]) for entry in found[:_MOST_ERRORS]])
 
 
 def _path(location: tuple[Any, ...]) -> str:

@@ -289,3 +289,8 @@ def test_half_a_surrogate_pair_in_a_path_is_404(service: Service, path: str) -> 
     service.database.close()
     assert sent[0]["status"] == 404
     assert json.loads(sent[1]["body"])["instance"] == path.encode("utf-8", "replace").decode()
+
+
+def test_errors_are_bounded(client: httpx2.Client) -> None:
+    body = {f"x{n}": 0 for n in range(1000)}
+    assert len(assert_problem(client.post("/api/items", json=body), 422)["errors"]) == 100

@@ -5,9 +5,11 @@ import logging
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import apsw
 import httpx2
 import pytest
 
@@ -15,7 +17,7 @@ from core import idempotency
 from core.errors import StoreUnavailable
 from core.idempotency import Answer, Attempt, once
 from core.models import IdempotencyKey
-from handler.service import open_server_service
+from handler.service import Service, open_server_service
 from infra.storage.object_store import ObjectStore
 from tests.conftest import MakeSettings, assert_problem, open_at, serving
 from tests.e2e.processes import until
@@ -212,3 +214,13 @@ def test_delete_that_is_cut_off_in_its_body_deletes_nothing(
         )
     until(lambda: any(f"DELETE {url} 400" in message for message in caplog.messages))
     assert names(client) == ["Lamp"]
+
+
+@pytest.mark.parametrize("spoilt", ["status = 99999", "status = 404", "headers = '[1]'", """headers = '{"etag": 1}'"""])
+def test_row_that_is_no_answer_is_409(service: Service, spoilt: str) -> None:
+    with serving(service) as client:
+        client.post("/api/items", json=LAMP, headers=KEY)
+        with closing(apsw.Connection(str(service.settings.database_path))) as shell:
+            shell.execute(f"UPDATE idempotency_keys SET {spoilt}")
+        problem = assert_problem(client.post("/api/items", json=LAMP, headers=KEY), 409)
+        assert "What is kept for this Idempotency-Key is no answer" in problem["detail"]
