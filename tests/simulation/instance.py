@@ -56,6 +56,7 @@ class Surroundings:
     counts: Counter[str]
     root: Path
     backups: Path
+    counters: list[int]  # what clients have read
     tokens: list[int]  # the TXIDs that clients got, and hand on to others
     somebody_sleeps: "Callable[[Instance, float], None]"
     write_of_others: Callable[[], Write]  # a new one, by another program
@@ -390,6 +391,7 @@ class Instance:
         answered = self._answered(f"read at TXID {shown}", self._fresh_since(request), request.freshness > 0)
         self._model.read(state, shown, request.at_least, self._fresh_since(request), answered)
         self._around.tokens.append(token)
+        self._around.counters.append(state.counter)
         self._around.counts["reads"] += 1
 
     def _answer_later(self, request: Read) -> None:

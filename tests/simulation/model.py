@@ -109,6 +109,8 @@ class Model:
             self._within[between] = txid
             self._first_within.setdefault(between.writes, txid)
             self._base_of[number] = between
+            if self._writes[number].if_counter not in (None, between.counter):
+                raise Violation(f"no update is lost: write {number} as TXID {txid}")
             between = self._writes[number].applied_to(between)
             if number in self._txid_of and not (number in self._sent_again and number in self._undone):
                 raise Violation(f"none is applied twice: write {number} again as TXID {txid}")

@@ -57,6 +57,7 @@ class Write:
     changes_mind: bool = False  # rolls a savepoint back
     ends: str = "commit"  # or "error", or "nothing": then it is a read; or "abort", which takes the transaction along
     has_key: bool = False  # so that it may be sent again: it is done once
+    if_counter: int | None = None  # what it was when a client read it; if it is another now, nothing is changed
     seen: State = field(default_factory=State)  # by the last run
     runs: int = 0
     answer: Answer | None = None  # of the last run, when it has a key
@@ -83,7 +84,7 @@ class Write:
         return Answer(201, {}, answer_on(self.seen))
 
     def _apply(self, database: peewee.Database) -> None:
-        if self.ends == "error":
+        if self.ends == "error" or self.if_counter not in (None, self.seen.counter):
             raise ItemNotFound(self.number)
         if self.ends == "nothing":
             return

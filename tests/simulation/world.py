@@ -73,6 +73,7 @@ class World:
             root,
             root / "backups",
             [],
+            [],
             self._go_on_without,
             self._write_of_others,
         )
@@ -150,6 +151,8 @@ class World:
         match rng.randrange(6):
             case 0 | 1:
                 write.increments = True
+                if self._around.counters and rng.random() < 0.3:
+                    write.if_counter = self._around.counters[-1]
             case 2:
                 write.rows, write.row_bytes = rng.randint(2, 5), rng.choice((20, 5000))
                 write.changes_mind = rng.random() < 0.5
@@ -159,7 +162,8 @@ class World:
                 write.rows, write.row_bytes = 1, 100
         if write.ends == "commit" and rng.random() < 0.5:
             write.has_key = True
-            self._with_key.append(write)
+            if write.if_counter is None:  # or it may never be done
+                self._with_key.append(write)
         return write
 
     def _write_of_others(self) -> Write:
