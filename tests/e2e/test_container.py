@@ -134,8 +134,8 @@ def test_service_is_replaced_by_a_new_image_in_one_step(service: Checkout, compo
 
 def test_upgrade_and_rollback_on_the_same_data(service: Checkout) -> None:
     """The newer release has one more migration."""
-    migration = service.directory / "core" / "migrations" / "0003_colour.sql"
-    assert len(list(migration.parent.glob("*.sql"))) == 2, "number the next one here anew"
+    migration = service.directory / "core" / "migrations" / "0004_colour.sql"
+    assert len(list(migration.parent.glob("*.sql"))) == 3, "number the next one here anew"
 
     def released(name: str) -> None:
         service.sh(f"make build && docker tag cloud-native-poc:latest cloud-native-poc:{name}", VERSION=name)
@@ -150,11 +150,11 @@ def test_upgrade_and_rollback_on_the_same_data(service: Checkout) -> None:
         released("e2e-old")
         migration.write_text(NEXT_MIGRATION)
         released("e2e-new")
-        assert deployed("e2e-old") == "2"
-        service.add("by the old release")
-        assert deployed("e2e-new") == "3"
-        service.add("by the new release")
         assert deployed("e2e-old") == "3"
+        service.add("by the old release")
+        assert deployed("e2e-new") == "4"
+        service.add("by the new release")
+        assert deployed("e2e-old") == "4"
         service.add("after the rollback")
         assert service.names() == ["by the old release", "by the new release", "after the rollback"]
         assert "is sound" in service.sh(f"docker exec {CONTAINER} python -m infra verify")

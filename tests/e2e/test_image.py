@@ -171,7 +171,8 @@ def test_server_runs_with_no_rights_at_all(run: Run, checkout: Checkout) -> None
     port = free_port()
     # A proxy in the environment is not for the health check
     container = run(
-        f"{HARDENED} -p 127.0.0.1:{port}:8000 -e http_proxy=http://127.0.0.1:9 --health-interval 1s {SERVER}"
+        f"{HARDENED} -p 127.0.0.1:{port}:8000 -e AUTH_MODE=none -e http_proxy=http://127.0.0.1:9 "
+        f"--health-interval 1s {SERVER}"
     )
     checkout.wait_for("healthy", container)
     with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
