@@ -85,9 +85,9 @@ def test_new_migration_is_run(developer: Developer) -> None:
 
 
 def test_code_that_cannot_start_is_waited_for_until_it_can(developer: Developer) -> None:
-    developer.edits("handler/openapi/__init__.py", "from typing import", "from typing import")
-    developer.process.wait_for("No module named 'typing'")
-    developer.edits("handler/openapi/__init__.py", "from typing import", "from typing import")
+    developer.edits("handler/openapi/__init__.py", "from typing import", "from typong import")
+    developer.process.wait_for("No module named 'typong'")
+    developer.edits("handler/openapi/__init__.py", "from typong import", "from typing import")
     until(lambda: developer.title() == "Items API")
     assert developer.starts() == 2
 
