@@ -47,10 +47,10 @@ def create_app(service: Service) -> Starlette:
         *([Middleware(Cors, origins=settings.cors_origins)] if settings.cors_origins else []),
         Middleware(UnhandledErrors),
         Middleware(ConnectionLimit),
+        *([Middleware(GuessLimit, buckets=buckets)] if buckets is not None else []),
         Middleware(HeaderLimit),
         # a log that only this instance has gives its commits numbers that mean nothing elsewhere
         *([Middleware(CommitTxid, database=service.database)] if settings.replica_url else []),
-        *([Middleware(GuessLimit, buckets=buckets)] if buckets is not None else []),
         Middleware(
             Authentication,
             gate=gate_for(settings, service.database),

@@ -30,6 +30,7 @@ NDJSON, CSV = "application/x-ndjson", "text/csv"
 SLOWEST_SECONDS = 10.0  # for a chunk; a client that reads more slowly is given up
 _CHUNK_BYTES = 256 * 1024
 _FORMULA = re.compile(r"(?!-[0-9.]+\Z)[-=+@\t\r\n\uff0d\uff1d\uff0b\uff20]")  # the last ones are their full-width forms
+_INNER_FORMULA = re.compile(r"([;\t][\s\"]*)(?=[-=+@\uff0d\uff1d\uff0b\uff20])")  # where such a separator ends a cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +152,13 @@ def _csv(columns: list[str], views: Iterable[BaseModel]) -> Iterator[str]:
 
 
 def _harmless(cell: Any) -> Any:
-    """A text that a spreadsheet would take for a formula gets an apostrophe in front (OWASP, CSV injection)."""
-    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+    """A text that a spreadsheet would take for a formula gets an apostrophe in front, and so does what one would that
+    separates cells by semicolons or tabs (OWASP, CSV injection).
+    """
+    if not isinstance(cell, str):
+        return cell
+    cell = _INNER_FORMULA.sub(r"\1'", cell)
+    return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
 FORMS = (Form("ndjson", NDJSON, _ndjson), Form("csv", CSV, _csv))

@@ -68,6 +68,7 @@ class _Bounded(asyncio.Protocol):
         super().__init__(*args, **others)
         self.bounds = bounds
         self._received_any = False
+        self._is_lost = False
         self._head = _Deadline(self.loop, bounds.seconds, self._head_is_late)
         self._answer = _Deadline(self.loop, bounds.seconds, self._answer_is_not_taken)
 
@@ -118,6 +119,7 @@ class _Bounded(asyncio.Protocol):
             self._refuse(Code.MALFORMED_REQUEST, msg)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost = True
         self._head.unset()
         self._answer.unset()
         super().connection_lost(exc)
@@ -140,7 +142,8 @@ class _Bounded(asyncio.Protocol):
     def _closing(self) -> None:
         """What is written is still sent; that may take as long as any other answer."""
         self._head.unset()
-        self._answer.set()
+        if not self._is_lost:
+            self._answer.set()
 
     def _refuse(self, code: Code, detail: str) -> None:
         request_id = uuid4().hex
@@ -166,6 +169,19 @@ class Protocol(_Bounded, HttpToolsProtocol):
     """
 
     _received = b""
+    _in_head = False
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer is no header (RFC 9110, 6.5.1), also when it comes along with the head
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
         self._received = data

@@ -27,7 +27,8 @@ class ThisMachine(Everybody):
     """The address that the connection came in at is what counts: settings do not see what `uvicorn --host` says."""
 
     async def admit(self, scope: AsgiScope) -> Caller:
-        if not is_loopback((scope.get("server") or [""])[0]):
+        client = scope.get("client")  # whom a proxy has named, if one is believed
+        if not is_loopback((scope.get("server") or [""])[0]) or (client and not is_loopback(client[0])):
             detail = (
                 "AUTH_MODE is not set, so only this machine itself is let in, over a loopback address. Start the "
                 "service with AUTH_MODE=keys, or with AUTH_MODE=none for everybody who reaches it."

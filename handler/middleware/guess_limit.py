@@ -1,12 +1,13 @@
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from handler.buckets import Buckets
-from handler.middleware.rate_limit import address_key, too_many_requests
+from handler.middleware.rate_limit import COUNTED, address_key, too_many_requests
 from handler.requests import is_probe
 
 
 class GuessLimit:
-    """Counts each 401 against the address that it goes to, so that nobody tries one key after the other.
+    """Counts against the address what is refused before RateLimit has counted it, a 401 above all, so that nobody tries
+    one key after the other.
 
     It is around what asks for a key; the key of an address without tokens is not even looked at.
     """
@@ -23,7 +24,7 @@ class GuessLimit:
             return await answer(scope, receive, send)
 
         async def send_and_count(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] == 401:
+            if message["type"] == "http.response.start" and COUNTED not in scope["state"]:
                 self.buckets.take(key)
             await send(message)
 

@@ -9,6 +9,7 @@ from handler.buckets import Buckets
 from handler.problems import Code, problem
 from handler.requests import is_probe
 
+COUNTED = "counted"  # in the request's state: it has come as far as RateLimit
 Key = tuple[str, str]  # the policy's name, and whose bucket it is
 
 
@@ -26,6 +27,7 @@ class RateLimit:
         if scope["type"] != "http" or is_probe(scope):
             return await self.app(scope, receive, send)
         key = _key_of(scope)
+        scope["state"][COUNTED] = True
         if answer := too_many_requests(scope, self.buckets, key):
             return await answer(scope, receive, send)
         self.buckets.take(key)

@@ -11,6 +11,7 @@ from infra.telemetry.metrics import Metrics
 
 logger = logging.getLogger("handler.request")
 
+_NOBODY_LEFT = 499  # to answer: nginx's number for a client that has gone
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 
 
@@ -26,21 +27,23 @@ class RequestLog:
             return await self.app(scope, receive, send)
         started = time.perf_counter()
         # an event of Lambda may hold half a surrogate pair, which no answer can repeat; there is nothing of that name
-        scope["path"] = scope["path"].encode("utf-8", "replace").decode()
+        for part in ("method", "path"):
+            scope[part] = scope[part].encode("utf-8", "replace").decode()
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         set_context_keys(request_id=request_id)  # type: ignore[arg-type]
-        status = 500
+        status, is_answered = 500, False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, is_answered = message["status"], True
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
+            status = status if is_answered else _NOBODY_LEFT
         finally:
             seconds = time.perf_counter() - started
             route = scope["route"].path if "route" in scope else "none"

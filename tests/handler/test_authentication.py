@@ -354,6 +354,12 @@ def test_without_a_mode_only_a_loopback_address_lets_in(no_mode: Callable[..., S
         assert client.get(f"{outside}/health").status_code == 200
 
 
+def test_without_a_mode_whom_a_proxy_names_is_not_this_machine(no_mode: Callable[..., Service]) -> None:
+    with serving(no_mode(FORWARDED_ALLOW_IPS="127.0.0.1")) as client:
+        assert client.get("/api/items", headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 200
+        assert_problem(client.get("/api/items", headers={"X-Forwarded-For": "203.0.113.1"}), 403)
+
+
 def test_mode_none_lets_everybody_in(no_mode: Callable[..., Service]) -> None:
     with serving(no_mode(AUTH_MODE="none"), host="0.0.0.0") as client:
         outside = f"http://{own_address()}:{client.base_url.port}"

@@ -19,6 +19,7 @@ import pytest
 
 from core.errors import MaintenanceError
 from handler import gateways
+from handler.callers.iam import verified_arn
 from infra.__main__ import main
 from infra.backups.backups import open_backups
 from infra.settings import Settings
@@ -796,3 +797,15 @@ def test_token_that_nobody_has_verified_lets_nobody_in(jwt_function: Invoke) -> 
         answer = jwt_function(made)
         assert answer["statusCode"] == 401
     assert jwt_function(request("GET", "/health"))["statusCode"] == 200
+
+
+def test_method_that_no_answer_can_repeat_is_405(start: Start) -> None:
+    made = event("http_api_list")
+    made["requestContext"]["http"]["method"] = "\ud800"
+    assert start()(made)["statusCode"] == 405
+
+
+def test_load_balancer_vouches_for_nobody() -> None:
+    identity = {"identity": {"userArn": "arn:aws:iam::1:user/a"}}
+    assert verified_arn(identity) == "arn:aws:iam::1:user/a"
+    assert verified_arn({**identity, "elb": {}}) == verified_arn({**identity, "http": {}}) == ""

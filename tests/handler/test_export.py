@@ -94,7 +94,16 @@ def test_cell_that_a_spreadsheet_would_run_gets_an_apostrophe(shared_client: htt
     assert item in ndjson(shared_client.get("/api/items/export"))  # which has it as it is
 
 
-@pytest.mark.parametrize("name", ["-5", "-1.50", "'quoted", "a=b", " =x", "x\t=y"])
+@pytest.mark.parametrize(
+    ("name", "shown"), [("x;=1+1", "x;'=1+1"), ("x\t-1", "x\t'-1"), ('q"; "@a', 'q"; "\'@a'), ("=a;=b", "'=a;'=b")]
+)
+def test_cell_within_a_cell_gets_an_apostrophe_too(shared_client: httpx2.Client, name: str, shown: str) -> None:
+    item = batch(shared_client, name)[0]
+    rows = rows_of(shared_client.get("/api/items/export?format=csv").text)
+    assert [row[1] for row in rows if row[0] == str(item["id"])] == [shown]
+
+
+@pytest.mark.parametrize("name", ["-5", "-1.50", "'quoted", "a=b", " =x", "x; y", "a;b=c"])
 def test_other_cells_stay_as_they_are(shared_client: httpx2.Client, name: str) -> None:
     item = batch(shared_client, name)[0]
     rows = rows_of(shared_client.get("/api/items/export?format=csv").text)

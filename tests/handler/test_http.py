@@ -10,6 +10,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from contextlib import closing
+from typing import Any
 
 import httpx2
 import pytest
@@ -18,6 +19,8 @@ from starlette.types import Message
 
 from handler.middleware import early_answers
 from handler.middleware.early_answers import EarlyAnswers
+from handler.middleware.request_log import RequestLog
+from infra.telemetry.prometheus import PrometheusMetrics
 from tests.conftest import assert_problem
 
 BODY = b'{"name": "Lamp"}'
@@ -41,6 +44,15 @@ def answer_on(connection: socket.socket) -> tuple[int, bytes, dict[str, str]]:
     answer = http.client.HTTPResponse(connection)
     answer.begin()
     return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
+
+
+@pytest.mark.parametrize("upgrade", [b"", H2C])
+def test_trailer_that_comes_along_with_the_head_is_no_header(address: tuple[str, int], upgrade: bytes) -> None:
+    with socket.create_connection(address, 20) as connection:
+        connection.sendall(head(upgrade + CHUNKED) + CHUNKS + b"X-Request-ID: from-the-trailer\r\n\r\n")
+        status, _, headers = answer_on(connection)
+    assert status == 201
+    assert headers["x-request-id"] != "from-the-trailer"
 
 
 @pytest.mark.parametrize(
@@ -195,3 +207,16 @@ def test_large_answers_are_compressed_for_who_asks(client: httpx2.Client) -> Non
         if path != "/metrics":  # another text each time
             assert small.content == plain.content
     assert "content-encoding" not in client.get("/health", headers={"accept-encoding": "gzip"}).headers
+
+
+def test_request_whose_client_has_gone_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def answers_nobody(*_: Any) -> None:
+        pass
+
+    app: Any = answers_nobody
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    metrics = PrometheusMetrics()
+    with caplog.at_level("INFO", logger="handler.request"):
+        asyncio.run(RequestLog(app, metrics)(scope, app, app))
+    assert [(record.levelname, record.message) for record in caplog.records] == [("INFO", "GET / 499")]
+    assert 'status="499"' in metrics.exposition(dict)[0].decode()
