@@ -173,9 +173,10 @@ def excess(event: Event, answer: dict[str, Any]) -> str | None:
     size = len(json.dumps(answer))
     if size <= limit:
         return None
+    outcome = "carried out, but its" if answer["statusCode"] < 400 else "refused, and the"
     return (
-        f"The request was carried out, but its answer has {size} bytes as Lambda hands it on, and {limit} at most get "
-        "through. Ask for less at once, or for gzip (Accept-Encoding)."
+        f"The request was {outcome} answer has {size} bytes as Lambda hands it on, and {limit} at most get through. "
+        "Ask for less at once, or for gzip (Accept-Encoding)."
     )
 
 
