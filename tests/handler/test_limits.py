@@ -7,7 +7,7 @@ import re
 import select
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 import httpx2
@@ -161,11 +161,11 @@ def test_last_answer_is_taken_to_its_end_in_time(make_settings: MakeSettings) ->
                 client.post("/api/items", json={"name": "x", "description": "y" * 2000}).raise_for_status()
             with connected(client, receive_buffer=4096) as connection:
                 connection.sendall(REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-                answer = http.client.HTTPResponse(connection)
-                answer.begin()
-                assert answer.length is not None
-                answer.read(answer.length - 18_000)
-                wait_for_reset(connection)
+                with closing(http.client.HTTPResponse(connection)) as answer:
+                    answer.begin()
+                    assert answer.length is not None
+                    answer.read(answer.length - 18_000)
+                    wait_for_reset(connection)
 
 
 @pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["kept alive", "last"])

@@ -37,8 +37,12 @@ class Authority:
     ) -> x509.Certificate:
         begin = datetime.now(UTC) + begins * _DAY
         builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
-        builder = builder.not_valid_before(begin).not_valid_after(begin + 2 * _DAY)
-        return builder.add_extension(extension, True).sign(self._key, hashes.SHA256())
+        builder = builder.not_valid_before(begin).not_valid_after(begin + 2 * _DAY).add_extension(extension, True)
+        # OpenSSL wants to see them where it is strict, as Python is since 3.13
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+        own = self._key.public_key()
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(own), False)
+        return builder.sign(self._key, hashes.SHA256())
 
     def _context(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> ssl.SSLContext:
         file = self._written("server.pem", certificate)
