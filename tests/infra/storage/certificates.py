@@ -13,6 +13,17 @@ from cryptography.x509.oid import NameOID
 
 HERE = x509.IPAddress(ip_address("127.0.0.1"))
 _DAY = timedelta(days=1)
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=True,
+    key_cert_sign=True,
+    crl_sign=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 class Authority:
@@ -39,6 +50,8 @@ class Authority:
         builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
         builder = builder.not_valid_before(begin).not_valid_after(begin + 2 * _DAY).add_extension(extension, True)
         # OpenSSL wants to see them where it is strict, as Python is since 3.13
+        if isinstance(extension, x509.BasicConstraints):
+            builder = builder.add_extension(_SIGNS_CERTIFICATES, True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
         own = self._key.public_key()
         builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(own), False)
