@@ -16,7 +16,7 @@ from playhouse.apsw_ext import APSWDatabase
 
 from core.errors import LogDamaged, TooManyCopies
 from infra.clock import Clock
-from infra.commitlog import open_log
+from infra.commitlog import defend, open_log
 from infra.disk.workspace import workspace_in
 from infra.sqlite_errors import translated_errors
 
@@ -55,6 +55,7 @@ class Copies:
                 if position.txid < at_least:
                     raise LogDamaged(f"{self._url} ends at TXID {position.txid:016x}, but {at_least:016x} was in it.")
                 db = APSWDatabase(str(image), pragmas={"query_only": 1}, thread_safe=False)
-                db.connect()
                 stack.callback(db.close)
+                db.connect()
+                defend(db.connection())
             yield Copy(db, position.txid)

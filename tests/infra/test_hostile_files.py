@@ -245,3 +245,11 @@ def test_module_that_defends_is_the_only_one_that_opens_files() -> None:
         "infra/commitlog/at_rest/in_place.py": 1,  # a new file
         "infra/commitlog/defences.py": 1,
     }
+
+
+def test_whoever_opens_a_file_through_peewee_defends_it() -> None:
+    root = Path(__file__).parents[2]
+    modules = [path for folder in ("core", "handler", "infra") for path in (root / folder).rglob("*.py")]
+    opening = [path for path in modules if "APSWDatabase(" in path.read_text()]
+    assert opening
+    assert [str(path.relative_to(root)) for path in opening if "defend(" not in path.read_text()] == []
