@@ -5,7 +5,6 @@ SAM_PORT ?= 3000
 IMAGE := cloud-native-poc
 SEEDS ?= 1000
 START ?= 0
-CASES ?= 100000
 SECONDS ?= 120
 WORKERS ?= auto
 VENV := .venv/bin
@@ -58,6 +57,7 @@ test-coverage: .venv/installed ## the same, with an HTML report in htmlcov/
 sim: .venv/installed ## simulate the commit log under every kind of trouble (SEEDS=1000 START=0; SEED=42 shows one)
 	@$(VENV)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --start $(START))
 
+fuzz: CASES ?= 100000
 fuzz: .venv/installed ## put odd input to all that reads what comes from outside (CASES=100000 START=0)
 	@$(VENV)/python -m tests.fuzz --cases $(CASES) --start $(START)
 
@@ -67,7 +67,7 @@ model: .venv/installed ## check the commit protocol at small size, in every orde
 check: .venv/installed ## hold real servers under real trouble to their promises (SECONDS=120; SEED=42 makes the same trouble, WITHOUT=shell leaves one kind out)
 	@$(VENV)/python -m tests.checker --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(WITHOUT),--without $(WITHOUT))
 
-contract: CASES = 200
+contract: CASES ?= 200
 contract: .venv/installed .venv-contract/installed ## hold a live server to openapi.json, by schemathesis (CASES=200 a phase and operation; SEED=42 sends the same)
 	@$(VENV)/python -m tests.contract --cases $(CASES) $(if $(SEED),--seed $(SEED))
 

@@ -5,12 +5,13 @@ import json
 import re
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from core.idempotency import Answer, Attempt
 from handler.callers import caller_of
 from handler.problems import IDEMPOTENCY_KEY, Code, Refusal
+from handler.requests import read_body
 
 REPEATED = "Idempotent-Replayed"
 
@@ -32,11 +33,7 @@ async def attempt_of(request: Request) -> Attempt | None:
         example = "8e03978e-40d5-43dd-bc93"
         detail = f'{IDEMPOTENCY_KEY} should be one string of 1 to {_MOST_CHARACTERS} characters, as "{example}".'
         raise Refusal(Code.MALFORMED_HEADER, detail)
-    try:
-        body = await request.body()
-    except ClientDisconnect:  # in the body of a DELETE, which nobody else reads
-        raise Refusal(Code.MALFORMED_BODY, "The connection was closed before the whole body was there.") from None
-    return Attempt(caller_of(request).id, key, _fingerprint(request, body))
+    return Attempt(caller_of(request).id, key, _fingerprint(request, await read_body(request)))
 
 
 def _key(value: str) -> str:

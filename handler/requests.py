@@ -66,12 +66,19 @@ async def read_json(request: Request, model: type[M], media_types: tuple[str, ..
         raise Refusal(Code.UNSUPPORTED_MEDIA_TYPE, "JSON is UTF-8; send no other charset.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal(Code.UNSUPPORTED_MEDIA_TYPE, "Send the body without Content-Encoding.")
+    body = await read_body(request)
     try:
-        return model.model_validate_json(await request.body())
-    except ClientDisconnect:
-        raise Refusal(Code.MALFORMED_BODY, "The connection was closed before the whole body was there.") from None
+        return model.model_validate_json(body)
     except ValidationError as error:
         raise _invalid(error) from None
+
+
+async def read_body(request: Request) -> bytes:
+    """Raises Refusal (400) for a body that is cut off."""
+    try:
+        return await request.body()
+    except ClientDisconnect:
+        raise Refusal(Code.MALFORMED_BODY, "The connection was closed before the whole body was there.") from None
 
 
 def _invalid(error: ValidationError) -> Exception:

@@ -7,7 +7,6 @@ by the request's own commit, or by one that nobody waits for.
 
 import asyncio
 import logging
-from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
@@ -19,12 +18,11 @@ from core.errors import KeyRefused, ServiceError
 from core.stored import now
 from handler.callers import Caller, know
 from handler.callers.credentials import credential, invalid
-from infra.database import Database, Session
+from infra.database import Database, Session, UseCase
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-UseCase = Callable[[peewee.Database], T]
 
 _AGAIN_SECONDS = 60.0  # after a commit that was for a note alone, whatever became of it
 
