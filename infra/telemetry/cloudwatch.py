@@ -4,7 +4,7 @@ from aws_lambda_powertools.metrics import Metrics as EmbeddedMetrics
 from aws_lambda_powertools.metrics import MetricUnit
 
 from infra.settings import SERVICE
-from infra.telemetry.metrics import Gauges
+from infra.telemetry.metrics import Gauges, Totals
 
 
 class CloudWatchMetrics:
@@ -37,6 +37,9 @@ class CloudWatchMetrics:
         self._embedded.add_metric("MaintenanceSucceeded", MetricUnit.Count, int(succeeded))
         self._embedded.add_metric("MaintenanceFailed", MetricUnit.Count, int(not succeeded))
         self._embedded.add_metric("MaintenanceDuration", MetricUnit.Seconds, seconds)
+
+    def totals(self) -> Totals:
+        return Totals()
 
     def exposition(self, gauges: Gauges) -> tuple[bytes, str]:
         # The counters are in CloudWatch; an instance's own view of the database is all a scrape can see here

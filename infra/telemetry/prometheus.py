@@ -13,9 +13,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from infra.telemetry.metrics import Gauges
-
-_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0)
+from infra.telemetry.metrics import DURATION_BUCKETS, Gauges, Totals
 
 
 class PrometheusMetrics:
@@ -32,7 +30,7 @@ class PrometheusMetrics:
             "Time from request to answer",
             ["method", "route"],
             registry=self._registry,
-            buckets=_BUCKETS,
+            buckets=DURATION_BUCKETS,
         )
         self._refused = Counter(
             "callers_refused", "Requests of callers not let in", ["reason"], registry=self._registry
@@ -61,6 +59,9 @@ class PrometheusMetrics:
     def maintenance_finished(self, succeeded: bool, seconds: float) -> None:
         self._maintenance.labels("succeeded" if succeeded else "failed").inc()
         self._maintenance_duration.observe(seconds)
+
+    def totals(self) -> Totals:
+        return Totals()
 
     def exposition(self, gauges: Gauges) -> tuple[bytes, str]:
         return generate_latest(self._registry) + gauge_text(gauges), CONTENT_TYPE_LATEST

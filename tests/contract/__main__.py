@@ -38,8 +38,8 @@ def check(start: StartProcess, mode: str, cases: int, seed: int) -> int:
     # in both ways, as none of them may be drawn beside the other: it takes one key, and no second one (RFC 6750, 2)
     key = ("--header", f"Authorization: Bearer {shown}", "--header", f"X-API-Key: {shown}") if shown else ()
     print(f"AUTH_MODE={mode}", flush=True)
-    # one worker: up to Python 3.11.7 two threads that parse at once fail with "AST constructor recursion depth mismatch"
-    # (python/cpython#106905), and so may Hypothesis, which parses its own lambdas
+    # One worker: up to Python 3.11.7 two threads that parse at once fail with "AST constructor recursion depth
+    # mismatch" (python/cpython#106905), and Hypothesis parses its own lambdas
     done = subprocess.run(
         [
             *(SCHEMATHESIS, "run", f"{url}/openapi.json", "--no-color", "--continue-on-failure", *key),
