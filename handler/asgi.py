@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from core.errors import ServiceError
-from handler import docs, items, ops
+from handler import dashboard, docs, items, ops
 from handler.buckets import Buckets
 from handler.callers.gate import check_server_mode, gate_for
 from handler.middleware.authentication import Authentication
@@ -32,7 +32,7 @@ from handler.service import Service, open_server_service
 from handler.startup import read_settings, refuse_to_start
 from infra.settings import Settings
 
-ROUTES = [*ops.routes, *docs.routes, *items.routes]
+ROUTES = [*ops.routes, *dashboard.routes, *docs.routes, *items.routes]
 
 
 def create_app(service: Service) -> Starlette:

@@ -1,0 +1,320 @@
+// Asks /ops/status and /ops/history every few seconds and puts the answers into the page, each in the element that had
+// the one before: nothing flickers, and focus and scroll stay. Text comes in as text only, whatever it is.
+import { PLOTS, draw, prepare } from "./plots.js";
+import { ago, bytes, clock, count, gauge, perDay, ratio, seconds, UNKNOWN } from "./units.js";
+
+const EVERY = 5000;
+const GIVE_UP = 8000;
+const KEY = "cloud-native-poc key";
+const RUNBOOK = document.documentElement.dataset.runbook;
+
+const WORDS = {
+  well: "Everything is well",
+  attention: "Something needs attention",
+  degraded: "The service is degraded",
+  down: "The service is down",
+};
+const UNITS = { ratio, seconds, per_day: perDay };
+const IN_CONTAINER = {
+  process_resident_memory_bytes: "Memory",
+  process_open_fds: "Open files",
+  http_requests_in_flight: "Requests in flight",
+  event_loop_delay_seconds: "Event loop delay",
+  data_volume_free_bytes: "Volume, free",
+  data_volume_size_bytes: "Volume, size",
+};
+const OF_DATABASE = {
+  database_size_bytes: "Database",
+  database_wal_size_bytes: "WAL",
+  database_writes_waiting: "Writes waiting",
+};
+
+const $ = (id) => document.getElementById(id);
+let answered = null; // when the service last did
+
+// Into the page
+
+function put(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+  return element;
+}
+
+function set(element, name, value) {
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
+// The one child of this kind that an element has
+function only(parent, tag) {
+  const child = parent.firstElementChild;
+  if (child?.localName === tag && parent.childNodes.length === 1) return child;
+  const made = document.createElement(tag);
+  parent.replaceChildren(made);
+  return made;
+}
+
+function many(parent, tag, number) {
+  while (parent.children.length > number) parent.lastElementChild.remove();
+  while (parent.children.length < number) parent.append(document.createElement(tag));
+  return [...parent.children];
+}
+
+function putData(element, value, format) {
+  if (value === null || value === undefined) return put(element, UNKNOWN);
+  const data = only(element, "data");
+  set(data, "value", String(value));
+  set(data, "title", String(value));
+  return put(data, format(value));
+}
+
+function putTime(element, at, format = ago) {
+  if (!at) return put(element, UNKNOWN);
+  const time = only(element, "time");
+  set(time, "datetime", at);
+  set(time, "title", new Date(at).toString());
+  return put(time, format(at));
+}
+
+function putRunbook(element, place) {
+  if (!RUNBOOK) return put(only(element, "code"), place);
+  const link = only(element, "a");
+  set(link, "href", RUNBOOK + place.slice(place.indexOf("#")));
+  return put(link, place);
+}
+
+// A table's columns: how each puts its field of an item into a cell
+const text = (field) => (cell, item) => put(cell, item[field] ?? UNKNOWN);
+const code = (field) => (cell, item) => put(only(cell, "code"), item[field] ?? UNKNOWN);
+const time = (field) => (cell, item) => putTime(cell, item[field]);
+const data = (field, format) => Object.assign((cell, item) => putData(cell, item[field], format), { number: true });
+
+function fill(table, items, columns) {
+  const headings = [...table.tHead.rows[0].cells].map((heading) => heading.textContent);
+  many(table.tBodies[0], "tr", items.length).forEach((row, place) => {
+    columns.forEach((column, index) => {
+      const cell = row.children[index] ?? row.appendChild(document.createElement(index ? "td" : "th"));
+      if (!index) cell.scope = "row";
+      cell.dataset.heading = headings[index];
+      cell.classList.toggle("number", Boolean(column.number));
+      column(cell, items[place]);
+    });
+  });
+  table.hidden = items.length === 0;
+  if (table.nextElementSibling?.className === "empty") table.nextElementSibling.hidden = items.length > 0;
+}
+
+function define(list, facts) {
+  many(list, "div", facts.length).forEach((entry, place) => {
+    const [name, write] = facts[place];
+    const [term, value] = [entry.children[0] ?? entry.appendChild(document.createElement("dt")), entry.children[1] ?? entry.appendChild(document.createElement("dd"))];
+    put(term, name);
+    write(value);
+  });
+}
+
+const ofGauges = (names, gauges) =>
+  Object.entries(names)
+    .filter(([metric]) => metric in gauges)
+    .map(([metric, name]) => [name, (value) => putData(value, gauges[metric], (number) => gauge(metric, number))]);
+
+// What the page says
+
+function show(status) {
+  const { service } = status;
+  document.title = `${status.state} · ${service.name}`;
+  say(status.state, WORDS[status.state] ?? status.state, status.since);
+  put($("reason"), status.reason);
+  advise(status.alerts);
+  put($("service"), [service.name, service.version, service.revision, `${service.per_instance ? "this instance alone, " : ""}${service.instance}`].join(" · "));
+
+  fill($("alerts"), status.alerts, [
+    (cell, alert) => {
+      set(cell, "data-severity", alert.severity);
+      many(cell, "span", 2);
+      put(cell.children[0], alert.severity).className = "severity";
+      put(cell.children[1], alert.name);
+    },
+    text("summary"),
+    time("since"),
+    (cell, alert) => putRunbook(cell, alert.runbook),
+  ]);
+  fill($("objectives"), status.objectives, [
+    (cell, objective) => {
+      many(cell, "span", 2);
+      put(cell.children[0], objective.title);
+      const note = [objective.state === "met" ? "" : objective.reason, objective.per_instance ? "of this instance alone" : ""];
+      put(cell.children[1], note.filter(Boolean).join("; ")).className = "note";
+      set(cell, "data-name", objective.name);
+    },
+    Object.assign(text("target"), { number: true }),
+    ...["5m", "1h", "24h", "30d"].map((span) =>
+      Object.assign((cell, { values, unit }) => putData(cell, values[span], UNITS[unit]), { number: true }),
+    ),
+    Object.assign(
+      (cell, { budget_left: left }) => {
+        putData(cell, left, ratio);
+        cell.style.setProperty("--left", Math.min(1, Math.max(0, left ?? 0)));
+        cell.classList.toggle("budget", left !== null);
+        cell.classList.toggle("overdrawn", left < 0);
+      },
+      { number: true },
+    ),
+    (cell, { state }) => {
+      const word = put(only(cell, "span"), state.replace("_", " "));
+      word.className = "word";
+      word.dataset.state = state;
+    },
+  ]);
+  fill($("errors"), status.errors, [
+    time("at"),
+    (cell, error) => {
+      many(cell, "span", 2);
+      put(cell.children[0], error.message).className = "message";
+      put(cell.children[1], `${error.level}, ${error.logger}`).className = "note";
+    },
+    code("request_id"),
+  ]);
+
+  define($("container"), [
+    ["Started", (value) => putTime(value, service.started_at)],
+    ...ofGauges(IN_CONTAINER, status.gauges),
+  ]);
+  const { log } = status;
+  define($("log"), [
+    ["At", (value) => put(only(value, "code"), log.txid)],
+    ["In", (value) => put(only(value, "code"), log.url)],
+    ["Lag", (value) => putData(value, log.lag, (lag) => `${count(lag)} ${lag === 1 ? "commit" : "commits"}`)],
+    ["Since the last compaction", (value) => putData(value, log.since_compaction, count)],
+    ["Since the last snapshot", (value) => putData(value, log.since_snapshot, count)],
+    ...ofGauges(OF_DATABASE, status.gauges),
+  ]);
+  fill($("commits"), log.commits, [code("txid"), time("at"), data("writes", count), data("bytes", bytes)]);
+  fill($("backups"), status.backups, [
+    code("name"),
+    time("at"),
+    (cell, backup) => (backup.proven_at ? putTime(cell, backup.proven_at) : put(cell, "not yet")),
+    data("bytes", bytes),
+  ]);
+  const gauges = Object.entries(status.gauges).sort().map(([name, value]) => ({ name, value }));
+  fill($("gauges"), gauges, [
+    code("name"),
+    Object.assign((cell, { name, value }) => putData(cell, value, (number) => gauge(name, number)), { number: true }),
+  ]);
+}
+
+function say(state, words, since) {
+  set($("state"), "data-state", state);
+  const sentence = $("sentence");
+  many(sentence, "span", 2);
+  put(sentence.children[0], words);
+  if (since) putTime(sentence.children[1], since, (at) => `since ${clock(at)}`);
+  else put(sentence.children[1], "");
+}
+
+function advise([worst]) {
+  const first = $("first");
+  first.hidden = !worst;
+  if (!worst) return;
+  many(first, "span", 2);
+  put(first.children[0], `Do first, for ${worst.name}: `);
+  putRunbook(first.children[1], worst.runbook);
+}
+
+function table({ points }) {
+  if (!$("all-points").open) return;
+  const columns = [["at", (cell, { at }) => putTime(cell, at, clock)]];
+  for (const { format, series } of PLOTS)
+    for (const [field, name] of Object.entries(series)) columns.push([name, data(field, format)]);
+  many($("points").tHead.rows[0], "th", columns.length).forEach((heading, place) => {
+    put(heading, columns[place][0]).scope = "col";
+    heading.classList.toggle("number", place > 0);
+  });
+  fill($("points"), [...points].reverse(), columns.map(([, column]) => column));
+}
+
+// Asking
+
+class Refused extends Error {}
+
+async function ask(path) {
+  const key = sessionStorage.getItem(KEY);
+  const response = await fetch(path, {
+    headers: { Accept: "application/json", ...(key && { Authorization: `Bearer ${key}` }) },
+    cache: "no-store",
+    signal: AbortSignal.timeout(GIVE_UP),
+  });
+  const body = await response.json();
+  if (response.status === 401 || response.status === 403) throw new Refused(body.detail);
+  if (!response.ok) throw new Error(`It answers ${response.status}: ${body.detail}`);
+  return body;
+}
+
+async function refresh() {
+  try {
+    const span = document.querySelector("#span :checked").value;
+    const [status, history] = await Promise.all([ask("ops/status"), ask(`ops/history?span=${span}`)]);
+    answered = new Date().toISOString();
+    reveal(true);
+    show(status);
+    draw(history);
+    table(history);
+  } catch (error) {
+    if (error instanceof Refused) refuse(error.message);
+    else lose(error);
+  }
+  note();
+}
+
+function reveal(known) {
+  $("entry").hidden = known;
+  $("content").hidden = !known;
+  $("forget").hidden = !sessionStorage.getItem(KEY);
+  document.body.classList.remove("old");
+}
+
+function refuse(why) {
+  const tried = sessionStorage.getItem(KEY);
+  sessionStorage.removeItem(KEY);
+  reveal(false);
+  document.title = "Dashboard";
+  say("asking", tried ? "This key does not do" : "A key is needed", null);
+  put($("reason"), why);
+  $("first").hidden = true;
+}
+
+function lose(error) {
+  document.title = "gone · Dashboard";
+  document.body.classList.add("old");
+  say("gone", error.name === "Error" ? "The service is not well" : "The service does not answer", answered);
+  put($("reason"), `${error.name === "Error" ? error.message : "It is asked again every few seconds."}${answered ? " What is below is from then." : ""}`);
+  advise([{ name: "ServiceDown", runbook: "RUNBOOK.md#alert-servicedown" }]);
+}
+
+function note() {
+  if (answered) putTime($("updated"), answered, (at) => `updated ${ago(at)}`);
+}
+
+// One at a time, and none for a page that nobody sees
+let timer;
+async function go() {
+  clearTimeout(timer);
+  if (!document.hidden && $("entry").hidden) await refresh();
+  timer = setTimeout(go, EVERY);
+}
+
+prepare();
+document.addEventListener("visibilitychange", go);
+$("span").addEventListener("change", go);
+$("all-points").addEventListener("toggle", go);
+setInterval(note, 1000);
+$("entry").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, $("key").value.trim());
+  $("key").value = "";
+  $("entry").hidden = true;
+  go();
+});
+$("forget").addEventListener("click", () => {
+  sessionStorage.removeItem(KEY);
+  location.reload();
+});
+go();
