@@ -31,6 +31,7 @@ const OF_DATABASE = {
 
 const $ = (id) => document.getElementById(id);
 let answered = null; // when the service last did
+let asked = 0;
 
 // Into the page
 
@@ -105,9 +106,8 @@ function fill(table, items, columns) {
 function define(list, facts) {
   many(list, "div", facts.length).forEach((entry, place) => {
     const [name, write] = facts[place];
-    const [term, value] = [entry.children[0] ?? entry.appendChild(document.createElement("dt")), entry.children[1] ?? entry.appendChild(document.createElement("dd"))];
-    put(term, name);
-    write(value);
+    put(entry.children[0] ?? entry.appendChild(document.createElement("dt")), name);
+    write(entry.children[1] ?? entry.appendChild(document.createElement("dd")));
   });
 }
 
@@ -123,8 +123,10 @@ function show(status) {
   document.title = `${status.state} · ${service.name}`;
   say(status.state, WORDS[status.state] ?? status.state, status.since);
   put($("reason"), status.reason);
+  put($("not-asked"), status.not_asked.join("; "));
   advise(status.alerts);
-  put($("service"), [service.name, service.version, service.revision, `${service.per_instance ? "this instance alone, " : ""}${service.instance}`].join(" · "));
+  const instance = service.per_instance ? `this instance alone: ${service.instance}` : service.instance;
+  put($("service"), [service.name, service.version, service.revision, instance].filter(Boolean).join(" · "));
 
   fill($("alerts"), status.alerts, [
     (cell, alert) => {
@@ -141,8 +143,8 @@ function show(status) {
     (cell, objective) => {
       many(cell, "span", 2);
       put(cell.children[0], objective.title);
-      const note = [objective.state === "met" ? "" : objective.reason, objective.per_instance ? "of this instance alone" : ""];
-      put(cell.children[1], note.filter(Boolean).join("; ")).className = "note";
+      const notes = [objective.state !== "met" && objective.reason, objective.per_instance && "of this instance alone"];
+      put(cell.children[1], notes.filter(Boolean).join("; ")).className = "note";
       set(cell, "data-name", objective.name);
     },
     Object.assign(text("target"), { number: true }),
@@ -234,6 +236,7 @@ function table({ points }) {
 // Asking
 
 class Refused extends Error {}
+class Failed extends Error {}
 
 async function ask(path) {
   const key = sessionStorage.getItem(KEY);
@@ -244,22 +247,25 @@ async function ask(path) {
   });
   const body = await response.json();
   if (response.status === 401 || response.status === 403) throw new Refused(body.detail);
-  if (!response.ok) throw new Error(`It answers ${response.status}: ${body.detail}`);
+  if (!response.ok) throw new Failed(`Its answer is ${response.status}: ${body.detail}`);
   return body;
 }
 
 async function refresh() {
-  try {
-    const span = document.querySelector("#span :checked").value;
-    const [status, history] = await Promise.all([ask("ops/status"), ask(`ops/history?span=${span}`)]);
+  const mine = ++asked;
+  const span = document.querySelector("#span :checked").value;
+  const answers = await Promise.allSettled([ask("ops/status"), ask(`ops/history?span=${span}`)]);
+  if (mine !== asked) return; // overtaken by a younger question
+  const error = answers.find(({ reason }) => reason)?.reason;
+  if (error instanceof Refused) refuse(error.message);
+  else if (error) lose(error);
+  else {
+    const [status, history] = answers.map(({ value }) => value);
     answered = new Date().toISOString();
     reveal(true);
     show(status);
     draw(history);
     table(history);
-  } catch (error) {
-    if (error instanceof Refused) refuse(error.message);
-    else lose(error);
   }
   note();
 }
@@ -278,14 +284,19 @@ function refuse(why) {
   document.title = "Dashboard";
   say("asking", tried ? "This key does not do" : "A key is needed", null);
   put($("reason"), why);
+  put($("not-asked"), "");
   $("first").hidden = true;
+  $("key").focus();
 }
 
 function lose(error) {
+  const spoke = error instanceof Failed;
   document.title = "gone · Dashboard";
   document.body.classList.add("old");
-  say("gone", error.name === "Error" ? "The service is not well" : "The service does not answer", answered);
-  put($("reason"), `${error.name === "Error" ? error.message : "It is asked again every few seconds."}${answered ? " What is below is from then." : ""}`);
+  say("gone", spoke ? "The service does not say how it is" : "The service does not answer", answered);
+  const what = spoke ? error.message : "It is asked again every few seconds.";
+  put($("reason"), answered ? `${what} What is below is from then.` : what);
+  put($("not-asked"), "");
   advise([{ name: "ServiceDown", runbook: "RUNBOOK.md#alert-servicedown" }]);
 }
 
@@ -293,12 +304,16 @@ function note() {
   if (answered) putTime($("updated"), answered, (at) => `updated ${ago(at)}`);
 }
 
-// One at a time, and none for a page that nobody sees
+// Not for a page that nobody sees
 let timer;
 async function go() {
   clearTimeout(timer);
-  if (!document.hidden && $("entry").hidden) await refresh();
-  timer = setTimeout(go, EVERY);
+  try {
+    if (!document.hidden && $("entry").hidden) await refresh();
+  } finally {
+    clearTimeout(timer);
+    timer = setTimeout(go, EVERY);
+  }
 }
 
 prepare();
