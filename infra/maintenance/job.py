@@ -123,6 +123,7 @@ class Maintenance:
             logger.warning("%s", error)
         except ServiceError as error:
             report.problems.append(str(error))
+            report.unsound = isinstance(error, LogDamaged | BackupDamaged)
         report.finished_at = report.started_at + self._clock.now() - begun
         if report.succeeded:
             report.last_success = report.finished_at

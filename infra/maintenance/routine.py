@@ -58,6 +58,11 @@ class MaintenanceRoutine:
             logger.info("merged", extra={"runs": made})
         return made
 
+    @property
+    def report(self) -> Report:
+        """The newest that this process has seen."""
+        return self._report
+
     def gauges(self) -> dict[str, float]:
         """What the newest report says that this process has seen; seconds since 1970."""
         report = self._report

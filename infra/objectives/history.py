@@ -1,0 +1,165 @@
+"""What was counted, by the minute for a day and by the hour for a month: so many slots and no more.
+
+Times are seconds since 1970. A clock that leaps moves all of it: what counts is how long ago something was.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any
+
+from infra.telemetry.metrics import Totals
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+SPANS = {"5m": 5 * MINUTE, "1h": HOUR, "24h": DAY, "30d": 30 * DAY}
+
+_WORST = ("unsaved_seconds", "unbacked_seconds")  # of these the largest within a slot is kept, of others the last
+_MOST_CREDITED = 30.0  # seconds: what is longer than between two samples, nobody has looked at
+
+_NAMES = [each.name for each in fields(Totals)]
+_NOTHING = Totals()
+
+
+@dataclass(slots=True)
+class Slot:
+    """What was seen in one minute, or hour, by its number since 1970."""
+
+    number: int
+    ready: float = 0.0  # seconds in which the service was there and could serve
+    starts: int = 0  # of a process
+    counts: Totals = _NOTHING
+    gauges: dict[str, float] = field(default_factory=dict)
+
+    def see(self, counts: Totals, gauges: Mapping[str, float], starts: int) -> None:
+        """Add what has happened since the last look."""
+        self.counts = total((self.counts, counts))
+        self.starts += starts
+        for name, value in gauges.items():
+            self.gauges[name] = max(value, self.gauges.get(name, value)) if name in _WORST else value
+
+
+def total(all_counts: Iterable[Totals]) -> Totals:
+    """Add up, column by column."""
+    counted = [counts for counts in all_counts if counts != _NOTHING]
+    if len(counted) < 2:
+        return counted[0] if counted else _NOTHING
+    return Totals(**{name: _sum(map(attrgetter(name), counted)) for name in _NAMES})
+
+
+def difference(now: Totals, before: Totals) -> Totals:
+    """Return what came between; of what was counted from the beginning again, all."""
+    if now.requests < before.requests or now.commits < before.commits:
+        return now
+    return Totals(**{name: _less(getattr(now, name), getattr(before, name)) for name in _NAMES})
+
+
+def _sum(values: Iterable[Any]) -> Any:
+    listed = list(values)
+    return tuple(map(sum, zip(*listed, strict=True))) if isinstance(listed[0], tuple) else sum(listed)
+
+
+def _less(now: Any, before: Any) -> Any:
+    return tuple(a - b for a, b in zip(now, before, strict=True)) if isinstance(now, tuple) else now - before
+
+
+class Ring:
+    """The newest slots of one length; a time of which nothing is known has none."""
+
+    def __init__(self, seconds: int, most: int) -> None:
+        self.seconds = seconds
+        self.most = most
+        self.slots: deque[Slot] = deque()
+
+    def at(self, moment: float) -> Slot:
+        """Return the slot of a moment; the newest one for one before it, as after a clock was set back a little."""
+        number = int(moment // self.seconds)
+        if not self.slots or self.slots[-1].number < number:
+            self.slots.append(Slot(number))
+            while self.slots[0].number <= number - self.most:
+                self.slots.popleft()
+        return self.slots[-1]
+
+    def since(self, number: int) -> list[Slot]:
+        """Return those of this number or a later one, oldest first."""
+        found = []
+        for slot in reversed(self.slots):
+            if slot.number < number:
+                break
+            found.append(slot)
+        return found[::-1]
+
+    def move(self, seconds: float) -> None:
+        """Move all of it in time, by whole slots."""
+        by = round(seconds / self.seconds)
+        for slot in self.slots:
+            slot.number += by
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What is known of the last minutes, hours or days."""
+
+    seconds: float  # that have passed in it since the history began
+    slots: list[Slot]
+
+    @property
+    def counts(self) -> Totals:
+        return total(slot.counts for slot in self.slots)
+
+    @property
+    def ready(self) -> float:
+        return sum(slot.ready for slot in self.slots)
+
+    @property
+    def starts(self) -> int:
+        return sum(slot.starts for slot in self.slots)
+
+    def worst(self, gauge: str) -> float | None:
+        """Return the largest value of a gauge, None when it was never known."""
+        return max((slot.gauges[gauge] for slot in self.slots if gauge in slot.gauges), default=None)
+
+
+class History:
+    """One thread's at a time."""
+
+    def __init__(self, began: float) -> None:
+        self.began = began  # when anything was first known
+        self.until = began  # the last look
+        self.minutes = Ring(MINUTE, DAY // MINUTE + 1)
+        self.hours = Ring(HOUR, 30 * DAY // HOUR + 1)
+
+    def see(self, now: float, ready: float, counts: Totals, gauges: Mapping[str, float], starts: int = 0) -> None:
+        """Take down what has happened since the last look, and that of this time the service was ready for so many
+        seconds up to now.
+        """
+        now = max(now, self.until)
+        for ring in (self.minutes, self.hours):
+            for start, end in _parts(now - min(ready, _MOST_CREDITED), now, ring.seconds):
+                ring.at(start).ready += end - start
+            ring.at(now).see(counts, gauges, starts)
+        self.until = now
+
+    def window(self, span: str, until: float | None = None) -> Window:
+        """Return what is known of a span, as "24h", that ends with the last look, or at a later moment."""
+        until = max(self.until, until or 0.0)
+        length = SPANS[span]
+        ring = self.hours if length > DAY else self.minutes
+        first = int(until // ring.seconds) - length // ring.seconds
+        known = until - max(first * ring.seconds, self.began)
+        return Window(known, ring.since(first))
+
+    def move(self, seconds: float) -> None:
+        """Follow a clock that has leapt, by so many seconds."""
+        for ring in (self.minutes, self.hours):
+            ring.move(seconds)
+        self.began += seconds
+        self.until += seconds
+
+
+def _parts(start: float, end: float, seconds: int) -> Iterator[tuple[float, float]]:
+    """Of a time, by the slots that it lies in."""
+    while start < end:
+        border = min((start // seconds + 1) * seconds, end)
+        yield start, border
+        start = border
