@@ -20,7 +20,7 @@ _POLICY = (
 )
 _HEADERS = {"Content-Security-Policy": _POLICY}
 _HERE = Path(__file__).parent
-_FILES = ("page.css", "page.js", "plots.js", "units.js", "icon.svg")
+_FILES = ("page.css", "page.js", "elements.js", "plots.js", "units.js", "icon.svg")
 
 
 async def page(request: Request) -> Response:

@@ -1,7 +1,7 @@
-// Asks /ops/status and /ops/history every few seconds and puts the answers into the page, each in the element that had
-// the one before: nothing flickers, and focus and scroll stay. Text comes in as text only, whatever it is.
+// Asks /ops/status and /ops/history every few seconds, and says on the page what they answer, or that they do not.
+import { code, data, define, fill, many, only, put, putData, putTime, set, text, time, toTheRight } from "./elements.js";
 import { PLOTS, draw, prepare } from "./plots.js";
-import { ago, bytes, clock, count, gauge, perDay, ratio, seconds, UNKNOWN } from "./units.js";
+import { ago, bytes, clock, count, gauge, perDay, ratio, seconds } from "./units.js";
 
 const EVERY = 5000;
 const GIVE_UP = 8000;
@@ -33,82 +33,11 @@ const $ = (id) => document.getElementById(id);
 let answered = null; // when the service last did
 let asked = 0;
 
-// Into the page
-
-function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-  return element;
-}
-
-function set(element, name, value) {
-  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
-}
-
-// The one child of this kind that an element has
-function only(parent, tag) {
-  const child = parent.firstElementChild;
-  if (child?.localName === tag && parent.childNodes.length === 1) return child;
-  const made = document.createElement(tag);
-  parent.replaceChildren(made);
-  return made;
-}
-
-function many(parent, tag, number) {
-  while (parent.children.length > number) parent.lastElementChild.remove();
-  while (parent.children.length < number) parent.append(document.createElement(tag));
-  return [...parent.children];
-}
-
-function putData(element, value, format) {
-  if (value === null || value === undefined) return put(element, UNKNOWN);
-  const data = only(element, "data");
-  set(data, "value", String(value));
-  set(data, "title", String(value));
-  return put(data, format(value));
-}
-
-function putTime(element, at, format = ago) {
-  if (!at) return put(element, UNKNOWN);
-  const time = only(element, "time");
-  set(time, "datetime", at);
-  set(time, "title", new Date(at).toString());
-  return put(time, format(at));
-}
-
 function putRunbook(element, place) {
   if (!RUNBOOK) return put(only(element, "code"), place);
   const link = only(element, "a");
   set(link, "href", RUNBOOK + place.slice(place.indexOf("#")));
   return put(link, place);
-}
-
-// A table's columns: how each puts its field of an item into a cell
-const text = (field) => (cell, item) => put(cell, item[field] ?? UNKNOWN);
-const code = (field) => (cell, item) => put(only(cell, "code"), item[field] ?? UNKNOWN);
-const time = (field) => (cell, item) => putTime(cell, item[field]);
-const data = (field, format) => Object.assign((cell, item) => putData(cell, item[field], format), { number: true });
-
-function fill(table, items, columns) {
-  const headings = [...table.tHead.rows[0].cells].map((heading) => heading.textContent);
-  many(table.tBodies[0], "tr", items.length).forEach((row, place) => {
-    columns.forEach((column, index) => {
-      const cell = row.children[index] ?? row.appendChild(document.createElement(index ? "td" : "th"));
-      if (!index) cell.scope = "row";
-      cell.dataset.heading = headings[index];
-      cell.classList.toggle("number", Boolean(column.number));
-      column(cell, items[place]);
-    });
-  });
-  table.hidden = items.length === 0;
-  if (table.nextElementSibling?.className === "empty") table.nextElementSibling.hidden = items.length > 0;
-}
-
-function define(list, facts) {
-  many(list, "div", facts.length).forEach((entry, place) => {
-    const [name, write] = facts[place];
-    put(entry.children[0] ?? entry.appendChild(document.createElement("dt")), name);
-    write(entry.children[1] ?? entry.appendChild(document.createElement("dd")));
-  });
 }
 
 const ofGauges = (names, gauges) =>
@@ -147,19 +76,16 @@ function show(status) {
       put(cell.children[1], notes.filter(Boolean).join("; ")).className = "note";
       set(cell, "data-name", objective.name);
     },
-    Object.assign(text("target"), { number: true }),
+    toTheRight(text("target")),
     ...["5m", "1h", "24h", "30d"].map((span) =>
-      Object.assign((cell, { values, unit }) => putData(cell, values[span], UNITS[unit]), { number: true }),
+      toTheRight((cell, { values, unit }) => putData(cell, values[span], UNITS[unit])),
     ),
-    Object.assign(
-      (cell, { budget_left: left }) => {
-        putData(cell, left, ratio);
-        cell.style.setProperty("--left", Math.min(1, Math.max(0, left ?? 0)));
-        cell.classList.toggle("budget", left !== null);
-        cell.classList.toggle("overdrawn", left < 0);
-      },
-      { number: true },
-    ),
+    toTheRight((cell, { budget_left: left }) => {
+      putData(cell, left, ratio);
+      cell.style.setProperty("--left", Math.min(1, Math.max(0, left ?? 0)));
+      cell.classList.toggle("budget", left !== null);
+      cell.classList.toggle("overdrawn", left < 0);
+    }),
     (cell, { state }) => {
       const word = put(only(cell, "span"), state.replace("_", " "));
       word.className = "word";
@@ -199,7 +125,7 @@ function show(status) {
   const gauges = Object.entries(status.gauges).sort().map(([name, value]) => ({ name, value }));
   fill($("gauges"), gauges, [
     code("name"),
-    Object.assign((cell, { name, value }) => putData(cell, value, (number) => gauge(name, number)), { number: true }),
+    toTheRight((cell, { name, value }) => putData(cell, value, (number) => gauge(name, number))),
   ]);
 }
 
@@ -207,7 +133,7 @@ function say(state, words, since) {
   set($("state"), "data-state", state);
   const sentence = $("sentence");
   many(sentence, "span", 2);
-  put(sentence.children[0], words);
+  put(sentence.children[0], since ? `${words}, ` : words);
   if (since) putTime(sentence.children[1], since, (at) => `since ${clock(at)}`);
   else put(sentence.children[1], "");
 }
@@ -297,7 +223,7 @@ function lose(error) {
   const what = spoke ? error.message : "It is asked again every few seconds.";
   put($("reason"), answered ? `${what} What is below is from then.` : what);
   put($("not-asked"), "");
-  advise([{ name: "ServiceDown", runbook: "RUNBOOK.md#alert-servicedown" }]);
+  advise(spoke ? [] : [{ name: "ServiceDown", runbook: "RUNBOOK.md#alert-servicedown" }]);
 }
 
 function note() {

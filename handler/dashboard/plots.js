@@ -1,4 +1,5 @@
 // The plots, drawn by Chart.js (`Chart` is its global), in the colours that the style sheet names.
+import { putData } from "./elements.js";
 import { bytes, clock, count, perSecond, seconds } from "./units.js";
 
 // Which field of a point of /ops/history is drawn where; the table of all points has the same columns
@@ -41,8 +42,7 @@ export function draw({ span, points }) {
       const dataset = plot.chart.data.datasets[index];
       dataset.data = points.map((point) => ({ x: Date.parse(point.at), y: point[field] }));
       const newest = points.at(-1)?.[field] ?? null;
-      plot.newest[index].value = newest ?? "";
-      plot.newest[index].textContent = plot.format(newest);
+      putData(plot.newest[index], newest, plot.format);
     });
     plot.chart.update("none");
     plot.canvas.setAttribute("aria-label", described(plot, span));
@@ -61,7 +61,7 @@ function build(plot) {
     swatch.style.setProperty("--colour", `var(${colour(plot, index)})`);
     swatch.dataset.line = index;
     key.append(`${name} `);
-    return element("data", key);
+    return element("span", key);
   });
   const box = element("div", figure);
   box.className = "canvas";

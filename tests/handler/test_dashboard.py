@@ -19,7 +19,7 @@ def test_page_comes_whole_from_our_own_origin(shared_client: httpx2.Client) -> N
     files = FILES.findall(page.text)
     imported = re.findall(r'from "\./([^"]+)"', shared_client.get("/dashboard/page.js").text)
     assert len(files) == 4
-    assert len(imported) == 2
+    assert len(imported) == 3
     for file in [*files, *(f"dashboard/{name}" for name in imported)]:
         answer = shared_client.get(f"/{file}")
         assert answer.status_code == 200, file
