@@ -51,7 +51,7 @@ function show(status) {
   const { service } = status;
   document.title = `${status.state} · ${service.name}`;
   say(status.state, WORDS[status.state] ?? status.state, status.since);
-  put($("reason"), status.reason);
+  put($("reason"), status.reason === `${WORDS[status.state]}.` ? "" : status.reason);
   put($("not-asked"), status.not_asked.join("; "));
   advise(status.alerts);
   const instance = service.per_instance ? `this instance alone: ${service.instance}` : service.instance;
@@ -115,7 +115,7 @@ function show(status) {
     ["Since the last snapshot", (value) => putData(value, log.since_snapshot, count)],
     ...ofGauges(OF_DATABASE, status.gauges),
   ]);
-  fill($("commits"), log.commits, [code("txid"), time("at"), data("writes", count), data("bytes", bytes)]);
+  fill($("commits"), log.commits.slice(0, 10), [code("txid"), time("at"), data("writes", count), data("bytes", bytes)]);
   fill($("backups"), status.backups, [
     code("name"),
     time("at"),

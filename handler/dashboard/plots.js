@@ -2,24 +2,40 @@
 import { putData } from "./elements.js";
 import { bytes, clock, count, perSecond, seconds } from "./units.js";
 
-// Which field of a point of /ops/history is drawn where; the table of all points has the same columns
+// Which field of a point of /ops/history is drawn where; the table of all points has the same columns. `least`: how high
+// a plot is at least, so that a little of something does not look like much
 export const PLOTS = [
-  { place: "performance", title: "Requests", format: perSecond, series: { requests_per_second: "requests" } },
+  { place: "performance", title: "Requests", format: perSecond, least: 1, series: { requests_per_second: "requests" } },
   {
     place: "performance",
     title: "Latency",
     format: seconds,
+    least: 0.01,
     series: { p50_seconds: "p50", p95_seconds: "p95", p99_seconds: "p99" },
   },
-  { place: "performance", title: "Errors", format: perSecond, series: { errors_per_second: "errors" }, colours: ["--bad"] },
-  { place: "container", title: "Memory", format: bytes, series: { memory_bytes: "resident" } },
+  {
+    place: "performance",
+    title: "Errors",
+    format: perSecond,
+    least: 1,
+    series: { errors_per_second: "errors" },
+    colours: ["--bad"],
+  },
+  { place: "container", title: "Memory", format: bytes, least: 1e8, series: { memory_bytes: "resident" } },
   {
     place: "database",
     title: "Commits and conflicts",
     format: count,
+    least: 4,
     series: { commits: "commits", conflicts: "conflicts" },
   },
-  { place: "database", title: "Database and WAL", format: bytes, series: { database_bytes: "database", wal_bytes: "WAL" } },
+  {
+    place: "database",
+    title: "Database and WAL",
+    format: bytes,
+    least: 1e6,
+    series: { database_bytes: "database", wal_bytes: "WAL" },
+  },
 ];
 
 const SPANS = { hour: 3600_000, day: 86400_000 };
@@ -107,7 +123,7 @@ const options = (plot) => ({
       ticks: { maxRotation: 0, callback: (at) => new Date(at).toLocaleTimeString("en-GB", { timeStyle: "short" }) },
       grid: { display: false },
     },
-    y: { beginAtZero: true, suggestedMax: 1e-6, ticks: { maxTicksLimit: 4, callback: (value) => plot.format(value) } },
+    y: { beginAtZero: true, suggestedMax: plot.least, ticks: { maxTicksLimit: 4, callback: (value) => plot.format(value) } },
   },
 });
 

