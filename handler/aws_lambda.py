@@ -89,7 +89,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
             return run_scheduled(_service.maintenance, event, context)
         raise ValueError("unknown event: expected an HTTP request")
     finally:
-        _metrics.flush()
+        _metrics.flush(_service.gauges)
         _service.watch.look_at_times(Condition())
 
 

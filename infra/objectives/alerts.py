@@ -95,6 +95,11 @@ def _errors(rate: float) -> str:
     return f"{100 * rate:.1f} % of the requests of the last five minutes were answered with an error."
 
 
+def _writes_refused(facts: Facts) -> str:
+    refused = facts.counts().refused
+    return f"{refused} writes of the last five minutes were answered 503." if refused else ""
+
+
 def _slow_responses(facts: Facts) -> str:
     return _slow(p95) if (p95 := facts.p95("durations")) > 1 else ""
 
@@ -110,6 +115,11 @@ def _slow(p95: float) -> str:
 def _slow_queries(facts: Facts) -> str:
     p95 = facts.p95("queries")
     return f"One query in twenty of the last five minutes took {1000 * p95:.0f} ms or longer." if p95 > 0.05 else ""
+
+
+def _database_locked(facts: Facts) -> str:
+    locked = facts.counts().locked
+    return f"Another program's lock has refused {locked} requests of the last five minutes." if locked else ""
 
 
 def _disk_filling(facts: Facts) -> str:
@@ -185,6 +195,7 @@ ALERTS = (
     Alert("LogUnsound", "P0", _log_unsound),
     Alert("StoreAway", "P1", _store_away),
     Alert("HighErrorRate", "P1", _high_error_rate),
+    Alert("WritesRefused", "P1", _writes_refused),
     Alert("SlowResponses", "P1", _slow_responses),
     Alert("MaintenanceFailing", "P1", _maintenance_failing),
     Alert("BackupOld", "P1", _backup_old),
@@ -193,6 +204,7 @@ ALERTS = (
     Alert("ElevatedErrorRate", "P2", _elevated_error_rate),
     Alert("SlowerResponses", "P2", _slower_responses),
     Alert("SlowQueries", "P2", _slow_queries),
+    Alert("DatabaseLocked", "P2", _database_locked),
     Alert("DiskFilling", "P2", _disk_filling),
     Alert("ProofOld", "P2", _proof_old),
     Alert("UnknownOutcomes", "P2", _unknown_outcomes),

@@ -66,6 +66,8 @@ class _Line(BaseModel):
     commits: Count = 0
     conflicts: Count = 0
     unknown: Count = 0
+    refused: Count = 0
+    locked: Count = 0
     gauges: dict[str, Number] = {}
 
     def slot(self) -> Slot:
