@@ -47,7 +47,7 @@ async def ready(request: Request) -> Response:
     return JSONResponse(found.model_dump(exclude_defaults=True), 503 if isinstance(found, NotReady) else 200)
 
 
-async def condition_of(database: Database) -> Ready | NotReady:
+async def condition_of(database: Database, *, ask_store: bool = True) -> Ready | NotReady:
     try:
         database.check()
         await database.read_local(probe)
@@ -57,7 +57,7 @@ async def condition_of(database: Database) -> Ready | NotReady:
         database.check_writable()
     except DatabaseError as error:
         return Ready(status="degraded", database=str(error))
-    if trouble := await _store_trouble(database):
+    if ask_store and (trouble := await _store_trouble(database)):
         return Ready(status="degraded", database="connected", store=trouble)
     return Ready(status="ready", database="connected")
 

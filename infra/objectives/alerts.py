@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from infra.maintenance.report import Report
 from infra.objectives.history import DAY, HOUR, History
 from infra.objectives.quantile import quantile
-from infra.objectives.status import Severity
+from infra.objectives.status import Severity, Span
 from infra.telemetry.metrics import Totals
 
 _MB = 1024 * 1024
@@ -18,6 +18,7 @@ _OLD_DRILL_SECONDS = 45 * DAY
 _OLD_PROOF_SECONDS = 2 * DAY
 _FALLEN_SECONDS = 300.0  # as long as a rule over five minutes would see it
 _MANY_CONFLICTS = 10
+_A_FEW = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +29,18 @@ class Facts:
     history: History
     gauges: Mapping[str, float] = field(default_factory=dict)
     report: Report = field(default_factory=Report)  # the newest that is known of maintenance
-    unready: str = ""  # why nothing can be served
-    degraded: str = ""  # why not everything can
     maintained_within: float = 0.0  # seconds: how old the last success may be; 0 when nobody here knows
-    started: float = 0.0  # this process
-    fell: float = 0.0  # when the TXID was seen to fall
+    started: float = 0.0  # before that, nobody can be blamed for what was not done
 
-    def counts(self, span: str = "5m") -> Totals:
+    def counts(self, span: Span = "5m") -> Totals:
         """Return what was counted within a span up to now."""
         return self.history.window(span).counts
 
     @property
     def error_rate(self) -> float:
+        """Of the last five minutes; 0 while there are so few errors that one more or less would say something else."""
         counts = self.counts()
-        return counts.errors / counts.requests if counts.requests else 0.0
+        return counts.errors / counts.requests if counts.errors >= _A_FEW else 0.0
 
     def p95(self, of: str) -> float:
         """Return the 95th percentile of the last five minutes; 0 of nothing."""
@@ -73,11 +72,11 @@ class Alert:
 
 
 def _not_ready(facts: Facts) -> str:
-    return facts.unready and f"Nothing can be served: {facts.unready}"
+    return facts.history.noted.unready and f"Nothing can be served: {facts.history.noted.unready}"
 
 
 def _store_away(facts: Facts) -> str:
-    return facts.degraded and f"Requests can be served in part only: {facts.degraded}"
+    return facts.history.noted.degraded and f"Requests can be served in part only: {facts.history.noted.degraded}"
 
 
 def _log_unsound(facts: Facts) -> str:
@@ -96,6 +95,11 @@ def _errors(rate: float) -> str:
     return f"{100 * rate:.1f} % of the requests of the last five minutes were answered with an error."
 
 
+def _writes_refused(facts: Facts) -> str:
+    refused = facts.counts().refused
+    return f"{refused} writes of the last five minutes were answered 503." if refused else ""
+
+
 def _slow_responses(facts: Facts) -> str:
     return _slow(p95) if (p95 := facts.p95("durations")) > 1 else ""
 
@@ -111,6 +115,11 @@ def _slow(p95: float) -> str:
 def _slow_queries(facts: Facts) -> str:
     p95 = facts.p95("queries")
     return f"One query in twenty of the last five minutes took {1000 * p95:.0f} ms or longer." if p95 > 0.05 else ""
+
+
+def _database_locked(facts: Facts) -> str:
+    locked = facts.counts().locked
+    return f"Another program's lock has refused {locked} requests of the last five minutes." if locked else ""
 
 
 def _disk_filling(facts: Facts) -> str:
@@ -175,7 +184,7 @@ def _conflicts(facts: Facts) -> str:
 
 
 def _other_log(facts: Facts) -> str:
-    if not facts.fell or facts.now - facts.fell > _FALLEN_SECONDS:
+    if not facts.history.noted.fell or facts.now - facts.history.noted.fell > _FALLEN_SECONDS:
         return ""
     return "The number of the newest commit has fallen: this is another log than before."
 
@@ -186,6 +195,7 @@ ALERTS = (
     Alert("LogUnsound", "P0", _log_unsound),
     Alert("StoreAway", "P1", _store_away),
     Alert("HighErrorRate", "P1", _high_error_rate),
+    Alert("WritesRefused", "P1", _writes_refused),
     Alert("SlowResponses", "P1", _slow_responses),
     Alert("MaintenanceFailing", "P1", _maintenance_failing),
     Alert("BackupOld", "P1", _backup_old),
@@ -194,6 +204,7 @@ ALERTS = (
     Alert("ElevatedErrorRate", "P2", _elevated_error_rate),
     Alert("SlowerResponses", "P2", _slower_responses),
     Alert("SlowQueries", "P2", _slow_queries),
+    Alert("DatabaseLocked", "P2", _database_locked),
     Alert("DiskFilling", "P2", _disk_filling),
     Alert("ProofOld", "P2", _proof_old),
     Alert("UnknownOutcomes", "P2", _unknown_outcomes),

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any
 
+from infra.objectives.status import Span, State
 from infra.telemetry.metrics import Totals
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
-SPANS = {"5m": 5 * MINUTE, "1h": HOUR, "24h": DAY, "30d": 30 * DAY}
+SPANS: dict[Span, int] = {"5m": 5 * MINUTE, "1h": HOUR, "24h": DAY, "30d": 30 * DAY}
 
-_WORST = ("unsaved_seconds", "unbacked_seconds")  # of these the largest within a slot is kept, of others the last
+# What is kept of the gauges for each slot
+_LAST = ("memory_bytes", "database_size_bytes", "database_wal_size_bytes")
+_WORST = ("unsaved_seconds", "unbacked_seconds")
 _MOST_CREDITED = 30.0  # seconds: what is longer than between two samples, nobody has looked at
 
 _NAMES = [each.name for each in fields(Totals)]
@@ -35,8 +38,10 @@ class Slot:
         """Add what has happened since the last look."""
         self.counts = total((self.counts, counts))
         self.starts += starts
-        for name, value in gauges.items():
-            self.gauges[name] = max(value, self.gauges.get(name, value)) if name in _WORST else value
+        self.gauges |= {name: gauges[name] for name in _LAST if name in gauges}
+        for name in _WORST:
+            if name in gauges:
+                self.gauges[name] = max(gauges[name], self.gauges.get(name, 0.0))
 
 
 def total(all_counts: Iterable[Totals]) -> Totals:
@@ -100,6 +105,7 @@ class Ring:
 class Window:
     """What is known of the last minutes, hours or days."""
 
+    span: Span
     seconds: float  # that have passed in it since the history began
     slots: list[Slot]
 
@@ -120,12 +126,33 @@ class Window:
         return max((slot.gauges[gauge] for slot in self.slots if gauge in slot.gauges), default=None)
 
 
+@dataclass(slots=True)
+class Noted:
+    """What is to be known after a restart besides what was counted. Times are seconds since 1970."""
+
+    state: State = "well"
+    since: float = 0.0
+    firing: dict[str, float] = field(default_factory=dict)  # since when, by the alert's name
+    unready: str = ""  # why nothing could be served
+    degraded: str = ""  # why not everything could
+    txid: int = 0
+    fell: float = 0.0  # when the TXID was seen to fall
+    gauges: dict[str, float] = field(default_factory=dict)  # at the last look
+
+    def move(self, seconds: float) -> None:
+        """Follow a clock that has leapt, by so many seconds."""
+        self.since += seconds
+        self.firing = {name: since + seconds for name, since in self.firing.items()}
+        self.fell = self.fell and self.fell + seconds
+
+
 class History:
     """One thread's at a time."""
 
     def __init__(self, began: float) -> None:
         self.began = began  # when anything was first known
         self.until = began  # the last look
+        self.noted = Noted(since=began)
         self.minutes = Ring(MINUTE, DAY // MINUTE + 1)
         self.hours = Ring(HOUR, 30 * DAY // HOUR + 1)
 
@@ -139,20 +166,21 @@ class History:
                 ring.at(start).ready += end - start
             ring.at(now).see(counts, gauges, starts)
         self.until = now
+        self.noted.gauges = dict(gauges)
 
-    def window(self, span: str, until: float | None = None) -> Window:
-        """Return what is known of a span, as "24h", that ends with the last look, or at a later moment."""
-        until = max(self.until, until or 0.0)
+    def window(self, span: Span) -> Window:
+        """Return what is known of a span, as "24h", that ends with the last look."""
         length = SPANS[span]
         ring = self.hours if length > DAY else self.minutes
-        first = int(until // ring.seconds) - length // ring.seconds
-        known = until - max(first * ring.seconds, self.began)
-        return Window(known, ring.since(first))
+        first = int(self.until // ring.seconds) - length // ring.seconds
+        known = self.until - max(first * ring.seconds, self.began)
+        return Window(span, known, ring.since(first))
 
     def move(self, seconds: float) -> None:
         """Follow a clock that has leapt, by so many seconds."""
         for ring in (self.minutes, self.hours):
             ring.move(seconds)
+        self.noted.move(seconds)
         self.began += seconds
         self.until += seconds
 

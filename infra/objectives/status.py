@@ -85,6 +85,8 @@ class BackupView(_Said):
 
 
 class ErrorView(_Said):
+    """A line of the log of ERROR or above, shortened; `request_id` when it is of a request."""
+
     at: Moment
     level: str
     message: str

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from core.errors import ServiceError
 from infra.backups.backups import open_backups
@@ -91,8 +90,3 @@ def _found(settings: Settings, head: int) -> Found:
     except ServiceError as error:
         troubles.append(f"the backups: {error}")
     return Found(commits, backups, report, troubles)
-
-
-def age_of(backup: Backup) -> float:
-    """Return how many seconds ago it was made."""
-    return max(0.0, (datetime.now(UTC) - backup.time).total_seconds())
