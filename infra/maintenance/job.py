@@ -22,7 +22,7 @@ from core.errors import (
 from infra.backups.backups import Backups, Manifest
 from infra.backups.retention import ExpiredBackup
 from infra.clock import Clock
-from infra.commitlog import LogObject, Position, open_log
+from infra.commitlog import LogObject, Observer, Position, Unobserved, open_log
 from infra.commitlog.upkeep import COMMITS, Compactor, ExpiredObject, Keep, MaintenanceStore, Snapshots, expired
 from infra.disk.workspace import workspace
 from infra.inspection import Contents, inspect
@@ -282,15 +282,15 @@ class Maintenance:
             self.steps.misdated = None
 
 
-def open_maintenance(settings: Settings, backups: Backups) -> Maintenance:
+def open_maintenance(settings: Settings, backups: Backups, observer: Observer | None = None) -> Maintenance:
     """Raises StoreError when the log's place cannot be used."""
-    clock = Clock()
-    store = ObjectStore(settings.replica_url, timeout=TRANSFER_SECONDS)
+    clock, observer = Clock(), observer or Unobserved()
+    store = ObjectStore(settings.replica_url, timeout=TRANSFER_SECONDS, asked=observer.log_asked)
     keep = Keep(
         commits=timedelta(hours=settings.keep_commits_hours),
         runs=timedelta(days=settings.keep_runs_days),
         daily=timedelta(days=settings.keep_daily_days),
     )
-    steps = Compactor(open_log(settings.replica_url, clock, TRANSFER_SECONDS), store, clock)
+    steps = Compactor(open_log(settings.replica_url, clock, TRANSFER_SECONDS, observer), store, clock)
     boot = read_boot if store.url.startswith("file:") else None
     return Maintenance(steps, store, backups, keep, clock, boot=boot)
