@@ -13,6 +13,7 @@ from pathlib import Path
 
 from core.errors import (
     BackupDamaged,
+    DatabaseDamaged,
     LogDamaged,
     MaintenanceCancelled,
     MaintenanceOutOfTime,
@@ -100,6 +101,7 @@ class Maintenance:
             started_at=now,
             last_success=previous.last_success,
             verified=previous.verified,
+            unsound=previous.unsound,
             misdated=previous.misdated,
             unchecked=previous.unchecked,
             host=self._host_time(previous, now),
@@ -123,9 +125,11 @@ class Maintenance:
             logger.warning("%s", error)
         except ServiceError as error:
             report.problems.append(str(error))
+            report.unsound |= isinstance(error, LogDamaged | BackupDamaged | DatabaseDamaged)
         report.finished_at = report.started_at + self._clock.now() - begun
         if report.succeeded:
             report.last_success = report.finished_at
+            report.unsound = False
         try:
             write_report(self._store, report)
         except StoreError as error:

@@ -64,15 +64,18 @@ class MaintenanceRoutine:
     def gauges(self) -> dict[str, float]:
         """What the newest report says that this process has seen, and what it has seen itself."""
         report, backup, merged_to = self._report, self._backup, self._maintenance.steps.merged_to
-        head = max(self._head(), int(report.txid or "0", 16))
+        head = max(self._head(), int(report.txid or "0", 16))  # what has no database knows it from its last run
         gauges: dict[str, float] = {}
         if report.last_success:
             gauges["maintenance_last_success_timestamp_seconds"] = report.last_success
         if report.verified:
             gauges["verification_last_success_timestamp_seconds"] = report.verified.at
-            gauges["commit_log_commits_since_snapshot"] = max(0, head - int(report.verified.snapshot, 16))
-        if merged_to is not None:
-            gauges["commit_log_commits_since_compaction"] = max(0, head - merged_to)
+            if head >= (snapshot := int(report.verified.snapshot, 16)):
+                gauges["commit_log_commits_since_snapshot"] = head - snapshot
+        if report.started_at:
+            gauges["commit_log_unsound"] = int(report.unsound)
+        if merged_to is not None and head >= merged_to:
+            gauges["commit_log_commits_since_compaction"] = head - merged_to
         if backup:
             gauges["backup_newest_timestamp_seconds"] = backup.time.timestamp()
             gauges["backup_newest_size_bytes"] = backup.size

@@ -44,9 +44,8 @@ HTTP_IN_FLIGHT = Metric("http_requests_in_flight", "gauge", "Requests that are b
 CALLERS_REFUSED = Metric("callers_refused_total", "counter", "Requests of callers not let in", {"reason": ()})
 EVENT_LOOP_DELAY = Metric(
     "event_loop_delay_seconds",
-    "histogram",
-    "How much later than asked for the event loop came back, twice a second",
-    buckets=DURATION_BUCKETS,
+    "gauge",
+    "How much later than asked for the event loop came back, at most, in the last minute",
     on_lambda=False,
 )
 
@@ -119,6 +118,7 @@ MAINTENANCE_LAST = Metric("maintenance_last_success_timestamp_seconds", "gauge",
 VERIFICATION_LAST = Metric(
     "verification_last_success_timestamp_seconds", "gauge", "When log and backup were last restored and found sound"
 )
+UNSOUND = Metric("commit_log_unsound", "gauge", "1 if log or backup were not sound when last proven, 0 if they were")
 BACKUP_TIME = Metric("backup_newest_timestamp_seconds", "gauge", "When the newest backup was made")
 BACKUP_SIZE = Metric("backup_newest_size_bytes", "gauge", "Size of the newest backup, compressed")
 DRILL_DURATION = Metric("restore_drill_duration_seconds", "gauge", "Time that the last restore drill took: the RTO")

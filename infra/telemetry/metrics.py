@@ -1,6 +1,7 @@
 """What is counted, whoever shows it: server and function count alike, and differ in how it leaves the process."""
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from infra.telemetry.instruments import Counter, Histogram
 # Read when somebody asks for metrics; a value that cannot be read now is left out
 Gauges = Callable[[], dict[str, float]]
 
+_DELAYS = 120  # of the event loop, which is asked twice a second: those of a minute
 _NOT_OF_THE_API = ("/health", "/ready", "/metrics", "/dashboard", "/ops", "/docs", "/openapi.json")
 
 
@@ -39,8 +41,8 @@ class Metrics:
         self._new_histogram = new_histogram
         self._requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.in_flight = 0  # requests, for the event loop to count
+        self._loop_delays: deque[float] = deque(maxlen=_DELAYS)
         self._locked = self.counter(catalogue.DATABASE_LOCKED)
-        self._loop_delay = self.histogram(catalogue.EVENT_LOOP_DELAY)
         self._queue = self.histogram(catalogue.QUEUE_DURATION)
         self._queries = {kind: self.histogram(catalogue.QUERY_DURATION, kind) for kind in ("read", "write")}
         self._busy = self.counter(catalogue.DATABASE_BUSY)
@@ -140,7 +142,7 @@ class Metrics:
     # The process
 
     def loop_delayed(self, seconds: float) -> None:
-        self._loop_delay.observe(seconds)
+        self._loop_delays.append(seconds)
 
     def line_logged(self, level: int) -> None:
         self._lines["CRITICAL" if level >= logging.CRITICAL else "ERROR" if level >= logging.ERROR else "WARNING"].add()
@@ -148,7 +150,10 @@ class Metrics:
     # What has come together
 
     def gauges(self) -> dict[str, float]:
-        return {catalogue.HTTP_IN_FLIGHT.name: self.in_flight}
+        found: dict[str, float] = {catalogue.HTTP_IN_FLIGHT.name: self.in_flight}
+        if delays := list(self._loop_delays):
+            found[catalogue.EVENT_LOOP_DELAY.name] = max(delays)
+        return found
 
     def totals(self) -> Totals:
         requests = [(key, counter) for key, (counter, _) in list(self._requests.items()) if _is_of_the_api(key[1])]

@@ -176,7 +176,7 @@ def test_problem_is_logged_counted_and_looked_at_again_after_five_minutes(
     commit.write_bytes(spoiled(commit.read_bytes()))
     assert waits_of(job, monkeypatch, 2) == [0, 300]
     assert 'maintenance_runs_total{result="failed"} 1.0' in counted(job)
-    assert set(job.gauges()) == {"commit_log_commits_since_compaction"}  # which is known, whatever else is wrong
+    assert job.gauges() == {"commit_log_unsound": 1, "commit_log_commits_since_compaction": 2}
     [error] = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert error.startswith(f"maintenance found a problem, and deletes nothing: file://{commit} ")
 
@@ -281,6 +281,7 @@ def test_success_is_one_log_line_with_the_report(
     assert job.gauges() == {
         "maintenance_last_success_timestamp_seconds": report.last_success,
         "verification_last_success_timestamp_seconds": report.verified.at,
+        "commit_log_unsound": 0,
         "commit_log_commits_since_compaction": 2,
         "commit_log_commits_since_snapshot": 0,
         "backup_newest_timestamp_seconds": newest.time.timestamp(),
