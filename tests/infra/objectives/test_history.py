@@ -40,10 +40,8 @@ def test_time_is_credited_to_the_slots_that_it_lies_in_over_a_midnight_and_a_mon
     history = History(midnight - 60)
     seen(history, midnight - 55, 5)
     seen(history, midnight + 5, 10)
-    assert [(slot.number, slot.ready) for slot in history.minutes.slots] == [
-        (midnight // 60 - 1, pytest.approx(10)),
-        (midnight // 60, pytest.approx(5)),
-    ]
+    assert [slot.number for slot in history.minutes.slots] == [midnight // 60 - 1, midnight // 60]
+    assert [slot.ready for slot in history.minutes.slots] == [pytest.approx(10), pytest.approx(5)]
     assert [slot.ready for slot in history.hours.slots] == [pytest.approx(10), pytest.approx(5)]
 
 
@@ -120,10 +118,10 @@ def test_points_are_rates_of_the_time_that_has_passed_and_null_where_nobody_look
     *_, before, first, between, last = points
     assert before.requests_per_second is before.commits is None
     assert (first.at, first.requests_per_second) == ("2026-01-31T12:00:00Z", 1.0)  # of the 30 s that there were
-    assert (first.errors_per_second, first.commits, first.memory_bytes) == (pytest.approx(0.1), 2, 7)
+    assert (first.errors_per_second, first.commits, first.memory_bytes) == (0.1, 2, 7)
     assert first.p95_seconds == pytest.approx(0.00095)
     assert between.requests_per_second is None
-    assert (last.at, last.requests_per_second, last.conflicts) == ("2026-01-31T12:02:00Z", pytest.approx(1 / 3), 1)
+    assert (last.at, last.requests_per_second, last.conflicts) == ("2026-01-31T12:02:00Z", 10 / 30, 1)
     assert (last.database_bytes, last.p95_seconds) == (8, None)
     day = points_of(history, "day")
     assert (day.step_seconds, len(day.points), day.points[-1].commits) == (600, 144, 2)

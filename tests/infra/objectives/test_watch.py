@@ -163,7 +163,7 @@ def test_alert_fires_since_it_began_over_a_restart_as_well(process: Process, set
     process.pass_(60, away)
     found = process.watch.status([])
     assert (found.state, found.alerts[0].name, found.alerts[0].since) == ("degraded", "StoreAway", found.since)
-    assert found.reason == "Requests can be served in part only: the store is away"
+    assert found.reason == "Requests can be served in part only: the store is away."
     assert found.since == "2026-01-31T12:00:10Z"
     again = started_again(process, settings, after=0)
     again.pass_(60, replace(away, degraded=None))  # which nobody has asked again
