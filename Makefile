@@ -107,7 +107,7 @@ requirements: .venv/installed ## write requirements*.txt anew after a change of 
 	    --output-file $$name.txt $$name.in || exit; \
 	done
 
-audit: .venv/installed ## look for pinned packages, and parts of Swagger UI, with known fixes (MAY_SKIP=1 passes without a network)
+audit: .venv/installed ## look for pinned packages, and parts of the scripts that are served, with known fixes (MAY_SKIP=1 passes without a network)
 	@$(VENV)/python scripts/known_fixes.py $(if $(MAY_SKIP),--may-skip)
 
 type: .venv/installed ## check types

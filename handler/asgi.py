@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from core.errors import ServiceError
-from handler import docs, items, ops, status
+from handler import dashboard, docs, items, ops, status
 from handler.buckets import Buckets
 from handler.callers.gate import check_server_mode, gate_for
 from handler.middleware.authentication import Authentication
@@ -34,7 +34,7 @@ from infra.settings import Settings
 from infra.telemetry.event_loop import watch_event_loop
 from infra.telemetry.log_lines import LogLines
 
-ROUTES = [*ops.routes, *status.routes, *docs.routes, *items.routes]
+ROUTES = [*ops.routes, *status.routes, *dashboard.routes, *docs.routes, *items.routes]
 
 
 def create_app(service: Service) -> Starlette:
