@@ -88,7 +88,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
             return run_scheduled(_service.maintenance, event, context)
         raise ValueError("unknown event: expected an HTTP request")
     finally:
-        _metrics.flush()
+        _metrics.flush(_service.gauges)
 
 
 def _answer(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -43,4 +43,4 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
             raise ValueError('unknown event: expected {"action": "maintain"} or {"action": "merge"}')
         return run_scheduled(_job, event, context)
     finally:
-        _metrics.flush()
+        _metrics.flush(_job.gauges)

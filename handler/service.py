@@ -43,7 +43,7 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
     """Raises ServiceError when the database cannot be opened. `backups`: for maintenance, if this process is to do it;
     `lasting`: the database file outlives this process.
     """
-    database = open_database(settings, lasting=lasting)
+    database = open_database(settings, lasting=lasting, observer=metrics)
     job = None
     if backups:
         job = MaintenanceRoutine(open_maintenance(settings, backups), metrics, lambda: database.txid)
@@ -53,15 +53,13 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
 
 def open_server_service(settings: Settings) -> Service:
     """Raises ServiceError when the database or the place for backups is unusable."""
-    from infra.telemetry.prometheus import PrometheusMetrics
-
     backups = open_backups(settings)
     try:
         backups.store.check()
     except StoreUnavailable as error:
         # It may come back, and requests do not need it: the timer goes on trying and says so
         logger.error("backups cannot be made now: %s", error)
-    return open_service(settings, PrometheusMetrics(), backups)
+    return open_service(settings, Metrics(), backups)
 
 
 def service_of(request: Request) -> Service:

@@ -7,6 +7,7 @@ when a commit begins share it, each in a savepoint of its own.
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import peewee
 from core import errors
 from core.migrations import migrate
 from infra.clock import Clock
-from infra.commitlog import START_SECONDS, CommitLog, Replica, Write, open_log
+from infra.commitlog import START_SECONDS, CommitLog, Observer, Replica, Write, open_log
 from infra.disk.owner_lock import OwnerLock
 from infra.disk.ownership import make_directories, why_not_writable
 from infra.freshness import Freshness
@@ -119,6 +120,7 @@ class Database:
         """
         session = session or Session()
         not_before = self._not_before(session)
+        use_case = self._timed(use_case)
         await self._freshness.reach(not_before, session.at_least)
         try:
             return await self.read_local(use_case, session)
@@ -143,6 +145,16 @@ class Database:
                 if self._clock.now() >= deadline:
                     raise
                 await asyncio.sleep(_BUSY_POLL_SECONDS)
+
+    def _timed(self, use_case: UseCase[T]) -> UseCase[T]:
+        def timed(db: peewee.Database) -> T:
+            started = time.perf_counter()
+            try:
+                return use_case(db)
+            finally:
+                self.log.observer.query_finished("read", time.perf_counter() - started)
+
+        return timed
 
     async def write(self, use_case: UseCase[T], session: Session | None = None) -> T:
         """Run in a transaction, with whatever else waits; when this returns, the commit is in the log.
@@ -262,12 +274,12 @@ class Database:
         done.result()
 
 
-def open_database(settings: Settings, *, lasting: bool = True) -> Database:
+def open_database(settings: Settings, *, lasting: bool = True, observer: Observer | None = None) -> Database:
     clock = Clock()
     ObjectStore(settings.replica_url).check_directories()
     return Database(
         settings.database_path,
-        open_log(settings.replica_url, clock),
+        open_log(settings.replica_url, clock, observer=observer),
         clock,
         lasting=lasting,
         busy_timeout=settings.busy_timeout_seconds,

@@ -281,7 +281,7 @@ class Replica:
         """Do the work that sets the outcome of these writes until what it commits is in the log; without any, they
         share a transaction.
         """
-        work = work or partial(run_together, writes, self.file, self._clock, deadline)
+        work = work or partial(run_together, writes, self.file, self._clock, deadline, self.log.observer)
         self._fairness.before_first_attempt()
         for conflicts in count(1):
             try:
@@ -298,8 +298,10 @@ class Replica:
                 continue
             except errors.CommitOutcomeUnknown as error:
                 self._unsettled = error.txid
+                self.log.observer.outcome_unknown()
                 raise
             except errors.CommitConflict as error:
+                self.log.observer.commit_conflicted()
                 if self._clock.now() >= deadline:
                     raise errors.CommitNotStored("Other instances were faster every time.") from error
                 # The commit that was lost to is all that is known to be new; asking for more would take another turn

@@ -199,7 +199,7 @@ def test_metrics_are_one_embedded_line_per_invocation(start: Start, capsys: pyte
     capsys.readouterr()
     invoke(event("function_url_create"))
     line = next(line for line in logged(capsys) if "_aws" in line)
-    assert line["Requests"] == line["ColdStart"] == [1.0]
+    assert line["http_requests_total"] == line["cold_starts_total"] == [1.0]
     assert invoke(request("GET", "/metrics"))["statusCode"] == 200
 
 

@@ -25,7 +25,7 @@ from infra.maintenance.report import Report
 from infra.maintenance.routine import MaintenanceRoutine
 from infra.settings import Settings
 from infra.storage.object_store import ObjectInfo, ObjectStore
-from infra.telemetry.prometheus import PrometheusMetrics
+from infra.telemetry.metrics import Metrics
 from tests.conftest import open_at, spoiled
 
 RUN = 16  # commits
@@ -45,7 +45,7 @@ def backups(database: Database, settings: Settings) -> Backups:
 
 @pytest.fixture
 def job(database: Database, settings: Settings, backups: Backups) -> Iterator[MaintenanceRoutine]:
-    job = MaintenanceRoutine(open_maintenance(settings, backups), PrometheusMetrics(), lambda: database.txid)
+    job = MaintenanceRoutine(open_maintenance(settings, backups), Metrics(), lambda: database.txid)
     yield job
     job.stop()
 
@@ -98,7 +98,7 @@ def test_timer_runs_at_once_and_again_after_the_interval(
 def test_timer_waits_while_the_last_run_is_young_whoever_did_it(
     job: MaintenanceRoutine, settings: Settings, backups: Backups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    MaintenanceRoutine(open_maintenance(settings, backups), PrometheusMetrics()).run()
+    MaintenanceRoutine(open_maintenance(settings, backups), Metrics()).run()
     first, second = waits_of(job, monkeypatch, 2)
     assert 3590 < first <= 3600
     assert second == 3600
@@ -116,7 +116,7 @@ def test_wrong_clock_in_the_store_does_not_make_runs_follow_each_other_without_a
     clock, store = Clock(), Wrong(settings.replica_url)
     keep = Keep(timedelta(hours=24), timedelta(days=7), timedelta(days=30))
     log = Compactor(open_log(settings.replica_url, clock), store, clock)
-    job = MaintenanceRoutine(Maintenance(log, store, backups, keep, clock), PrometheusMetrics())
+    job = MaintenanceRoutine(Maintenance(log, store, backups, keep, clock), Metrics())
     job.run()
     assert waits_of(job, monkeypatch, 3) == [0, 3600, 3600]
 
@@ -201,7 +201,7 @@ def test_stopping_ends_a_run_in_the_middle_and_is_no_failure(
     assert job._maintenance.last_report().problems == []
     assert "maintenance_runs_total{" not in counted(job)
     assert caplog.records == []
-    assert MaintenanceRoutine(open_maintenance(settings, backups), PrometheusMetrics()).run().backup, "the next goes on"
+    assert MaintenanceRoutine(open_maintenance(settings, backups), Metrics()).run().backup, "the next goes on"
 
 
 def test_stopping_ends_merging(job: MaintenanceRoutine, database: Database, log: Path) -> None:
