@@ -24,10 +24,7 @@ DASHBOARD = MONITORING / "grafana" / "dashboards" / "cloud-native-poc.json"
 # Of Prometheus itself, and of the target rather than of the service
 _ITS_OWN = {"up": set[str](), "ALERTS": {"alertname", "alertstate", "severity"}}
 _OF_A_TARGET = {"job", "instance"}
-_FUNCTIONS = (
-    "absent and avg by changes clamp_min count group histogram_quantile increase label_values max on or rate resets "
-    "sort sum time unless vector avg_over_time bool"
-).split()
+_OPERATORS = ("and", "or", "unless")
 
 
 class Asked(NamedTuple):
@@ -39,11 +36,10 @@ class Asked(NamedTuple):
 
 def asked_by(expression: str) -> Iterator[Asked]:
     """Every selector of an expression of PromQL."""
-    bare = re.sub(r"\b(by|on) \(.*?\)", "", expression)
-    for name, braces in re.findall(r"\b([a-zA-Z_:][\w:]*)\b(?!\()(\{.*?\})?", re.sub(r"\[[^]]*\]", "", bare)):
-        if name in _FUNCTIONS and not braces:
-            continue
-        yield Asked(name, dict(re.findall(r'(\w+)[!=]~?"([^"]*)"', braces)))
+    bare = re.sub(r"(\w+ by|on) \(.*?\)|\[[^]]*\]", "", expression)
+    for name, matchers in re.findall(r"\b([a-zA-Z_:][\w:]*)\b(?!\()(\{.*?\})?", bare):
+        if name not in _OPERATORS:
+            yield Asked(name, dict(re.findall(r'(\w+)[!=]~?"([^"]*)"', matchers)))
 
 
 def grouped_by(expression: str) -> set[str]:
@@ -199,3 +195,62 @@ def printed(capsys: pytest.CaptureFixture[str]) -> set[tuple[str, frozenset[tupl
         for keys in directive["Dimensions"]
         for found in directive["Metrics"]
     }
+
+
+def test_cloudwatch_is_asked_for_what_the_functions_print(
+    template: dict[str, Any], printed: set[tuple[str, frozenset[tuple[str, str]], str]]
+) -> None:
+    asked = {metric for metric in [*alarmed(template), *drawn(template)] if metric[0] == SERVICE}
+    assert len(asked) > 10
+    assert asked - printed == set()
+
+
+def test_of_awss_own_metrics_only_those_of_the_functions_are_asked_for(template: dict[str, Any]) -> None:
+    others = {metric for metric in [*alarmed(template), *drawn(template)] if metric[0] != SERVICE}
+    assert {(namespace, name) for namespace, _, name in others} == {
+        ("AWS/Lambda", name) for name in ("Errors", "Throttles", "ConcurrentExecutions")
+    }
+    assert {tuple(dimension) for _, dimensions, _ in others for dimension in dimensions} == {
+        ("FunctionName", "Function"),
+        ("FunctionName", "MaintenanceFunction"),
+    }
+
+
+def test_every_alarm_tells_the_topic_and_says_where_to_read_on(template: dict[str, Any]) -> None:
+    topic = [{"Fn::If": ["MakesTopic", {"Ref": "AlarmTopic"}, {"Ref": "AlarmTopicArn"}]}]
+    for alarm in alarms(template):
+        assert (alarm["AlarmActions"], alarm["OKActions"]) == (topic, topic)
+        said = re.fullmatch(r"(P\d): .*\. (\S+\.md)#(\S+)", alarm["AlarmDescription"])
+        assert said
+        severity, page, anchor = said.groups()
+        assert anchor in anchors(ROOT / page)
+        name = next(iter(alarm["AlarmName"].values())).split("-")[1]
+        assert name not in ALERTS or ALERTS[name]["labels"]["severity"] == severity
+        assert f"`{name}`" in (ROOT / "docs" / "lambda.md").read_text()
+
+
+def alarms(template: dict[str, Any]) -> list[dict[str, Any]]:
+    kinds = template["Resources"].values()
+    return [resource["Properties"] for resource in kinds if resource["Type"] == "AWS::CloudWatch::Alarm"]
+
+
+def alarmed(template: dict[str, Any]) -> Iterator[tuple[str, frozenset[tuple[str, str]], str]]:
+    for alarm in alarms(template):
+        for query in alarm.get("Metrics", [{"MetricStat": {"Metric": alarm}}]):
+            if "MetricStat" in query:
+                metric = query["MetricStat"]["Metric"]
+                dimensions = ((found["Name"], found["Value"]) for found in metric["Dimensions"])
+                yield (
+                    metric["Namespace"],
+                    frozenset((name, value["Ref"] if isinstance(value, dict) else value) for name, value in dimensions),
+                    metric["MetricName"],
+                )
+
+
+def drawn(template: dict[str, Any]) -> Iterator[tuple[str, frozenset[tuple[str, str]], str]]:
+    body = template["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    for widget in json.loads(re.sub(r"\$\{(\w+)\}", r"\1", body))["widgets"]:
+        for namespace, *rest in widget["properties"].get("metrics", ()):
+            if rest:
+                name, *dimensions = (part for part in rest if isinstance(part, str))
+                yield namespace, frozenset(zip(dimensions[::2], dimensions[1::2], strict=True)), name
