@@ -12,7 +12,7 @@ PIP := pip install --quiet --disable-pip-version-check --no-deps --require-hashe
 # Gives .venv the console script. `compat` puts a path there, and not code that each start of Python would run
 PIP_HERE := pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 SAM := .venv-sam/bin/sam
-FAST_TESTS := -m "not e2e" -n $(WORKERS) --dist worksteal --cov
+FAST_TESTS := -m "not e2e" -n $(WORKERS) --dist worksteal
 
 export PORT
 
@@ -48,11 +48,11 @@ serve: .venv/installed ## run the service on http://localhost:8000 (PORT=... cha
 dev: .venv/installed ## the same, and start it anew when the code changes
 	@exec $(VENV)/python -m handler.dev
 
-test: .venv/installed ## run the fast tests side by side, with coverage (WORKERS=0: one after the other)
+test: .venv/installed ## run the fast tests side by side (WORKERS=0: one after the other)
 	@$(VENV)/python -m pytest $(FAST_TESTS)
 
-test-coverage: .venv/installed ## the same, with an HTML report in htmlcov/
-	@$(VENV)/python -m pytest $(FAST_TESTS) --cov-report=term --cov-report=html
+test-coverage: .venv/installed ## the same with coverage, which takes twice as long: below 90 % it fails; a report in htmlcov/
+	@$(VENV)/python -m pytest $(FAST_TESTS) --cov --cov-report=term --cov-report=html
 
 sim: .venv/installed ## simulate the commit log under every kind of trouble (SEEDS=1000 START=0; SEED=42 shows one)
 	@$(VENV)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --start $(START))

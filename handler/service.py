@@ -36,30 +36,32 @@ class Service:
     copies: Copies
 
     def gauges(self) -> dict[str, float]:
-        return self.database.gauges() | (self.maintenance.gauges() if self.maintenance else {})
+        found = self.metrics.gauges() | self.database.gauges()
+        return found | (self.maintenance.gauges() if self.maintenance else {})
 
 
 def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, *, lasting: bool = True) -> Service:
     """Raises ServiceError when the database cannot be opened. `backups`: for maintenance, if this process is to do it;
     `lasting`: the database file outlives this process.
     """
-    database = open_database(settings, lasting=lasting, observer=metrics)
+    database = open_database(settings, lasting=lasting, metrics=metrics)
     job = None
     if backups:
-        job = MaintenanceRoutine(open_maintenance(settings, backups), metrics, lambda: database.txid)
+        job = MaintenanceRoutine(open_maintenance(settings, backups, metrics), metrics, lambda: database.txid)
     logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
     return Service(settings, database, job, metrics, Copies(database.log.url))
 
 
 def open_server_service(settings: Settings) -> Service:
     """Raises ServiceError when the database or the place for backups is unusable."""
-    backups = open_backups(settings)
+    metrics = Metrics()
+    backups = open_backups(settings, metrics.backups_asked)
     try:
         backups.store.check()
     except StoreUnavailable as error:
         # It may come back, and requests do not need it: the timer goes on trying and says so
         logger.error("backups cannot be made now: %s", error)
-    return open_service(settings, Metrics(), backups)
+    return open_service(settings, metrics, backups)
 
 
 def service_of(request: Request) -> Service:
