@@ -141,14 +141,14 @@ build: ## build the container image
 version: ## print the version, which core/__init__.py has
 	@sed -n 's/^__version__ = "\([^"]*\)".*/\1/p' core/__init__.py
 
-run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3)
+run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3, observability Prometheus and Grafana)
 	@mkdir -p data
 	@test "$$(stat -c %u data 2>/dev/null || echo 1000)" = 1000 || \
 	  docker run --rm --user 0 -v "$(CURDIR)/data:/app/data" $(IMAGE) chown -R 1000:1000 /app/data
 	docker compose up -d --wait
 
 stop: ## stop and remove the containers; the data stays
-	docker compose --profile s3 down
+	docker compose --profile s3 --profile observability down
 
 logs: ## follow the container's log
 	docker compose logs --follow --no-log-prefix app
