@@ -27,6 +27,7 @@ from infra.commitlog.upkeep import Doubt, commit_before, date_text, verify_log
 from infra.disk.ownership import give_to_owner_of
 from infra.disk.workspace import workspace, workspace_in
 from infra.inspection import open_live
+from infra.maintenance.drill import RTO_SECONDS, Drill, run_drill
 from infra.maintenance.job import Preview, open_maintenance
 from infra.maintenance.report import Report
 from infra.operators.completion import SHELLS, completion
@@ -37,7 +38,7 @@ from infra.operators.sql import Outcome, as_members, as_text, parts_of, run_part
 from infra.operators.status import read_status
 from infra.progress import Progress
 from infra.settings import SERVICE, Settings
-from infra.storage.object_store import TRANSFER_SECONDS
+from infra.storage.object_store import TRANSFER_SECONDS, ObjectStore
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -398,6 +399,28 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     return 1 if status.problems else 0
 
 
+def _drill(settings: Settings, options: argparse.Namespace) -> int:
+    log, store = _open_log(settings), ObjectStore(settings.replica_url)
+    with progress_display(not options.json) as progress:
+        drill = run_drill(log, store, open_backups(settings), progress)
+    if options.json:
+        print(json.dumps({**asdict(drill), "duration_seconds": drill.duration_seconds}))
+    else:
+        _print_drill(drill)
+    return 1 if drill.problems else 0
+
+
+def _print_drill(drill: Drill) -> None:
+    for problem in drill.problems:
+        print(f"problem: {problem}")
+    for restored in filter(None, (drill.log, drill.backup)):
+        rows, txid = _rows(restored.rows), restored.txid or "unknown"
+        lacks = f"the writes of the last {restored.lacks_seconds:,.0f} s" if restored.lacks_seconds else "nothing"
+        print(f"{restored.source}, TXID {txid}: {rows}; restored in {restored.seconds:.1f} s, lacks {lacks}")
+    if (took := drill.duration_seconds) is not None:
+        print(f"the slower way took {took:.1f} s (RTO); the objective is {RTO_SECONDS:,.0f} s")
+
+
 def _print_manifest(what: str, manifest: Manifest, options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(asdict(manifest)))
@@ -482,6 +505,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("name", nargs="?", help="a name from `backups`, or `latest`: check that backup instead")
     changes = command("changes", _changes, "show a kept app.db.changes-... file as SQL")
     changes.add_argument("file", type=Path, help="it names rows of the database at DATABASE_PATH")
+    command("drill", _drill, "restore newest state and newest backup into scratch, check them, measure RTO and RPO")
     command("log", _log, "what the commit log holds: ranges, sizes, times")
     command("status", _status, "database, owner, backup, maintenance; exit code 1 if something needs attention")
     return parser
