@@ -31,6 +31,14 @@ from infra.maintenance.drill import RTO_SECONDS, Drill, run_drill
 from infra.maintenance.job import Preview, open_maintenance
 from infra.maintenance.report import Report
 from infra.operators.completion import SHELLS, completion
+from infra.operators.incident import (
+    SEVERITIES,
+    LogFacts,
+    asked_of,
+    incident_report,
+    read_log,
+    write_report_file,
+)
 from infra.operators.keys import as_line, in_log, keys_in, parse_expiry, parse_name, state_of
 from infra.operators.progress import progress_display
 from infra.operators.restore import parse_moment, publish, restore_log
@@ -421,6 +429,27 @@ def _print_drill(drill: Drill) -> None:
         print(f"the slower way took {took:.1f} s (RTO); the objective is {RTO_SECONDS:,.0f} s")
 
 
+def _incident(settings: Settings, options: argparse.Namespace) -> int:
+    log = _log_facts(options.log) if options.log else LogFacts()
+    text = incident_report(settings, options.title, options.severity, log, asked_of(settings))
+    if options.output == "-":
+        print(json.dumps({"report": text}) if options.json else text)
+        return 0
+    path = write_report_file(Path(options.output), text)
+    print(json.dumps({"file": str(path)}) if options.json else f"{path} is there to be completed")
+    return 0
+
+
+def _log_facts(name: str) -> LogFacts:
+    if name == "-":
+        return read_log(sys.stdin.buffer)
+    try:
+        with Path(name).open("rb") as file:
+            return read_log(file)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{name!r} cannot be read: {error}") from error
+
+
 def _print_manifest(what: str, manifest: Manifest, options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(asdict(manifest)))
@@ -506,6 +535,14 @@ def _parser() -> argparse.ArgumentParser:
     changes = command("changes", _changes, "show a kept app.db.changes-... file as SQL")
     changes.add_argument("file", type=Path, help="it names rows of the database at DATABASE_PATH")
     command("drill", _drill, "restore newest state and newest backup into scratch, check them, measure RTO and RPO")
+    incident = command("incident", _incident, "begin the report of an incident, with what can be known filled in")
+    incident.add_argument("title", help="what happened, in a few words")
+    incident.add_argument("--severity", choices=SEVERITIES, help="that of the worst alert unless given")
+    incident.add_argument(
+        "--log", metavar="FILE", help="the service's lines, for errors and starts; - is standard input"
+    )
+    help = "where the new file is to be, incidents unless given; - prints it"
+    incident.add_argument("-o", "--output", metavar="DIRECTORY", default="incidents", help=help)
     command("log", _log, "what the commit log holds: ranges, sizes, times")
     command("status", _status, "database, owner, backup, maintenance; exit code 1 if something needs attention")
     return parser
