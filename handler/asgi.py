@@ -31,6 +31,8 @@ from handler.problems import EXCEPTION_HANDLERS
 from handler.service import Service, open_server_service
 from handler.startup import read_settings, refuse_to_start
 from infra.settings import Settings
+from infra.telemetry.event_loop import watch_event_loop
+from infra.telemetry.log_lines import LogLines
 
 ROUTES = [*ops.routes, *status.routes, *dashboard.routes, *docs.routes, *items.routes]
 
@@ -72,6 +74,8 @@ def create_app(service: Service) -> Starlette:
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     """A server's life: maintenance on a timer; at the end the WAL is moved into the file and the lock released."""
     service: Service = app.state.service
+    lines = LogLines(service.metrics).start()
+    watching = asyncio.create_task(watch_event_loop(service.metrics.loop_delayed))
     service.watch.start(status.prober(service.database, asyncio.get_running_loop()))
     interval = service.settings.maintenance_interval_seconds
     if interval and service.maintenance:
@@ -79,6 +83,8 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        watching.cancel()
+        lines.stop()
         try:
             if service.maintenance:
                 await asyncio.to_thread(service.maintenance.stop)

@@ -156,15 +156,24 @@ class History:
         self.minutes = Ring(MINUTE, DAY // MINUTE + 1)
         self.hours = Ring(HOUR, 30 * DAY // HOUR + 1)
 
-    def see(self, now: float, ready: float, counts: Totals, gauges: Mapping[str, float], starts: int = 0) -> None:
-        """Take down what has happened since the last look, and that of this time the service was ready for so many
-        seconds up to now.
+    def see(
+        self,
+        now: float,
+        passed: float,
+        counts: Totals,
+        gauges: Mapping[str, float],
+        *,
+        is_ready: bool = True,
+        starts: int = 0,
+    ) -> None:
+        """Take down what has happened in the seconds that have passed since the last look, and whether requests could
+        be served.
         """
-        now = max(now, self.until)
+        now, passed = max(now, self.until), min(passed, _MOST_CREDITED)
         for ring in (self.minutes, self.hours):
-            for start, end in _parts(now - min(ready, _MOST_CREDITED), now, ring.seconds):
+            for start, end in _parts(now - passed, now, ring.seconds) if is_ready else ():
                 ring.at(start).ready += end - start
-            ring.at(now).see(counts, gauges, starts)
+            ring.at(now - passed / 2).see(counts, gauges, starts)  # in the slot that most of it lies in
         self.until = now
         self.noted.gauges = dict(gauges)
 

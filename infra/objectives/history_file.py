@@ -19,9 +19,10 @@ from zlib import crc32
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.disk.ownership import give_to_owner_of
-from infra.objectives.history import HOUR, History, Noted, Ring, Slot
+from infra.objectives.history import HOUR, MINUTE, History, Noted, Ring, Slot
 from infra.objectives.status import State
-from infra.telemetry.metrics import DURATION_BUCKETS, Totals
+from infra.telemetry.catalogue import DURATION_BUCKETS
+from infra.telemetry.metrics import Totals
 
 logger = logging.getLogger(__name__)
 
@@ -29,26 +30,28 @@ _VERSION = 1
 _MOST_BYTES = 4 * 1024 * 1024
 _TOGETHER = 50  # slots that are written before another thread gets its turn
 _RINGS = ("minutes", "hours")
+_FAR_AWAY = 200_000_000_000  # seconds since 1970, in the year 8307
 _BUCKETS = len(DURATION_BUCKETS) + 1
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Counts = Annotated[list[Count], Field(min_length=_BUCKETS, max_length=_BUCKETS)]
 Number = Annotated[float, Field(ge=0, lt=2**63, allow_inf_nan=False)]
+Moment = Annotated[float, Field(ge=0, lt=_FAR_AWAY, allow_inf_nan=False)]
 
 
 class _Head(BaseModel):
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
     version: Literal[1]
-    began: Number
-    until: Number
+    began: Moment
+    until: Moment
     state: State
-    since: Number
-    firing: dict[str, Number]
+    since: Moment
+    firing: dict[str, Moment]
     unready: str
     degraded: str
     txid: Count
-    fell: Number
+    fell: Moment
     gauges: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
 
 
@@ -56,7 +59,7 @@ class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
     ring: Literal["minutes", "hours"]
-    number: Count
+    number: Annotated[int, Field(ge=0, lt=_FAR_AWAY // MINUTE)]
     ready: Annotated[float, Field(ge=0, le=HOUR)] = 0.0
     starts: Count = 0
     requests: Count = 0

@@ -30,7 +30,7 @@ class Judgement:
         found += [f"{it.title}: {it.reason}; the target is {it.target}." for it in self._missed]
         if not found:
             return "Everything is well."
-        return found[0] + (f" And {len(found) - 1} more." if len(found) > 1 else "")
+        return f"{found[0].rstrip('.')}." + (f" And {len(found) - 1} more." if len(found) > 1 else "")
 
     @property
     def _missed(self) -> list[ObjectiveView]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import accumulate
 
-from infra.telemetry.metrics import DURATION_BUCKETS
+from infra.telemetry.catalogue import DURATION_BUCKETS
 
 
 def quantile(q: float, counts: Sequence[int], bounds: Sequence[float] = DURATION_BUCKETS) -> float | None:

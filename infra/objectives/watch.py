@@ -119,7 +119,7 @@ class Watch:
                 condition = replace(condition, degraded=self.history.noted.degraded)
             noted = self.history.noted
             noted.unready, noted.degraded = condition.unready, condition.degraded or ""
-            self.history.see(now, 0.0 if condition.unready else passed, counts, gauges, starts)
+            self.history.see(now, passed, counts, gauges, is_ready=not condition.unready, starts=starts)
             judgement = self._judgement(gauges)
             txid = int(gauges.get("commit_log_txid", 0))
             noted.fell = now if txid < noted.txid else noted.fell
