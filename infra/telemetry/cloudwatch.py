@@ -15,6 +15,7 @@ from infra.telemetry.instruments import Histogram
 from infra.telemetry.metrics import Gauges, Metrics
 
 _MOST_VALUES = 100  # of one metric in a line, says CloudWatch
+_PRINTED_GAUGES = [metric.name for metric in METRICS if metric.kind == "gauge" and metric.on_lambda]
 
 
 class _Remembering(Histogram):
@@ -56,7 +57,8 @@ class CloudWatchMetrics(Metrics):
                 value = labels[list(metric.labels).index(metric.dimension)]
                 dimensions[metric.name] = {metric.dimension: _in_classes(metric.dimension, value)}
         if values:
-            values |= {name: [value] for name, value in gauges().items() if catalogue.BY_NAME[name].on_lambda}
+            found = gauges()
+            values |= {name: [found[name]] for name in _PRINTED_GAUGES if name in found}
             sys.stdout.write(json.dumps(self._line(values, dimensions)) + "\n")
 
     def _fresh(self) -> Iterator[tuple[Metric, tuple[str, ...], list[float]]]:
