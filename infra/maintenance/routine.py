@@ -61,6 +61,11 @@ class MaintenanceRoutine:
             logger.info("merged", extra={"runs": made})
         return made
 
+    @property
+    def report(self) -> Report:
+        """The newest that this process has seen."""
+        return self._report
+
     def gauges(self) -> dict[str, float]:
         """What the newest report says that this process has seen, and what it has seen itself."""
         report, backup, merged_to = self._report, self._backup, self._maintenance.steps.merged_to
