@@ -171,6 +171,8 @@ class Watch:
                     if self._elapsed() - self._kept >= KEEP_SECONDS:
                         self.keep()
             except Exception:
+                if self._stopping.is_set():
+                    return  # and so has whoever was asked
                 logger.exception("looking at the objectives has failed")
             self._stopping.wait(LOOK_SECONDS)
 

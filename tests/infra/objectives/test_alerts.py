@@ -152,7 +152,7 @@ def test_worst_alert_decides_the_word_for_all_and_is_what_is_said_first() -> Non
     minor = facts(Totals(locked=1))
     assert judge(minor).state == "attention"
     assert judge(facts(Totals(locked=1), degraded="away")).state == "degraded"
-    worst = judge(facts(Totals(locked=1), degraded="away", unready="gone"))
+    worst = judge(facts(Totals(locked=1), age=10, degraded="away", unready="gone"))
     assert worst.state == "down"
     assert worst.reason == "Nothing can be served: gone. And 2 more."
     severities = [alert.severity for alert in ALERTS]
