@@ -40,28 +40,29 @@ class Service:
     watch: Watch
 
     def gauges(self) -> dict[str, float]:
-        return gauges_of(self.database, self.maintenance)
+        return gauges_of(self.metrics, self.database, self.maintenance)
 
 
-def gauges_of(database: Database, maintenance: MaintenanceRoutine | None) -> dict[str, float]:
-    return database.gauges() | (maintenance.gauges() if maintenance else {})
+def gauges_of(metrics: Metrics, database: Database, maintenance: MaintenanceRoutine | None) -> dict[str, float]:
+    found = metrics.gauges() | database.gauges()
+    return found | (maintenance.gauges() if maintenance else {})
 
 
 def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, *, lasting: bool = True) -> Service:
     """Raises ServiceError when the database cannot be opened. `backups`: for maintenance, if this process is to do it;
     `lasting`: the database file outlives this process.
     """
-    database = open_database(settings, lasting=lasting, observer=metrics)
+    database = open_database(settings, lasting=lasting, metrics=metrics)
     job = None
     if backups:
-        job = MaintenanceRoutine(open_maintenance(settings, backups), metrics, lambda: database.txid)
+        job = MaintenanceRoutine(open_maintenance(settings, backups, metrics), metrics, lambda: database.txid)
     logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
     copies = Copies(database.log.url)
     watch = Watch(
         settings,
         stores_of(settings, lambda: database.txid),
         totals=metrics.totals,
-        gauges=lambda: gauges_of(database, job),
+        gauges=lambda: gauges_of(metrics, database, job),
         report=lambda: job.report if job else Report(),
         lasting=lasting,
     )
@@ -70,13 +71,14 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
 
 def open_server_service(settings: Settings) -> Service:
     """Raises ServiceError when the database or the place for backups is unusable."""
-    backups = open_backups(settings)
+    metrics = Metrics()
+    backups = open_backups(settings, metrics.backups_asked)
     try:
         backups.store.check()
     except StoreUnavailable as error:
         # It may come back, and requests do not need it: the timer goes on trying and says so
         logger.error("backups cannot be made now: %s", error)
-    return open_service(settings, Metrics(), backups)
+    return open_service(settings, metrics, backups)
 
 
 def service_of(request: Request) -> Service:

@@ -28,9 +28,18 @@ from infra.commitlog.upkeep import Doubt, commit_before, date_text, verify_log
 from infra.disk.ownership import give_to_owner_of
 from infra.disk.workspace import workspace, workspace_in
 from infra.inspection import open_live
+from infra.maintenance.drill import RTO_SECONDS, Drill, run_drill
 from infra.maintenance.job import Preview, open_maintenance
 from infra.maintenance.report import Report
 from infra.operators.completion import SHELLS, completion
+from infra.operators.incident import (
+    SEVERITIES,
+    LogFacts,
+    asked_of,
+    incident_report,
+    read_log,
+    write_report_file,
+)
 from infra.operators.keys import as_line, in_log, keys_in, parse_expiry, parse_name, state_of
 from infra.operators.progress import progress_display
 from infra.operators.restore import parse_moment, publish, restore_log
@@ -38,7 +47,7 @@ from infra.operators.sql import Outcome, as_members, as_text, parts_of, run_part
 from infra.operators.status import Status, read_status
 from infra.progress import Progress
 from infra.settings import SERVICE, Settings
-from infra.storage.object_store import TRANSFER_SECONDS
+from infra.storage.object_store import TRANSFER_SECONDS, ObjectStore
 
 _EXIT_CODES = {"well": 0, "attention": 1, "degraded": 3, "down": 4}  # of `status`; 2 is for wrong settings
 
@@ -412,6 +421,49 @@ def _print_status(status: Status) -> None:
         print(f"problem          {problem}")
 
 
+def _drill(settings: Settings, options: argparse.Namespace) -> int:
+    log, store = _open_log(settings), ObjectStore(settings.replica_url)
+    with progress_display(not options.json) as progress:
+        drill = run_drill(log, store, open_backups(settings), progress)
+    if options.json:
+        print(json.dumps({**asdict(drill), "duration_seconds": drill.duration_seconds}))
+    else:
+        _print_drill(drill)
+    return 1 if drill.problems else 0
+
+
+def _print_drill(drill: Drill) -> None:
+    for problem in drill.problems:
+        print(f"problem: {problem}")
+    for restored in filter(None, (drill.log, drill.backup)):
+        rows, txid = _rows(restored.rows), restored.txid or "unknown"
+        lacks = f"the writes of the last {restored.lacks_seconds:,.0f} s" if restored.lacks_seconds else "nothing"
+        print(f"{restored.source}, TXID {txid}: {rows}; restored in {restored.seconds:.1f} s, lacks {lacks}")
+    if (took := drill.duration_seconds) is not None:
+        print(f"the slower way took {took:.1f} s (RTO); the objective is {RTO_SECONDS:,.0f} s")
+
+
+def _incident(settings: Settings, options: argparse.Namespace) -> int:
+    log = _log_facts(options.log) if options.log else LogFacts()
+    text = incident_report(settings, options.title, options.severity, log, asked_of(settings))
+    if options.output == "-":
+        print(json.dumps({"report": text}) if options.json else text)
+        return 0
+    path = write_report_file(Path(options.output), text)
+    print(json.dumps({"file": str(path)}) if options.json else f"{path} is there to be completed")
+    return 0
+
+
+def _log_facts(name: str) -> LogFacts:
+    if name == "-":
+        return read_log(sys.stdin.buffer)
+    try:
+        with Path(name).open("rb") as file:
+            return read_log(file)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{name!r} cannot be read: {error}") from error
+
+
 def _print_manifest(what: str, manifest: Manifest, options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(asdict(manifest)))
@@ -496,6 +548,15 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("name", nargs="?", help="a name from `backups`, or `latest`: check that backup instead")
     changes = command("changes", _changes, "show a kept app.db.changes-... file as SQL")
     changes.add_argument("file", type=Path, help="it names rows of the database at DATABASE_PATH")
+    command("drill", _drill, "restore newest state and newest backup into scratch, check them, measure RTO and RPO")
+    incident = command("incident", _incident, "begin the report of an incident, with what can be known filled in")
+    incident.add_argument("title", help="what happened, in a few words")
+    incident.add_argument("--severity", choices=SEVERITIES, help="that of the worst alert unless given")
+    incident.add_argument(
+        "--log", metavar="FILE", help="the service's lines, for errors and starts; - is standard input"
+    )
+    help = "where the new file is to be, incidents unless given; - prints it"
+    incident.add_argument("-o", "--output", metavar="DIRECTORY", default="incidents", help=help)
     command("log", _log, "what the commit log holds: ranges, sizes, times")
     help = "objectives, alerts, database, backup, maintenance; exit code 1: needs attention, 3: degraded, 4: down"
     command("status", _status, help)

@@ -38,6 +38,7 @@ class Write:
     result: Any = None
     error: Exception | None = None
     shown: int = 0  # the newest commit that the outcome reflects, a TXID
+    has_run: bool = False
 
     def outcome(self) -> Any:
         """Return what the use case has returned, or raise what became of it."""
@@ -78,7 +79,9 @@ def fail_together(writes: Sequence[Write], error: Exception) -> None:
 
 def _run(write: Write, file: OpenFile, observer: Observer) -> None:
     """In a savepoint, so that its failure undoes nothing but itself. Raises Aborted when that is not possible."""
-    write.result, write.error = None, None
+    if write.has_run:
+        observer.use_case_repeated()
+    write.result, write.error, write.has_run = None, None, True
     started = time.perf_counter()
     try:
         with file.savepoint(), translated_errors(file.path):

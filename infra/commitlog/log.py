@@ -314,12 +314,14 @@ class CommitLog:
             timestamp = self._dated_after(position)
         except StoreError as error:
             raise CommitNotStored(str(error)) from error
+        started = self._clock.now()
         log_id = position.log_id or self._drawn_id()
         txid = position.txid + 1
         header = ltx.Header(page_size, size, txid, txid, timestamp, position.checksum, self._drawn_id(), log_id)
-        after = self._create_next(position, _Attempt(header, *ltx.encode(header, pages)), deadline)
+        attempt = _Attempt(header, *ltx.encode(header, pages))
+        after = self._create_next(position, attempt, deadline)
         self._commit_clock.stored(after.txid)
-        self.observer.commit_stored()
+        self.observer.commit_stored(len(attempt.body), self._clock.now() - started)
         return after
 
     def _dated_after(self, position: Position) -> int:
@@ -491,10 +493,12 @@ class _Read:
 def open_log(
     url: str, clock: Clock, bulk_timeout: float = LARGE_OBJECT_SECONDS, observer: Observer | None = None
 ) -> CommitLog:
-    """Return the log at this URL; nothing is asked of it yet. `bulk_timeout`: seconds for one large object.
+    """Return the log at this URL; nothing is asked of it yet. `bulk_timeout`: seconds for one large object. `observer`:
+    of all that is done to this log.
 
     Raises StoreRefused when the place cannot be used.
     """
-    quick = ObjectStore(url, timeout=SMALL_OBJECT_SECONDS, retries=0)
-    bulk = ObjectStore(url, timeout=bulk_timeout, retries=0)
+    observer = observer or Unobserved()
+    quick = ObjectStore(url, timeout=SMALL_OBJECT_SECONDS, retries=0, asked=observer.log_asked)
+    bulk = ObjectStore(url, timeout=bulk_timeout, retries=0, asked=observer.log_asked)
     return CommitLog(quick, bulk, clock, random.SystemRandom(), observer=observer)

@@ -168,7 +168,7 @@ def _judged(objective: Objective, windows: Mapping[Span, Window], gauges: Gauges
     is_hidden = per_instance and objective.of_a_server
     values = {span: None if is_hidden else objective.value(window, gauges) for span, window in windows.items()}
     spent = {} if is_hidden or not objective.spent else {span: objective.spent(windows[span]) for span in windows}
-    left = None if (all_spent := spent.get("30d")) is None else 1 - all_spent
+    left = None if (of_all := spent.get("30d")) is None or values["30d"] is None else 1 - of_all
     state, span = _state(objective, values, spent)
     value = values[span]
     if value is None:

@@ -15,7 +15,7 @@ from infra.objectives.history_file import HistoryFile
 from infra.objectives.judgement import Judgement, judge
 from infra.objectives.points import points_of
 from infra.objectives.status import HistoryView, StatusView
-from infra.objectives.stores import Found, Stores
+from infra.objectives.stores import Found, Stores, drill_gauges
 from infra.objectives.telling import tell
 from infra.settings import Settings
 from infra.telemetry.metrics import Totals
@@ -26,6 +26,7 @@ LOOK_SECONDS = 10.0
 KEEP_SECONDS = 60.0
 
 _LEAP_SECONDS = 30.0
+_GOOD_SECONDS = 3600.0  # what the stores say, while nobody wants to see it: each question has a price
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,7 @@ class Watch:
     def _run(self, probe: Callable[[], Condition]) -> None:
         while not self._stopping.is_set():
             try:
+                self.stores.ask(good_for=_GOOD_SECONDS)
                 condition = probe()
                 if not self._stopping.is_set():
                     self.look(condition)
@@ -189,7 +191,8 @@ class Watch:
         return judge(facts, per_instance=not self._lasting)
 
     def _known_gauges(self) -> dict[str, float]:
-        gauges = {**process.gauges(), **release.gauges(), **self._gauges()}
+        drill = self.stores.found.drill if self.stores.found else None
+        gauges = {**process.gauges(), **release.gauges(), **drill_gauges(drill), **self._gauges()}
         report = self._newest_report()
         if report.verified:
             is_behind = int(gauges.get("commit_log_txid", 0)) > int(report.verified.txid, 16)

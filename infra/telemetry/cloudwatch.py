@@ -9,6 +9,7 @@ from aws_lambda_powertools.metrics import Metrics as EmbeddedMetrics
 
 from infra.settings import SERVICE
 from infra.telemetry import catalogue
+from infra.telemetry.build import build
 from infra.telemetry.catalogue import METRICS, Metric
 from infra.telemetry.instruments import Histogram
 from infra.telemetry.metrics import Gauges, Metrics
@@ -73,7 +74,7 @@ class CloudWatchMetrics(Metrics):
     def _line(self, values: dict[str, list[float]], dimensions: dict[str, dict[str, str]]) -> dict[str, Any]:
         units = {name: catalogue.BY_NAME[name].unit for name in values}
         metrics = {name: {"Unit": units[name], "Value": _at_most(found)} for name, found in values.items()}
-        line: dict[str, Any] = dict(self._embedded.serialize_metric_set(metrics, {"service": SERVICE}, {}))
+        line: dict[str, Any] = dict(self._embedded.serialize_metric_set(metrics, {"service": SERVICE}, build()))
         for name, dimension in dimensions.items():
             line |= dimension
             line["_aws"]["CloudWatchMetrics"].append(

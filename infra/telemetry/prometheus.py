@@ -8,7 +8,8 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from infra.telemetry.catalogue import METRICS, Metric
+from infra.telemetry.build import build
+from infra.telemetry.catalogue import BUILD_INFO, METRICS, Metric
 from infra.telemetry.instruments import Histogram
 from infra.telemetry.metrics import Gauges, Metrics
 
@@ -39,6 +40,8 @@ class _Collector(Collector):
                     yield self._counter(metric)
                 case "histogram":
                     yield self._histogram(metric)
+                case "gauge" if metric is BUILD_INFO:
+                    yield _build_info()
                 case "gauge" if metric.name in gauges:
                     yield GaugeMetricFamily(metric.name, metric.help, value=gauges[metric.name])
 
@@ -54,6 +57,12 @@ class _Collector(Collector):
         for labels, histogram in list(self._metrics.histograms.get(metric.name, {}).items()):
             family.add_metric(labels, list(zip(bounds, _cumulative(histogram), strict=True)), histogram.sum)
         return family
+
+
+def _build_info() -> Family:
+    family = GaugeMetricFamily(BUILD_INFO.name, BUILD_INFO.help, labels=list(BUILD_INFO.labels))
+    family.add_metric([build()[label] for label in BUILD_INFO.labels], 1)
+    return family
 
 
 def _cumulative(histogram: Histogram) -> list[float]:

@@ -1,8 +1,10 @@
 import asyncio
+import json
 import logging
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx2
@@ -12,12 +14,21 @@ from core import errors
 from handler.asgi import create_app
 from handler.service import Service, open_server_service
 from infra.commitlog import LogObject
+from infra.maintenance.drill import Drill, Restored
 from infra.objectives.history_file import HistoryFile
 from infra.objectives.stores import Found, stores_of
 from infra.objectives.watch import Watch
 from infra.storage.object_store import ObjectStore
 from infra.telemetry.newest_errors import ERRORS
 from tests.conftest import MakeSettings, assert_problem, serving, settings_in
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_on_the_disk() -> Iterator[None]:
+    """Whatever machine this is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("infra.database._volume", lambda directory: {})
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +53,7 @@ def client(service_and_client: tuple[Service, httpx2.Client]) -> httpx2.Client:
 
 def test_status_says_that_all_is_well_and_shows_what_it_says_so_by(client: httpx2.Client, service: Service) -> None:
     client.get("/health")  # on this connection, so what came before is counted
+    service.watch.stores._asked = float("-inf")  # as some seconds later
     answer = client.get("/ops/status")
     assert answer.headers["cache-control"] == "no-store"
     found = answer.json()
@@ -110,6 +122,10 @@ def test_backups_are_shown_with_their_proof(make_settings: MakeSettings) -> None
     with serving(service) as client:
         client.post("/api/items", json={"name": "x"})
         assert service.maintenance.run().succeeded
+        store = ObjectStore(service.settings.replica_url)
+        sound = Restored("", "", {}, 2.5, 0)
+        store.put("drill.json", json.dumps(asdict(Drill(time.time(), time.time(), sound, sound))).encode())
+        service.watch.stores._asked = float("-inf")  # as some seconds later
         found = client.get("/ops/status").json()
         [backup] = found["backups"]
         assert backup["name"].startswith("app-")
@@ -117,6 +133,7 @@ def test_backups_are_shown_with_their_proof(make_settings: MakeSettings) -> None
         assert backup["proven_at"] >= backup["at"][:16]
         objectives = {objective["name"]: objective for objective in found["objectives"]}
         assert (objectives["rpo_backup"]["values"]["5m"], objectives["rpo_backup"]["state"]) == (0, "met")
+        assert (objectives["rto"]["values"]["30d"], objectives["rto"]["state"]) == (2.5, "met")
 
 
 def test_what_stops_serving_is_down_and_what_serves_in_part_degraded(

@@ -50,7 +50,7 @@ FIRES: dict[str, list[tuple[Facts, Facts]]] = {
         (facts(Totals(requests=100, errors=6)), facts(Totals(requests=100, errors=5))),
         (facts(Totals(requests=5, errors=5)), facts(Totals(requests=4, errors=4))),
     ],
-    "WritesRefused": [(facts(Totals(requests=100, refused=1)), facts(Totals(requests=100)))],
+    "WritesRefused": [(facts(Totals(requests=100, refused=5)), facts(Totals(requests=100, refused=4)))],
     "SlowResponses": [(facts(Totals(durations=slow(10))), facts(Totals(durations=slow(9))))],
     "MaintenanceFailing": [
         (facts(report=Report(problems=["store away"])), facts()),
