@@ -63,9 +63,7 @@ class Stores:
         self._done: threading.Event | None = None  # of the question that is under way
 
     def ask(self, good_for: float | None = None) -> threading.Event:
-        """Have it asked, unless what was found is new enough, as a rule or by `good_for`; returns what is set when there
-        is an answer.
-        """
+        """Have it asked, unless what was found is new enough; returns what is set when there is an answer."""
         with self._lock:
             if self._done and not self._done.is_set():
                 return self._done

@@ -27,13 +27,14 @@ def tell(
     judgement: Judgement,
     found: Found,
     *,
+    writes: Mapping[int, int],
     shown_gauges: Mapping[str, float],
     replica_url: str,
     started: float,
     per_instance: bool,
     not_asked: list[str],
 ) -> StatusView:
-    """Say how the service is. `started`: this process, seconds since 1970."""
+    """Say how the service is. `writes`: that share a commit, by TXID. `started`: this process, seconds since 1970."""
     facts = judgement.facts
     return StatusView(
         state=judgement.state,
@@ -42,7 +43,7 @@ def tell(
         service=_service(started, per_instance),
         objectives=judgement.objectives,
         alerts=alerts_of(judgement),
-        log=_log(found, facts.gauges, replica_url),
+        log=_log(found, writes, facts.gauges, replica_url),
         backups=_backups(found, facts.now),
         errors=_errors(),
         gauges=dict(shown_gauges),
@@ -76,7 +77,7 @@ def _service(started: float, per_instance: bool) -> ServiceView:
     )
 
 
-def _log(found: Found, gauges: Mapping[str, float], replica_url: str) -> LogView:
+def _log(found: Found, writes: Mapping[int, int], gauges: Mapping[str, float], replica_url: str) -> LogView:
     txid = int(gauges.get("commit_log_txid", 0))
     head = max((commit.max_txid for commit in found.commits), default=0)
     return LogView(
@@ -87,7 +88,7 @@ def _log(found: Found, gauges: Mapping[str, float], replica_url: str) -> LogView
                 txid=f"{commit.max_txid:016x}",
                 at=moment_text(commit.modified.timestamp()),
                 bytes=commit.size,
-                writes=None,
+                writes=writes.get(commit.max_txid),
             )
             for commit in found.commits
         ],

@@ -50,11 +50,13 @@ class Watch:
         totals: Callable[[], Totals],
         gauges: Callable[[], dict[str, float]],
         report: Callable[[], Report],
+        writes: Callable[[], dict[int, int]] = dict,
         lasting: bool,
         now: Callable[[], float] = time.time,
         elapsed: Callable[[], float] = process.elapsed,
     ) -> None:
-        """`report`: the newest that this process has of maintenance. `lasting`: a server; else one of Lambda's
+        """`report`: the newest that this process has of maintenance. `writes`: how many share each commit that it knows
+        of, by TXID. `lasting`: a server; else one of Lambda's
         instances. `now`: seconds since 1970. `elapsed`: seconds of a clock that nobody sets, and that goes on while the
         machine sleeps.
         """
@@ -66,6 +68,7 @@ class Watch:
         self._totals = totals
         self._gauges = gauges
         self._report = report
+        self._writes = writes
         self._lasting = lasting
         self._now = now
         self._elapsed = elapsed
@@ -151,6 +154,7 @@ class Watch:
             return tell(
                 self._judgement(gauges),
                 found,
+                writes=self._writes(),
                 shown_gauges=self._gauges(),
                 replica_url=self._settings.replica_url,
                 started=self._started,

@@ -73,6 +73,7 @@ def test_status_says_that_all_is_well_and_shows_what_it_says_so_by(client: httpx
     log = found["log"]
     assert log["url"] == service.settings.replica_url
     assert [commit["txid"] for commit in log["commits"]][:2] == [f"{4:016x}", f"{3:016x}"]
+    assert [commit["writes"] for commit in log["commits"]][:2] == [1, 1]
     assert (log["txid"], log["lag"]) == (f"{4:016x}", 0)
     assert all(commit["bytes"] > 0 for commit in log["commits"])
     assert found["gauges"]["commit_log_txid"] == 4
