@@ -4,8 +4,6 @@ import os
 import socket
 from collections.abc import Mapping
 
-from core import __version__
-from infra.objectives import release
 from infra.objectives.judgement import Judgement
 from infra.objectives.status import (
     AlertView,
@@ -20,6 +18,7 @@ from infra.objectives.status import (
 from infra.objectives.stores import Found
 from infra.settings import SERVICE
 from infra.storage.url import redacted
+from infra.telemetry.build import build
 from infra.telemetry.newest_errors import ERRORS
 
 
@@ -69,8 +68,8 @@ def alerts_of(judgement: Judgement) -> list[AlertView]:
 def _service(started: float, per_instance: bool) -> ServiceView:
     return ServiceView(
         name=SERVICE,
-        version=__version__,
-        revision=release.revision(),
+        version=build()["version"],
+        revision=None if build()["revision"] == "unknown" else build()["revision"],
         started_at=moment_text(started),
         instance=os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME") or f"{socket.gethostname()}:{os.getpid()}",
         per_instance=per_instance,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from infra.maintenance.report import Report
-from infra.objectives import process, release
+from infra.objectives import process
 from infra.objectives.alerts import Facts
 from infra.objectives.history import History, difference
 from infra.objectives.history_file import HistoryFile
@@ -196,7 +196,7 @@ class Watch:
 
     def _known_gauges(self) -> dict[str, float]:
         drill = self.stores.found.drill if self.stores.found else None
-        gauges = {**process.gauges(), **release.gauges(), **drill_gauges(drill), **self._gauges()}
+        gauges = {**process.gauges(), **drill_gauges(drill), **self._gauges()}
         report = self._newest_report()
         if report.verified:
             is_behind = int(gauges.get("commit_log_txid", 0)) > int(report.verified.txid, 16)

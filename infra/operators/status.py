@@ -11,7 +11,6 @@ from infra.disk.owner_lock import OwnerLock
 from infra.inspection import count_rows
 from infra.maintenance.drill import read_drill
 from infra.maintenance.report import Report, read_report
-from infra.objectives import release
 from infra.objectives.alerts import Facts
 from infra.objectives.history import History
 from infra.objectives.history_file import HistoryFile
@@ -87,7 +86,7 @@ def read_status(settings: Settings, backups: Backups) -> Status:
     interval = settings.maintenance_interval_seconds
     if interval and report.last_success < datetime.now(UTC).timestamp() - 2 * interval:
         problems.append(f"no maintenance has succeeded within two intervals of {interval} s")
-    judgement, since = _judged(path, report, release.gauges() | drill_gauges(drill), 2.0 * interval, is_stopped)
+    judgement, since = _judged(path, report, drill_gauges(drill), 2.0 * interval, is_stopped)
     is_well = judgement.state == "well"
     return Status(
         state="attention" if problems and is_well else judgement.state,

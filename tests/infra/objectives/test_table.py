@@ -1,9 +1,9 @@
 import pytest
 
-from infra.objectives import release
 from infra.objectives.history import DAY, HOUR, History
 from infra.objectives.status import ObjectiveView
 from infra.objectives.table import OBJECTIVES, measured
+from infra.telemetry.build import coverage
 from infra.telemetry.metrics import Totals
 from tests.infra.objectives.test_history import NOON
 
@@ -119,11 +119,15 @@ def test_drill_and_coverage_are_what_they_are_now(monkeypatch: pytest.MonkeyPatc
     found = objective("rto", History(NOON), restore_drill_duration_seconds=601.0)
     assert (found.state, found.values["5m"], found.reason) == ("broken", 601, "601 s")
     assert objective("rto", History(NOON), restore_drill_duration_seconds=12.0).state == "met"
-    for said, gauges in (("96.4", {"test_coverage_ratio": 0.964}), ("", {}), ("unknown", {}), ("nan", {}), ("101", {})):
+    for said in ("", "unknown", "nan", "101"):
         monkeypatch.setenv("COVERAGE", said)
-        assert release.gauges() == pytest.approx(gauges)
-    assert objective("coverage", History(NOON), test_coverage_ratio=0.964).reason == "96.40 %"
-    assert objective("coverage", History(NOON), test_coverage_ratio=0.9).state == "broken"
+        assert coverage() is None
+    for said, state, reason in (("96.4", "met", "96.40 %"), ("90", "broken", "90.00 %")):
+        monkeypatch.setenv("COVERAGE", said)
+        assert (objective("coverage", History(NOON)).state, objective("coverage", History(NOON)).reason) == (
+            state,
+            reason,
+        )
 
 
 def test_names_are_unique() -> None:
