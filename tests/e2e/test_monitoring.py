@@ -106,13 +106,13 @@ class Prometheus:
         )
 
     def ask(self, path: str) -> dict[str, Any]:
-        with suppress(httpx2.HTTPError):
+        with suppress(httpx2.HTTPError, ValueError):
             return dict(self._client.get(path).json()["data"])
         return {}
 
     def value(self, expression: str) -> float | None:
         """Of the only series, if there is one."""
-        with suppress(httpx2.HTTPError):
+        with suppress(httpx2.HTTPError, ValueError):
             found = self._client.get("query", params={"query": expression}).json()["data"]["result"]
             return float(found[0]["value"][1]) if found else None
         return None
@@ -123,7 +123,7 @@ class Prometheus:
 
     def told(self) -> dict[str, list[str]]:
         """Which receivers Alertmanager tells of which alert."""
-        with suppress(httpx2.HTTPError):
+        with suppress(httpx2.HTTPError, ValueError):
             alerts = self._alertmanager.get("alerts").json()
             return {found["labels"]["alertname"]: [to["name"] for to in found["receivers"]] for found in alerts}
         return {}
@@ -180,7 +180,7 @@ def test_compose_starts_them_beside_the_service(checkout: Checkout) -> None:
     checkout.sh("docker compose --profile observability up -d --build --wait prometheus alertmanager", **ports)
 
     def asked(question: str) -> Any:
-        with suppress(httpx2.HTTPError):
+        with suppress(httpx2.HTTPError, ValueError):
             found = httpx2.get(f"http://localhost:{ports['PROMETHEUS_PORT']}/api/v1/{question}", trust_env=False)
             return found.json()["data"]
         return None
