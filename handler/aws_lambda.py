@@ -27,6 +27,7 @@ from handler.service import Service, open_service
 from handler.startup import read_settings, refuse_to_start
 from infra.backups.backups import open_backups
 from infra.disk.workspace import workspace_of_this_process
+from infra.objectives.watch import Condition
 from infra.settings import SERVICE, Settings
 from infra.telemetry.cloudwatch import CloudWatchMetrics
 from infra.telemetry.log_lines import LogLines
@@ -91,6 +92,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         raise ValueError("unknown event: expected an HTTP request")
     finally:
         _metrics.flush(_service.gauges)
+        _service.watch.look_at_times(Condition())
 
 
 def _answer(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -18,7 +18,10 @@ from infra.backups.backups import Backups, open_backups
 from infra.copies import Copies
 from infra.database import Database, Session, UseCase, open_database
 from infra.maintenance.job import open_maintenance
+from infra.maintenance.report import Report
 from infra.maintenance.routine import MaintenanceRoutine
+from infra.objectives.stores import stores_of
+from infra.objectives.watch import Watch
 from infra.settings import SERVICE, Settings
 from infra.telemetry.metrics import Metrics
 
@@ -34,10 +37,15 @@ class Service:
     maintenance: MaintenanceRoutine | None  # None: another process does it
     metrics: Metrics
     copies: Copies
+    watch: Watch
 
     def gauges(self) -> dict[str, float]:
-        found = self.metrics.gauges() | self.database.gauges()
-        return found | (self.maintenance.gauges() if self.maintenance else {})
+        return gauges_of(self.metrics, self.database, self.maintenance)
+
+
+def gauges_of(metrics: Metrics, database: Database, maintenance: MaintenanceRoutine | None) -> dict[str, float]:
+    found = metrics.gauges() | database.gauges()
+    return found | (maintenance.gauges() if maintenance else {})
 
 
 def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, *, lasting: bool = True) -> Service:
@@ -49,7 +57,16 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
     if backups:
         job = MaintenanceRoutine(open_maintenance(settings, backups, metrics), metrics, lambda: database.txid)
     logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
-    return Service(settings, database, job, metrics, Copies(database.log.url))
+    copies = Copies(database.log.url)
+    watch = Watch(
+        settings,
+        stores_of(settings, lambda: database.txid),
+        totals=metrics.totals,
+        gauges=lambda: gauges_of(metrics, database, job),
+        report=lambda: job.report if job else Report(),
+        lasting=lasting,
+    )
+    return Service(settings, database, job, metrics, copies, watch)
 
 
 def open_server_service(settings: Settings) -> Service:

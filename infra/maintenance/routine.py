@@ -33,6 +33,7 @@ class MaintenanceRoutine:
         self._report = Report()
         self._backup: Backup | None = None  # the newest one
         self._pause = 0.0  # seconds from the timer's last run, if that failed, to the next one
+        self._hurried = False
 
     def run(self, seconds: float = float("inf")) -> Report:
         """All of it, logged and counted. Raises ServiceError when the store cannot be used, MaintenanceCancelled when
@@ -60,6 +61,11 @@ class MaintenanceRoutine:
         if made:
             logger.info("merged", extra={"runs": made})
         return made
+
+    @property
+    def report(self) -> Report:
+        """The newest that this process has seen."""
+        return self._report
 
     def gauges(self) -> dict[str, float]:
         """What the newest report says that this process has seen, and what it has seen itself."""
@@ -114,6 +120,8 @@ class MaintenanceRoutine:
         while (left := end - time.monotonic()) > _LOOK_SECONDS:
             if self._stopping.wait(_LOOK_SECONDS):
                 return True
+            if self._has_first_rows():
+                return False
             try:
                 if self._maintenance.steps.has_run(self._head()):
                     self.merge()
@@ -122,6 +130,16 @@ class MaintenanceRoutine:
             except Exception as error:
                 logger.warning("merging failed: %s", error, exc_info=not isinstance(error, ServiceError))
         return self._stopping.wait(max(left, 0.0))
+
+    def _has_first_rows(self) -> bool:
+        """Whether what was backed up is empty, and something was written since. Tells so once: what is empty most of
+        the time needs no backup every minute.
+        """
+        verified = self._report.verified
+        if self._hurried or verified is None or any(verified.rows.values()) or self._head() <= int(verified.txid, 16):
+            return False
+        self._hurried = True
+        return True
 
     def _run_once(self, interval: float) -> float:
         if not self.run().succeeded:

@@ -30,6 +30,8 @@ class Totals:
     commits: int = 0
     conflicts: int = 0
     unknown: int = 0  # outcomes of commits
+    refused: int = 0  # of the requests, writes answered 503
+    locked: int = 0  # of the requests, those that another program's lock has refused
 
 
 class Metrics:
@@ -166,6 +168,8 @@ class Metrics:
             commits=int(self._commits.value),
             conflicts=int(self._conflicts.value),
             unknown=int(self._unknown_outcomes.value),
+            refused=int(sum(counter.value for key, counter in requests if _is_refused_write(key))),
+            locked=int(self._locked.value),
         )
 
     def exposition(self, gauges: Gauges) -> tuple[bytes, str]:
@@ -177,6 +181,11 @@ class Metrics:
 
 def _is_of_the_api(route: str) -> bool:
     return not route.startswith(_NOT_OF_THE_API)
+
+
+def _is_refused_write(key: tuple[str, str, int]) -> bool:
+    method, _, status = key
+    return status == 503 and method not in ("GET", "HEAD", "OPTIONS")
 
 
 def _added_up(histograms: list[Histogram]) -> tuple[int, ...]:

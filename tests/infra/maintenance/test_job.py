@@ -247,7 +247,7 @@ def test_damage_is_found_said_and_keeps_everything(
         report = job.run()
         assert report.deleted_objects == 0
         assert len(level(store, 0)) == RUN + 3
-        assert main(["status"]) == 1
+        assert main(["status"]) == 4
         assert main(["maintain"]) == 1
     [problem] = report.problems
     assert "checksum" in problem or "is damaged" in problem or "uncompressed" in problem
