@@ -12,6 +12,7 @@ import pytest
 import yaml
 from cfnlint.decode import decode
 
+from infra.objectives.alerts import ALERTS as OWN_ALERTS
 from infra.settings import SERVICE
 from infra.telemetry.catalogue import BY_NAME, METRICS, Metric
 from infra.telemetry.cloudwatch import CloudWatchMetrics
@@ -121,6 +122,16 @@ def test_runbook_has_a_section_for_no_other_alert_and_says_the_same_severity() -
     sections = re.findall(r"^### Alert: (\w+)\n\n\*\*When\*\*: (P\d)", (ROOT / "RUNBOOK.md").read_text(), re.MULTILINE)
     assert dict(sections) == {name: rule["labels"]["severity"] for name, rule in ALERTS.items()}
     assert len(sections) == len(ALERTS)
+
+
+def test_alerts_that_the_service_knows_are_the_same_and_only_an_outsider_sees_the_others() -> None:
+    own = {alert.name: (alert.severity, alert.runbook) for alert in OWN_ALERTS}
+    theirs = {
+        name: (rule["labels"]["severity"], rule["annotations"]["runbook_url"].rpartition("/")[2])
+        for name, rule in ALERTS.items()
+    }
+    assert own.items() <= theirs.items()
+    assert {name for name in theirs.keys() - own.keys() if "Burn" not in name} == {"ServiceDown"}
 
 
 def test_every_alert_has_a_series_that_makes_it_fire_and_one_that_does_not() -> None:
