@@ -97,6 +97,9 @@ bench-images: .venv/installed ## measure the container images, as Markdown
 bench-middleware: .venv/installed ## measure what each layer of middleware adds to a request, as Markdown
 	@$(VENV)/python -m benchmarks.middleware
 
+bench-metrics: .venv/installed ## measure what it costs to count, as Markdown
+	@$(VENV)/python -m benchmarks.metrics
+
 lint: .venv/installed ## check style and common mistakes
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
@@ -173,4 +176,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf build *.egg-info .venv .venv-sam .venv-contract .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve dev test test-coverage sim fuzz model check contract e2e bench-log bench-search bench-costs bench-images bench-middleware lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-coverage sim fuzz model check contract e2e bench-log bench-search bench-costs bench-images bench-middleware bench-metrics lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
