@@ -14,7 +14,9 @@ PIP_HERE := pip install --quiet --disable-pip-version-check --no-deps --no-build
 SAM := .venv-sam/bin/sam
 # What operators keep beside the code
 PLACES := backups incidents logs metrics
-FAST_TESTS := -m "not e2e" -n $(WORKERS) --dist worksteal --cov
+# Services of Compose with an image of their own that the profiles ask for
+BESIDES = $(if $(findstring s3,$(COMPOSE_PROFILES)),s3) $(if $(findstring observability,$(COMPOSE_PROFILES)),prometheus)
+FAST_TESTS := -m "not e2e" -n $(WORKERS) --dist worksteal
 
 export PORT
 # For what runs here. A database of somebody's own keeps its backups beside it
@@ -54,11 +56,11 @@ dev: .venv/installed ## the same, and start it anew when the code changes
 	@mkdir -p $(PLACES)
 	@exec $(VENV)/python -m handler.dev
 
-test: .venv/installed ## run the fast tests side by side, with coverage (WORKERS=0: one after the other)
+test: .venv/installed ## run the fast tests side by side (WORKERS=0: one after the other)
 	@$(VENV)/python -m pytest $(FAST_TESTS)
 
-test-coverage: .venv/installed ## the same, with an HTML report in htmlcov/
-	@$(VENV)/python -m pytest $(FAST_TESTS) --cov-report=term --cov-report=html
+test-coverage: .venv/installed ## the same with coverage, which takes twice as long: below 90 % it fails; a report in htmlcov/
+	@$(VENV)/python -m pytest $(FAST_TESTS) --cov --cov-report=term --cov-report=html
 
 sim: .venv/installed ## simulate the commit log under every kind of trouble (SEEDS=1000 START=0; SEED=42 shows one)
 	@$(VENV)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --start $(START))
@@ -113,7 +115,7 @@ requirements: .venv/installed ## write requirements*.txt anew after a change of 
 	    --output-file $$name.txt $$name.in || exit; \
 	done
 
-audit: .venv/installed ## look for pinned packages, and parts of Swagger UI, with known fixes (MAY_SKIP=1 passes without a network)
+audit: .venv/installed ## look for pinned packages, and parts of the scripts that are served, with known fixes (MAY_SKIP=1 passes without a network)
 	@$(VENV)/python scripts/known_fixes.py $(if $(MAY_SKIP),--may-skip)
 
 type: .venv/installed ## check types
@@ -144,17 +146,17 @@ build: export REVISION ?= $(shell git describe --always --abbrev=40 --dirty --ex
 # Always `latest`, whatever the Compose file names: a tag with a version is somebody's way back
 build: ## build the container image
 	docker buildx build --load --target server $(addprefix --build-arg ,BASE_IMAGE VERSION REVISION) --tag $(IMAGE):latest .
-	$(if $(findstring s3,$(COMPOSE_PROFILES)),docker compose build s3)
+	$(if $(strip $(BESIDES)),docker compose build $(BESIDES))
 
 version: ## print the version, which core/__init__.py has
 	@sed -n 's/^__version__ = "\([^"]*\)".*/\1/p' core/__init__.py
 
-run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3)
+run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3, observability Prometheus and Grafana)
 	@mkdir -p data $(PLACES)
 	docker compose up -d --wait
 
 stop: ## stop and remove the containers; the data stays
-	docker compose --profile s3 down
+	docker compose --profile s3 --profile observability down
 
 logs: ## follow the container's log
 	docker compose logs --follow --no-log-prefix app
