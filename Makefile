@@ -12,9 +12,15 @@ PIP := pip install --quiet --disable-pip-version-check --no-deps --require-hashe
 # Gives .venv the console script. `compat` puts a path there, and not code that each start of Python would run
 PIP_HERE := pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 SAM := .venv-sam/bin/sam
-FAST_TESTS := -m "not e2e" -n $(WORKERS) --dist worksteal --cov
+# What operators keep beside the code
+PLACES := backups incidents logs metrics
+# Services of Compose with an image of their own that the profiles ask for
+BESIDES = $(if $(findstring s3,$(COMPOSE_PROFILES)),s3) $(if $(findstring observability,$(COMPOSE_PROFILES)),prometheus)
+FAST_TESTS := -m "not e2e" -n $(WORKERS) --dist worksteal
 
 export PORT
+# For what runs here. A database of somebody's own keeps its backups beside it
+serve dev maintain backup restore: export BACKUP_URL ?= $(if $(DATABASE_PATH),,file://$(CURDIR)/backups)
 
 .DEFAULT_GOAL := help
 
@@ -43,16 +49,18 @@ install: .venv/installed ## create .venv with everything that serving and testin
 	@touch $@
 
 serve: .venv/installed ## run the service on http://localhost:8000 (PORT=... changes it)
+	@mkdir -p $(PLACES)
 	@exec $(VENV)/python -m handler
 
 dev: .venv/installed ## the same, and start it anew when the code changes
+	@mkdir -p $(PLACES)
 	@exec $(VENV)/python -m handler.dev
 
-test: .venv/installed ## run the fast tests side by side, with coverage (WORKERS=0: one after the other)
+test: .venv/installed ## run the fast tests side by side (WORKERS=0: one after the other)
 	@$(VENV)/python -m pytest $(FAST_TESTS)
 
-test-coverage: .venv/installed ## the same, with an HTML report in htmlcov/
-	@$(VENV)/python -m pytest $(FAST_TESTS) --cov-report=term --cov-report=html
+test-coverage: .venv/installed ## the same with coverage, which takes twice as long: below 90 % it fails; a report in htmlcov/
+	@$(VENV)/python -m pytest $(FAST_TESTS) --cov --cov-report=term --cov-report=html
 
 sim: .venv/installed ## simulate the commit log under every kind of trouble (SEEDS=1000 START=0; SEED=42 shows one)
 	@$(VENV)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --start $(START))
@@ -110,7 +118,7 @@ requirements: .venv/installed ## write requirements*.txt anew after a change of 
 	    --output-file $$name.txt $$name.in || exit; \
 	done
 
-audit: .venv/installed ## look for pinned packages, and parts of Swagger UI, with known fixes (MAY_SKIP=1 passes without a network)
+audit: .venv/installed ## look for pinned packages, and parts of the scripts that are served, with known fixes (MAY_SKIP=1 passes without a network)
 	@$(VENV)/python scripts/known_fixes.py $(if $(MAY_SKIP),--may-skip)
 
 type: .venv/installed ## check types
@@ -138,20 +146,20 @@ restore: .venv/installed ## make an earlier state the newest one (NAME=latest, o
 
 build: export VERSION ?= $(shell $(MAKE) --silent version)
 build: export REVISION ?= $(shell git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null || echo unknown)
+# Always `latest`, whatever the Compose file names: a tag with a version is somebody's way back
 build: ## build the container image
-	docker compose build
+	docker buildx build --load --target server $(addprefix --build-arg ,BASE_IMAGE VERSION REVISION) --tag $(IMAGE):latest .
+	$(if $(strip $(BESIDES)),docker compose build $(BESIDES))
 
 version: ## print the version, which core/__init__.py has
 	@sed -n 's/^__version__ = "\([^"]*\)".*/\1/p' core/__init__.py
 
-run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3)
-	@mkdir -p data
-	@test "$$(stat -c %u data 2>/dev/null || echo 1000)" = 1000 || \
-	  docker run --rm --user 0 -v "$(CURDIR)/data:/app/data" $(IMAGE) chown -R 1000:1000 /app/data
+run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3, observability Prometheus and Grafana)
+	@mkdir -p data $(PLACES)
 	docker compose up -d --wait
 
 stop: ## stop and remove the containers; the data stays
-	docker compose --profile s3 down
+	docker compose --profile s3 --profile observability down
 
 logs: ## follow the container's log
 	docker compose logs --follow --no-log-prefix app

@@ -1,6 +1,7 @@
 """The operators' commands: python -m infra COMMAND, or `cloud-native-poc COMMAND`, which --help lists.
 
-Exit codes: 0 done, 1 failed (the message on stderr says what and why), 2 wrong settings or arguments.
+Exit codes: 0 done, 1 failed (the message on stderr says what and why), 2 wrong settings or arguments. `status` says by
+its own how it is: 0 well, 1 something needs attention, 3 degraded, 4 down.
 """
 
 import argparse
@@ -43,10 +44,12 @@ from infra.operators.keys import as_line, in_log, keys_in, parse_expiry, parse_n
 from infra.operators.progress import progress_display
 from infra.operators.restore import parse_moment, publish, restore_log
 from infra.operators.sql import Outcome, as_members, as_text, parts_of, run_parts
-from infra.operators.status import read_status
+from infra.operators.status import Status, read_status
 from infra.progress import Progress
 from infra.settings import SERVICE, Settings
 from infra.storage.object_store import TRANSFER_SECONDS, ObjectStore
+
+_EXIT_CODES = {"well": 0, "attention": 1, "degraded": 3, "down": 4}  # of `status`; 2 is for wrong settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -397,14 +400,25 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(asdict(status)))
     else:
-        for name, value in asdict(status).items():
-            if name not in ("warnings", "problems"):
-                print(f"{name.replace('_', ' '):<16} {value}")
-        for warning in status.warnings:
-            print(f"warning          {warning}")
-        for problem in status.problems:
-            print(f"problem          {problem}")
-    return 1 if status.problems else 0
+        _print_status(status)
+    return _EXIT_CODES[status.state]
+
+
+def _print_status(status: Status) -> None:
+    since = f" (since {status.since})" if status.since else ""
+    print(f"{'state':<16} {status.state}{since}: {status.reason}")
+    for name, value in asdict(status).items():
+        if name not in ("state", "reason", "since", "objectives", "alerts", "warnings", "problems"):
+            print(f"{name.replace('_', ' '):<16} {value}")
+    for it in status.objectives:
+        left = "" if it["budget_left"] is None else f"; {100 * it['budget_left']:.0f} % of the budget left"
+        print(f"{'objective':<16} {it['state']:<8} {it['title']} {it['target']}: {it['reason']}{left}")
+    for it in status.alerts:
+        print(f"{'alert':<16} {it['severity']} {it['name']} since {it['since']}: {it['summary']} See {it['runbook']}")
+    for warning in status.warnings:
+        print(f"warning          {warning}")
+    for problem in status.problems:
+        print(f"problem          {problem}")
 
 
 def _drill(settings: Settings, options: argparse.Namespace) -> int:
@@ -544,7 +558,8 @@ def _parser() -> argparse.ArgumentParser:
     help = "where the new file is to be, incidents unless given; - prints it"
     incident.add_argument("-o", "--output", metavar="DIRECTORY", default="incidents", help=help)
     command("log", _log, "what the commit log holds: ranges, sizes, times")
-    command("status", _status, "database, owner, backup, maintenance; exit code 1 if something needs attention")
+    help = "objectives, alerts, database, backup, maintenance; exit code 1: needs attention, 3: degraded, 4: down"
+    command("status", _status, help)
     return parser
 
 

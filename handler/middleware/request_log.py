@@ -33,6 +33,7 @@ class RequestLog:
         scope.setdefault("state", {})["request_id"] = request_id
         set_context_keys(request_id=request_id)  # type: ignore[arg-type]
         status, is_answered = 500, False
+        self.metrics.in_flight += 1
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, is_answered
@@ -46,6 +47,7 @@ class RequestLog:
             status = status if is_answered else _NOBODY_LEFT
         finally:
             seconds = time.perf_counter() - started
+            self.metrics.in_flight -= 1
             route = scope["route"].path if "route" in scope else "none"
             self.metrics.request_finished(_method(scope), route, status, seconds)
             _log(scope, status, seconds)

@@ -54,6 +54,7 @@ class Report:
     verified: Verified | None = None
     unfinished: bool = False  # the time was over; the next run goes on
     problems: list[str] = field(default_factory=list)
+    unsound: bool = False  # log or backup, by the last proof that came to a verdict
     misdated: Misdated | None = None  # among the commits that are kept by themselves
     unchecked: list[str] = field(default_factory=list)  # what SQLite lacks something for, by the last proof
     host: HostTime | None = None  # of a log in a directory

@@ -80,7 +80,7 @@ class Checkout:
     def begin_anew(self) -> None:
         """Starts the service without data."""
         self.sh("make stop")
-        self.as_root("rm -rf data")
+        self.as_root("rm -rf data backups")
         self.start()
 
     def as_root(self, script: str) -> str:
@@ -107,7 +107,7 @@ class Checkout:
 
     def close(self) -> None:
         self.client.close()
-        self.run("make stop; docker compose --profile s3 down --volumes")
+        self.run("make stop; docker compose --profile s3 --profile observability down --volumes")
         self.run(f"docker tag {self._latest} {IMAGE}" if self._latest else f"docker rmi {IMAGE}")
 
 
