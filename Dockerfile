@@ -78,8 +78,8 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends prometheus prometheus-alertmanager \
     && rm -rf /var/lib/apt/lists/* \
     && mkdir /data \
-    && chown nobody /data
-USER nobody
+    && chown 65534:65534 /data
+USER 65534:65534
 VOLUME /data
 
 FROM runtime AS server

@@ -8,9 +8,9 @@ import pytest
 
 from infra.maintenance.report import Report, Verified
 from infra.objectives.history_file import HistoryFile
-from infra.objectives.status import ObjectiveView
+from infra.objectives.status import Condition, ObjectiveView
 from infra.objectives.stores import Found, Stores
-from infra.objectives.watch import KEEP_SECONDS, Condition, Watch
+from infra.objectives.watch import KEEP_SECONDS, Watch
 from infra.settings import Settings
 from infra.telemetry.metrics import Totals
 from tests.infra.objectives.test_history import NOON
@@ -231,15 +231,6 @@ def test_instance_on_lambda_says_what_is_its_own_and_forgets_it(settings: Settin
     process.watch.keep()
     process.watch.stop()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_invocations_look_no_more_often_than_a_server(settings: Settings) -> None:
-    process = Process(settings, lasting=False)
-    process.watch.look_at_times(Condition())
-    assert process.watch.history.until == NOON
-    process.now, process.elapsed = NOON + 10, process.elapsed + 10
-    process.watch.look_at_times(Condition())
-    assert process.watch.history.until == NOON + 10
 
 
 def test_watch_ends_at_once_while_its_question_has_no_answer(process: Process) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -189,6 +190,12 @@ def test_commits_that_are_known_and_not_shown_are_the_lag(client: httpx2.Client,
 
 def test_gauges_of_the_volume_are_those_of_the_system(client: httpx2.Client) -> None:
     assert 0 < value(client, "data_volume_free_bytes") < value(client, "data_volume_size_bytes")
+
+
+def test_volume_is_as_full_as_df_says_it_is(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 blocks 60 are free, and 10 of these are for anybody: 40 of 50 are in use."""
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((1, 1, 100, 60, 10, 0, 0, 0, 0, 255)))
+    assert (value(client, "data_volume_free_bytes"), value(client, "data_volume_size_bytes")) == (10, 50)
 
 
 def test_drill_is_shown_as_it_was_kept(client: httpx2.Client, service: Service) -> None:
