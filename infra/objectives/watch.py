@@ -50,7 +50,8 @@ class Watch:
         of, by TXID. `lasting`: a server; else one of Lambda's instances. `started`, of the process, and `now`: seconds
         since 1970. `elapsed`: seconds of a clock that nobody sets, and that goes on while the machine sleeps.
         """
-        self._looked = self._kept = elapsed()
+        self._looked = elapsed()
+        self._kept = float("-inf")  # so that a start is kept at once: the next one may follow soon
         self._looked_at = now()
         self._started = self._looked_at if started is None else started
         self.history = History(self._looked_at)

@@ -96,6 +96,18 @@ def test_two_restarts_within_a_minute_are_two(process: Process, settings: Settin
     assert third.watch.status([]).state == "degraded"
 
 
+def test_start_is_kept_at_once_also_of_a_process_that_is_killed_soon(process: Process, settings: Settings) -> None:
+    for starts in range(3):
+        again = Process(settings, process.now + 10 * starts)
+        again.watch.start(Condition)
+        until = time.monotonic() + 20
+        while (kept := HistoryFile(settings.database_path).read()) is None or kept.until < again.now:
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        assert kept.window("24h").starts == starts
+        again.watch._stopping.set()
+
+
 def test_process_that_is_killed_loses_a_minute_at_most(process: Process, settings: Settings) -> None:
     process.watch.start(Condition)
     process.pass_(600)
