@@ -317,11 +317,10 @@ def _volume(directory: Path) -> dict[str, float]:
         found = os.statvfs(directory)
     except OSError:
         return {}
-    # as df counts: what is reserved for root is nobody's, or a disk that is half empty would look full
-    usable = found.f_blocks - found.f_bfree + found.f_bavail
     return {
         "data_volume_free_bytes": found.f_bavail * found.f_frsize,
-        "data_volume_size_bytes": usable * found.f_frsize,
+        # without what is kept for others, so that the share in use is that of `df`
+        "data_volume_size_bytes": (found.f_blocks - found.f_bfree + found.f_bavail) * found.f_frsize,
     }
 
 

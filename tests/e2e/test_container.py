@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.checkout import CONTAINER, Checkout
 from tests.e2e.evidence import Claims, items_in, run_together, write_items
+from tests.e2e.pages import blocks
 from tests.e2e.processes import SHELL, own_address, until
 
 pytestmark = pytest.mark.e2e
@@ -229,6 +230,15 @@ def test_others_get_in_only_with_a_mode_that_somebody_has_said(service: Checkout
     assert service.names() == []
 
 
+def test_restart_loop_is_seen_by_the_alert_queries(service: Checkout) -> None:
+    script = next(block.script for block in blocks("RUNBOOK.md") if block.name == "Alerts without Prometheus")
+    query = script.partition("\ndocker inspect -f")[0]
+    assert "ALERT" not in service.sh(query)
+    service.run("docker compose up -d", PUBLISH="0.0.0.0")  # and nobody has said who may come in
+    until(lambda: "ALERT: container not running" in service.run(query).stdout)
+    assert "CRITICAL" in service.sh("docker logs cloud-native-poc 2>&1 | jq -r .level").split()
+
+
 def test_port_in_use_is_said_and_harms_nothing(service: Checkout) -> None:
     service.add("kept")
     service.sh("make stop")
@@ -236,6 +246,7 @@ def test_port_in_use_is_said_and_harms_nothing(service: Checkout) -> None:
         failed = service.run("make run")
     assert failed.returncode == 2
     assert re.search("already (in use|allocated)", failed.stderr)
+    assert service.inspect()["State"]["ExitCode"] == 128
     service.start()
     assert service.names() == ["kept"]
 

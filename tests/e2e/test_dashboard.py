@@ -148,7 +148,7 @@ def assert_shows(page: Page, status: dict[str, Any], history: dict[str, Any]) ->
     ]
     assert seen["gauges"] == [[name, value] for name, value in sorted(gauges.items())]
     assert seen["container"]["Started"] == service["started_at"]
-    assert seen["container"].get("Memory") == gauges.get("process_resident_memory_bytes")
+    assert seen["container"].get("Volume, free") == gauges.get("data_volume_free_bytes")
     facts = (log["txid"], log["url"], log["lag"], log["since_compaction"], log["since_snapshot"])
     assert tuple(seen["log"].values())[:5] == facts
     assert seen["log"]["Database"] == gauges["database_size_bytes"]
@@ -266,6 +266,36 @@ def test_a_refresh_changes_values_and_nothing_else(open_page: OpenPage, address:
     expect(page.locator("#commits tbody tr").first).to_contain_text("00000000000034f2")
     expect(page.locator("#alerts a").last).to_be_focused()
     assert page.evaluate("scrollY") == 300
+
+
+def test_an_answer_that_was_overtaken_says_nothing(open_page: OpenPage, address: str) -> None:
+    page, late = open_page(), list[Route]()
+    answer_with(page, status_answer())
+    shown(page, address).get_by_text("The plots as a table").click()
+    expect(page.locator("#points tbody tr")).to_have_count(60)
+    page.route("**/ops/history?span=hour", lambda route: late.append(route))
+    with page.expect_request("**/ops/history?span=hour"):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.get_by_role("radio", name="day").check()
+    expect(page.locator("#points tbody tr")).to_have_count(144)
+    with page.expect_response("**/ops/history?span=hour"):
+        late[0].fulfill(json=history_answer())
+    page.evaluate("new Promise(requestAnimationFrame)")
+    expect(page.locator("#points tbody tr")).to_have_count(144)
+
+
+def test_nothing_is_asked_for_a_page_that_nobody_sees(open_page: OpenPage, address: str) -> None:
+    page, asked = open_page(), list[str]()
+    page.clock.install()
+    answer_with(page, status_answer())
+    shown(page, address)
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
+    page.clock.run_for(10 * REFRESH)
+    assert asked == []
+    page.evaluate("delete document.hidden")
+    with page.expect_response("**/ops/status"):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'&amp;javascript:alert(3)"
@@ -392,7 +422,7 @@ def test_keys_of_the_keyboard_suffice(open_page: OpenPage, address: str) -> None
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (360, "dark"), (820, "light"), (1440, "dark")])
 def test_anybody_can_read_it_at_any_size(open_page: OpenPage, address: str, width: int, scheme: Any) -> None:
     page = open_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    answer_with(page, status_answer())
+    answer_with(page, status_answer(), lambda span: history_answer(span, points=5))  # axe looks at each cell
     shown(page, address)
     for summary in page.locator("summary").all():
         summary.click()
