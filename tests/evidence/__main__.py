@@ -71,7 +71,8 @@ def _missing() -> str:
 
 
 def _make(place: Place, scratch: Path, seconds: int, output: Path) -> bool:
-    place.environment |= {"REVISION": commit(), "MAINTENANCE_INTERVAL_SECONDS": str(_MAINTAINED_SECONDS)}
+    place.environment |= {"REVISION": commit(), "COVERAGE": _coverage()}
+    place.environment["MAINTENANCE_INTERVAL_SECONDS"] = str(_MAINTAINED_SECONDS)
     place.begin(Setup.DIRECTORY)
     heading = heading_of(f"make evidence SECONDS={seconds}")
     with _following(place, scratch / "log"):
@@ -98,6 +99,13 @@ def _make(place: Place, scratch: Path, seconds: int, output: Path) -> bool:
 
 
 EXPORTED = {"status": "/ops/status", "hour": "/ops/history?span=hour", "day": "/ops/history?span=day"}
+
+
+def _coverage() -> str:
+    """What `make test-coverage` has measured of this very commit, in percent; empty if it has not."""
+    path = ROOT / ".coverage-of-revision"
+    revision, _, percent = path.read_text().strip().partition(" ") if path.exists() else ("", "", "")
+    return percent if revision == commit() else ""
 
 
 def _asked(place: Place, path: str) -> Any:
