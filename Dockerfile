@@ -40,7 +40,8 @@ FROM runtime AS lambda
 RUN dpkg --purge libsqlite3-0
 ARG VERSION=dev
 ARG REVISION=unknown
-ENV REVISION=${REVISION}
+ARG COVERAGE=
+ENV REVISION=${REVISION} COVERAGE=${COVERAGE}
 LABEL org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 ENTRYPOINT ["python", "-m", "awslambdaric"]
@@ -77,8 +78,8 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends prometheus prometheus-alertmanager \
     && rm -rf /var/lib/apt/lists/* \
     && mkdir /data \
-    && chown nobody /data
-USER nobody
+    && chown 65534:65534 /data
+USER 65534:65534
 VOLUME /data
 
 FROM runtime AS server
@@ -102,6 +103,7 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
 CMD ["python", "-m", "handler"]
 ARG VERSION=dev
 ARG REVISION=unknown
-ENV REVISION=${REVISION}
+ARG COVERAGE=
+ENV REVISION=${REVISION} COVERAGE=${COVERAGE}
 LABEL org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

@@ -64,6 +64,7 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
         totals=metrics.totals,
         gauges=lambda: gauges_of(metrics, database, job),
         report=lambda: job.report if job else Report(),
+        writes=lambda: dict(metrics.newest_writes),
         lasting=lasting,
     )
     return Service(settings, database, job, metrics, copies, watch)

@@ -13,8 +13,9 @@ _SHARED_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """`name`: with its base unit. `on_lambda`: whether a function prints it. `dimension`: the label that CloudWatch
-    tells apart; each value of one is a metric that is paid for.
+    """`name`: with its base unit. `is_shared`: of the log or the backups, and so the same wherever it is asked, instead
+    of one process. `on_lambda`: whether a function prints it. `dimension`: the label that CloudWatch tells apart, each
+    value of which is paid for.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Metric:
     help: str
     labels: Labels = field(default_factory=dict)
     buckets: tuple[float, ...] = ()
+    is_shared: bool = False
     on_lambda: bool = True
     dimension: str = ""
 
@@ -73,7 +75,7 @@ WRITES_WAITING = Metric("database_writes_waiting", "gauge", "Writes that wait fo
 VOLUME_FREE = Metric(
     "data_volume_free_bytes", "gauge", "Room left for the database on its volume, for our user", on_lambda=False
 )
-VOLUME_SIZE = Metric("data_volume_size_bytes", "gauge", "Size of that volume", on_lambda=False)
+VOLUME_SIZE = Metric("data_volume_size_bytes", "gauge", "Room of that volume, in use and left", on_lambda=False)
 
 COMMITS = Metric("commit_log_commits_total", "counter", "Commits stored")
 COMMIT_DURATION = Metric(
@@ -98,8 +100,12 @@ UNSAVED = Metric(
     "How long other programs' commits have been in the file and not in the log",
     on_lambda=False,
 )
-SINCE_COMPACTION = Metric("commit_log_commits_since_compaction", "gauge", "Commits that no merged run holds yet")
-SINCE_SNAPSHOT = Metric("commit_log_commits_since_snapshot", "gauge", "Commits since the newest proven snapshot")
+SINCE_COMPACTION = Metric(
+    "commit_log_commits_since_compaction", "gauge", "Commits that no merged run holds yet", is_shared=True
+)
+SINCE_SNAPSHOT = Metric(
+    "commit_log_commits_since_snapshot", "gauge", "Commits since the newest proven snapshot", is_shared=True
+)
 STORE_DURATION = Metric(
     "store_request_duration_seconds",
     "histogram",
@@ -114,15 +120,26 @@ MAINTENANCE_RUNS = Metric(
 MAINTENANCE_DURATION = Metric(
     "maintenance_duration_seconds", "histogram", "Time of a run of maintenance", buckets=_RUN_BUCKETS
 )
-MAINTENANCE_LAST = Metric("maintenance_last_success_timestamp_seconds", "gauge", "When maintenance last did all")
-VERIFICATION_LAST = Metric(
-    "verification_last_success_timestamp_seconds", "gauge", "When log and backup were last restored and found sound"
+MAINTENANCE_LAST = Metric(
+    "maintenance_last_success_timestamp_seconds", "gauge", "When maintenance last did all", is_shared=True
 )
-UNSOUND = Metric("commit_log_unsound", "gauge", "1 if log or backup were not sound when last proven, 0 if they were")
-BACKUP_TIME = Metric("backup_newest_timestamp_seconds", "gauge", "When the newest backup was made")
-BACKUP_SIZE = Metric("backup_newest_size_bytes", "gauge", "Size of the newest backup, compressed")
-DRILL_DURATION = Metric("restore_drill_duration_seconds", "gauge", "Time that the last restore drill took: the RTO")
-DRILL_LAST = Metric("restore_drill_last_success_timestamp_seconds", "gauge", "When a restore drill last succeeded")
+VERIFICATION_LAST = Metric(
+    "verification_last_success_timestamp_seconds",
+    "gauge",
+    "When log and backup were last restored and found sound",
+    is_shared=True,
+)
+UNSOUND = Metric(
+    "commit_log_unsound", "gauge", "1 if log or backup were not sound when last proven, 0 if they were", is_shared=True
+)
+BACKUP_TIME = Metric("backup_newest_timestamp_seconds", "gauge", "When the newest backup was made", is_shared=True)
+BACKUP_SIZE = Metric("backup_newest_size_bytes", "gauge", "Size of the newest backup, compressed", is_shared=True)
+DRILL_DURATION = Metric(
+    "restore_drill_duration_seconds", "gauge", "Time that the last restore drill took: the RTO", is_shared=True
+)
+DRILL_LAST = Metric(
+    "restore_drill_last_success_timestamp_seconds", "gauge", "When a restore drill last succeeded", is_shared=True
+)
 
 LOG_LINES = Metric(
     "log_lines_total", "counter", "Lines of the log, from WARNING on", {"level": ("WARNING", "ERROR", "CRITICAL")}

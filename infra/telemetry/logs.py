@@ -12,6 +12,7 @@ from aws_lambda_powertools.logging.formatter import (
 )
 
 from infra.settings import SERVICE
+from infra.telemetry.newest_errors import ERRORS
 
 __all__ = ["configure_logging", "remove_context_keys", "set_context_keys"]
 
@@ -32,7 +33,7 @@ def configure_logging(level: str) -> tuple[logging.Handler, LambdaPowertoolsForm
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(formatter)
     handler.addFilter(_tidy)
-    logging.basicConfig(handlers=[handler], level=level, force=True)
+    logging.basicConfig(handlers=[handler, ERRORS], level=level, force=True)
     logging.captureWarnings(True)
     logging.logAsyncioTasks = False  # type: ignore[attr-defined, unused-ignore]
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
