@@ -30,7 +30,7 @@ _INSTEAD = {
 }
 # A pipe whose reader has enough, a search that finds nothing, and a day with as many restarts as there are here
 _NO_FAILURE = re.compile("exit code 141 of|exit code 1 of: grep|exit code 3 of: docker exec cloud-native-poc .* status")
-_OF_THE_PLACE = "memory|CPU|disk|state +degraded: .*restart"
+_OF_THE_PLACE = "memory|CPU|disk|state +degraded .*started again"
 
 BLOCKS = {block.name: block for block in blocks("RUNBOOK.md")}
 CONTAINERS = {block.name: block.script for block in blocks("docs/containers.md")}
