@@ -75,7 +75,7 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
     if backups:
         job = MaintenanceRoutine(open_maintenance(settings, backups, metrics), metrics, lambda: database.txid)
     logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
-    return Service(settings, database, job, metrics, Copies(database.log.url), lasting, started)
+    return Service(settings, database, job, metrics, Copies(database.log.url, observer=metrics), lasting, started)
 
 
 def open_server_service(settings: Settings) -> Service:

@@ -16,7 +16,7 @@ from playhouse.apsw_ext import APSWDatabase
 
 from core.errors import LogDamaged, TooManyCopies
 from infra.clock import Clock
-from infra.commitlog import defend, open_log
+from infra.commitlog import Observer, defend, open_log
 from infra.disk.workspace import workspace_in
 from infra.sqlite_errors import translated_errors
 
@@ -32,9 +32,10 @@ class Copy:
 class Copies:
     """Any thread may call it."""
 
-    def __init__(self, url: str, most_at_once: int = MOST_AT_ONCE) -> None:
-        """`url`: of the log."""
+    def __init__(self, url: str, most_at_once: int = MOST_AT_ONCE, observer: Observer | None = None) -> None:
+        """`url`: of the log. `observer`: of all that is asked of it."""
         self._url = url
+        self._observer = observer
         self._most = most_at_once
         self._free = threading.BoundedSemaphore(most_at_once)
 
@@ -51,7 +52,7 @@ class Copies:
             top = Path(tempfile.gettempdir())
             with translated_errors(top):
                 image = stack.enter_context(workspace_in(top)) / "copy.db"
-                position = open_log(self._url, Clock()).restore(image)
+                position = open_log(self._url, Clock(), observer=self._observer).restore(image)
                 if position.txid < at_least:
                     raise LogDamaged(f"{self._url} ends at TXID {position.txid:016x}, but {at_least:016x} was in it.")
                 db = APSWDatabase(str(image), pragmas={"query_only": 1}, thread_safe=False)

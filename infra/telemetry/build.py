@@ -1,7 +1,7 @@
 """Which release this is, of what it is made."""
 
 import os
-import platform
+import sys
 from functools import cache
 
 import apsw
@@ -15,7 +15,7 @@ def build() -> dict[str, str]:
     return {
         "version": __version__,
         "revision": os.environ.get("REVISION") or "unknown",
-        "python": platform.python_version(),
+        "python": ".".join(map(str, sys.version_info[:3])),
         "sqlite": apsw.sqlite_lib_version(),
     }
 
