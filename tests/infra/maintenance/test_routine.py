@@ -169,6 +169,26 @@ def test_each_failure_in_a_row_is_followed_by_a_longer_pause_until_a_run_succeed
     assert waits_of(job, monkeypatch, 8) == [0, 300, 600, 1200, 2400, 3600, 3600, 300]
 
 
+def test_log_is_unsound_until_a_run_finds_it_sound_again(
+    job: MaintenanceRoutine, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = log / "0" / f"{2:016x}-{2:016x}.ltx"
+    sound = commit.read_bytes()
+    commit.write_bytes(spoiled(sound))
+    job.run()
+
+    def away(*arguments: Any) -> None:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Maintenance, "_work", away)  # which tells nothing of the log
+        assert job.run().problems == ["away"]
+    assert job.gauges()["commit_log_unsound"] == 1
+    commit.write_bytes(sound)
+    job.run()
+    assert job.gauges()["commit_log_unsound"] == 0
+
+
 def test_problem_is_logged_counted_and_looked_at_again_after_five_minutes(
     job: MaintenanceRoutine, log: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
