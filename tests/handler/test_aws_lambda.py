@@ -92,7 +92,8 @@ def test_create_is_answered_through_every_kind_of_gateway(start: Start, name: st
     assert answer["headers"]["location"] == ("/prod/api/items/1" if name == "rest_api_create" else "/api/items/1")
 
 
-def test_instance_says_of_its_status_that_it_is_its_own(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("quick_machine")
+def test_instance_says_of_its_status_that_it_is_its_own(start: Start) -> None:
     invoke = start()
     for _ in range(2):
         invoke(event("function_url_create"))

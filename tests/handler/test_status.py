@@ -22,17 +22,13 @@ from infra.storage.object_store import ObjectStore
 from infra.telemetry.newest_errors import ERRORS
 from tests.conftest import MakeSettings, assert_problem, serving, settings_in
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _room_on_the_disk() -> Iterator[None]:
-    """Whatever machine this is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("infra.database._volume", lambda directory: {})
-        yield
+pytestmark = pytest.mark.usefixtures("quick_machine")
 
 
 @pytest.fixture(scope="module")
-def service_and_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, httpx2.Client]]:
+def service_and_client(
+    tmp_path_factory: pytest.TempPathFactory, quick_machine: None
+) -> Iterator[tuple[Service, httpx2.Client]]:
     service = open_server_service(settings_in(tmp_path_factory.mktemp("status")))
     with serving(service) as client:
         for name in ("Lamp", "Torch"):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from infra.maintenance.report import Report, Verified
+from infra.objectives import process as watched_process
 from infra.objectives.history_file import HistoryFile
 from infra.objectives.status import Condition, ObjectiveView
 from infra.objectives.stores import Found, Stores
@@ -139,6 +140,7 @@ def test_clock_that_was_set_back_while_the_service_was_stopped(process: Process,
     process.pass_(900)
     again = started_again(process, settings, after=-86400)
     again.pass_(100)
+    assert again.watch.history.until == again.now
     assert again.value("availability") == 1
 
 
@@ -314,3 +316,8 @@ def test_stores_that_fail_in_a_way_nobody_expected_are_answered_all_the_same(
     assert stores.ask().wait(20)
     assert stores.found is None
     assert "asking the stores has failed" in caplog.text
+
+
+def test_kernel_says_how_much_memory_the_process_has() -> None:
+    assert watched_process.gauges()["memory_bytes"] > 1_000_000
+    assert watched_process.elapsed() > 0

@@ -15,10 +15,9 @@ from infra.storage.object_store import ObjectStore
 
 
 @pytest.fixture
-def served(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Database:
+def served(settings: Settings, monkeypatch: pytest.MonkeyPatch, quick_machine: None) -> Database:
     """By a server that was seen to be well, and whose history is kept."""
     monkeypatch.setenv("DATABASE_PATH", str(settings.database_path))
-    monkeypatch.setattr("infra.database._volume", lambda directory: {})  # whatever machine this is
     service = open_server_service(settings)
     service.watch.resume()
     service.watch.look(Condition())
