@@ -141,6 +141,8 @@ def test_report_of_a_service_that_is_down_has_what_log_and_backups_say(
     assert re.search(r"^- commit log file://\S+: TXID 0{15}[1-9], stored at 20\S+Z$", text, re.MULTILINE)
     assert re.search(r"^- backups file://\S+: newest app-\S+\.db\.gz, [\d,]+ bytes$", text, re.MULTILINE)
     assert "- maintenance: has never succeeded" in text
+    assert "- state: " in text  # by the history beside the database
+    assert "Availability · " in text
     assert re.search(r"^- restore drill: took \d+\.\d s at 20\S+Z$", text, re.MULTILINE)
 
 
