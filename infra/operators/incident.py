@@ -267,9 +267,13 @@ def _release(samples: list[tuple[str, str, float]]) -> str:
 
 def _objective(objective: dict[str, Any]) -> str:
     values = objective.get("values")
-    shown = ", ".join(f"{span} {value}" for span, value in values.items()) if isinstance(values, dict) else ""
+    shown = ", ".join(f"{span} {_number(value)}" for span, value in values.items()) if isinstance(values, dict) else ""
     parts = (objective.get("title"), objective.get("target"), shown, objective.get("state"))
     return " · ".join(map(_text, parts))
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "–"
 
 
 def _shown(samples: list[tuple[str, str, float]]) -> Iterator[str]:
