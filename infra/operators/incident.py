@@ -273,7 +273,7 @@ def _objective(objective: dict[str, Any]) -> str:
 
 
 def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else "–"
+    return f"{value:.4g}" if isinstance(value, int | float) else "-"
 
 
 def _shown(samples: list[tuple[str, str, float]]) -> Iterator[str]:
