@@ -12,7 +12,7 @@ import pytest
 
 from core import __version__
 from infra.objectives.status import HistoryView, StatusView
-from tests.evidence.heading import FILES, heading_of, read_heading
+from tests.evidence.heading import FILES, read_heading
 
 ROOT = Path(__file__).parent.parent
 EVIDENCE = ROOT / "docs" / "evidence"
@@ -97,9 +97,3 @@ def test_checklist_of_the_runbook_names_them_all() -> None:
 
 def test_nothing_says_whose_machine_it_was() -> None:
     assert [name for name, text in TEXTS.items() if re.search(r"/home/|/root/|/Users/|/work/|/tmp/", text)] == []
-
-
-def test_heading_is_read_as_it_was_written() -> None:
-    heading = heading_of("make evidence")
-    for text in ("\n".join(heading.lines()), json.dumps({"made": heading._asdict()}, indent=2)):
-        assert read_heading(text) == heading._asdict()

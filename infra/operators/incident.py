@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from string import Template
@@ -20,6 +20,7 @@ from infra.clock import Clock
 from infra.commitlog import open_log
 from infra.maintenance.drill import read_drill
 from infra.maintenance.report import read_report
+from infra.operators.status import read_status
 from infra.settings import SERVICE, Settings
 from infra.storage.object_store import ObjectStore
 from infra.storage.url import redacted
@@ -132,7 +133,7 @@ def incident_report(settings: Settings, title: str, severity: str | None, log: L
     """Fill in the template. What cannot be asked is said in its place; nothing is raised for it."""
     now = datetime.now(UTC)
     ready, metrics, status = (ask(path) for path in ("/ready", "/metrics", "/ops/status"))
-    told = _members(status)
+    told = _members(status) or _kept(settings)
     alerts = _records(told.get("alerts"))
     samples = list(_samples(metrics))
     worst = min((str(alert.get("severity")) for alert in alerts), default="P0 / P1 / P2 / P3")
@@ -198,6 +199,14 @@ def _facts(
         yield from _titled("Metrics", _shown(samples))
 
 
+def _kept(settings: Settings) -> dict[str, Any]:
+    """How the service is by the history beside its database, when it does not say so itself."""
+    try:
+        return asdict(read_status(settings, open_backups(settings)))
+    except ServiceError:
+        return {}
+
+
 def _stored_facts(settings: Settings) -> Iterator[str]:
     """What log and backups say for themselves, whether or not the service runs."""
     yield f"- commit log {redacted(settings.replica_url) or 'none'}: {_told(lambda: _log_fact(settings))}"
@@ -258,9 +267,13 @@ def _release(samples: list[tuple[str, str, float]]) -> str:
 
 def _objective(objective: dict[str, Any]) -> str:
     values = objective.get("values")
-    shown = ", ".join(f"{span} {value}" for span, value in values.items()) if isinstance(values, dict) else ""
+    shown = ", ".join(f"{span} {_number(value)}" for span, value in values.items()) if isinstance(values, dict) else ""
     parts = (objective.get("title"), objective.get("target"), shown, objective.get("state"))
     return " · ".join(map(_text, parts))
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "-"
 
 
 def _shown(samples: list[tuple[str, str, float]]) -> Iterator[str]:

@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import count
 
 from infra.maintenance.drill import RTO_SECONDS
@@ -73,6 +74,7 @@ class Hands:
     traffic: Traffic
     outcome: Outcome
     begun: float = field(default_factory=time.monotonic)
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def says(self, what: str) -> None:
         print(f"  {time.monotonic() - self.begun:6.1f} s  {what}", flush=True)
@@ -97,7 +99,7 @@ class Hands:
         self.says(f"noticed: {seen}")
         for other in (self.place.ready(), self.place.status(), f"a write: {self.traffic.trouble or 'acknowledged'}"):
             self.says(f"         {other}")
-        for message in self.place.errors()[-2:]:
+        for message in self.place.errors(self.since)[-2:]:
             self.says(f"         log: {message[:160]}")
 
     def types(self, step: Step, **parts: str) -> str:
@@ -135,7 +137,7 @@ def damaged_file(hands: Hands) -> None:
     place = hands.place
     harm = "dd if=/dev/urandom of=data/app.db bs=4096 count=2 conv=notrunc status=none"
     hands.causes("two pages of app.db are overwritten", lambda: place.as_root(harm))
-    hands.notices(lambda: next(iter(place.errors()), ""))
+    hands.notices(lambda: next(iter(place.errors(hands.since)), ""))
     assert "is sound" in hands.types(IS_SOUND)
     hands.types(REBUILD)
     assert hands.types(INTEGRITY) == "ok\n"

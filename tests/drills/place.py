@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
@@ -109,11 +110,12 @@ class Place(Checkout):
                 return f"/ops/status: {answer.json()['state']}" + (f" ({alerts})" if alerts else "")
         return "/ops/status: no answer"
 
-    def errors(self) -> list[str]:
-        """ERROR and CRITICAL lines of the container that is there now."""
+    def errors(self, since: datetime) -> list[str]:
+        """ERROR and CRITICAL lines of the container that is there now, from that moment on."""
         lines = self.run(f"docker logs {NAME} 2>&1").stdout.splitlines()
         records: list[dict[str, Any]] = [json.loads(line) for line in lines if line.startswith("{")]
-        return [str(record["message"]) for record in records if record["level"] in ("ERROR", "CRITICAL")]
+        bad = [record for record in records if record["level"] in ("ERROR", "CRITICAL")]
+        return [str(record["message"]) for record in bad if datetime.fromisoformat(record["timestamp"]) >= since]
 
     def items(self) -> dict[str, int]:
         """All of them, by name: how often each is there."""

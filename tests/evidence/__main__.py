@@ -44,7 +44,7 @@ class Phase(NamedTuple):
     writes: int  # of a hundred requests
 
 
-PHASES = (Phase("writes", 32, 100), Phase("reads", 8, 0), Phase("reads and writes", 16, 10))
+PHASES = (Phase("writes", 16, 100), Phase("reads", 8, 0), Phase("reads and writes", 8, 10))
 
 
 def main() -> int:

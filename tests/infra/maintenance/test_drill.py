@@ -5,6 +5,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
 from infra.__main__ import main
@@ -97,6 +98,18 @@ def test_damaged_backup_is_a_problem_and_the_log_is_restored_all_the_same(settin
     assert [backup.name in problem for problem in found.problems] == [True]
     assert found.log
     assert (found.backup, found.last_success) == (None, 0)
+
+
+def test_backup_with_other_rows_than_the_log_at_its_txid_is_a_problem(settings: Settings, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    position = open_log(settings.replica_url, Clock()).restore(image)
+    with closing(apsw.Connection(str(image))) as connection:
+        connection.execute(
+            "INSERT INTO items (name, price_cents, quantity, created_at, updated_at, version) "
+            "VALUES ('x', 0, 0, '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z', 1)"
+        )
+    open_backups(settings).create(image, position)
+    assert ["the log at its TXID has" in problem for problem in drilled(settings).problems] == [True]
 
 
 def test_missing_backup_is_a_problem(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:

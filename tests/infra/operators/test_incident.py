@@ -111,7 +111,7 @@ def test_facts_are_those_of_the_service_that_runs(settings: Settings) -> None:
     assert "(errors in the log from 2026-01-31T12:00:00Z to 2026-01-31T12:00:04Z)" in text
     assert "- state: degraded, since 2026-01-31T11:58:00Z: StoreAway" in text
     assert "- runs since 2026-01-31T12:00:00Z" in text
-    assert "Errors · < 1 % · 5m 0.2, 30d None · broken" in text
+    assert "Errors · < 1 % · 5m 0.2, 30d - · broken" in text
     assert "2026-01-31T12:00:03Z · POST /api/items 503 · ERROR · store_unavailable · r-2" in text
     assert 'commit_log_txid 7\nprocess_start_time_seconds 1769860800\nhttp_requests_total{status="200"} 42\n' in text
     assert "http_requests_created" not in text
@@ -141,6 +141,8 @@ def test_report_of_a_service_that_is_down_has_what_log_and_backups_say(
     assert re.search(r"^- commit log file://\S+: TXID 0{15}[1-9], stored at 20\S+Z$", text, re.MULTILINE)
     assert re.search(r"^- backups file://\S+: newest app-\S+\.db\.gz, [\d,]+ bytes$", text, re.MULTILINE)
     assert "- maintenance: has never succeeded" in text
+    assert "- state: " in text  # by the history beside the database
+    assert "Availability · " in text
     assert re.search(r"^- restore drill: took \d+\.\d s at 20\S+Z$", text, re.MULTILINE)
 
 
