@@ -43,13 +43,16 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
     url = service.settings.replica_url
     run_drill(open_log(url, Clock()), ObjectStore(url), service.maintenance._maintenance.backups)
     service.maintenance.run()
-    service.metrics.loop_delayed(0.0)
     return service
 
 
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[httpx2.Client]:
     with serving(service) as client:
+        for _ in range(1000):  # until the event loop has been looked at
+            if "event_loop_delay_seconds" in service.metrics.gauges():
+                break
+            time.sleep(0.01)
         yield client
 
 
