@@ -16,7 +16,7 @@ from core.idempotency import Answer, once
 from handler.idempotency import attempt_of, kept_of, response_of
 from infra.backups.backups import Backups, open_backups
 from infra.copies import Copies
-from infra.database import Database, Session, UseCase, open_database
+from infra.database import Database, GiveUp, Session, UseCase, open_database
 from infra.maintenance.job import open_maintenance
 from infra.maintenance.routine import MaintenanceRoutine
 from infra.settings import SERVICE, Settings
@@ -39,11 +39,18 @@ class Service:
         return self.database.gauges() | (self.maintenance.gauges() if self.maintenance else {})
 
 
-def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, *, lasting: bool = True) -> Service:
+def open_service(
+    settings: Settings,
+    metrics: Metrics,
+    backups: Backups | None,
+    *,
+    lasting: bool = True,
+    give_up: GiveUp | None = None,
+) -> Service:
     """Raises ServiceError when the database cannot be opened. `backups`: for maintenance, if this process is to do it;
-    `lasting`: the database file outlives this process.
+    `lasting`: the database file outlives this process; `give_up`: see `Database`.
     """
-    database = open_database(settings, lasting=lasting)
+    database = open_database(settings, lasting=lasting, give_up=give_up)
     job = None
     if backups:
         job = MaintenanceRoutine(open_maintenance(settings, backups), metrics, lambda: database.txid)
@@ -51,8 +58,8 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
     return Service(settings, database, job, metrics, Copies(database.log.url))
 
 
-def open_server_service(settings: Settings) -> Service:
-    """Raises ServiceError when the database or the place for backups is unusable."""
+def open_server_service(settings: Settings, give_up: GiveUp | None = None) -> Service:
+    """Raises ServiceError when the database or the place for backups is unusable. `give_up`: see `Database`."""
     from infra.telemetry.prometheus import PrometheusMetrics
 
     backups = open_backups(settings)
@@ -61,7 +68,7 @@ def open_server_service(settings: Settings) -> Service:
     except StoreUnavailable as error:
         # It may come back, and requests do not need it: the timer goes on trying and says so
         logger.error("backups cannot be made now: %s", error)
-    return open_service(settings, PrometheusMetrics(), backups)
+    return open_service(settings, PrometheusMetrics(), backups, give_up=give_up)
 
 
 def service_of(request: Request) -> Service:

@@ -16,7 +16,7 @@ from typing import TypeVar
 import peewee
 
 from core import errors
-from core.migrations import migrate
+from core.migrations import is_migrated, migrate
 from infra.clock import Clock
 from infra.commitlog import START_SECONDS, CommitLog, Replica, Write, open_log
 from infra.disk.owner_lock import OwnerLock
@@ -32,9 +32,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 UseCase = Callable[[peewee.Database], T]
+GiveUp = Callable[[Exception], object]
 
 _BUSY_POLL_SECONDS = 0.02
 _LOOP_SECONDS = 0.1
+_PATIENCE_SECONDS = 0.2  # with a lock at the start: what stays locked is waited for while requests are answered
 
 
 @dataclass(slots=True)
@@ -65,9 +67,13 @@ class Database:
         commit_timeout: float = 10.0,
         freshness: float = 0.0,
         write_queue_limit: int = 1000,
+        give_up: GiveUp | None = None,
     ) -> None:
         """All in seconds: `busy_timeout` for the lock of another connection and for the writes ahead in the queue,
         `commit_timeout` for storing a commit, `freshness` the age of the state that a read may answer from.
+
+        With `give_up` a lock of another program is no error: the database opens when it is let go, and until then all
+        that asks for it raises DatabaseLocked. What stands against it then goes to `give_up`, on another thread.
         """
         self.path = path
         self.log = log
@@ -75,6 +81,8 @@ class Database:
         self._busy_timeout = busy_timeout
         self._commit_timeout = commit_timeout
         self._max_age = freshness
+        self._give_up = give_up or (lambda error: None)
+        self._waits_for: errors.DatabaseLocked | None = None  # what keeps it from being opened
         self._loop: asyncio.AbstractEventLoop | None = None
         self._file_is_whole = threading.Lock()
         self._lasting = lasting
@@ -86,9 +94,11 @@ class Database:
         self._replica = Replica(
             path, log, clock, lasting=lasting, busy_timeout=busy_timeout, swap=self._swap, schema=ServedSchema()
         )
+        if give_up:
+            self._replica.at_rest.busy_timeout = min(_PATIENCE_SECONDS, busy_timeout)
         try:
-            self._replica.open()
-            self._replica.write(migrate, clock.now() + START_SECONDS, clock.now())
+            if not self._open_if_let() and not give_up:
+                raise self._waits_for or AssertionError
         except BaseException:
             self._release()
             raise
@@ -100,6 +110,7 @@ class Database:
             commit_timeout=commit_timeout,
             most_waiting=write_queue_limit,
             watch_seconds=WATCH_SECONDS if lasting else None,
+            prepare=self._prepare,
         )
 
     @property
@@ -117,6 +128,7 @@ class Database:
         Raises DatabaseLocked after the busy timeout, StoreError when the freshness cannot be had, TxidNotReached
         when the session has seen a commit that the log does not have.
         """
+        self._check_open()
         session = session or Session()
         not_before = self._not_before(session)
         await self._freshness.reach(not_before, session.at_least)
@@ -130,6 +142,7 @@ class Database:
 
     async def read_local(self, use_case: UseCase[T], session: Session | None = None) -> T:
         """Run on the reading connection, on whatever state is here."""
+        self._check_open()
         session = session or Session()
         deadline = self._clock.now() + self._busy_timeout
         while True:
@@ -151,6 +164,7 @@ class Database:
         lock that long, TooManyWrites at once when too many are waiting, TxidNotReached as `read` does, with nothing
         done. Whatever the use case raises undoes it alone.
         """
+        self._check_open()
         session = session or Session()
         if session.at_least > self.txid:
             await self._freshness.reach(float("-inf"), session.at_least)
@@ -175,10 +189,14 @@ class Database:
 
     async def verify(self) -> None:
         """Ask the store for the newest state now. Raises StoreError or CommitError when there is no good answer."""
+        self._check_open()
         await self._freshness.reach(self._clock.now(), 0)
 
     def check(self) -> None:
-        """Raises DatabaseUnavailable when the file was removed or replaced by another program."""
+        """Raises DatabaseUnavailable when the file was removed or replaced by another program, DatabaseLocked while a
+        lock of one keeps it from being opened.
+        """
+        self._check_open()
         self._replica.check()
 
     def check_writable(self) -> None:
@@ -198,13 +216,51 @@ class Database:
             "database_size_bytes": _size(self.path),
             "database_wal_size_bytes": _size(wal),
             "database_writes_waiting": len(self._queue),
-            "commit_log_txid": self.txid,
+            **({} if self._waits_for else {"commit_log_txid": self.txid}),
         }
 
     def close(self) -> None:
         """Finish the queued writes, move the WAL into the file, release it. Safe to call twice."""
         self._queue.close()
         self._release()
+
+    # Opening
+
+    def _open(self) -> None:
+        self._replica.open()
+        if not is_migrated(self._replica.reader):
+            self._replica.write(migrate, self._clock.now() + START_SECONDS, self._clock.now())
+
+    def _open_if_let(self) -> bool:
+        """Returns False while another program holds a lock that does not let it be opened."""
+        try:
+            self._open()
+        except errors.DatabaseLocked as error:
+            if not self._waits_for:
+                logger.error("the start waits, and until then every request is a 503: %s", error)
+            self._waits_for = error
+            return False
+        if self._waits_for:
+            logger.info("%s was let go: the start goes on", self.path)
+        self._waits_for = None
+        self._replica.at_rest.busy_timeout = self._busy_timeout
+        return True
+
+    def _prepare(self) -> bool:
+        """The first that the thread of the queue does, until it succeeds."""
+        try:
+            return not self._waits_for or self._open_if_let()
+        except errors.StoreUnavailable as error:
+            logger.warning("%s", error)
+        except Exception as error:
+            self._give_up(error)
+        return False
+
+    def _check_open(self) -> None:
+        if self._waits_for:
+            raise errors.DatabaseLocked(f"The start waits: {self._waits_for}")
+
+    # Closing
 
     def _release(self) -> None:
         self._probing_thread.shutdown(wait=True)
@@ -229,6 +285,7 @@ class Database:
                 logger.warning("the number of a commit of unknown outcome is not taken yet: %s", error)
 
     async def _on_thread(self, function: Callable[[], T]) -> T:
+        self._check_open()
         self._loop = asyncio.get_running_loop()
         return await asyncio.wrap_future(self._queue.run(function))
 
@@ -262,7 +319,8 @@ class Database:
         done.result()
 
 
-def open_database(settings: Settings, *, lasting: bool = True) -> Database:
+def open_database(settings: Settings, *, lasting: bool = True, give_up: GiveUp | None = None) -> Database:
+    """See `Database`, also for what it raises."""
     clock = Clock()
     ObjectStore(settings.replica_url).check_directories()
     return Database(
@@ -274,6 +332,7 @@ def open_database(settings: Settings, *, lasting: bool = True) -> Database:
         commit_timeout=settings.commit_timeout_seconds,
         freshness=settings.read_freshness_seconds,
         write_queue_limit=settings.write_queue_limit,
+        give_up=give_up,
     )
 
 

@@ -68,7 +68,6 @@ class Replica:
         self._clock = clock
         self._fairness = Fairness(clock, rng or random.SystemRandom())
         self._swap = swap
-        self._busy_timeout = busy_timeout
         self._unsettled = 0  # the TXID of the last write whose outcome is unknown: somebody must take it
         self._condition = Condition.UNSETTLED
         self._healed = float("-inf")  # by the clock: when SQLite's word that it is damaged was last looked into
@@ -370,7 +369,7 @@ class Replica:
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Again and again while another program holds a lock, which may in turn be waiting for the anchor to move."""
-        until = self._clock.now() + self._busy_timeout
+        until = self._clock.now() + self.at_rest.busy_timeout
         while True:
             try:
                 return attempt()

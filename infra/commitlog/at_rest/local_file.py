@@ -64,11 +64,11 @@ class LocalFile:
         what may become a commit.
         """
         self.path = path
+        self.busy_timeout = busy_timeout
         self.known = Known(None)  # as it was left
         self.position_file = PositionFile(path, lasting=lasting)
         self._log = log
         self._lasting = lasting
-        self._busy_timeout = busy_timeout
         self._schema = schema or AnySchema()
         self._kept = KeptFiles(path)
         self._commits = FileCommits(path, log, clock)
@@ -327,7 +327,7 @@ class LocalFile:
     @contextmanager
     def _consolidated(self) -> Iterator[apsw.Connection]:
         self._guard.release()
-        with consolidated(self.path, self._busy_timeout) as connection:
+        with consolidated(self.path, self.busy_timeout) as connection:
             self.known = Known(state_of(self.path))
             check_sound(connection, self.path)
             yield connection
