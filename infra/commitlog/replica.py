@@ -459,7 +459,8 @@ class Replica:
             try:
                 with translated_errors(self.path):
                     position = self.at_rest.settle()
-                self.at_rest.position_file.checkpointed = position.txid
+                if not self.at_rest.known.shipped.frames:
+                    self.at_rest.position_file.checkpointed = position.txid
                 return self._swap(partial(self._connect, position, self.at_rest.known))
             except FileChanged:
                 if not tries_left:

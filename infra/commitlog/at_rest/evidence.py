@@ -231,11 +231,22 @@ class Evidence:
                             mine.seek((number - 1) * page_size)
                             if number in unknown and mine.read(page_size) == page:
                                 unknown.discard(number)
+                if has_wal(self._path):  # of which a checkpoint may have moved some, also what is not in the log yet
+                    unknown -= self._backfilled(unknown, page_size)
         except (errors.TxidNotKept, errors.ObjectMissing) as error:
             return Unknown.UNTOLD, f"after a crash, and the log does not tell what was in it ({error})"
         finally:
             image.unlink(missing_ok=True)
         return (Unknown.SOMETHING if unknown else Unknown.NOTHING), ""
+
+    def _backfilled(self, numbers: Iterable[int], page_size: int) -> set[int]:
+        """Which of these pages are as the WAL has them."""
+        pages = committed_pages(wal_of(self._path))
+        return {
+            number
+            for number in numbers
+            if number in pages and is_backfilled(wal_of(self._path), {number: pages[number]}, self._path)
+        }
 
     def _has_newest_commit(self, wal: Path, note: Note) -> bool:
         end = note.wal

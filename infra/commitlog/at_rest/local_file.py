@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import apsw
@@ -11,7 +11,7 @@ import peewee
 
 from core import errors
 from infra.clock import Clock
-from infra.commitlog.anchor import Guard
+from infra.commitlog.anchor import Guard, existing_database
 from infra.commitlog.at_rest.alone import (
     alone_with,
     check_sound,
@@ -24,15 +24,23 @@ from infra.commitlog.at_rest.alone import (
 from infra.commitlog.at_rest.decide import Do, File, Fit, Verdict, decide
 from infra.commitlog.at_rest.evidence import NO_PAGE, Evidence, at_a_glance
 from infra.commitlog.at_rest.file_commit import Difference, FileCommits
-from infra.commitlog.at_rest.in_place import create_empty, leave_in_wal_mode, put_where_none_is, write_over
+from infra.commitlog.at_rest.in_place import (
+    create_empty,
+    is_in_wal_mode,
+    leave_in_wal_mode,
+    put_where_none_is,
+    write_over,
+)
 from infra.commitlog.at_rest.kept import CHANGES, KeptFiles
 from infra.commitlog.at_rest.newest_state import check_log_served, restore_newest_state
+from infra.commitlog.at_rest.wal_beside import is_with_its_wal
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
-from infra.commitlog.file_state import FileChanged, Known, has_wal, last_wal_of, state_of, wal_of
+from infra.commitlog.file_state import FileChanged, Known, Shipped, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.log import CommitLog
 from infra.commitlog.position_file import Note, PositionFile
 from infra.commitlog.raw_file import RawFile
 from infra.commitlog.schema import AnySchema, Schema
+from infra.commitlog.wal import end_at, salts_in
 from infra.disk.durable import fsync_directory
 from infra.sqlite_errors import translated_errors
 
@@ -200,11 +208,39 @@ class LocalFile:
             return self._carry_out(verdict, evidence)
 
     def _look_inside(self, evidence: Evidence) -> Position:
+        self._found_before = evidence.changeable(self._found_before)
+        try:
+            return self._look_alone(evidence)
+        except errors.DatabaseLocked:
+            if known := self._known_with_wal(evidence):
+                self.known = known
+                return evidence.head
+            raise
+
+    def _known_with_wal(self, evidence: Evidence) -> Known | None:
+        """Find whether the file has the log's newest state as it lies there, with others in it: then it is served."""
+        note = self.position_file.read()
+        self.hold()  # what is in the WAL now
+        state = state_of(self.path)
+        if evidence.head == START or not (note and is_in_wal_mode(self.path)):
+            return None
+        with translated_errors(self.path), closing(existing_database(self.path)) as connection:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            connection.pragma("user_version")
+            frames = max(connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0], 0)
+            if (frames and not note.wal) or not is_with_its_wal(self.path, frames, evidence.image):
+                return None
+            if not frames:
+                return Known(state)
+            self.position_file.checkpointed = note.checkpointed
+            self.position_file.note(evidence.head, end_at(wal_of(self.path), frames)[0])
+            return Known(state, Shipped(salts_in(wal_of(self.path)), frames))
+
+    def _look_alone(self, evidence: Evidence) -> Position:
         """Commits are made of the file while nobody else can change it; all else needs it closed again."""
-        changeable = evidence.changeable(self._found_before)
+        changeable = self._found_before
         kept: Path | None = None
         with self._consolidated() as connection:
-            self._found_before = changeable
             difference = None if evidence.head == START else self._commits.difference(connection, evidence.image)
             facts = evidence.inside(connection, changeable, difference)
             verdict = decide(facts)

@@ -1,15 +1,15 @@
 """What a WAL that nobody writes says of the database beside it."""
 
 import shutil
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import apsw
 
 from infra.commitlog.anchor import existing_database
 from infra.commitlog.file_state import last_change_of, shm_of, wal_of
-from infra.commitlog.raw_file import RawFile, page_size_of
-from infra.commitlog.wal import images_of_first_page
+from infra.commitlog.raw_file import RawFile, page_size_of, pages_of
+from infra.commitlog.wal import committed_pages, end_at, images_of_first_page
 from infra.sqlite_errors import translated_errors
 
 
@@ -41,6 +41,27 @@ def is_backfilled(wal: Path, pages: dict[int, int], database: Path) -> bool:
             mine.seek((number - 1) * page_size)
             frames.seek(offset)
             if mine.read(page_size) != frames.read(page_size):
+                return False
+    return True
+
+
+def is_with_its_wal(database: Path, frames: int, image: Path) -> bool:
+    """Tell whether the database has what the image has, together with so many frames of its WAL, which others may be
+    writing.
+    """
+    wal, page_size = wal_of(database), page_size_of(image)
+    pages, size = (committed_pages(wal, frames), end_at(wal, frames)[1]) if frames else ({}, None)
+    with RawFile(database) as mine, wal.open("rb") if frames else nullcontext() as written:
+        if image.stat().st_size != (mine.size() if size is None else size * page_size):
+            return False
+        for number, page in pages_of(image, page_size):
+            if written and number in pages:
+                written.seek(pages[number])
+                found = written.read(page_size)
+            else:
+                mine.seek((number - 1) * page_size)
+                found = mine.read(page_size)
+            if found != page:
                 return False
     return True
 
