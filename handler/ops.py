@@ -50,6 +50,7 @@ async def ready(request: Request) -> Response:
     except DatabaseError as error:
         return JSONResponse({"status": "not ready", "database": str(error)}, 503)
     try:
+        database.check_unlocked()
         database.check_writable()
     except DatabaseError as error:
         return JSONResponse({"status": "degraded", "database": str(error)})

@@ -199,6 +199,11 @@ class Database:
         self._check_open()
         self._replica.check()
 
+    def check_unlocked(self) -> None:
+        """Raises DatabaseLocked when a lock of another program has kept the last write from being done, and stays."""
+        if self._replica.blocked:
+            raise self._replica.blocked
+
     def check_writable(self) -> None:
         """Raises DatabaseUnavailable, with the command that mends it, when the file or what is beside it is another
         user's or read-only: those who have it open may go on for a while, and then nobody can open it any more.

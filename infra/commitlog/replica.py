@@ -65,6 +65,7 @@ class Replica:
         self.path = path
         self.log = log
         self.visible = START  # readers see this commit at least
+        self.blocked: errors.DatabaseLocked | None = None  # by a lock of another program, when last tried
         self._clock = clock
         self._fairness = Fairness(clock, rng or random.SystemRandom())
         self._swap = swap
@@ -191,6 +192,10 @@ class Replica:
             raise
         self._redo()
         self.settle_unknown(deadline)
+        if self.blocked:
+            with suppress(errors.DatabaseLocked):
+                self.file.try_lock()
+                self.blocked = None
 
     def settle_unknown(self, deadline: float) -> None:
         """After an unknown outcome, see to it that its number is taken: then what is still on its way can never land,
@@ -350,6 +355,7 @@ class Replica:
                 self.stored.txid + 1,
             )
         self.visible = self.stored
+        self.blocked = None
         return self.stored != before
 
     def _take_the_number(self, db: peewee.Database) -> None:
@@ -373,8 +379,9 @@ class Replica:
         while True:
             try:
                 return attempt()
-            except errors.DatabaseLocked:
+            except errors.DatabaseLocked as error:
                 if self._clock.now() >= until:
+                    self.blocked = error
                     raise
                 self._clock.sleep(_BUSY_POLL_SECONDS)
                 with suppress(errors.DatabaseLocked):
@@ -459,6 +466,7 @@ class Replica:
             try:
                 with translated_errors(self.path):
                     position = self.at_rest.settle()
+                self.blocked = self.at_rest.blocked
                 if not self.at_rest.known.shipped.frames:
                     self.at_rest.position_file.checkpointed = position.txid
                 return self._swap(partial(self._connect, position, self.at_rest.known))

@@ -74,6 +74,7 @@ class LocalFile:
         self.path = path
         self.busy_timeout = busy_timeout
         self.known = Known(None)  # as it was left
+        self.blocked: errors.DatabaseLocked | None = None  # by a lock of another program, which does not let it be ours
         self.position_file = PositionFile(path, lasting=lasting)
         self._log = log
         self._lasting = lasting
@@ -185,7 +186,7 @@ class LocalFile:
         return position
 
     def _settled_position(self, note: Note | None) -> Position:
-        self.known = Known(state_of(self.path))
+        self.known, self.blocked = Known(state_of(self.path)), None
         do = decide(at_a_glance(self.path, self.known.state, note, self._log)).do
         if do is Do.BUILD:
             return self._built()
@@ -211,11 +212,12 @@ class LocalFile:
         self._found_before = evidence.changeable(self._found_before)
         try:
             return self._look_alone(evidence)
-        except errors.DatabaseLocked:
-            if known := self._known_with_wal(evidence):
-                self.known = known
-                return evidence.head
-            raise
+        except errors.DatabaseLocked as error:
+            known = self._known_with_wal(evidence)
+            if known is None:
+                raise
+            self.known, self.blocked = known, error
+            return evidence.head
 
     def _known_with_wal(self, evidence: Evidence) -> Known | None:
         """Find whether the file has the log's newest state as it lies there, with others in it: then it is served."""
