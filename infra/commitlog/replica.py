@@ -446,6 +446,8 @@ class Replica:
     def _settle(self) -> None:
         """Bring the file in order, whatever it is and whoever has changed it."""
         if self._condition is Condition.SUSPECT:
+            with suppress(FileChanged, errors.DatabaseDamaged):
+                self.file.look()  # it may be a copy that was put over the file
             logger.error("SQLite has found %s damaged while the service runs; it becomes what the log has", self.path)
             self._healed = self._clock.now()
         condition = self._condition if self._condition is Condition.OVERWRITTEN else Condition.UNSETTLED

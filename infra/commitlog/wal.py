@@ -69,6 +69,12 @@ def images_of_first_page(wal: Path) -> tuple[int, list[int]]:
     return first, [offset for number, offset, _ in frames if number == first]
 
 
+def images_after(wal: Path, frames: int) -> Iterator[tuple[int, int]]:
+    """Find all images of pages after the first `frames`: number, offset."""
+    for number, offset, _ in islice(_frames(wal), frames, None):
+        yield number, offset
+
+
 def _frames(wal: Path) -> Iterator[tuple[int, int, int]]:
     """Page number, offset of its image, and the database's size in pages for the last one of a commit, or 0."""
     with wal.open("rb") as file:

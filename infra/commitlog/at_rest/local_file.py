@@ -33,7 +33,7 @@ from infra.commitlog.at_rest.in_place import (
 )
 from infra.commitlog.at_rest.kept import CHANGES, KeptFiles
 from infra.commitlog.at_rest.newest_state import check_log_served, restore_newest_state
-from infra.commitlog.at_rest.wal_beside import is_with_its_wal
+from infra.commitlog.at_rest.wal_beside import is_with_its_wal, may_have_been_backfilled
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
 from infra.commitlog.file_state import FileChanged, Known, Shipped, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.log import CommitLog
@@ -149,13 +149,19 @@ class LocalFile:
 
     def discard_wal(self, position: Position, known: Known) -> None:
         """Remove the WAL of a file that was overwritten, when all of it is in the log: what counts now is the file
-        alone, as if it had been put in the place of one that was left well.
+        alone, as if it had been put in the place of one that was left well. Only if it may be what a checkpoint has
+        left that was killed, the note says since when.
         """
         with self._exclusively() as connection:
             check_wal(connection, self.path, known)
+            whole = position.txid
+            if has_wal(self.path):
+                backfilled = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[1]
+                if may_have_been_backfilled(self.path, backfilled):
+                    whole = self.position_file.checkpointed
             remove_wal(self.path)
             fsync_directory(self.path.parent)
-            self.position_file.write(Note(position, self.position_file.checkpointed, closed=known.state))
+            self.position_file.write(Note(position, whole, closed=known.state))
 
     def check_log_served(self, connection: apsw.Connection) -> None:
         """Raises NotServed when the log's newest state, which is open there, is not for this release to serve."""

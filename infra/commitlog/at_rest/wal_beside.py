@@ -9,7 +9,7 @@ import apsw
 from infra.commitlog.anchor import existing_database
 from infra.commitlog.file_state import last_change_of, shm_of, wal_of
 from infra.commitlog.raw_file import RawFile, page_size_of, pages_of
-from infra.commitlog.wal import committed_pages, end_at, images_of_first_page
+from infra.commitlog.wal import committed_pages, end_at, images_after, images_of_first_page
 from infra.sqlite_errors import translated_errors
 
 
@@ -64,6 +64,23 @@ def is_with_its_wal(database: Path, frames: int, image: Path) -> bool:
             if found != page:
                 return False
     return True
+
+
+def may_have_been_backfilled(database: Path, frames: int) -> bool:
+    """Tell whether the database may have anything from its WAL after so many frames, as a checkpoint leaves it that was
+    killed: any page is as an image of it there. Which page a checkpoint moves first depends on who was reading.
+    """
+    wal = wal_of(database)
+    return any(is_backfilled(wal, {number: offset}, database) for number, offset in images_after(wal, frames))
+
+
+def was_written_after_its_wal(database: Path) -> bool:
+    """Tell whether the database was written to after the WAL beside it, by their dates, and not by a checkpoint. New
+    names or owners do not count.
+    """
+    wal = wal_of(database)
+    is_later = database.stat().st_mtime_ns > wal.stat().st_mtime_ns
+    return is_later and not may_have_been_backfilled(database, 0)
 
 
 def was_changed_after_its_wal(database: Path) -> bool:
