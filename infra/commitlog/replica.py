@@ -105,10 +105,11 @@ class Replica:
         """
         whole = self._condition is Condition.SERVED
         overwritten = self._condition is Condition.OVERWRITTEN
-        if whole:
+        if self._is_connected:
             try:
                 self.file.look()
-                self._ship_others(deadline)
+                if whole:
+                    self._ship_others(deadline)
             except (errors.DatabaseError, errors.StoreError, errors.CommitError) as error:
                 whole, overwritten = False, self.file.is_overwritten()
                 logger.warning("%s has changes that the next start looks into: %s", self.path, error)

@@ -31,6 +31,12 @@ def salts_in(wal: Path) -> bytes:
         return file.read(FILE_HEADER)[SALTS]
 
 
+def page_size_in(wal: Path) -> int:
+    """Read the page size of a WAL's database, in bytes; 0 for an empty one."""
+    with wal.open("rb") as file:
+        return int.from_bytes(file.read(FILE_HEADER)[PAGE_SIZE], "big")
+
+
 def reaches(wal: Path, end: WalEnd) -> bool:
     """Ask whether a WAL that nobody writes has all up to there."""
     with wal.open("rb") as file:

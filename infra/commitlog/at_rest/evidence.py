@@ -214,8 +214,8 @@ class Evidence:
             return was_changed_after_its_wal(self._path)
         # After a crash the log has had all that a crash leaves
         page_size = page_size_of(self._path)
-        if page_size < _SMALLEST_PAGE:
-            return False
+        if page_size < _SMALLEST_PAGE:  # it is no database at all
+            page_size = page_size_of(self.image)
         return was_written_after_its_wal(self._path) or self._unknown(page_size)[0] is Unknown.SOMETHING
 
     def _unknown(self, page_size: int) -> tuple[Unknown, str]:

@@ -9,7 +9,7 @@ import apsw
 from infra.commitlog.anchor import existing_database
 from infra.commitlog.file_state import last_change_of, shm_of, wal_of
 from infra.commitlog.raw_file import RawFile, page_size_of, pages_of
-from infra.commitlog.wal import committed_pages, end_at, images_after, images_of_first_page
+from infra.commitlog.wal import committed_pages, end_at, images_after, images_of_first_page, page_size_in
 from infra.sqlite_errors import translated_errors
 
 
@@ -35,7 +35,7 @@ def valid_frames(wal: Path, database: Path, scratch: Path) -> int:
 
 def is_backfilled(wal: Path, pages: dict[int, int], database: Path) -> bool:
     """Tell whether the database has all of these pages as the WAL has them: number -> offset of the image there."""
-    page_size = page_size_of(database)
+    page_size = page_size_in(wal)
     with RawFile(database) as mine, wal.open("rb") as frames:
         for number, offset in pages.items():
             mine.seek((number - 1) * page_size)
