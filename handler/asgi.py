@@ -29,7 +29,7 @@ from handler.middleware.security_headers import SecurityHeaders
 from handler.middleware.unhandled_errors import UnhandledErrors
 from handler.problems import EXCEPTION_HANDLERS
 from handler.service import Service, open_server_service
-from handler.startup import read_settings, refuse_to_start
+from handler.startup import end_failed_start, read_settings, refuse_to_start
 from infra.settings import Settings
 from infra.telemetry.event_loop import watch_event_loop
 from infra.telemetry.log_lines import LogLines
@@ -91,7 +91,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 def server_app(settings: Settings) -> Starlette:
     try:
         check_server_mode(settings)
-        return create_app(open_server_service(settings))
+        return create_app(open_server_service(settings, end_failed_start))
     except ServiceError as error:
         refuse_to_start(error)
 

@@ -54,6 +54,7 @@ async def condition_of(database: Database, *, ask_store: bool = True) -> Ready |
     except DatabaseError as error:
         return NotReady(status="not ready", database=str(error))
     try:
+        database.check_unlocked()
         database.check_writable()
     except DatabaseError as error:
         return Ready(status="degraded", database=str(error))

@@ -18,7 +18,7 @@ from core.idempotency import Answer, once
 from handler.idempotency import attempt_of, kept_of, response_of
 from infra.backups.backups import Backups, open_backups
 from infra.copies import Copies
-from infra.database import Database, Session, UseCase, open_database
+from infra.database import Database, GiveUp, Session, UseCase, open_database
 from infra.maintenance.job import open_maintenance
 from infra.maintenance.routine import MaintenanceRoutine
 from infra.settings import SERVICE, Settings
@@ -65,12 +65,19 @@ class Service:
         return found | (self.maintenance.gauges() if self.maintenance else {})
 
 
-def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, *, lasting: bool = True) -> Service:
+def open_service(
+    settings: Settings,
+    metrics: Metrics,
+    backups: Backups | None,
+    *,
+    lasting: bool = True,
+    give_up: GiveUp | None = None,
+) -> Service:
     """Raises ServiceError when the database cannot be opened. `backups`: for maintenance, if this process is to do it;
-    `lasting`: the database file outlives this process.
+    `lasting`: the database file outlives this process; `give_up`: see `Database`.
     """
     started = time.time()
-    database = open_database(settings, lasting=lasting, metrics=metrics)
+    database = open_database(settings, lasting=lasting, metrics=metrics, give_up=give_up)
     job = None
     if backups:
         job = MaintenanceRoutine(open_maintenance(settings, backups, metrics), metrics, lambda: database.txid)
@@ -78,8 +85,8 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
     return Service(settings, database, job, metrics, Copies(database.log.url, observer=metrics), lasting, started)
 
 
-def open_server_service(settings: Settings) -> Service:
-    """Raises ServiceError when the database or the place for backups is unusable."""
+def open_server_service(settings: Settings, give_up: GiveUp | None = None) -> Service:
+    """Raises ServiceError when the database or the place for backups is unusable. `give_up`: see `Database`."""
     metrics = Metrics()
     backups = open_backups(settings, metrics.backups_asked)
     try:
@@ -87,7 +94,7 @@ def open_server_service(settings: Settings) -> Service:
     except StoreUnavailable as error:
         # It may come back, and requests do not need it: the timer goes on trying and says so
         logger.error("backups cannot be made now: %s", error)
-    return open_service(settings, metrics, backups)
+    return open_service(settings, metrics, backups, give_up=give_up)
 
 
 def service_of(request: Request) -> Service:

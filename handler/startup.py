@@ -1,6 +1,7 @@
 """What every way to start the service begins with."""
 
 import logging
+import os
 import sys
 from typing import NoReturn
 
@@ -25,3 +26,9 @@ def read_settings() -> Settings:
 def refuse_to_start(error: ServiceError) -> NoReturn:
     logger.critical("cannot start: %s", error)
     sys.exit(2)
+
+
+def end_failed_start(error: Exception) -> NoReturn:
+    """The same on any thread, for a server that answers already that it waits: nothing is open that could be closed."""
+    logger.critical("cannot start: %s", error, exc_info=not isinstance(error, ServiceError))
+    os._exit(2)

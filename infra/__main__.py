@@ -143,7 +143,10 @@ def _backups(settings: Settings, options: argparse.Namespace) -> int:
 def _restore(settings: Settings, options: argparse.Namespace) -> int:
     asked = [value for value in (options.name, options.at, options.txid) if value is not None]
     if len(asked) > 1 or "" in asked or not (asked or options.output):
-        raise SettingsError("say what: a backup's name (or `latest`), --at TIME or --txid N; without any, -o FILE too")
+        raise SettingsError(
+            "say what: a backup's name (or `latest`), --at TIME or --txid N, by `make restore` NAME=latest, AT=TIME or "
+            "TXID=N; without any, -o FILE too"
+        )
     at = parse_moment(options.at) if options.at else None
     log = _open_log(settings)
     doubt: Doubt | None = None

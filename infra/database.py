@@ -18,7 +18,7 @@ from typing import TypeVar
 import peewee
 
 from core import errors
-from core.migrations import migrate
+from core.migrations import is_migrated, migrate
 from infra.clock import Clock
 from infra.commitlog import START_SECONDS, CommitLog, Replica, Write, open_log
 from infra.disk.owner_lock import OwnerLock
@@ -35,9 +35,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 UseCase = Callable[[peewee.Database], T]
+GiveUp = Callable[[Exception], object]
 
 _BUSY_POLL_SECONDS = 0.02
 _LOOP_SECONDS = 0.1
+_PATIENCE_SECONDS = 0.2  # with a lock at the start: what stays locked is waited for while requests are answered
 
 
 @dataclass(slots=True)
@@ -69,10 +71,14 @@ class Database:
         freshness: float = 0.0,
         write_queue_limit: int = 1000,
         queued: Callable[[float], None] = lambda seconds: None,
+        give_up: GiveUp | None = None,
     ) -> None:
         """All in seconds: `busy_timeout` for the lock of another connection and for the writes ahead in the queue,
         `commit_timeout` for storing a commit, `freshness` the age of the state that a read may answer from; `queued`:
         whom to tell how long each write has waited for its turn.
+
+        With `give_up` a lock of another program is no error: the database opens when it is let go, and until then all
+        that asks for it raises DatabaseLocked. What stands against it then goes to `give_up`, on another thread.
         """
         self.path = path
         self.log = log
@@ -80,6 +86,8 @@ class Database:
         self._busy_timeout = busy_timeout
         self._commit_timeout = commit_timeout
         self._max_age = freshness
+        self._give_up = give_up or (lambda error: None)
+        self._waits_for: errors.DatabaseLocked | None = None  # what keeps it from being opened
         self._loop: asyncio.AbstractEventLoop | None = None
         self._file_is_whole = threading.Lock()
         self._lasting = lasting
@@ -91,9 +99,11 @@ class Database:
         self._replica = Replica(
             path, log, clock, lasting=lasting, busy_timeout=busy_timeout, swap=self._swap, schema=ServedSchema()
         )
+        if give_up:
+            self._replica.at_rest.busy_timeout = min(_PATIENCE_SECONDS, busy_timeout)
         try:
-            self._replica.open()
-            self._replica.write(migrate, clock.now() + START_SECONDS, clock.now())
+            if not self._open_if_let() and not give_up:
+                raise self._waits_for or AssertionError
         except BaseException:
             self._release()
             raise
@@ -106,6 +116,7 @@ class Database:
             most_waiting=write_queue_limit,
             watch_seconds=WATCH_SECONDS if lasting else None,
             queued=queued,
+            prepare=self._prepare,
         )
 
     @property
@@ -123,6 +134,7 @@ class Database:
         Raises DatabaseLocked after the busy timeout, StoreError when the freshness cannot be had, TxidNotReached
         when the session has seen a commit that the log does not have.
         """
+        self._check_open()
         session = session or Session()
         not_before = self._not_before(session)
         use_case = self._timed(use_case)
@@ -137,6 +149,7 @@ class Database:
 
     async def read_local(self, use_case: UseCase[T], session: Session | None = None) -> T:
         """Run on the reading connection, on whatever state is here."""
+        self._check_open()
         session = session or Session()
         begun, waited = self._clock.now(), 0.0
         try:
@@ -174,6 +187,7 @@ class Database:
         lock that long, TooManyWrites at once when too many are waiting, TxidNotReached as `read` does, with nothing
         done. Whatever the use case raises undoes it alone.
         """
+        self._check_open()
         session = session or Session()
         if session.at_least > self.txid:
             await self._freshness.reach(float("-inf"), session.at_least)
@@ -198,11 +212,20 @@ class Database:
 
     async def verify(self) -> None:
         """Ask the store for the newest state now. Raises StoreError or CommitError when there is no good answer."""
+        self._check_open()
         await self._freshness.reach(self._clock.now(), 0)
 
     def check(self) -> None:
-        """Raises DatabaseUnavailable when the file was removed or replaced by another program."""
+        """Raises DatabaseUnavailable when the file was removed or replaced by another program, DatabaseLocked while a
+        lock of one keeps it from being opened.
+        """
+        self._check_open()
         self._replica.check()
+
+    def check_unlocked(self) -> None:
+        """Raises DatabaseLocked when a lock of another program has kept the last write from being done, and stays."""
+        if self._replica.blocked:
+            raise self._replica.blocked
 
     def check_writable(self) -> None:
         """Raises DatabaseUnavailable, with the command that mends it, when the file or what is beside it is another
@@ -216,21 +239,64 @@ class Database:
 
     def gauges(self) -> dict[str, float]:
         """What the file, its volume and its place in the log are now, by the names of infra/telemetry/catalogue.py."""
-        wal, shown = self.path.with_name(self.path.name + "-wal"), self.txid
-        return {
+        wal = self.path.with_name(self.path.name + "-wal")
+        found = {
             "database_size_bytes": _size(self.path),
             "database_wal_size_bytes": _size(wal),
             "database_writes_waiting": len(self._queue),
+            **_volume(self.path.parent),
+        }
+        if self._waits_for:
+            return found
+        shown = self.txid
+        return found | {
             "commit_log_txid": shown,
             "commit_log_lag_commits": max(0, self.log.head.known_end - shown),
             "commit_log_unsaved_seconds": self._replica.unsaved_seconds(),
-            **_volume(self.path.parent),
         }
 
     def close(self) -> None:
         """Finish the queued writes, move the WAL into the file, release it. Safe to call twice."""
         self._queue.close()
         self._release()
+
+    # Opening
+
+    def _open(self) -> None:
+        self._replica.open()
+        if not is_migrated(self._replica.reader):
+            self._replica.write(migrate, self._clock.now() + START_SECONDS, self._clock.now())
+
+    def _open_if_let(self) -> bool:
+        """Returns False while another program holds a lock that does not let it be opened."""
+        try:
+            self._open()
+        except errors.DatabaseLocked as error:
+            if not self._waits_for:
+                logger.error("the start waits, and until then every request is a 503: %s", error)
+            self._waits_for = error
+            return False
+        if self._waits_for:
+            logger.info("%s was let go: the start goes on", self.path)
+        self._waits_for = None
+        self._replica.at_rest.busy_timeout = self._busy_timeout
+        return True
+
+    def _prepare(self) -> bool:
+        """The first that the thread of the queue does, until it succeeds."""
+        try:
+            return not self._waits_for or self._open_if_let()
+        except errors.StoreUnavailable as error:
+            logger.warning("%s", error)
+        except Exception as error:
+            self._give_up(error)
+        return False
+
+    def _check_open(self) -> None:
+        if self._waits_for:
+            raise errors.DatabaseLocked(f"The start waits: {self._waits_for}")
+
+    # Closing
 
     def _release(self) -> None:
         self._probing_thread.shutdown(wait=True)
@@ -255,6 +321,7 @@ class Database:
                 logger.warning("the number of a commit of unknown outcome is not taken yet: %s", error)
 
     async def _on_thread(self, function: Callable[[], T]) -> T:
+        self._check_open()
         self._loop = asyncio.get_running_loop()
         return await asyncio.wrap_future(self._queue.run(function))
 
@@ -288,7 +355,10 @@ class Database:
         done.result()
 
 
-def open_database(settings: Settings, *, lasting: bool = True, metrics: Metrics | None = None) -> Database:
+def open_database(
+    settings: Settings, *, lasting: bool = True, metrics: Metrics | None = None, give_up: GiveUp | None = None
+) -> Database:
+    """See `Database`, also for what it raises."""
     clock = Clock()
     metrics = metrics or Metrics()
     ObjectStore(settings.replica_url).check_directories()
@@ -302,6 +372,7 @@ def open_database(settings: Settings, *, lasting: bool = True, metrics: Metrics 
         freshness=settings.read_freshness_seconds,
         write_queue_limit=settings.write_queue_limit,
         queued=metrics.write_queued,
+        give_up=give_up,
     )
 
 

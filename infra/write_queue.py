@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MOST_TOGETHER = 128
+_PREPARE_SECONDS = 0.5
 WATCH_SECONDS = 0.5  # how often an idle server looks for the work of other programs
 
 
@@ -50,10 +51,13 @@ class WriteQueue:
         most_waiting: int,
         watch_seconds: float | None,
         queued: Callable[[float], None] = lambda seconds: None,
+        prepare: Callable[[], bool] | None = None,
     ) -> None:
         """In seconds: `busy_timeout`, how long a write may have waited for those ahead of it; `commit_timeout`, how
         long a commit is tried; `watch_seconds`, how often the file is looked after, None for never; `queued`:
         whom to tell how long each write has waited for its turn.
+
+        `prepare`: what the thread does first, again and again until it returns True. Nothing may be put before.
         """
         self._replica = replica
         self._clock = clock
@@ -62,6 +66,7 @@ class WriteQueue:
         self._most_waiting = most_waiting
         self._watch_seconds = watch_seconds
         self._queued = queued
+        self._prepare = prepare or (lambda: True)
         self._is_watch_failing = False
         self._queue: SimpleQueue[Waiting | Job | None] = SimpleQueue()
         self._watch_due = time.monotonic() + (watch_seconds or 0.0)
@@ -112,6 +117,10 @@ class WriteQueue:
 
     def _run(self) -> None:
         job: Waiting | Job | None
+        while not self._prepare():
+            with suppress(Empty):
+                self._queue.get(timeout=_PREPARE_SECONDS)
+                return  # it was closed
         while (job := self._next()) is not None:
             self._working = True
             while isinstance(job, Waiting):

@@ -76,12 +76,15 @@ def settings(make_settings: MakeSettings) -> Settings:
     return make_settings()
 
 
-def open_at(path: Path, busy_timeout: float = 0.2, **environment: str) -> Database:
+def open_at(
+    path: Path, busy_timeout: float = 0.2, give_up: Callable[[Exception], None] | None = None, **environment: str
+) -> Database:
     """A server's database, with its log beside it."""
     return open_database(
         Settings.from_environment(
             {"DATABASE_PATH": str(path), "BUSY_TIMEOUT_SECONDS": str(busy_timeout), **environment}
-        )
+        ),
+        give_up=give_up,
     )
 
 

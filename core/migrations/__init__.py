@@ -134,6 +134,11 @@ def what_is_missing(error: apsw.SQLError) -> str:
     return f"{found[1].removesuffix(' sequence')} {found[2].removesuffix('()')}" if found else ""
 
 
+def is_migrated(db: Database) -> bool:
+    """Ask whether `migrate` would find nothing to do, without the lock that it needs."""
+    return schema_version(db) in (len(scripts()), len(scripts()) + 1)
+
+
 def migrate(db: Database) -> int:
     """Bring the database to the newest schema, all or nothing, and return the version it has.
 

@@ -155,6 +155,12 @@ class OpenFile:
             except Exception:  # the commit is stored, whatever comes of this
                 logger.exception("what was to be done after a commit has failed")
 
+    def try_lock(self) -> None:
+        """Raises DatabaseLocked while another program does not let this one write."""
+        with translated_errors(self.path):
+            for statement in ("BEGIN IMMEDIATE", "ROLLBACK"):
+                self.writer.connection().execute(statement)
+
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Undo what the body did when it raises.

@@ -66,10 +66,10 @@ class Replica:
         self.path = path
         self.log = log
         self.visible = START  # readers see this commit at least
+        self.blocked: errors.DatabaseLocked | None = None  # by a lock of another program, when last tried
         self._clock = clock
         self._fairness = Fairness(clock, rng or random.SystemRandom())
         self._swap = swap
-        self._busy_timeout = busy_timeout
         self._unsettled = 0  # the TXID of the last write whose outcome is unknown: somebody must take it
         self._condition = Condition.UNSETTLED
         self._unsaved_since: float | None = None  # by the clock: others have, perhaps, committed what is not stored
@@ -107,10 +107,11 @@ class Replica:
         """
         whole = self._condition is Condition.SERVED
         overwritten = self._condition is Condition.OVERWRITTEN
-        if whole:
+        if self._is_connected:
             try:
                 self.file.look()
-                self._ship_others(deadline)
+                if whole:
+                    self._ship_others(deadline)
             except (errors.DatabaseError, errors.StoreError, errors.CommitError) as error:
                 whole, overwritten = False, self.file.is_overwritten()
                 logger.warning("%s has changes that the next start looks into: %s", self.path, error)
@@ -194,6 +195,10 @@ class Replica:
             raise
         self._redo()
         self.settle_unknown(deadline)
+        if self.blocked:
+            with suppress(errors.DatabaseLocked):
+                self.file.try_lock()
+                self.blocked = None
 
     def settle_unknown(self, deadline: float) -> None:
         """After an unknown outcome, see to it that its number is taken: then what is still on its way can never land,
@@ -364,6 +369,7 @@ class Replica:
                 self.stored.txid + 1,
             )
         self.visible = self.stored
+        self.blocked = None
         return self.stored != before
 
     def _take_the_number(self, db: peewee.Database) -> None:
@@ -384,7 +390,7 @@ class Replica:
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Again and again while another program holds a lock, which may in turn be waiting for the anchor to move."""
         begun, waited = self._clock.now(), 0.0
-        until = begun + self._busy_timeout
+        until = begun + self.at_rest.busy_timeout
         try:
             while True:
                 try:
@@ -395,6 +401,7 @@ class Replica:
                     if error.__cause__:  # SQLite's word, and not our own care
                         self.log.observer.lock_met()
                     if now >= until:
+                        self.blocked = error
                         raise
                     self._clock.sleep(_BUSY_POLL_SECONDS)
                     with suppress(errors.DatabaseLocked):
@@ -472,6 +479,8 @@ class Replica:
     def _settle(self) -> None:
         """Bring the file in order, whatever it is and whoever has changed it."""
         if self._condition is Condition.SUSPECT:
+            with suppress(FileChanged, errors.DatabaseDamaged):
+                self.file.look()  # it may be a copy that was put over the file
             logger.error("SQLite has found %s damaged while the service runs; it becomes what the log has", self.path)
             self._healed = self._clock.now()
         condition = self._condition if self._condition is Condition.OVERWRITTEN else Condition.UNSETTLED
@@ -492,7 +501,9 @@ class Replica:
             try:
                 with translated_errors(self.path):
                     position = self.at_rest.settle()
-                self.at_rest.position_file.checkpointed = position.txid
+                self.blocked = self.at_rest.blocked
+                if not self.at_rest.known.shipped.frames:
+                    self.at_rest.position_file.checkpointed = position.txid
                 return self._swap(partial(self._connect, position, self.at_rest.known))
             except FileChanged:
                 if not tries_left:

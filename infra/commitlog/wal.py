@@ -6,6 +6,7 @@ Source: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 FILE_HEADER = 32  # bytes, as all sizes here
@@ -30,6 +31,12 @@ def salts_in(wal: Path) -> bytes:
         return file.read(FILE_HEADER)[SALTS]
 
 
+def page_size_in(wal: Path) -> int:
+    """Read the page size of a WAL's database, in bytes; 0 for an empty one."""
+    with wal.open("rb") as file:
+        return int.from_bytes(file.read(FILE_HEADER)[PAGE_SIZE], "big")
+
+
 def reaches(wal: Path, end: WalEnd) -> bool:
     """Ask whether a WAL that nobody writes has all up to there."""
     with wal.open("rb") as file:
@@ -38,11 +45,22 @@ def reaches(wal: Path, end: WalEnd) -> bool:
         return file.read(FRAME_HEADER) == end.header
 
 
-def committed_pages(wal: Path) -> dict[int, int]:
-    """Find where a WAL that nobody writes has the last image of each page, up to its last commit: number -> offset."""
+def end_at(wal: Path, frames: int) -> tuple[WalEnd, int]:
+    """Read where the commit ends that has so many frames up to there, and the size of the database then, in pages."""
+    with wal.open("rb") as file:
+        frame_size = FRAME_HEADER + int.from_bytes(file.read(FILE_HEADER)[PAGE_SIZE], "big")
+        file.seek(FILE_HEADER + (frames - 1) * frame_size)
+        header = file.read(FRAME_HEADER)
+        return WalEnd(frames, header), int.from_bytes(header[DATABASE_SIZE], "big")
+
+
+def committed_pages(wal: Path, frames: int | None = None) -> dict[int, int]:
+    """Find where a WAL has the last image of each page: number -> offset. Up to its last commit if nobody writes it, or
+    among its first `frames`.
+    """
     pages: dict[int, int] = {}
     uncommitted: dict[int, int] = {}
-    for number, offset, size in _frames(wal):
+    for number, offset, size in islice(_frames(wal), frames):
         uncommitted[number] = offset
         if size:
             pages = {number: offset for number, offset in (pages | uncommitted).items() if number <= size}
@@ -55,6 +73,12 @@ def images_of_first_page(wal: Path) -> tuple[int, list[int]]:
     frames = list(_frames(wal))
     first = frames[0][0] if frames else 0
     return first, [offset for number, offset, _ in frames if number == first]
+
+
+def images_after(wal: Path, frames: int) -> Iterator[tuple[int, int]]:
+    """Find all images of pages after the first `frames`: number, offset."""
+    for number, offset, _ in islice(_frames(wal), frames, None):
+        yield number, offset
 
 
 def _frames(wal: Path) -> Iterator[tuple[int, int, int]]:

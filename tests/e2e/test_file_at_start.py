@@ -5,8 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +216,123 @@ def test_old_backup_put_in_place_while_stopped_is_the_next_commit(
     again = start()
     assert names_at(again) == ["a"]
     assert history(data, tmp_path)[-2:] == [["a", "b"], ["a"]]
+
+
+WAYS = ["stop and cp", ".backup", "cp of a live file", "python -m infra backup"]
+
+
+def backed_up(server: Server, start: Callable[[], Server], data: Path, way: str, backup: Path) -> Server:
+    """Make a backup in one of the ways that people make them; returns the server that runs after it."""
+    match way:
+        case "stop and cp":
+            server.process.end()
+            cp(data / "app.db", backup)
+            return start()
+        case ".backup":
+            shell(data / "app.db", f".backup {backup}")
+        case "cp of a live file":
+            server.process.end()  # whose start has moved all into the file; nothing was written since
+            server = start()
+            cp(data / "app.db", backup)
+        case _:
+            command = way.replace("python", sys.executable).split()
+            subprocess.run(command, env=environment(data), check=True, capture_output=True)
+            with (data / "backups" / "app-latest.db.gz").open("rb") as packed:
+                unpacked = subprocess.run(["gunzip", "-c"], stdin=packed, capture_output=True, check=True).stdout
+            backup.write_bytes(unpacked)
+    return server
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_backup_is_served_wherever_the_runbook_says_so_and_each_time(
+    start: Callable[[], Server], data: Path, tmp_path: Path, way: str
+) -> None:
+    """Over the running service and a restart, then while it is stopped; each twice in a row, with the same file."""
+    backup = tmp_path / "old.db"
+    server = start()
+    add(server, "good")
+    server = backed_up(server, start, data, way, backup)
+    for over_a_running_service in (True, True, False, False):
+        add(server, "bad")
+        if over_a_running_service:
+            cp(backup, data / "app.db")
+            server.process.end()
+        else:
+            server.process.end()
+            cp(backup, data / "app.db")
+        server = start()
+        assert names_at(server) == ["good"]
+    assert kept_in(data) == []
+    assert history(data, tmp_path)[-4:] == [["bad", "good"], ["good"], ["bad", "good"], ["good"]]
+    # and beside the WAL of a crash the log is served, and the file kept
+    add(server, "later")
+    kill(server)
+    cp(backup, data / "app.db")
+    assert names_at(start()) == ["good", "later"]
+    assert len(kept_in(data)) == 1
+
+
+@pytest.mark.parametrize("typed", ["BEGIN EXCLUSIVE;", "BEGIN; SELECT count(*) FROM items;"])
+def test_restart_beside_a_shell_that_holds_a_lock_serves_reads_and_says_so(
+    start: Callable[[], Server], data: Path, typed: str
+) -> None:
+    server = start()
+    add(server, "a")
+    with open_shell(data / "app.db", typed) as type_more:
+        server.process.end()
+        server = start()
+        assert names_at(server) == ["a"]
+        assert server.client.get("/health").status_code == 200
+        if "SELECT" not in typed:
+            assert server.client.get("/ready").json()["status"] == "degraded"
+            refused = server.client.post("/api/items", json={"name": "b"})
+            assert (refused.status_code, refused.json()["code"]) == (503, "database_locked")
+            assert "Retry-After" in refused.headers
+        type_more("ROLLBACK;")
+        add(server, "b")
+        assert server.client.get("/ready").json()["status"] == "ready"
+
+
+def test_restart_beside_a_shell_that_has_written_waits_and_says_so(start: Callable[[], Server], data: Path) -> None:
+    server = start()
+    add(server, "a")
+    server.process.end()
+    with open_shell(data / "app.db", insert("by the shell"), "BEGIN IMMEDIATE;") as type_more:
+        server = start()
+        ready = server.client.get("/ready")
+        assert (ready.status_code, ready.json()["status"]) == (503, "not ready")
+        assert "The start waits: " in ready.json()["database"]
+        assert server.client.get("/health").status_code == server.client.get("/metrics").status_code == 200
+        refused = server.client.get("/api/items")
+        assert (refused.status_code, refused.json()["code"]) == (503, "database_locked")
+        server.process.end()
+        assert "is held by another program" in errors_of(server)[0]
+        server = start()
+        type_more("ROLLBACK;")
+        server.process.wait_for("was let go: the start goes on")
+        assert names_at(server) == ["a", "by the shell"]
+    assert kept_in(data) == []
+
+
+@contextmanager
+def open_shell(database: Path, *lines: str) -> Iterator[Callable[[str], None]]:
+    """A shell that somebody has left open; what it gives types one more line there."""
+    with subprocess.Popen([SHELL, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+
+        def type_in(line: str) -> None:
+            assert process.stdin
+            assert process.stdout
+            process.stdin.write(f"{line}\n.print done\n")
+            process.stdin.flush()
+            while process.stdout.readline() not in ("done\n", ""):
+                pass
+
+        for line in lines:
+            type_in(line)
+        yield type_in
+        process.stdin.close()
 
 
 def environment(data: Path) -> dict[str, str]:

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterator
-from contextlib import closing
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import Mock
@@ -22,6 +22,7 @@ from core.errors import (
     DatabaseInUse,
     DatabaseLocked,
     DatabaseUnavailable,
+    LogDamaged,
     StoreUnavailable,
     StoreUnreachable,
     TooManyWrites,
@@ -186,6 +187,122 @@ def test_file_locked_by_another_program_cannot_be_opened(database: Database, pat
             open_at(path, busy_timeout=0.1)
     finally:
         other.close()
+
+
+@contextmanager
+def holding(path: Path, *statements: str) -> Iterator[apsw.Connection]:
+    """A shell that has typed this, and does not end its transaction before the body does."""
+    with closing(apsw.Connection(str(path))) as shell:
+        for statement in statements:
+            shell.execute(statement).fetchall()
+        yield shell
+
+
+IMMEDIATE = ("BEGIN IMMEDIATE", "UPDATE items SET quantity = 7")
+WROTE_AND_HOLDS = ("UPDATE items SET quantity = 9", "BEGIN IMMEDIATE")
+
+
+def wait_until(check: Callable[[], None]) -> None:
+    """Until it finds no lock, or long enough."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with suppress(DatabaseLocked):
+            return check()
+        time.sleep(0.01)
+
+
+def quantities(db: peewee.Database) -> list[int]:
+    return [item.quantity for item in items.list_items(db, ItemQuery(limit=100)).items]
+
+
+@pytest.fixture
+def left(path: Path) -> Path:
+    """By a clean stop, with one item."""
+    with closing(open_at(path)) as database:
+        run(database.write(add))
+    return path
+
+
+@pytest.mark.parametrize("held", ["while it runs", "after the stop"])
+def test_start_beside_a_lock_serves_reads_and_says_that_writes_are_locked(left: Path, held: str) -> None:
+    database = open_at(left)
+    run(database.write(add))
+    if held == "after the stop":
+        database.close()
+    with holding(left, *IMMEDIATE) as shell:
+        database.close()
+        with closing(open_at(left, give_up=Mock())) as again:
+            assert run(again.read(quantities)) == [0, 0]
+            if held == "while it runs":
+                with pytest.raises(DatabaseLocked):
+                    again.check_unlocked()
+            with pytest.raises(DatabaseLocked):
+                run(again.write(add))
+            with pytest.raises(DatabaseLocked):
+                again.check_unlocked()
+            shell.execute("ROLLBACK")
+            wait_until(again.check_unlocked)
+            again.check_unlocked()
+            run(again.write(add))
+            assert run(again.read(quantities)) == [0, 0, 0]
+
+
+def test_what_the_shell_commits_at_last_is_the_next_commit(left: Path) -> None:
+    database = open_at(left)
+    with holding(left, *IMMEDIATE) as shell:
+        database.close()
+        with closing(open_at(left, give_up=Mock())) as again:
+            shell.execute("COMMIT")
+            run(again.write(add))
+            assert run(again.read(quantities)) == [7, 0]
+            txid = again.txid
+    for kept in left.parent.glob("app.db*"):
+        kept.unlink()
+    with closing(open_at(left)) as rebuilt:
+        assert (run(rebuilt.read(quantities)), rebuilt.txid) == ([7, 0], txid)
+
+
+def test_start_waits_for_a_lock_when_the_file_must_be_settled_first(left: Path) -> None:
+    with holding(left, *WROTE_AND_HOLDS) as shell, closing(open_at(left, give_up=Mock())) as database:
+        with pytest.raises(DatabaseLocked, match=r"The start waits: .* is held by another program"):
+            database.check()
+        for use in (database.read(count), database.read_local(count), database.write(add), database.verify()):
+            with pytest.raises(DatabaseLocked, match="The start waits"):
+                run(use)
+        assert "commit_log_txid" not in database.gauges()
+        shell.execute("ROLLBACK")
+        wait_until(database.check)
+        assert run(database.read(quantities)) == [9]
+        run(database.write(add))
+        assert not list(left.parent.glob("*.diverged-*"))
+
+
+def test_start_that_was_given_up_while_it_waited_takes_nothing_from_the_shell(left: Path) -> None:
+    """What the first try has moved into the file is no other file beside the WAL of a crash."""
+    database = open_at(left)
+    run(database.write(add))
+    crashed = {path: path.read_bytes() for path in left.parent.glob("app.db*")}
+    database.close()
+    for path, content in crashed.items():
+        path.write_bytes(content)
+    last_wal = left.with_name("app.db.last-wal")
+    last_wal.unlink()
+    last_wal.hardlink_to(left.with_name("app.db-wal"))
+    with holding(left, *WROTE_AND_HOLDS):
+        open_at(left, give_up=Mock()).close()
+    with closing(open_at(left)) as again:
+        assert run(again.read(quantities)) == [9, 9]
+    assert not list(left.parent.glob("*.diverged-*"))
+
+
+def test_start_that_cannot_go_on_after_the_wait_is_given_up(left: Path) -> None:
+    give_up, called = Mock(), threading.Event()
+    give_up.side_effect = lambda error: called.set()
+    with holding(left, *WROTE_AND_HOLDS) as shell, closing(open_at(left, give_up=give_up)):
+        (left.parent / "replica" / "ltx").rename(left.parent / "moved")
+        shell.execute("ROLLBACK")
+        assert called.wait(20)
+    assert isinstance(give_up.call_args.args[0], LogDamaged)
 
 
 def test_second_owner_is_refused_and_told_who_has_it(database: Database, path: Path) -> None:

@@ -125,7 +125,7 @@ def test_commit_that_appears_during_a_read_is_named(database: Database, slow: Sl
 def test_no_answer_names_less_than_it_shows(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two instances write one item and get in each other's way, with checkpoints and commits of operators between."""
     monkeypatch.setattr(open_file, "CHECKPOINT_FRAMES", 5)
-    patient = {"REPLICA_URL": url, "COMMIT_TIMEOUT_SECONDS": "60"}
+    patient: dict[str, Any] = {"REPLICA_URL": url, "COMMIT_TIMEOUT_SECONDS": "60"}
     a, b = (open_at(tmp_path / name / "app.db", busy_timeout=30, **patient) for name in "ab")
     named: dict[int, int] = {0: 0}  # the TXID that made it so
     shown: list[tuple[int, int]] = []

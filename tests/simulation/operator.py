@@ -59,7 +59,11 @@ class Operator:
             self._spoil,
             self._spoil,
         )
-        if not path.exists() or self.keeps_off or self._rng.random() < 0.7:
+        if not path.exists() or self.keeps_off:
+            return False
+        if self._rng.random() < 0.3:
+            self._copy_what_a_stop_has_left(path)
+        if self._rng.random() < 0.7:
             return False
         act = self._rng.choice(acts)
         done = act(path)
@@ -147,6 +151,7 @@ class Operator:
             another_programs(),
             content[: self._rng.randrange(len(content) + 1)],
             content[: len(content) // 8192 * 4096],
+            b"no database, and less than a page",
         )
         if self._rng.random() < 0.5:
             self._discard_wal(path)
@@ -200,6 +205,13 @@ class Operator:
         os.utime(path, ns=(a_second_later, a_second_later))
         self._model.put_in_place(state)
         return True
+
+    def _copy_what_a_stop_has_left(self, path: Path) -> None:
+        """With cp: byte for byte what the log has had."""
+        wal = path.with_name(path.name + "-wal")
+        if not (wal.exists() and wal.stat().st_size) and _has_our_schema(path):
+            self._copy = path.read_bytes(), _state_at(path)
+            self._counts["copies of a stop"] += 1
 
     def _make_a_copy(self, path: Path) -> None:
         target = path.with_name("copy.db")

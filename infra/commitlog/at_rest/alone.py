@@ -68,9 +68,9 @@ def consolidated(path: Path, busy_timeout: float) -> Iterator[apsw.Connection]:
                 break
             connection.execute("ROLLBACK")
             if blocked:
-                raise errors.DatabaseLocked(f"{path} is being read by another program; close it.")
+                raise errors.DatabaseLocked(f"{path} is held by another program, in a transaction: end it.")
         else:
-            raise errors.DatabaseLocked(f"{path} is being written by another program; stop it.")
+            raise errors.DatabaseLocked(f"{path} is written by another program again and again: stop it.")
         yield connection
 
 

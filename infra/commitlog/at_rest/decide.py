@@ -11,6 +11,10 @@ _OLDER = (
     "was in an older state than it was left in: its -wal was removed, an older copy of both was put in their place, or "
     "the power failed; the log's newest state is served"
 )
+_EARLIER = (
+    "it has an earlier state, or pages of several, and nothing tells whether somebody has put that over it or a "
+    "checkpoint of another program was killed"
+)
 _ON_LESS = "it was changed after a crash, perhaps without what the log has of before that"
 _MIXTURE = "it was overwritten while the WAL of another file lay beside it"
 _TORN_AND_CHANGED = "it was changed by another program before it was whole again"
@@ -136,6 +140,9 @@ def decide(facts: Facts) -> Verdict:
         # as a clean stop left it
         case File.AS_LEFT, _, _:
             return Verdict(Do.CATCH_UP)
+        # overwritten while the service ran, and not to be told from a checkpoint of another program that was killed
+        case File.WHOLE, Log.UNCHANGED, Content.THE_LOGS if facts.on_top is OnTop.PERHAPS:
+            return Verdict(Do.KEEP_BESIDE, _EARLIER)
         # as a crash left it
         case File.WHOLE, Log.UNCHANGED | Log.CHANGED, Content.THE_SAME:
             return Verdict(Do.SERVE)

@@ -14,7 +14,12 @@ from infra.commitlog.anchor import existing_database
 from infra.commitlog.at_rest.decide import Content, Facts, File, Fit, Log, OnTop, Unknown
 from infra.commitlog.at_rest.file_commit import Difference
 from infra.commitlog.at_rest.row_changes import NotRowByRow, changes_between
-from infra.commitlog.at_rest.wal_beside import is_backfilled, valid_frames, was_changed_after_its_wal
+from infra.commitlog.at_rest.wal_beside import (
+    is_backfilled,
+    valid_frames,
+    was_changed_after_its_wal,
+    was_written_after_its_wal,
+)
 from infra.commitlog.chain import START, Position
 from infra.commitlog.file_state import FileState, has_wal, last_wal_of, wal_of
 from infra.commitlog.log import CommitLog
@@ -209,7 +214,9 @@ class Evidence:
             return was_changed_after_its_wal(self._path)
         # After a crash the log has had all that a crash leaves
         page_size = page_size_of(self._path)
-        return page_size >= _SMALLEST_PAGE and self._unknown(page_size)[0] is Unknown.SOMETHING
+        if page_size < _SMALLEST_PAGE:  # it is no database at all
+            page_size = page_size_of(self.image)
+        return was_written_after_its_wal(self._path) or self._unknown(page_size)[0] is Unknown.SOMETHING
 
     def _unknown(self, page_size: int) -> tuple[Unknown, str]:
         """Whether there are pages in the file, which has no WAL or is looked at without, that are as the log had them
@@ -220,22 +227,37 @@ class Evidence:
         if self._note is None:
             return Unknown.SOMETHING, ""
         image = self._scratch("comparing")
-        size = self._path.stat().st_size // page_size
+        size = -(-self._path.stat().st_size // page_size)  # a last page may be there in part
         try:
             position = self._log.restore(image, self._note.checkpointed)
             unknown = {number for number in differing_pages(self._path, image, page_size) if number <= size}
-            with RawFile(self._path) as mine:
+            with RawFile(self._path) as mine, RawFile(image) as before:
+                before.seek((size - 1) * page_size)
+                mine.seek((size - 1) * page_size)
+                if (last := mine.read(page_size)) and before.read(page_size).startswith(last):
+                    unknown.discard(size)
                 for change in self._log.commits(position, self.head.txid):
                     with closing(change):
                         for number, page in change.pages():
                             mine.seek((number - 1) * page_size)
-                            if number in unknown and mine.read(page_size) == page:
+                            if number in unknown and page.startswith(mine.read(page_size) or b"no page"):
                                 unknown.discard(number)
+                if has_wal(self._path):  # of which a checkpoint may have moved some, also what is not in the log yet
+                    unknown -= self._backfilled(unknown, page_size)
         except (errors.TxidNotKept, errors.ObjectMissing) as error:
             return Unknown.UNTOLD, f"after a crash, and the log does not tell what was in it ({error})"
         finally:
             image.unlink(missing_ok=True)
         return (Unknown.SOMETHING if unknown else Unknown.NOTHING), ""
+
+    def _backfilled(self, numbers: Iterable[int], page_size: int) -> set[int]:
+        """Which of these pages are as the WAL has them."""
+        pages = committed_pages(wal_of(self._path))
+        return {
+            number
+            for number in numbers
+            if number in pages and is_backfilled(wal_of(self._path), {number: pages[number]}, self._path)
+        }
 
     def _has_newest_commit(self, wal: Path, note: Note) -> bool:
         end = note.wal

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import apsw
@@ -11,7 +11,7 @@ import peewee
 
 from core import errors
 from infra.clock import Clock
-from infra.commitlog.anchor import Guard
+from infra.commitlog.anchor import Guard, existing_database
 from infra.commitlog.at_rest.alone import (
     alone_with,
     check_sound,
@@ -24,15 +24,23 @@ from infra.commitlog.at_rest.alone import (
 from infra.commitlog.at_rest.decide import Do, File, Fit, Verdict, decide
 from infra.commitlog.at_rest.evidence import NO_PAGE, Evidence, at_a_glance
 from infra.commitlog.at_rest.file_commit import Difference, FileCommits
-from infra.commitlog.at_rest.in_place import create_empty, leave_in_wal_mode, put_where_none_is, write_over
+from infra.commitlog.at_rest.in_place import (
+    create_empty,
+    is_in_wal_mode,
+    leave_in_wal_mode,
+    put_where_none_is,
+    write_over,
+)
 from infra.commitlog.at_rest.kept import CHANGES, KeptFiles
 from infra.commitlog.at_rest.newest_state import check_log_served, restore_newest_state
+from infra.commitlog.at_rest.wal_beside import is_with_its_wal, may_have_been_backfilled
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
-from infra.commitlog.file_state import FileChanged, Known, has_wal, last_wal_of, state_of, wal_of
+from infra.commitlog.file_state import FileChanged, Known, Shipped, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.log import CommitLog
 from infra.commitlog.position_file import Note, PositionFile
 from infra.commitlog.raw_file import RawFile
 from infra.commitlog.schema import AnySchema, Schema
+from infra.commitlog.wal import end_at, salts_in
 from infra.disk.durable import fsync_directory
 from infra.sqlite_errors import translated_errors
 
@@ -64,11 +72,12 @@ class LocalFile:
         what may become a commit.
         """
         self.path = path
+        self.busy_timeout = busy_timeout
         self.known = Known(None)  # as it was left
+        self.blocked: errors.DatabaseLocked | None = None  # by a lock of another program, which does not let it be ours
         self.position_file = PositionFile(path, lasting=lasting)
         self._log = log
         self._lasting = lasting
-        self._busy_timeout = busy_timeout
         self._schema = schema or AnySchema()
         self._kept = KeptFiles(path)
         self._commits = FileCommits(path, log, clock)
@@ -140,13 +149,19 @@ class LocalFile:
 
     def discard_wal(self, position: Position, known: Known) -> None:
         """Remove the WAL of a file that was overwritten, when all of it is in the log: what counts now is the file
-        alone, as if it had been put in the place of one that was left well.
+        alone, as if it had been put in the place of one that was left well. Only if it may be what a checkpoint has
+        left that was killed, the note says since when.
         """
         with self._exclusively() as connection:
             check_wal(connection, self.path, known)
+            whole = position.txid
+            if has_wal(self.path):
+                backfilled = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[1]
+                if may_have_been_backfilled(self.path, backfilled):
+                    whole = self.position_file.checkpointed
             remove_wal(self.path)
             fsync_directory(self.path.parent)
-            self.position_file.write(Note(position, self.position_file.checkpointed, closed=known.state))
+            self.position_file.write(Note(position, whole, closed=known.state))
 
     def check_log_served(self, connection: apsw.Connection) -> None:
         """Raises NotServed when the log's newest state, which is open there, is not for this release to serve."""
@@ -177,7 +192,7 @@ class LocalFile:
         return position
 
     def _settled_position(self, note: Note | None) -> Position:
-        self.known = Known(state_of(self.path))
+        self.known, self.blocked = Known(state_of(self.path)), None
         do = decide(at_a_glance(self.path, self.known.state, note, self._log)).do
         if do is Do.BUILD:
             return self._built()
@@ -200,11 +215,40 @@ class LocalFile:
             return self._carry_out(verdict, evidence)
 
     def _look_inside(self, evidence: Evidence) -> Position:
+        self._found_before = evidence.changeable(self._found_before)
+        try:
+            return self._look_alone(evidence)
+        except errors.DatabaseLocked as error:
+            known = self._known_with_wal(evidence)
+            if known is None:
+                raise
+            self.known, self.blocked = known, error
+            return evidence.head
+
+    def _known_with_wal(self, evidence: Evidence) -> Known | None:
+        """Find whether the file has the log's newest state as it lies there, with others in it: then it is served."""
+        note = self.position_file.read()
+        self.hold()  # what is in the WAL now
+        state = state_of(self.path)
+        if evidence.head == START or not (note and is_in_wal_mode(self.path)):
+            return None
+        with translated_errors(self.path), closing(existing_database(self.path)) as connection:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            connection.pragma("user_version")
+            frames = max(connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0], 0)
+            if (frames and not note.wal) or not is_with_its_wal(self.path, frames, evidence.image):
+                return None
+            if not frames:
+                return Known(state)
+            self.position_file.checkpointed = note.checkpointed
+            self.position_file.note(evidence.head, end_at(wal_of(self.path), frames)[0])
+            return Known(state, Shipped(salts_in(wal_of(self.path)), frames))
+
+    def _look_alone(self, evidence: Evidence) -> Position:
         """Commits are made of the file while nobody else can change it; all else needs it closed again."""
-        changeable = evidence.changeable(self._found_before)
+        changeable = self._found_before
         kept: Path | None = None
         with self._consolidated() as connection:
-            self._found_before = changeable
             difference = None if evidence.head == START else self._commits.difference(connection, evidence.image)
             facts = evidence.inside(connection, changeable, difference)
             verdict = decide(facts)
@@ -327,7 +371,7 @@ class LocalFile:
     @contextmanager
     def _consolidated(self) -> Iterator[apsw.Connection]:
         self._guard.release()
-        with consolidated(self.path, self._busy_timeout) as connection:
+        with consolidated(self.path, self.busy_timeout) as connection:
             self.known = Known(state_of(self.path))
             check_sound(connection, self.path)
             yield connection

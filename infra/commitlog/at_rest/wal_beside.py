@@ -1,15 +1,15 @@
 """What a WAL that nobody writes says of the database beside it."""
 
 import shutil
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import apsw
 
 from infra.commitlog.anchor import existing_database
 from infra.commitlog.file_state import last_change_of, shm_of, wal_of
-from infra.commitlog.raw_file import RawFile, page_size_of
-from infra.commitlog.wal import images_of_first_page
+from infra.commitlog.raw_file import RawFile, page_size_of, pages_of
+from infra.commitlog.wal import committed_pages, end_at, images_after, images_of_first_page, page_size_in
 from infra.sqlite_errors import translated_errors
 
 
@@ -35,7 +35,7 @@ def valid_frames(wal: Path, database: Path, scratch: Path) -> int:
 
 def is_backfilled(wal: Path, pages: dict[int, int], database: Path) -> bool:
     """Tell whether the database has all of these pages as the WAL has them: number -> offset of the image there."""
-    page_size = page_size_of(database)
+    page_size = page_size_in(wal)
     with RawFile(database) as mine, wal.open("rb") as frames:
         for number, offset in pages.items():
             mine.seek((number - 1) * page_size)
@@ -43,6 +43,44 @@ def is_backfilled(wal: Path, pages: dict[int, int], database: Path) -> bool:
             if mine.read(page_size) != frames.read(page_size):
                 return False
     return True
+
+
+def is_with_its_wal(database: Path, frames: int, image: Path) -> bool:
+    """Tell whether the database has what the image has, together with so many frames of its WAL, which others may be
+    writing.
+    """
+    wal, page_size = wal_of(database), page_size_of(image)
+    pages, size = (committed_pages(wal, frames), end_at(wal, frames)[1]) if frames else ({}, None)
+    with RawFile(database) as mine, wal.open("rb") if frames else nullcontext() as written:
+        if image.stat().st_size != (mine.size() if size is None else size * page_size):
+            return False
+        for number, page in pages_of(image, page_size):
+            if written and number in pages:
+                written.seek(pages[number])
+                found = written.read(page_size)
+            else:
+                mine.seek((number - 1) * page_size)
+                found = mine.read(page_size)
+            if found != page:
+                return False
+    return True
+
+
+def may_have_been_backfilled(database: Path, frames: int) -> bool:
+    """Tell whether the database may have anything from its WAL after so many frames, as a checkpoint leaves it that was
+    killed: any page is as an image of it there. Which page a checkpoint moves first depends on who was reading.
+    """
+    wal = wal_of(database)
+    return any(is_backfilled(wal, {number: offset}, database) for number, offset in images_after(wal, frames))
+
+
+def was_written_after_its_wal(database: Path) -> bool:
+    """Tell whether the database was written to after the WAL beside it, by their dates, and not by a checkpoint. New
+    names or owners do not count.
+    """
+    wal = wal_of(database)
+    is_later = database.stat().st_mtime_ns > wal.stat().st_mtime_ns
+    return is_later and not may_have_been_backfilled(database, 0)
 
 
 def was_changed_after_its_wal(database: Path) -> bool:

@@ -1,6 +1,8 @@
 """What writes over the file of a running server, or removes what lies beside it, is noticed."""
 
 import logging
+import os
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -8,12 +10,15 @@ import apsw
 import pytest
 
 from core.errors import DatabaseLocked
+from infra.commitlog.raw_file import RawFile
+from infra.commitlog.wal import committed_pages
 from tests.infra.commitlog.conftest import (
     BIG,
     Instance,
     StartInstance,
     at_once,
     check_file_is_the_log,
+    kept,
     old_copy,
     overwrite,
     shell_once,
@@ -46,6 +51,100 @@ def test_copy_over_the_live_file_counts_after_a_restart(
     again = start("server", file_url, lasting=True)
     assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [0]
     assert again.replica.visible.txid == before + 1  # so that what it replaced is in the history
+
+
+def kept_whole(path: Path) -> list[Path]:
+    return [found for found in path.parent.glob("*.diverged-*") if not found.name.endswith("-wal")]
+
+
+@pytest.fixture
+def copy_of_a_stop(server: Instance, path: Path, tmp_path: Path) -> Path:
+    """With cp: byte for byte what the log had then. After it the server has two more rows."""
+    server.replica.close()
+    copy = tmp_path / "copy.db"
+    shutil.copyfile(path, copy)
+    return copy
+
+
+@pytest.mark.parametrize("how", ["restart", "watched", "found damaged", "found damaged, restart"])
+def test_earlier_state_over_the_live_file_is_the_next_commit_each_time(
+    start: StartInstance, copy_of_a_stop: Path, path: Path, file_url: str, tmp_path: Path, how: str
+) -> None:
+    server = start("server", file_url, lasting=True)
+    for turn in (1, 2):
+        server.sql("INSERT INTO t VALUES (2)", "INSERT INTO t VALUES (3)")
+        before = server.replica.visible.txid
+        overwrite(path, copy_of_a_stop)
+        if "damaged" in how:
+            server.clock.seconds += 100
+            assert server.replica.suspect()
+        if "restart" in how:
+            server.replica.close()
+            server = start("server", file_url, lasting=True)
+        else:
+            with pytest.raises(DatabaseLocked):
+                watch(server)
+            server.clock.seconds += 3
+            watch(server)
+        assert server.rows() == stored_in(file_url, tmp_path / f"{turn}.db") == [0]
+        assert server.replica.visible.txid == before + 1
+    assert kept(path) == []
+
+
+@pytest.mark.parametrize("moved", range(1, 4))
+def test_checkpoint_that_was_killed_is_not_taken_for_a_copy(
+    server: Instance, start: StartInstance, path: Path, file_url: str, tmp_path: Path, moved: int
+) -> None:
+    """It has moved some pages, and the WAL's index does not say so."""
+    server.sql(BIG)
+    server.replica.close()
+    server = start("server", file_url, lasting=True)
+    server.sql("UPDATE t SET v = replace(v, '0', '1')")  # pages change, and their number does not
+    rows = server.rows()
+    wal = path.with_name("app.db-wal")
+    pages = sorted(committed_pages(wal).items())[:moved]
+    with RawFile(path) as file, wal.open("rb") as frames:
+        for number, offset in pages:
+            frames.seek(offset)
+            file.seek((number - 1) * 4096)
+            file.write(frames.read(4096))
+    server.replica.close()
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == rows
+    assert kept(path) == ["app.db.dive"]
+
+
+@pytest.mark.parametrize("content", [b"no database", bytes(300), b"SQLite format 3\0" + bytes(84), b"x" * 4000])
+@pytest.mark.parametrize("end", ["stop", "kill", "neither"])
+def test_what_is_less_than_a_page_is_kept_byte_for_byte(
+    server: Instance, start: StartInstance, path: Path, file_url: str, content: bytes, end: str
+) -> None:
+    if end == "stop":
+        server.replica.close()
+    elif end == "kill":
+        server.kill()
+    path.write_bytes(content)
+    later = path.stat().st_mtime_ns + 1_000_000_000
+    os.utime(path, ns=(later, later))
+    if end == "neither":
+        server.replica.close()
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == [0]
+    assert [found.read_bytes() for found in kept_whole(path)] == [content]
+
+
+def test_earlier_state_beside_the_wal_of_a_crash_is_kept(
+    start: StartInstance, copy_of_a_stop: Path, path: Path, file_url: str
+) -> None:
+    server = start("server", file_url, lasting=True)
+    server.sql("INSERT INTO t VALUES (2)")
+    server.kill()
+    overwrite(path, copy_of_a_stop)
+    later = path.stat().st_mtime_ns + 1_000_000_000
+    os.utime(path, ns=(later, later))
+    again = start("server", file_url, lasting=True)
+    assert again.rows() == [0, 2]
+    assert copy_of_a_stop.read_bytes() in [found.read_bytes() for found in kept_whole(path)]
 
 
 def test_copy_over_the_live_file_is_not_taken_while_a_shell_reads_it(

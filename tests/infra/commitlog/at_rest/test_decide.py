@@ -14,11 +14,13 @@ PAGE = Path(__file__).parents[4] / "docs" / "commit-log.md"
 # The beginning of each row, and the facts that it is about
 ROWS: dict[str, list[tuple[Facts, Do]]] = {
     "as a clean stop left it": [(Facts(File.AS_LEFT), Do.CATCH_UP)],
+    "overwritten while the service ran, and not to be told from a checkpoint of another program that was killed": [
+        (Facts(File.WHOLE, Log.UNCHANGED, on_top=OnTop.PERHAPS, unknown=Unknown.NOTHING), Do.KEEP_BESIDE),
+    ],
     "as a crash left it": [
         (Facts(File.WHOLE, Log.UNCHANGED, differs=False), Do.SERVE),
         (Facts(File.WHOLE, Log.CHANGED, differs=False), Do.SERVE),
         (Facts(File.WHOLE, Log.UNCHANGED, unknown=Unknown.NOTHING), Do.WRITE_ANEW),
-        (Facts(File.WHOLE, Log.UNCHANGED, on_top=OnTop.PERHAPS, unknown=Unknown.NOTHING), Do.WRITE_ANEW),
         (Facts(File.WHOLE, Log.CHANGED, unknown=Unknown.NOTHING), Do.WRITE_ANEW),
         (Facts(File.HALF_WRITTEN, Log.UNCHANGED, unknown=Unknown.NOTHING), Do.WRITE_ANEW),
     ],
