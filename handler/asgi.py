@@ -41,7 +41,12 @@ def create_app(service: Service) -> Starlette:
     middleware = [
         Middleware(EarlyAnswers),
         Middleware(OutsideAddress),
-        Middleware(RequestLog, metrics=service.metrics),
+        Middleware(
+            RequestLog,
+            metrics=service.metrics,
+            slow_ms=settings.slow_request_ms,
+            sample=settings.access_log_sample,
+        ),
         # around whatever may answer, so that a 500 and a 429 have them, too
         Middleware(SecurityHeaders, hsts_seconds=settings.hsts_seconds),
         *([Middleware(Cors, origins=settings.cors_origins)] if settings.cors_origins else []),

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +25,7 @@ from infra.disk.ownership import make_directories, why_not_writable
 from infra.freshness import Freshness
 from infra.served import ServedSchema
 from infra.settings import Settings
+from infra.slow_statements import SlowStatements
 from infra.sqlite_errors import translated_errors
 from infra.storage.object_store import ObjectStore
 from infra.write_queue import WATCH_SECONDS, Waiting, WriteQueue
@@ -65,6 +67,7 @@ class Database:
         commit_timeout: float = 10.0,
         freshness: float = 0.0,
         write_queue_limit: int = 1000,
+        slow_statement_ms: int = 0,
     ) -> None:
         """All in seconds: `busy_timeout` for the lock of another connection and for the writes ahead in the queue,
         `commit_timeout` for storing a commit, `freshness` the age of the state that a read may answer from.
@@ -75,6 +78,7 @@ class Database:
         self._busy_timeout = busy_timeout
         self._commit_timeout = commit_timeout
         self._max_age = freshness
+        self._slow = SlowStatements(slow_statement_ms)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._file_is_whole = threading.Lock()
         self._lasting = lasting
@@ -131,6 +135,7 @@ class Database:
     async def read_local(self, use_case: UseCase[T], session: Session | None = None) -> T:
         """Run on the reading connection, on whatever state is here."""
         session = session or Session()
+        use_case = self._slow.watched(use_case)
         deadline = self._clock.now() + self._busy_timeout
         while True:
             try:
@@ -156,7 +161,9 @@ class Database:
             await self._freshness.reach(float("-inf"), session.at_least)
         self._loop = asyncio.get_running_loop()
         arrived = self._clock.now()
-        write = Write(use_case, self._not_before(session), session.at_least)
+        # in the request's context, so that what is logged on the way has its id
+        context, watched = copy_context(), self._slow.watched(use_case)
+        write = Write(lambda db: context.run(watched, db), self._not_before(session), session.at_least)
         waiting = Waiting(write, arrived, self._loop.create_future())
         self._queue.put(waiting)
         await waiting.done
@@ -274,6 +281,7 @@ def open_database(settings: Settings, *, lasting: bool = True) -> Database:
         commit_timeout=settings.commit_timeout_seconds,
         freshness=settings.read_freshness_seconds,
         write_queue_limit=settings.write_queue_limit,
+        slow_statement_ms=settings.slow_statement_ms,
     )
 
 
