@@ -1,6 +1,6 @@
 # The images of the service: `lambda` for AWS Lambda, `server` (the last, so the default) for anywhere else; besides
-# them `test`, which runs the tests inside the image, and `s3`, a local S3 for development. No --mount and no syntax
-# line: `sam build` speaks to the builder that knows neither.
+# them `test`, which runs the tests inside the image, `s3`, a local S3 for development, and `monitoring`, Prometheus and
+# Alertmanager. No --mount and no syntax line: `sam build` speaks to the builder that knows neither.
 # Another base, or this one by its digest: --build-arg BASE_IMAGE=python:3.13-slim@sha256:...
 ARG BASE_IMAGE=base
 
@@ -18,7 +18,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check --no-warn-script-loca
 COPY core/ app/core/
 COPY infra/ app/infra/
 COPY handler/ app/handler/
-RUN chmod -R u=rwX,go=rX app && python -m compileall -q app
+RUN rm -r app/infra/monitoring && chmod -R u=rwX,go=rX app && python -m compileall -q app
 
 # What the images have in common. Nothing in it can be written by the user that it runs as
 FROM ${BASE_IMAGE} AS runtime
@@ -40,6 +40,7 @@ FROM runtime AS lambda
 RUN dpkg --purge libsqlite3-0
 ARG VERSION=dev
 ARG REVISION=unknown
+ENV REVISION=${REVISION}
 LABEL org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 ENTRYPOINT ["python", "-m", "awslambdaric"]
@@ -69,6 +70,17 @@ HEALTHCHECK --interval=3s --timeout=3s --start-period=20s \
     CMD ["python", "-c", "import http.client as h, sys; c = h.HTTPConnection('127.0.0.1', 9000, timeout=2); c.request('GET', '/_ministack/ready'); sys.exit(c.getresponse().status != 200)"]
 CMD ["ministack"]
 
+# Debian's, of the base image's release. What they read is mounted: infra/monitoring/
+FROM ${BASE_IMAGE} AS monitoring
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends prometheus prometheus-alertmanager \
+    && rm -rf /var/lib/apt/lists/* \
+    && mkdir /data \
+    && chown nobody /data
+USER nobody
+VOLUME /data
+
 FROM runtime AS server
 # The runbook's tools. `ps` is that of the base image's Debian release; `sqlite3` is the shell that APSW brings, because
 # older releases can lose commits of a live file. So the distribution's library goes, and with it Python's sqlite3
@@ -90,5 +102,6 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
 CMD ["python", "-m", "handler"]
 ARG VERSION=dev
 ARG REVISION=unknown
+ENV REVISION=${REVISION}
 LABEL org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

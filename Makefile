@@ -12,7 +12,7 @@ PIP := pip install --quiet --disable-pip-version-check --no-deps --require-hashe
 # Gives .venv the console script. `compat` puts a path there, and not code that each start of Python would run
 PIP_HERE := pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 SAM := .venv-sam/bin/sam
-FAST_TESTS := -m "not e2e" -n $(WORKERS) --dist worksteal --cov
+FAST_TESTS := -m "not e2e" -n $(WORKERS) --dist worksteal
 
 export PORT
 
@@ -48,11 +48,11 @@ serve: .venv/installed ## run the service on http://localhost:8000 (PORT=... cha
 dev: .venv/installed ## the same, and start it anew when the code changes
 	@exec $(VENV)/python -m handler.dev
 
-test: .venv/installed ## run the fast tests side by side, with coverage (WORKERS=0: one after the other)
+test: .venv/installed ## run the fast tests side by side (WORKERS=0: one after the other)
 	@$(VENV)/python -m pytest $(FAST_TESTS)
 
-test-coverage: .venv/installed ## the same, with an HTML report in htmlcov/
-	@$(VENV)/python -m pytest $(FAST_TESTS) --cov-report=term --cov-report=html
+test-coverage: .venv/installed ## the same with coverage, which takes twice as long: below 90 % it fails; a report in htmlcov/
+	@$(VENV)/python -m pytest $(FAST_TESTS) --cov --cov-report=term --cov-report=html
 
 sim: .venv/installed ## simulate the commit log under every kind of trouble (SEEDS=1000 START=0; SEED=42 shows one)
 	@$(VENV)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --start $(START))
@@ -89,6 +89,9 @@ bench-images: .venv/installed ## measure the container images, as Markdown
 bench-middleware: .venv/installed ## measure what each layer of middleware adds to a request, as Markdown
 	@$(VENV)/python -m benchmarks.middleware
 
+bench-metrics: .venv/installed ## measure what it costs to count, as Markdown
+	@$(VENV)/python -m benchmarks.metrics
+
 lint: .venv/installed ## check style and common mistakes
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
@@ -107,7 +110,7 @@ requirements: .venv/installed ## write requirements*.txt anew after a change of 
 	    --output-file $$name.txt $$name.in || exit; \
 	done
 
-audit: .venv/installed ## look for pinned packages, and parts of Swagger UI, with known fixes (MAY_SKIP=1 passes without a network)
+audit: .venv/installed ## look for pinned packages, and parts of the scripts that are served, with known fixes (MAY_SKIP=1 passes without a network)
 	@$(VENV)/python scripts/known_fixes.py $(if $(MAY_SKIP),--may-skip)
 
 type: .venv/installed ## check types
@@ -141,14 +144,14 @@ build: ## build the container image
 version: ## print the version, which core/__init__.py has
 	@sed -n 's/^__version__ = "\([^"]*\)".*/\1/p' core/__init__.py
 
-run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3)
+run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3, observability Prometheus and Grafana)
 	@mkdir -p data
 	@test "$$(stat -c %u data 2>/dev/null || echo 1000)" = 1000 || \
 	  docker run --rm --user 0 -v "$(CURDIR)/data:/app/data" $(IMAGE) chown -R 1000:1000 /app/data
 	docker compose up -d --wait
 
 stop: ## stop and remove the containers; the data stays
-	docker compose --profile s3 down
+	docker compose --profile s3 --profile observability down
 
 logs: ## follow the container's log
 	docker compose logs --follow --no-log-prefix app
@@ -165,4 +168,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf build *.egg-info .venv .venv-sam .venv-contract .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
 
-.PHONY: help install serve dev test test-coverage sim fuzz model check contract e2e bench-log bench-search bench-costs bench-images bench-middleware lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-coverage sim fuzz model check contract e2e bench-log bench-search bench-costs bench-images bench-middleware bench-metrics lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean

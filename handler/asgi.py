@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from core.errors import ServiceError
-from handler import docs, items, ops
+from handler import dashboard, docs, items, ops, status
 from handler.buckets import Buckets
 from handler.callers.gate import check_server_mode, gate_for
 from handler.middleware.authentication import Authentication
@@ -31,8 +31,10 @@ from handler.problems import EXCEPTION_HANDLERS
 from handler.service import Service, open_server_service
 from handler.startup import read_settings, refuse_to_start
 from infra.settings import Settings
+from infra.telemetry.event_loop import watch_event_loop
+from infra.telemetry.log_lines import LogLines
 
-ROUTES = [*ops.routes, *docs.routes, *items.routes]
+ROUTES = [*ops.routes, *status.routes, *dashboard.routes, *docs.routes, *items.routes]
 
 
 def create_app(service: Service) -> Starlette:
@@ -77,16 +79,22 @@ def create_app(service: Service) -> Starlette:
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     """A server's life: maintenance on a timer; at the end the WAL is moved into the file and the lock released."""
     service: Service = app.state.service
+    lines = LogLines(service.metrics).start()
+    watching = asyncio.create_task(watch_event_loop(service.metrics.loop_delayed))
+    service.watch.start(status.prober(service.database, asyncio.get_running_loop()))
     interval = service.settings.maintenance_interval_seconds
     if interval and service.maintenance:
         service.maintenance.start(interval)
     try:
         yield
     finally:
+        watching.cancel()
+        lines.stop()
         try:
             if service.maintenance:
                 await asyncio.to_thread(service.maintenance.stop)
         finally:
+            await asyncio.to_thread(service.watch.stop)
             await asyncio.to_thread(service.database.close)
 
 

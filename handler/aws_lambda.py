@@ -27,8 +27,10 @@ from handler.service import Service, open_service
 from handler.startup import read_settings, refuse_to_start
 from infra.backups.backups import open_backups
 from infra.disk.workspace import workspace_of_this_process
+from infra.objectives.watch import Condition
 from infra.settings import SERVICE, Settings
 from infra.telemetry.cloudwatch import CloudWatchMetrics
+from infra.telemetry.log_lines import LogLines
 from infra.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ _settings = read_settings()
 _handler, _formatter = configure_logging(_settings.log_level)
 _powertools = Logger(SERVICE, level=_settings.log_level, logger_handler=_handler, logger_formatter=_formatter)
 _metrics = CloudWatchMetrics()
+LogLines(_metrics).start()
 
 
 def _open(settings: Settings) -> Service:
@@ -46,7 +49,7 @@ def _open(settings: Settings) -> Service:
     settings = settings.model_copy(update={"database_path": directory / "app.db"})
     if settings.replica_url:
         return open_service(settings, _metrics, None, lasting=False)
-    backups = open_backups(settings)
+    backups = open_backups(settings, _metrics.backups_asked)
     try:
         restored = backups.restore(settings.database_path)
         logger.info("restored %s", restored.name, extra={"backup": restored.name, "rows": restored.rows})
@@ -88,7 +91,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
             return run_scheduled(_service.maintenance, event, context)
         raise ValueError("unknown event: expected an HTTP request")
     finally:
-        _metrics.flush()
+        _metrics.flush(_service.gauges)
+        _service.watch.look_at_times(Condition())
 
 
 def _answer(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -15,19 +15,23 @@ from infra.maintenance.job import open_maintenance
 from infra.maintenance.routine import MaintenanceRoutine
 from infra.settings import SERVICE
 from infra.telemetry.cloudwatch import CloudWatchMetrics
+from infra.telemetry.log_lines import LogLines
 from infra.telemetry.logs import configure_logging
 
 _settings = read_settings()
 _handler, _formatter = configure_logging(_settings.log_level)
 _powertools = Logger(SERVICE, level=_settings.log_level, logger_handler=_handler, logger_formatter=_formatter)
 _metrics = CloudWatchMetrics()
+LogLines(_metrics).start()
 
 
 def _open() -> MaintenanceRoutine:
     try:
         if not (_settings.replica_url and _settings.backup_url):
             raise SettingsError("REPLICA_URL and BACKUP_URL must be set: what is there to look after?")
-        return MaintenanceRoutine(open_maintenance(_settings, open_backups(_settings)), _metrics)
+        return MaintenanceRoutine(
+            open_maintenance(_settings, open_backups(_settings, _metrics.backups_asked), _metrics), _metrics
+        )
     except ServiceError as error:
         refuse_to_start(error)
 
@@ -43,4 +47,4 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
             raise ValueError('unknown event: expected {"action": "maintain"} or {"action": "merge"}')
         return run_scheduled(_job, event, context)
     finally:
-        _metrics.flush()
+        _metrics.flush(_job.gauges)

@@ -26,7 +26,7 @@ class Ready(BaseModel):
 
     status: Literal["ready", "degraded"]
     database: str
-    store: str = Field("", json_schema_extra=may_be_left_out)
+    store: str = Field(default="", json_schema_extra=may_be_left_out)
 
 
 class NotReady(BaseModel):
@@ -43,19 +43,23 @@ async def health(request: Request) -> Response:
 
 @operation("ready", "Whether requests can be served: a real query of the database", answers={200: Ready, 503: NotReady})
 async def ready(request: Request) -> Response:
-    database = service_of(request).database
+    found = await condition_of(service_of(request).database)
+    return JSONResponse(found.model_dump(exclude_defaults=True), 503 if isinstance(found, NotReady) else 200)
+
+
+async def condition_of(database: Database, *, ask_store: bool = True) -> Ready | NotReady:
     try:
         database.check()
         await database.read_local(probe)
     except DatabaseError as error:
-        return JSONResponse({"status": "not ready", "database": str(error)}, 503)
+        return NotReady(status="not ready", database=str(error))
     try:
         database.check_writable()
     except DatabaseError as error:
-        return JSONResponse({"status": "degraded", "database": str(error)})
-    if trouble := await _store_trouble(database):
-        return JSONResponse({"status": "degraded", "database": "connected", "store": trouble})
-    return JSONResponse({"status": "ready", "database": "connected"})
+        return Ready(status="degraded", database=str(error))
+    if ask_store and (trouble := await _store_trouble(database)):
+        return Ready(status="degraded", database="connected", store=trouble)
+    return Ready(status="ready", database="connected")
 
 
 async def _store_trouble(database: Database) -> str | None:

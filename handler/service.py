@@ -18,7 +18,10 @@ from infra.backups.backups import Backups, open_backups
 from infra.copies import Copies
 from infra.database import Database, Session, UseCase, open_database
 from infra.maintenance.job import open_maintenance
+from infra.maintenance.report import Report
 from infra.maintenance.routine import MaintenanceRoutine
+from infra.objectives.stores import stores_of
+from infra.objectives.watch import Watch
 from infra.settings import SERVICE, Settings
 from infra.telemetry.metrics import Metrics
 
@@ -34,34 +37,48 @@ class Service:
     maintenance: MaintenanceRoutine | None  # None: another process does it
     metrics: Metrics
     copies: Copies
+    watch: Watch
 
     def gauges(self) -> dict[str, float]:
-        return self.database.gauges() | (self.maintenance.gauges() if self.maintenance else {})
+        return gauges_of(self.metrics, self.database, self.maintenance)
+
+
+def gauges_of(metrics: Metrics, database: Database, maintenance: MaintenanceRoutine | None) -> dict[str, float]:
+    found = metrics.gauges() | database.gauges()
+    return found | (maintenance.gauges() if maintenance else {})
 
 
 def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, *, lasting: bool = True) -> Service:
     """Raises ServiceError when the database cannot be opened. `backups`: for maintenance, if this process is to do it;
     `lasting`: the database file outlives this process.
     """
-    database = open_database(settings, lasting=lasting)
+    database = open_database(settings, lasting=lasting, metrics=metrics)
     job = None
     if backups:
-        job = MaintenanceRoutine(open_maintenance(settings, backups), metrics, lambda: database.txid)
+        job = MaintenanceRoutine(open_maintenance(settings, backups, metrics), metrics, lambda: database.txid)
     logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
-    return Service(settings, database, job, metrics, Copies(database.log.url))
+    copies = Copies(database.log.url)
+    watch = Watch(
+        settings,
+        stores_of(settings, lambda: database.txid),
+        totals=metrics.totals,
+        gauges=lambda: gauges_of(metrics, database, job),
+        report=lambda: job.report if job else Report(),
+        lasting=lasting,
+    )
+    return Service(settings, database, job, metrics, copies, watch)
 
 
 def open_server_service(settings: Settings) -> Service:
     """Raises ServiceError when the database or the place for backups is unusable."""
-    from infra.telemetry.prometheus import PrometheusMetrics
-
-    backups = open_backups(settings)
+    metrics = Metrics()
+    backups = open_backups(settings, metrics.backups_asked)
     try:
         backups.store.check()
     except StoreUnavailable as error:
         # It may come back, and requests do not need it: the timer goes on trying and says so
         logger.error("backups cannot be made now: %s", error)
-    return open_service(settings, PrometheusMetrics(), backups)
+    return open_service(settings, metrics, backups)
 
 
 def service_of(request: Request) -> Service:

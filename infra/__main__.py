@@ -1,6 +1,7 @@
 """The operators' commands: python -m infra COMMAND, or `cloud-native-poc COMMAND`, which --help lists.
 
-Exit codes: 0 done, 1 failed (the message on stderr says what and why), 2 wrong settings or arguments.
+Exit codes: 0 done, 1 failed (the message on stderr says what and why), 2 wrong settings or arguments. `status` says by
+its own how it is: 0 well, 1 something needs attention, 3 degraded, 4 down.
 """
 
 import argparse
@@ -27,17 +28,28 @@ from infra.commitlog.upkeep import Doubt, commit_before, date_text, verify_log
 from infra.disk.ownership import give_to_owner_of
 from infra.disk.workspace import workspace, workspace_in
 from infra.inspection import open_live
+from infra.maintenance.drill import RTO_SECONDS, Drill, run_drill
 from infra.maintenance.job import Preview, open_maintenance
 from infra.maintenance.report import Report
 from infra.operators.completion import SHELLS, completion
+from infra.operators.incident import (
+    SEVERITIES,
+    LogFacts,
+    asked_of,
+    incident_report,
+    read_log,
+    write_report_file,
+)
 from infra.operators.keys import as_line, in_log, keys_in, parse_expiry, parse_name, state_of
 from infra.operators.progress import progress_display
 from infra.operators.restore import parse_moment, publish, restore_log
 from infra.operators.sql import Outcome, as_members, as_text, parts_of, run_parts
-from infra.operators.status import read_status
+from infra.operators.status import Status, read_status
 from infra.progress import Progress
 from infra.settings import SERVICE, Settings
-from infra.storage.object_store import TRANSFER_SECONDS
+from infra.storage.object_store import TRANSFER_SECONDS, ObjectStore
+
+_EXIT_CODES = {"well": 0, "attention": 1, "degraded": 3, "down": 4}  # of `status`; 2 is for wrong settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -388,14 +400,68 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(asdict(status)))
     else:
-        for name, value in asdict(status).items():
-            if name not in ("warnings", "problems"):
-                print(f"{name.replace('_', ' '):<16} {value}")
-        for warning in status.warnings:
-            print(f"warning          {warning}")
-        for problem in status.problems:
-            print(f"problem          {problem}")
-    return 1 if status.problems else 0
+        _print_status(status)
+    return _EXIT_CODES[status.state]
+
+
+def _print_status(status: Status) -> None:
+    since = f" (since {status.since})" if status.since else ""
+    print(f"{'state':<16} {status.state}{since}: {status.reason}")
+    for name, value in asdict(status).items():
+        if name not in ("state", "reason", "since", "objectives", "alerts", "warnings", "problems"):
+            print(f"{name.replace('_', ' '):<16} {value}")
+    for it in status.objectives:
+        left = "" if it["budget_left"] is None else f"; {100 * it['budget_left']:.0f} % of the budget left"
+        print(f"{'objective':<16} {it['state']:<8} {it['title']} {it['target']}: {it['reason']}{left}")
+    for it in status.alerts:
+        print(f"{'alert':<16} {it['severity']} {it['name']} since {it['since']}: {it['summary']} See {it['runbook']}")
+    for warning in status.warnings:
+        print(f"warning          {warning}")
+    for problem in status.problems:
+        print(f"problem          {problem}")
+
+
+def _drill(settings: Settings, options: argparse.Namespace) -> int:
+    log, store = _open_log(settings), ObjectStore(settings.replica_url)
+    with progress_display(not options.json) as progress:
+        drill = run_drill(log, store, open_backups(settings), progress)
+    if options.json:
+        print(json.dumps({**asdict(drill), "duration_seconds": drill.duration_seconds}))
+    else:
+        _print_drill(drill)
+    return 1 if drill.problems else 0
+
+
+def _print_drill(drill: Drill) -> None:
+    for problem in drill.problems:
+        print(f"problem: {problem}")
+    for restored in filter(None, (drill.log, drill.backup)):
+        rows, txid = _rows(restored.rows), restored.txid or "unknown"
+        lacks = f"the writes of the last {restored.lacks_seconds:,.0f} s" if restored.lacks_seconds else "nothing"
+        print(f"{restored.source}, TXID {txid}: {rows}; restored in {restored.seconds:.1f} s, lacks {lacks}")
+    if (took := drill.duration_seconds) is not None:
+        print(f"the slower way took {took:.1f} s (RTO); the objective is {RTO_SECONDS:,.0f} s")
+
+
+def _incident(settings: Settings, options: argparse.Namespace) -> int:
+    log = _log_facts(options.log) if options.log else LogFacts()
+    text = incident_report(settings, options.title, options.severity, log, asked_of(settings))
+    if options.output == "-":
+        print(json.dumps({"report": text}) if options.json else text)
+        return 0
+    path = write_report_file(Path(options.output), text)
+    print(json.dumps({"file": str(path)}) if options.json else f"{path} is there to be completed")
+    return 0
+
+
+def _log_facts(name: str) -> LogFacts:
+    if name == "-":
+        return read_log(sys.stdin.buffer)
+    try:
+        with Path(name).open("rb") as file:
+            return read_log(file)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{name!r} cannot be read: {error}") from error
 
 
 def _print_manifest(what: str, manifest: Manifest, options: argparse.Namespace) -> None:
@@ -482,8 +548,18 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("name", nargs="?", help="a name from `backups`, or `latest`: check that backup instead")
     changes = command("changes", _changes, "show a kept app.db.changes-... file as SQL")
     changes.add_argument("file", type=Path, help="it names rows of the database at DATABASE_PATH")
+    command("drill", _drill, "restore newest state and newest backup into scratch, check them, measure RTO and RPO")
+    incident = command("incident", _incident, "begin the report of an incident, with what can be known filled in")
+    incident.add_argument("title", help="what happened, in a few words")
+    incident.add_argument("--severity", choices=SEVERITIES, help="that of the worst alert unless given")
+    incident.add_argument(
+        "--log", metavar="FILE", help="the service's lines, for errors and starts; - is standard input"
+    )
+    help = "where the new file is to be, incidents unless given; - prints it"
+    incident.add_argument("-o", "--output", metavar="DIRECTORY", default="incidents", help=help)
     command("log", _log, "what the commit log holds: ranges, sizes, times")
-    command("status", _status, "database, owner, backup, maintenance; exit code 1 if something needs attention")
+    help = "objectives, alerts, database, backup, maintenance; exit code 1: needs attention, 3: degraded, 4: down"
+    command("status", _status, help)
     return parser
 
 

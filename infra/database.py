@@ -6,10 +6,11 @@ when a commit begins share it, each in a savepoint of its own.
 
 import asyncio
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +29,7 @@ from infra.settings import Settings
 from infra.slow_statements import SlowStatements
 from infra.sqlite_errors import translated_errors
 from infra.storage.object_store import ObjectStore
+from infra.telemetry.metrics import Metrics
 from infra.write_queue import WATCH_SECONDS, Waiting, WriteQueue
 
 logger = logging.getLogger(__name__)
@@ -68,9 +70,11 @@ class Database:
         freshness: float = 0.0,
         write_queue_limit: int = 1000,
         slow_statement_ms: int = 0,
+        queued: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """All in seconds: `busy_timeout` for the lock of another connection and for the writes ahead in the queue,
-        `commit_timeout` for storing a commit, `freshness` the age of the state that a read may answer from.
+        `commit_timeout` for storing a commit, `freshness` the age of the state that a read may answer from; `queued`:
+        whom to tell how long each write has waited for its turn.
         """
         self.path = path
         self.log = log
@@ -104,6 +108,7 @@ class Database:
             commit_timeout=commit_timeout,
             most_waiting=write_queue_limit,
             watch_seconds=WATCH_SECONDS if lasting else None,
+            queued=queued,
         )
 
     @property
@@ -123,6 +128,7 @@ class Database:
         """
         session = session or Session()
         not_before = self._not_before(session)
+        use_case = self._timed(use_case)
         await self._freshness.reach(not_before, session.at_least)
         try:
             return await self.read_local(use_case, session)
@@ -136,18 +142,34 @@ class Database:
         """Run on the reading connection, on whatever state is here."""
         session = session or Session()
         use_case = self._slow.watched(use_case)
-        deadline = self._clock.now() + self._busy_timeout
-        while True:
+        begun, waited = self._clock.now(), 0.0
+        try:
+            while True:
+                try:
+                    with self._file_is_whole, translated_errors(self.path):
+                        try:
+                            return use_case(self._replica.reader)
+                        finally:
+                            session.shown = self._replica.stored.txid  # after it: it may have seen a new commit
+                except errors.DatabaseLocked:
+                    waited = self._clock.now() - begun
+                    self.log.observer.lock_met()
+                    if waited >= self._busy_timeout:
+                        raise
+                    await asyncio.sleep(_BUSY_POLL_SECONDS)
+        finally:
+            if waited:
+                self.log.observer.lock_waited(waited)
+
+    def _timed(self, use_case: UseCase[T]) -> UseCase[T]:
+        def timed(db: peewee.Database) -> T:
+            started = time.perf_counter()
             try:
-                with self._file_is_whole, translated_errors(self.path):
-                    try:
-                        return use_case(self._replica.reader)
-                    finally:
-                        session.shown = self._replica.stored.txid  # after the query, which may have seen a new commit
-            except errors.DatabaseLocked:
-                if self._clock.now() >= deadline:
-                    raise
-                await asyncio.sleep(_BUSY_POLL_SECONDS)
+                return use_case(db)
+            finally:
+                self.log.observer.query_finished("read", time.perf_counter() - started)
+
+        return timed
 
     async def write(self, use_case: UseCase[T], session: Session | None = None) -> T:
         """Run in a transaction, with whatever else waits; when this returns, the commit is in the log.
@@ -161,9 +183,7 @@ class Database:
             await self._freshness.reach(float("-inf"), session.at_least)
         self._loop = asyncio.get_running_loop()
         arrived = self._clock.now()
-        # in the request's context, so that what is logged on the way has its id
-        context, watched = copy_context(), self._slow.watched(use_case)
-        write = Write(lambda db: context.run(watched, db), self._not_before(session), session.at_least)
+        write = Write(self._slow.watched(use_case), self._not_before(session), session.at_least)
         waiting = Waiting(write, arrived, self._loop.create_future())
         self._queue.put(waiting)
         await waiting.done
@@ -199,13 +219,16 @@ class Database:
             raise errors.DatabaseUnavailable(reason)
 
     def gauges(self) -> dict[str, float]:
-        """Bytes of the database and of its write-ahead log, writes that wait, the newest commit."""
-        wal = self.path.with_name(self.path.name + "-wal")
+        """What the file, its volume and its place in the log are now, by the names of infra/telemetry/catalogue.py."""
+        wal, shown = self.path.with_name(self.path.name + "-wal"), self.txid
         return {
             "database_size_bytes": _size(self.path),
             "database_wal_size_bytes": _size(wal),
             "database_writes_waiting": len(self._queue),
-            "commit_log_txid": self.txid,
+            "commit_log_txid": shown,
+            "commit_log_lag_commits": max(0, self.log.head.known_end - shown),
+            "commit_log_unsaved_seconds": self._replica.unsaved_seconds(),
+            **_volume(self.path.parent),
         }
 
     def close(self) -> None:
@@ -269,12 +292,13 @@ class Database:
         done.result()
 
 
-def open_database(settings: Settings, *, lasting: bool = True) -> Database:
+def open_database(settings: Settings, *, lasting: bool = True, metrics: Metrics | None = None) -> Database:
     clock = Clock()
+    metrics = metrics or Metrics()
     ObjectStore(settings.replica_url).check_directories()
     return Database(
         settings.database_path,
-        open_log(settings.replica_url, clock),
+        open_log(settings.replica_url, clock, observer=metrics),
         clock,
         lasting=lasting,
         busy_timeout=settings.busy_timeout_seconds,
@@ -282,6 +306,7 @@ def open_database(settings: Settings, *, lasting: bool = True) -> Database:
         freshness=settings.read_freshness_seconds,
         write_queue_limit=settings.write_queue_limit,
         slow_statement_ms=settings.slow_statement_ms,
+        queued=metrics.write_queued,
     )
 
 
@@ -290,6 +315,17 @@ def _make_directory(directory: Path) -> None:
         make_directories(directory)
     except OSError as error:
         raise errors.DatabaseUnavailable(f"Cannot create the directory {directory}: {error.strerror}") from error
+
+
+def _volume(directory: Path) -> dict[str, float]:
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return {}
+    return {
+        "data_volume_free_bytes": found.f_bavail * found.f_frsize,
+        "data_volume_size_bytes": found.f_blocks * found.f_frsize,
+    }
 
 
 def _size(path: Path) -> int:

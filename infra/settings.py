@@ -60,11 +60,19 @@ class Settings(BaseModel):
     slow_statement_ms: int = Field(50, alias="SLOW_STATEMENT_MS", ge=0)
     auth_mode: Literal["keys", "iam", "jwt", "none"] | None = Field(None, alias="AUTH_MODE")
     docs_open: bool = Field(True, alias="DOCS_OPEN")
+    runbook_url: str = Field("", alias="RUNBOOK_URL")
     jwt_issuer: str = Field("", alias="JWT_ISSUER")
     jwt_audience: str = Field("", alias="JWT_AUDIENCE")
     jwt_jwks_url: str = Field("", alias="JWT_JWKS_URL")
     jwt_scope_prefix: str = Field("", alias="JWT_SCOPE_PREFIX")
     iam_ops_arns: tuple[str, ...] = Field((), alias="IAM_OPS_ARNS")
+
+    @field_validator("runbook_url")
+    @classmethod
+    def _is_page(cls, url: str) -> str:
+        if url and not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname):
+            raise ValueError("is no address of a page: give one like https://example.com/RUNBOOK.md")
+        return url
 
     @field_validator("jwt_jwks_url")
     @classmethod

@@ -49,9 +49,11 @@ class WriteQueue:
         commit_timeout: float,
         most_waiting: int,
         watch_seconds: float | None,
+        queued: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """In seconds: `busy_timeout`, how long a write may have waited for those ahead of it; `commit_timeout`, how
-        long a commit is tried; `watch_seconds`, how often the file is looked after, None for never.
+        long a commit is tried; `watch_seconds`, how often the file is looked after, None for never; `queued`:
+        whom to tell how long each write has waited for its turn.
         """
         self._replica = replica
         self._clock = clock
@@ -59,6 +61,7 @@ class WriteQueue:
         self._commit_timeout = commit_timeout
         self._most_waiting = most_waiting
         self._watch_seconds = watch_seconds
+        self._queued = queued
         self._is_watch_failing = False
         self._queue: SimpleQueue[Waiting | Job | None] = SimpleQueue()
         self._watch_due = time.monotonic() + (watch_seconds or 0.0)
@@ -161,6 +164,7 @@ class WriteQueue:
         now = self._clock.now()
         writes = []
         for waiting in group:
+            waiting.write.context.run(self._queued, now - waiting.arrived)
             if now - waiting.arrived > self._busy_timeout > 0:
                 waiting.write.error = DatabaseLocked("The writes ahead took too long: a lock, or a slow store.")
             else:

@@ -1,7 +1,7 @@
 """Name what is pinned or served here and has a vulnerability with a known fix: make audit
 
-Asks https://osv.dev about every version in requirements*.txt, and about the libraries inside the Swagger UI that is
-served, which no list of packages shows. Exit code 0: none; 1: some, named on stdout; 2: it cannot be asked.
+Asks https://osv.dev about every version in requirements*.txt, and about the libraries inside the scripts that
+are served, which no list of packages shows. Exit code 0: none; 1: some, named on stdout; 2: it cannot be asked.
 """
 
 import argparse
@@ -20,10 +20,17 @@ ROOT = Path(__file__).resolve().parent.parent
 ACCEPTED: dict[str, str] = {}
 
 _PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)", re.MULTILINE)
-_INSIDE_SWAGGER_UI = {
-    "swagger-ui-dist": r'\bPACKAGE_VERSION:"([\d.]+)"',
-    "dompurify": r'\bDOMPurify\.version="([\d.]+)"',
-    "autolinker": r'\bAutolinker\.version="([\d.]+)"',
+# Of each script that is served, where it is (in which package) and how it names what is inside
+_INSIDE = {
+    ("flask_swagger_ui", "dist/swagger-ui-bundle.js"): {
+        "swagger-ui-dist": r'\bPACKAGE_VERSION:"([\d.]+)"',
+        "dompurify": r'\bDOMPurify\.version="([\d.]+)"',
+        "autolinker": r'\bAutolinker\.version="([\d.]+)"',
+    },
+    ("chartkick", "django/static/chartkick/Chart.bundle.js"): {
+        "chart.js": r"^ \* Chart\.js v([\d.]+)$",
+        "date-fns": r"^ \* date-fns v([\d.]+)$",
+    },
 }
 
 
@@ -39,13 +46,16 @@ def pinned() -> set[Package]:
 
 
 def served() -> set[Package]:
-    spec = find_spec("flask_swagger_ui")
-    assert spec is not None
-    bundle = Path(str(spec.origin)).parent.joinpath("dist", "swagger-ui-bundle.js").read_text()
-    found = {name: re.findall(pattern, bundle) for name, pattern in _INSIDE_SWAGGER_UI.items()}
-    if unclear := [name for name, versions in found.items() if len(versions) != 1]:
-        raise ValueError(f"the bundle of Swagger UI does not say which {unclear[0]} it has: look how it does now")
-    return {Package("npm", name, versions[0]) for name, versions in found.items()}
+    packages = set()
+    for (package, path), patterns in _INSIDE.items():
+        spec = find_spec(package)
+        assert spec is not None
+        script = Path(str(spec.origin)).parent.joinpath(path).read_text()
+        found = {name: re.findall(pattern, script, re.MULTILINE) for name, pattern in patterns.items()}
+        if unclear := [name for name, versions in found.items() if len(versions) != 1]:
+            raise ValueError(f"the script of {package} does not say which {unclear[0]} it has: look how it does now")
+        packages |= {Package("npm", name, versions[0]) for name, versions in found.items()}
+    return packages
 
 
 def vulnerabilities(api: str, packages: list[Package]) -> dict[str, list[Package]]:

@@ -32,7 +32,7 @@ from infra.database import Database, open_database
 from infra.settings import Settings
 from tests.described import assert_described
 from tests.infra.storage.certificates import Authority
-from tests.log_lines import Watch
+from tests.log_watch import Watch
 
 hypothesis.settings.register_profile("plain", deadline=None)  # the time an example takes is no property
 hypothesis.settings.load_profile("plain")

@@ -63,10 +63,12 @@ def audit(api: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_swagger_ui_that_is_served_is_none_with_a_known_fix() -> None:
+def test_what_is_served_to_browsers_is_none_with_a_known_fix() -> None:
     versions = {package.name: tuple(map(int, package.version.split("."))) for package in served()}
     assert versions["swagger-ui-dist"] >= (5, 32, 5)
     assert versions["dompurify"] > (3, 2, 4)
+    assert versions["chart.js"] >= (4, 0)
+    assert versions["date-fns"] >= (2, 29)
 
 
 def test_every_pin_and_every_part_is_asked_about(api: Api) -> None:

@@ -7,6 +7,7 @@ from core.api_keys import Scope
 _DOCS = re.compile(r"/docs(/[^/]*)?|/openapi\.json")
 _ACCESS = (
     (re.compile(r"/health|/ready"), None),
+    (re.compile(r"/dashboard(/[^/]*)?"), None),  # a page without data: its script asks /ops, with the key of who looks
     # each of these with all that begins like it: the router takes "/metrics\n" for it, too
     (re.compile(r"/(metrics|dashboard|ops).*", re.DOTALL), Scope.OPS),
 )

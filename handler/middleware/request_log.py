@@ -40,6 +40,7 @@ class RequestLog:
         scope.setdefault("state", {})["request_id"] = request_id
         set_context_keys(request_id=request_id, route=_Route(scope), **_trace(scope))  # type: ignore[arg-type]
         status, is_answered = 500, False
+        self.metrics.in_flight += 1
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, is_answered
@@ -53,6 +54,7 @@ class RequestLog:
             status = status if is_answered else _NOBODY_LEFT
         finally:
             seconds = time.perf_counter() - started
+            self.metrics.in_flight -= 1
             self.metrics.request_finished(_method(scope), _route(scope), status, seconds)
             self._log(scope, status, round(seconds * 1000, 3))
             clear_context_keys()

@@ -40,7 +40,7 @@ from infra.inspection import Contents, inspect, make_single_file
 from infra.progress import Progress, no_progress
 from infra.served import check_image
 from infra.settings import Settings
-from infra.storage.object_store import TRANSFER_SECONDS, ObjectStore
+from infra.storage.object_store import TRANSFER_SECONDS, Asked, ObjectStore, nobody_asks
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +74,12 @@ class Manifest:
 _MANIFEST = TypeAdapter(Manifest)
 
 
-def open_backups(settings: Settings) -> "Backups":
-    """Raises StoreError when the place cannot be used."""
+def open_backups(settings: Settings, asked: Asked = nobody_asks) -> "Backups":
+    """Raises StoreError when the place cannot be used. `asked`: whom to tell of each request to it."""
     hourly, daily = settings.backup_keep_hourly_days, settings.backup_keep_daily_days
     retention = Retention(hourly=timedelta(days=hourly), daily=timedelta(days=daily))
-    bulk = ObjectStore(settings.backup_url, timeout=TRANSFER_SECONDS)
-    return Backups(ObjectStore(settings.backup_url), retention, bulk)
+    bulk = ObjectStore(settings.backup_url, timeout=TRANSFER_SECONDS, asked=asked)
+    return Backups(ObjectStore(settings.backup_url, asked=asked), retention, bulk)
 
 
 class Backups:

@@ -24,6 +24,7 @@ from infra.commitlog.chain import START, LogObject, Position
 from infra.commitlog.defences import OUT_OF_PROPORTION, defend, in_proportion, open_database
 from infra.commitlog.group import Write
 from infra.commitlog.log import CommitLog, open_log
+from infra.commitlog.observer import Observer, Unobserved
 from infra.commitlog.replica import Replica
 from infra.commitlog.schema import is_new, opened_image
 from infra.commitlog.soundness import soundness_of
@@ -34,8 +35,10 @@ __all__ = [
     "START_SECONDS",
     "CommitLog",
     "LogObject",
+    "Observer",
     "Position",
     "Replica",
+    "Unobserved",
     "Write",
     "defend",
     "in_proportion",

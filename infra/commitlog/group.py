@@ -1,7 +1,9 @@
 """Writes that share a transaction, and so a commit: each in a savepoint of its own."""
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import apsw
@@ -9,6 +11,7 @@ import peewee
 
 from core import errors
 from infra.clock import Clock
+from infra.commitlog.observer import Observer
 from infra.commitlog.open_file import OpenFile, SavepointLost
 from infra.sqlite_errors import root_cause, translated_errors
 
@@ -36,6 +39,8 @@ class Write:
     result: Any = None
     error: Exception | None = None
     shown: int = 0  # the newest commit that the outcome reflects, a TXID
+    has_run: bool = False
+    context: Context = field(default_factory=copy_context)  # of whoever asks: the use case runs in it
 
     def outcome(self) -> Any:
         """Return what the use case has returned, or raise what became of it."""
@@ -52,7 +57,7 @@ class Aborted(Exception):
         self.write = write
 
 
-def run_together(writes: Sequence[Write], file: OpenFile, clock: Clock, deadline: float) -> None:
+def run_together(writes: Sequence[Write], file: OpenFile, clock: Clock, deadline: float, observer: Observer) -> None:
     """Run writes in one transaction and set the outcome of each. Raises Aborted when one of them has ended it, and what
     the commit raises.
     """
@@ -60,7 +65,7 @@ def run_together(writes: Sequence[Write], file: OpenFile, clock: Clock, deadline
     with file.transaction():
         for write in writes:
             file.run_until = min(deadline, clock.now() + share)
-            _run(write, file)
+            _run(write, file, observer)
         if len(writes) == 1 and writes[0].error:
             raise Aborted(writes[0])  # what its savepoint has undone would be a commit of nothing
 
@@ -74,17 +79,22 @@ def fail_together(writes: Sequence[Write], error: Exception) -> None:
             write.error = error
 
 
-def _run(write: Write, file: OpenFile) -> None:
+def _run(write: Write, file: OpenFile, observer: Observer) -> None:
     """In a savepoint, so that its failure undoes nothing but itself. Raises Aborted when that is not possible."""
-    write.result, write.error = None, None
+    if write.has_run:
+        observer.use_case_repeated()
+    write.result, write.error, write.has_run = None, None, True
+    started = time.perf_counter()
     try:
         with file.savepoint(), translated_errors(file.path):
-            write.result = write.use_case(file.writer)
+            write.result = write.context.run(write.use_case, file.writer)
     except SavepointLost as lost:
         write.result, write.error = None, root_cause(lost.cause, file.path)
         raise Aborted(write) from None
     except Exception as error:
         write.error = error
+    finally:
+        write.context.run(observer.query_finished, "write", time.perf_counter() - started)
     # Alone it may take its time; and what is made of damaged pages must not become history
     if isinstance(write.error, errors.TransactionTooSlow | errors.DatabaseDamaged):
         raise Aborted(write)

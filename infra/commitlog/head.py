@@ -58,6 +58,11 @@ class Head:
         """Take down that the log ended at this TXID; `asked`: by the clock, before the store was asked."""
         self._seen = asked, txid
 
+    @property
+    def known_end(self) -> int:
+        """The TXID at which the log was last seen to end."""
+        return self._seen[1]
+
     def seen_at(self, txid: int) -> float:
         """Return when the log was last seen to end at this TXID, by the clock; -inf when it was seen to be longer."""
         moment, end = self._seen

@@ -47,6 +47,7 @@ from infra.commitlog.commit_clock import CommitClock
 from infra.commitlog.create_probe import prove_create_if_absent
 from infra.commitlog.head import LOOKS, Head, call_it_a_gap_unless
 from infra.commitlog.objects import PARALLEL_READS, SMALL, Objects, Reads, closed_on_error, commit_object
+from infra.commitlog.observer import Observer, Unobserved
 from infra.progress import Progress, no_progress
 from infra.storage.object_store import LARGE_OBJECT_SECONDS, SMALL_OBJECT_SECONDS, ObjectStore
 
@@ -75,11 +76,13 @@ class CommitLog:
         rng: random.Random,
         parallel: int = PARALLEL_READS,
         likely_seconds: float | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """`quick` does one attempt with a short time-out, `bulk` one that has time for large objects. `parallel`: how
-        many small objects are read at once. `likely_seconds`: see Head.
+        many small objects are read at once. `likely_seconds`: see Head. `observer`: of all that is done to this log.
         """
         self.url = quick.url
+        self.observer = observer or Unobserved()
         self.objects = Objects(quick, bulk, clock, parallel)
         self._quick = quick
         self._bulk = bulk
@@ -311,11 +314,14 @@ class CommitLog:
             timestamp = self._dated_after(position)
         except StoreError as error:
             raise CommitNotStored(str(error)) from error
+        started = self._clock.now()
         log_id = position.log_id or self._drawn_id()
         txid = position.txid + 1
         header = ltx.Header(page_size, size, txid, txid, timestamp, position.checksum, self._drawn_id(), log_id)
-        after = self._create_next(position, _Attempt(header, *ltx.encode(header, pages)), deadline)
+        attempt = _Attempt(header, *ltx.encode(header, pages))
+        after = self._create_next(position, attempt, deadline)
         self._commit_clock.stored(after.txid)
+        self.observer.commit_stored(len(attempt.body), self._clock.now() - started)
         return after
 
     def _dated_after(self, position: Position) -> int:
@@ -484,11 +490,15 @@ class _Read:
             self._progress("restore", self._done, self._total)
 
 
-def open_log(url: str, clock: Clock, bulk_timeout: float = LARGE_OBJECT_SECONDS) -> CommitLog:
-    """Return the log at this URL; nothing is asked of it yet. `bulk_timeout`: seconds for one large object.
+def open_log(
+    url: str, clock: Clock, bulk_timeout: float = LARGE_OBJECT_SECONDS, observer: Observer | None = None
+) -> CommitLog:
+    """Return the log at this URL; nothing is asked of it yet. `bulk_timeout`: seconds for one large object. `observer`:
+    of all that is done to this log.
 
     Raises StoreRefused when the place cannot be used.
     """
-    quick = ObjectStore(url, timeout=SMALL_OBJECT_SECONDS, retries=0)
-    bulk = ObjectStore(url, timeout=bulk_timeout, retries=0)
-    return CommitLog(quick, bulk, clock, random.SystemRandom())
+    observer = observer or Unobserved()
+    quick = ObjectStore(url, timeout=SMALL_OBJECT_SECONDS, retries=0, asked=observer.log_asked)
+    bulk = ObjectStore(url, timeout=bulk_timeout, retries=0, asked=observer.log_asked)
+    return CommitLog(quick, bulk, clock, random.SystemRandom(), observer=observer)

@@ -41,7 +41,8 @@ _REDO_SECONDS = 1.0  # how long another program's changes may keep requests wait
 class Replica:
     """A file that is a prefix of the log.
 
-    What asks about it (`reader`, `visible`, `stored`, `is_fresh`, `is_current`, `check`, `check_reached`) and `suspect`
+    What asks about it (`reader`, `visible`, `stored`, `is_fresh`, `is_current`, `check`, `check_reached`,
+    `unsaved_seconds`) and `suspect`
     are for any thread, all else is for one. Raises what CommitLog raises, and DatabaseError when the file itself cannot
     be used.
     """
@@ -71,6 +72,7 @@ class Replica:
         self._busy_timeout = busy_timeout
         self._unsettled = 0  # the TXID of the last write whose outcome is unknown: somebody must take it
         self._condition = Condition.UNSETTLED
+        self._unsaved_since: float | None = None  # by the clock: others have, perhaps, committed what is not stored
         self._healed = float("-inf")  # by the clock: when SQLite's word that it is damaged was last looked into
         schema = schema or AnySchema()
         self.at_rest = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout, schema=schema)
@@ -242,6 +244,13 @@ class Replica:
             self._condition = Condition.SUSPECT
         return self._condition is Condition.SUSPECT
 
+    def unsaved_seconds(self) -> float:
+        """Say how long other programs' commits have been in the file and not in the log, as far as was seen; any thread
+        may ask.
+        """
+        since = self._unsaved_since
+        return 0.0 if since is None else self._clock.now() - since
+
     def catch_up(self, limit: int | None = None) -> bool:
         """Apply what is new in the log, up to `limit` objects of it; returns whether there was anything."""
         if self._condition is not Condition.SERVED:
@@ -281,7 +290,7 @@ class Replica:
         """Do the work that sets the outcome of these writes until what it commits is in the log; without any, they
         share a transaction.
         """
-        work = work or partial(run_together, writes, self.file, self._clock, deadline)
+        work = work or partial(run_together, writes, self.file, self._clock, deadline, self.log.observer)
         self._fairness.before_first_attempt()
         for conflicts in count(1):
             try:
@@ -298,8 +307,10 @@ class Replica:
                 continue
             except errors.CommitOutcomeUnknown as error:
                 self._unsettled = error.txid
+                self.log.observer.outcome_unknown()
                 raise
             except errors.CommitConflict as error:
+                self.log.observer.commit_conflicted()
                 if self._clock.now() >= deadline:
                     raise errors.CommitNotStored("Other instances were faster every time.") from error
                 # The commit that was lost to is all that is known to be new; asking for more would take another turn
@@ -318,6 +329,8 @@ class Replica:
             # What commits nothing was a read
             if not committed and self._is_outdated(writes):
                 continue
+            if committed:
+                self.log.observer.commit_shared(sum(not write.error for write in writes))
             for write in writes:
                 write.shown = self.visible.txid
                 if write.txid > write.shown and (write.error or not committed):
@@ -370,31 +383,43 @@ class Replica:
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Again and again while another program holds a lock, which may in turn be waiting for the anchor to move."""
-        until = self._clock.now() + self._busy_timeout
-        while True:
-            try:
-                return attempt()
-            except errors.DatabaseLocked:
-                if self._clock.now() >= until:
-                    raise
-                self._clock.sleep(_BUSY_POLL_SECONDS)
-                with suppress(errors.DatabaseLocked):
-                    if self._is_connected:
-                        self._ship_others(until)
+        begun, waited = self._clock.now(), 0.0
+        until = begun + self._busy_timeout
+        try:
+            while True:
+                try:
+                    return attempt()
+                except errors.DatabaseLocked as error:
+                    now = self._clock.now()
+                    waited = now - begun
+                    if error.__cause__:  # SQLite's word, and not our own care
+                        self.log.observer.lock_met()
+                    if now >= until:
+                        raise
+                    self._clock.sleep(_BUSY_POLL_SECONDS)
+                    with suppress(errors.DatabaseLocked):
+                        if self._is_connected:
+                            self._ship_others(until)
+        finally:
+            if waited:
+                self.log.observer.lock_waited(waited)
 
     def _ship_others(self, deadline: float) -> None:
         """Store what other programs have committed to the file."""
         self.committer.deadline = deadline
+        self._note_unsaved(True)
         try:
             shipped = self.file.ship_others()
         finally:
             self.visible = self.stored  # the first of several may be stored, and what they changed is shown already
+        self._note_unsaved(bool(self.at_rest.waiting))
         if shipped:
             logger.info("another program's changes of %s are commit %016x", self.path, self.stored.txid)
 
     def _redo(self) -> None:
         """Commit what other programs had changed on top of a state that was not the newest any more."""
         for path in list(self.at_rest.waiting):
+            self._note_unsaved(True)
             changeset = path.read_bytes()
 
             def use_case(db: peewee.Database, changeset: bytes = changeset) -> None:
@@ -415,6 +440,13 @@ class Replica:
                 self.at_rest.remove_changes(path)
                 txid = self.stored.txid
                 logger.info("another program's changes of %s, done again, are commit %016x", self.path, txid)
+            self._note_unsaved(bool(self.at_rest.waiting))
+
+    def _note_unsaved(self, is_there: bool) -> None:
+        if not is_there:
+            self._unsaved_since = None
+        elif self._unsaved_since is None:
+            self._unsaved_since = self._clock.now()
 
     # Replacing the file
 
@@ -473,6 +505,7 @@ class Replica:
             self.at_rest.position_file.note(position)
         self.at_rest.keep_hold_of_wal()
         self._condition = Condition.SERVED
+        self._note_unsaved(bool(self.at_rest.waiting))
 
     def _disconnect(self, condition: Condition) -> None:
         self._condition = condition

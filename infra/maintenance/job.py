@@ -13,6 +13,7 @@ from pathlib import Path
 
 from core.errors import (
     BackupDamaged,
+    DatabaseDamaged,
     LogDamaged,
     MaintenanceCancelled,
     MaintenanceOutOfTime,
@@ -22,7 +23,7 @@ from core.errors import (
 from infra.backups.backups import Backups, Manifest
 from infra.backups.retention import ExpiredBackup
 from infra.clock import Clock
-from infra.commitlog import LogObject, Position, open_log
+from infra.commitlog import LogObject, Observer, Position, Unobserved, open_log
 from infra.commitlog.upkeep import COMMITS, Compactor, ExpiredObject, Keep, MaintenanceStore, Snapshots, expired
 from infra.disk.workspace import workspace
 from infra.inspection import Contents, inspect
@@ -100,6 +101,7 @@ class Maintenance:
             started_at=now,
             last_success=previous.last_success,
             verified=previous.verified,
+            unsound=previous.unsound,
             misdated=previous.misdated,
             unchecked=previous.unchecked,
             host=self._host_time(previous, now),
@@ -123,9 +125,11 @@ class Maintenance:
             logger.warning("%s", error)
         except ServiceError as error:
             report.problems.append(str(error))
+            report.unsound |= isinstance(error, LogDamaged | BackupDamaged | DatabaseDamaged)
         report.finished_at = report.started_at + self._clock.now() - begun
         if report.succeeded:
             report.last_success = report.finished_at
+            report.unsound = False
         try:
             write_report(self._store, report)
         except StoreError as error:
@@ -282,15 +286,15 @@ class Maintenance:
             self.steps.misdated = None
 
 
-def open_maintenance(settings: Settings, backups: Backups) -> Maintenance:
+def open_maintenance(settings: Settings, backups: Backups, observer: Observer | None = None) -> Maintenance:
     """Raises StoreError when the log's place cannot be used."""
-    clock = Clock()
-    store = ObjectStore(settings.replica_url, timeout=TRANSFER_SECONDS)
+    clock, observer = Clock(), observer or Unobserved()
+    store = ObjectStore(settings.replica_url, timeout=TRANSFER_SECONDS, asked=observer.log_asked)
     keep = Keep(
         commits=timedelta(hours=settings.keep_commits_hours),
         runs=timedelta(days=settings.keep_runs_days),
         daily=timedelta(days=settings.keep_daily_days),
     )
-    steps = Compactor(open_log(settings.replica_url, clock, TRANSFER_SECONDS), store, clock)
+    steps = Compactor(open_log(settings.replica_url, clock, TRANSFER_SECONDS, observer), store, clock)
     boot = read_boot if store.url.startswith("file:") else None
     return Maintenance(steps, store, backups, keep, clock, boot=boot)

@@ -3,9 +3,10 @@
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -19,6 +20,8 @@ NAME = "maintenance.json"
 
 _CLOCK_TOLERANCE_SECONDS = 24 * 3600
 _MOST_CHUNKS = 4  # of some megabytes each; what is longer was cut off, and is no report
+
+T = TypeVar("T")
 
 Txid = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 Moment = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -51,6 +54,7 @@ class Report:
     verified: Verified | None = None
     unfinished: bool = False  # the time was over; the next run goes on
     problems: list[str] = field(default_factory=list)
+    unsound: bool = False  # log or backup, by the last proof that came to a verdict
     misdated: Misdated | None = None  # among the commits that are kept by themselves
     unchecked: list[str] = field(default_factory=list)  # what SQLite lacks something for, by the last proof
     host: HostTime | None = None  # of a log in a directory
@@ -76,16 +80,21 @@ _REPORT = TypeAdapter(Report)
 
 def read_report(store: MaintenanceStore) -> Report:
     """An empty one when there is none."""
+    return read_note(store, NAME, _REPORT, lambda report: report.last_success) or Report()
+
+
+def read_note(store: MaintenanceStore, name: str, kind: TypeAdapter[T], moment: Callable[[T], float]) -> T | None:
+    """Read what was kept under this name beside the log; None, and a WARNING, for what cannot be believed."""
     try:
-        report = _REPORT.validate_json(b"".join(islice(store.read(NAME), _MOST_CHUNKS)))
-        if report.last_success <= time.time() + _CLOCK_TOLERANCE_SECONDS:
-            return report
-        logger.warning("%s/%s is of a time to come, and ignored", store.url, NAME)
+        note = kind.validate_json(b"".join(islice(store.read(name), _MOST_CHUNKS)))
+        if moment(note) <= time.time() + _CLOCK_TOLERANCE_SECONDS:
+            return note
+        logger.warning("%s/%s is of a time to come, and ignored", store.url, name)
     except ObjectMissing:
         pass
     except ValidationError as error:
-        logger.warning("%s/%s is no report, and ignored: %s", store.url, NAME, error.errors()[0]["msg"])
-    return Report()
+        logger.warning("%s/%s is no report, and ignored: %s", store.url, name, error.errors()[0]["msg"])
+    return None
 
 
 def write_report(store: MaintenanceStore, report: Report) -> float:

@@ -4,9 +4,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 
 from core.errors import MaintenanceCancelled, ServiceError
+from infra.backups.retention import Backup
 from infra.maintenance.job import Maintenance
 from infra.maintenance.report import Report
 from infra.telemetry.metrics import Metrics
@@ -29,6 +31,7 @@ class MaintenanceRoutine:
         self._stopping = threading.Event()
         self._timer: threading.Thread | None = None
         self._report = Report()
+        self._backup: Backup | None = None  # the newest one
         self._pause = 0.0  # seconds from the timer's last run, if that failed, to the next one
 
     def run(self, seconds: float = float("inf")) -> Report:
@@ -44,7 +47,7 @@ class MaintenanceRoutine:
             self._metrics.maintenance_finished(False, time.monotonic() - started)
             raise
         took = time.monotonic() - started
-        self._report = report
+        self._learn(report)
         self._metrics.maintenance_finished(report.succeeded, took)
         for problem in report.problems:
             logger.error("maintenance found a problem, and deletes nothing: %s", problem)
@@ -58,14 +61,29 @@ class MaintenanceRoutine:
             logger.info("merged", extra={"runs": made})
         return made
 
+    @property
+    def report(self) -> Report:
+        """The newest that this process has seen."""
+        return self._report
+
     def gauges(self) -> dict[str, float]:
-        """What the newest report says that this process has seen; seconds since 1970."""
-        report = self._report
-        gauges = {}
+        """What the newest report says that this process has seen, and what it has seen itself."""
+        report, backup, merged_to = self._report, self._backup, self._maintenance.steps.merged_to
+        head = max(self._head(), int(report.txid or "0", 16))  # what has no database knows it from its last run
+        gauges: dict[str, float] = {}
         if report.last_success:
             gauges["maintenance_last_success_timestamp_seconds"] = report.last_success
         if report.verified:
             gauges["verification_last_success_timestamp_seconds"] = report.verified.at
+            if head >= (snapshot := int(report.verified.snapshot, 16)):
+                gauges["commit_log_commits_since_snapshot"] = head - snapshot
+        if report.started_at:
+            gauges["commit_log_unsound"] = int(report.unsound)
+        if merged_to is not None and head >= merged_to:
+            gauges["commit_log_commits_since_compaction"] = head - merged_to
+        if backup:
+            gauges["backup_newest_timestamp_seconds"] = backup.time.timestamp()
+            gauges["backup_newest_size_bytes"] = backup.size
         return gauges
 
     def start(self, interval: float) -> None:
@@ -121,8 +139,14 @@ class MaintenanceRoutine:
         return self._pause
 
     def _seconds_until_due(self, interval: float) -> float:
-        self._report = report = self._maintenance.last_report()
+        report = self._maintenance.last_report()
+        self._learn(report)
         return max(0.0, interval - max(0.0, time.time() - report.last_success))
+
+    def _learn(self, report: Report) -> None:
+        self._report = report
+        with suppress(ServiceError):  # whoever needs the backups says so
+            self._backup = self._maintenance.backups.newest()
 
     def _check_stopping(self) -> None:
         if self._stopping.is_set():

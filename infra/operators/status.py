@@ -2,12 +2,21 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from core.errors import ServiceError
 from infra.backups.backups import Backups
 from infra.disk.owner_lock import OwnerLock
 from infra.inspection import count_rows
 from infra.maintenance.report import Report, read_report
+from infra.objectives import release
+from infra.objectives.alerts import Facts
+from infra.objectives.history import History
+from infra.objectives.history_file import HistoryFile
+from infra.objectives.judgement import Judgement, judge
+from infra.objectives.status import State, moment_text
+from infra.objectives.telling import alerts_of
 from infra.operators.shell_version import shell_warnings
 from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
@@ -15,8 +24,13 @@ from infra.storage.object_store import ObjectStore
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The answers, as `status` prints them; None for what is not there or could not be read."""
+    """The answers, as `status` prints them; None for what is not there or could not be read. Objectives and alerts are
+    those of the server that serves the database here, by the history that it keeps beside it.
+    """
 
+    state: State
+    reason: str
+    since: str | None
     database: str
     size_bytes: int | None
     rows: dict[str, int] | None
@@ -28,6 +42,8 @@ class Status:
     maintenance: str
     verified: str
     clock: str
+    objectives: list[dict[str, Any]]
+    alerts: list[dict[str, Any]]
     warnings: list[str]
     problems: list[str]
 
@@ -42,9 +58,11 @@ def read_status(settings: Settings, backups: Backups) -> Status:
     except ServiceError as error:
         problems.append(str(error))
     owner = "unknown"
+    is_stopped = False
     try:
         lock = OwnerLock(path)
-        owner = lock.owner() if lock.held() else "nobody: the service is stopped"
+        is_stopped = not lock.held()
+        owner = "nobody: the service is stopped" if is_stopped else lock.owner()
     except ServiceError as error:
         problems.append(str(error))
     newest, age = None, None
@@ -66,7 +84,12 @@ def read_status(settings: Settings, backups: Backups) -> Status:
     interval = settings.maintenance_interval_seconds
     if interval and report.last_success < datetime.now(UTC).timestamp() - 2 * interval:
         problems.append(f"no maintenance has succeeded within two intervals of {interval} s")
+    judgement, since = _judged(path, report, 2.0 * interval, is_stopped)
+    is_well = judgement.state == "well"
     return Status(
+        state="attention" if problems and is_well else judgement.state,
+        reason=problems[0] if problems and is_well else judgement.reason,
+        since=since,
         database=str(path),
         size_bytes=path.stat().st_size if path.is_file() else None,
         rows=rows,
@@ -78,9 +101,28 @@ def read_status(settings: Settings, backups: Backups) -> Status:
         maintenance=_maintenance(report),
         verified=_verified(report),
         clock=_clock(report),
+        objectives=[objective.model_dump() for objective in judgement.objectives],
+        alerts=[alert.model_dump() for alert in alerts_of(judgement)],
         warnings=report.warnings() + shell_warnings(),
         problems=problems,
     )
+
+
+def _judged(database: Path, report: Report, maintained_within: float, is_stopped: bool) -> tuple[Judgement, str | None]:
+    """By the history that a server keeps here, and since when it is so; without one nothing is known but the report."""
+    now = datetime.now(UTC).timestamp()
+    history = HistoryFile(database).read()
+    if history is None:
+        return judge(Facts(now, History(now), release.gauges(), report, maintained_within, started=now)), None
+    noted, gauges, since = history.noted, history.noted.gauges, history.noted.since
+    if is_stopped:
+        since = history.until if noted.state != "down" else since
+        noted.unready, noted.degraded = f"the service is stopped: nobody has {database} open.", ""
+        noted.firing.setdefault("NotReady", history.until)
+        history.until = max(history.until, now)
+        gauges = {name: value for name, value in gauges.items() if name.startswith("restore_drill")}
+    found = judge(Facts(now, history, gauges | release.gauges(), report, maintained_within, started=history.began))
+    return found, moment_text(since if is_stopped or found.state == noted.state else now)
 
 
 def _maintenance(report: Report) -> str:

@@ -11,7 +11,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -72,6 +72,32 @@ class ObjectInfo:
     dated: datetime | None = None  # by the writer's, where a listing has that as well
 
 
+# Told of each request: put, get, list or delete; whether the store has answered it; the seconds it took
+Asked = Callable[[str, bool, float], None]
+
+
+def nobody_asks(verb: str, answered: bool, seconds: float) -> None:
+    """Tell nobody."""
+
+
+class _Stopwatch:
+    """Of one request."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        since = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._started += time.perf_counter() - since
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+
 class ObjectStore:
     """Objects under one URL, `s3://bucket/prefix` or `file:///directory`.
 
@@ -79,13 +105,21 @@ class ObjectStore:
     pass by itself) with one line that names the URL and the cause.
     """
 
-    def __init__(self, url: str, *, timeout: float = LARGE_OBJECT_SECONDS, retries: int = 2) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = LARGE_OBJECT_SECONDS,
+        retries: int = 2,
+        asked: Asked = nobody_asks,
+    ) -> None:
         """Raises SettingsError for an endpoint that is no URL.
 
         `timeout`: seconds for one request with its body. `retries`: how often a passing fault is tried again;
-        a caller who must know what became of each create wants none.
+        a caller who must know what became of each create wants none. `asked`: whom to tell of each request.
         """
         self.url = url.rstrip("/")
+        self._asked = asked
         self._directory: Path | None = None
         self._inode: tuple[int, int] | None = None
         self._lasting: set[Path] = set()  # directories below it whose names are safe from a power cut
@@ -105,7 +139,7 @@ class ObjectStore:
         A start waits for this: a store that does not answer within a few seconds is unavailable.
         """
         if self._directory is None:
-            with self._errors():
+            with self._request("list"):
                 impatient = _s3_store(self.url, _CHECK_SECONDS, 0)
                 next(iter(obstore.list(impatient, chunk_size=1)), None)
         else:
@@ -135,7 +169,9 @@ class ObjectStore:
         """
         with self._errors():
             while len(self._racers) < racers:
-                alone = self if self._directory else ObjectStore(self.url, timeout=self._timeout, retries=0)
+                alone = self
+                if not self._directory:
+                    alone = ObjectStore(self.url, timeout=self._timeout, retries=0, asked=self._asked)
                 self._racers.append(alone)
         start = threading.Barrier(racers)
         with ThreadPoolExecutor(racers) as pool:
@@ -148,16 +184,14 @@ class ObjectStore:
 
     def read(self, name: str) -> Iterator[bytes]:
         """The object's bytes in chunks. Raises ObjectMissing."""
-        with self._errors():
-            if self._directory is not None:
-                with _opened(self._directory / name) as file:
-                    yield from iter(partial(file.read, _CHUNK), b"")
-            else:
-                yield from map(bytes, obstore.get(self._store, name).stream(min_chunk_size=_CHUNK))
+        with self._request("get") as watch, self._chunks(name) as chunks:
+            for chunk in chunks:
+                with watch.paused():
+                    yield chunk
 
     def read_range(self, name: str, end: int) -> bytes:
         """The first `end` bytes, or fewer if there are no more. Raises ObjectMissing."""
-        with self._errors():
+        with self._request("get"):
             if self._directory is not None:
                 with _opened(self._directory / name) as file:
                     return file.read(end)
@@ -173,7 +207,7 @@ class ObjectStore:
 
         Raises ObjectMissing.
         """
-        with self._errors():
+        with self._request("get"):
             if self._directory is not None:
                 with _opened(self._directory / name) as file:
                     status = os.fstat(file.fileno())
@@ -184,7 +218,7 @@ class ObjectStore:
 
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
         """Every object right in a directory, in order of name, from the first name after `after`."""
-        with self._errors():
+        with self._request("list"):
             if self._directory is not None:
                 return sorted(_files(self._directory, directory, after), key=lambda info: info.name)
             if after:
@@ -200,13 +234,13 @@ class ObjectStore:
 
     def directories(self, directory: str = "") -> list[str]:
         """The directories right in a directory, as paths from the top."""
-        with self._errors():
+        with self._request("list"):
             return sorted(obstore.list_with_delimiter(self._store, directory)["common_prefixes"])
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is gone already is no error."""
         try:
-            with self._errors():
+            with self._request("delete"):
                 obstore.delete(self._store, name)
         except ObjectMissing:
             pass
@@ -240,7 +274,7 @@ class ObjectStore:
         return True
 
     def _put(self, name: str, body: Any, mode: Any, written_at: datetime | None = None) -> None:
-        with self._errors():
+        with self._request("put"):
             if self._directory is not None:
                 path = self._directory / name
                 self._make_directory(path.parent)
@@ -264,6 +298,27 @@ class ObjectStore:
         self._make_directory(path.parent)
         make_directory(path)
         self._lasting.add(path)
+
+    @contextmanager
+    def _chunks(self, name: str) -> Iterator[Iterator[bytes]]:
+        if self._directory is None:
+            yield map(bytes, obstore.get(self._store, name).stream(min_chunk_size=_CHUNK))
+        else:
+            with _opened(self._directory / name) as file:
+                yield iter(partial(file.read, _CHUNK), b"")
+
+    @contextmanager
+    def _request(self, verb: str) -> Iterator[_Stopwatch]:
+        """That there is no such object, or one already, is an answer as well."""
+        watch, answered = _Stopwatch(), True
+        try:
+            with self._errors():
+                yield watch
+        except StoreError as error:
+            answered = isinstance(error, ObjectMissing | ObjectExists)
+            raise
+        finally:
+            self._asked(verb, answered, watch.seconds())
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -1,15 +1,19 @@
-"""What is counted, whoever shows it."""
+"""What is counted, whoever shows it: server and function count alike, and differ in how it leaves the process."""
 
+import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+
+from infra.telemetry import catalogue
+from infra.telemetry.catalogue import DURATION_BUCKETS, Metric
+from infra.telemetry.instruments import Counter, Histogram
 
 # Read when somebody asks for metrics; a value that cannot be read now is left out
 Gauges = Callable[[], dict[str, float]]
 
-
-# Seconds: a request or a statement is counted in the first that it does not exceed, or behind the last
-DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0)
+_DELAYS = 120  # of the event loop, which is asked twice a second: those of a minute
+_NOT_OF_THE_API = ("/health", "/ready", "/metrics", "/dashboard", "/ops", "/docs", "/openapi.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +30,164 @@ class Totals:
     commits: int = 0
     conflicts: int = 0
     unknown: int = 0  # outcomes of commits
+    refused: int = 0  # of the requests, writes answered 503
+    locked: int = 0  # of the requests, those that another program's lock has refused
 
 
-class Metrics(Protocol):
-    """What the service counts. Implemented for Prometheus and for CloudWatch."""
+class Metrics:
+    """What the service counts. Any thread may; each series is made once, and whoever counts often keeps it."""
 
-    def request_finished(self, method: str, route: str, status: int, seconds: float) -> None: ...
+    def __init__(self, new_histogram: Callable[[tuple[float, ...]], Histogram] = Histogram) -> None:
+        self.counters: dict[str, dict[tuple[str, ...], Counter]] = {}  # by the metric's name and the labels' values
+        self.histograms: dict[str, dict[tuple[str, ...], Histogram]] = {}
+        self._new_histogram = new_histogram
+        self._requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self.in_flight = 0  # requests, for the event loop to count
+        self._loop_delays: deque[float] = deque(maxlen=_DELAYS)
+        self._locked = self.counter(catalogue.DATABASE_LOCKED)
+        self._queue = self.histogram(catalogue.QUEUE_DURATION)
+        self._queries = {kind: self.histogram(catalogue.QUERY_DURATION, kind) for kind in ("read", "write")}
+        self._busy = self.counter(catalogue.DATABASE_BUSY)
+        self._lock_waits = self.histogram(catalogue.LOCK_WAIT_DURATION)
+        self._commits = self.counter(catalogue.COMMITS)
+        self._commit_durations = self.histogram(catalogue.COMMIT_DURATION)
+        self._commit_bytes = self.counter(catalogue.COMMIT_BYTES)
+        self._shared = self.histogram(catalogue.WRITES_PER_COMMIT)
+        self._conflicts = self.counter(catalogue.CONFLICTS)
+        self._retries = self.counter(catalogue.RETRIES)
+        self._unknown_outcomes = self.counter(catalogue.UNKNOWN_OUTCOMES)
+        self._asked: dict[tuple[str, str, bool], Histogram] = {}
+        for result in catalogue.MAINTENANCE_RUNS.labels["result"]:
+            self.counter(catalogue.MAINTENANCE_RUNS, result)
+        self.histogram(catalogue.MAINTENANCE_DURATION)
+        self._lines = {level: self.counter(catalogue.LOG_LINES, level) for level in catalogue.LOG_LINES.labels["level"]}
 
-    def caller_refused(self, reason: str) -> None: ...
+    def counter(self, metric: Metric, *labels: str) -> Counter:
+        return self.counters.setdefault(metric.name, {}).setdefault(labels, Counter())
 
-    def database_locked(self) -> None: ...
+    def histogram(self, metric: Metric, *labels: str) -> Histogram:
+        return self.histograms.setdefault(metric.name, {}).setdefault(labels, self._new_histogram(metric.buckets))
 
-    def maintenance_finished(self, succeeded: bool, seconds: float) -> None: ...
+    # Requests
 
-    def totals(self) -> Totals: ...
+    def request_finished(self, method: str, route: str, status: int, seconds: float) -> None:
+        requests, durations = self._requests.get((method, route, status)) or self._bind(method, route, status)
+        requests.add()
+        durations.observe(seconds)
+
+    def caller_refused(self, reason: str) -> None:
+        self.counter(catalogue.CALLERS_REFUSED, reason).add()
+
+    def database_locked(self) -> None:
+        self._locked.add()
+
+    def _bind(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        found = (
+            self.counter(catalogue.HTTP_REQUESTS, method, route, str(status)),
+            self.histogram(catalogue.HTTP_DURATION, method, route),
+        )
+        return self._requests.setdefault((method, route, status), found)
+
+    # The database and its log
+
+    def query_finished(self, kind: str, seconds: float) -> None:
+        self._queries[kind].observe(seconds)
+
+    def write_queued(self, seconds: float) -> None:
+        self._queue.observe(seconds)
+
+    def use_case_repeated(self) -> None:
+        self._retries.add()
+
+    def lock_met(self) -> None:
+        self._busy.add()
+
+    def lock_waited(self, seconds: float) -> None:
+        self._lock_waits.observe(seconds)
+
+    def commit_stored(self, size: int, seconds: float) -> None:
+        self._commits.add()
+        self._commit_bytes.add(size)
+        self._commit_durations.observe(seconds)
+
+    def commit_shared(self, writes: int) -> None:
+        self._shared.observe(writes)
+
+    def commit_conflicted(self) -> None:
+        self._conflicts.add()
+
+    def outcome_unknown(self) -> None:
+        self._unknown_outcomes.add()
+
+    # The stores
+
+    def log_asked(self, verb: str, answered: bool, seconds: float) -> None:
+        self._store_asked("log", verb, answered, seconds)
+
+    def backups_asked(self, verb: str, answered: bool, seconds: float) -> None:
+        self._store_asked("backups", verb, answered, seconds)
+
+    def _store_asked(self, store: str, verb: str, answered: bool, seconds: float) -> None:
+        key = store, verb, answered
+        found = self._asked.get(key)
+        if not found:
+            found = self.histogram(catalogue.STORE_DURATION, store, verb, "ok" if answered else "failed")
+            self._asked[key] = found
+        found.observe(seconds)
+
+    # Maintenance
+
+    def maintenance_finished(self, succeeded: bool, seconds: float) -> None:
+        self.counter(catalogue.MAINTENANCE_RUNS, "succeeded" if succeeded else "failed").add()
+        self.histogram(catalogue.MAINTENANCE_DURATION).observe(seconds)
+
+    # The process
+
+    def loop_delayed(self, seconds: float) -> None:
+        self._loop_delays.append(seconds)
+
+    def line_logged(self, level: int) -> None:
+        self._lines["CRITICAL" if level >= logging.CRITICAL else "ERROR" if level >= logging.ERROR else "WARNING"].add()
+
+    # What has come together
+
+    def gauges(self) -> dict[str, float]:
+        found: dict[str, float] = {catalogue.HTTP_IN_FLIGHT.name: self.in_flight}
+        if delays := list(self._loop_delays):
+            found[catalogue.EVENT_LOOP_DELAY.name] = max(delays)
+        return found
+
+    def totals(self) -> Totals:
+        requests = [(key, counter) for key, (counter, _) in list(self._requests.items()) if _is_of_the_api(key[1])]
+        durations = self.histograms.get(catalogue.HTTP_DURATION.name, {})
+        return Totals(
+            requests=int(sum(counter.value for _, counter in requests)),
+            errors=int(sum(counter.value for (_, _, status), counter in requests if status >= 500)),
+            durations=_added_up([found for (_, route), found in list(durations.items()) if _is_of_the_api(route)]),
+            queries=_added_up(list(self._queries.values())),
+            commits=int(self._commits.value),
+            conflicts=int(self._conflicts.value),
+            unknown=int(self._unknown_outcomes.value),
+            refused=int(sum(counter.value for key, counter in requests if _is_refused_write(key))),
+            locked=int(self._locked.value),
+        )
 
     def exposition(self, gauges: Gauges) -> tuple[bytes, str]:
-        """Prometheus text and its media type."""
+        """Write all of it as Prometheus text; returns its media type, too."""
+        from infra.telemetry.prometheus import MEDIA_TYPE, as_text  # a function has no use for it, as a rule
+
+        return as_text(self, gauges), MEDIA_TYPE
+
+
+def _is_of_the_api(route: str) -> bool:
+    return not route.startswith(_NOT_OF_THE_API)
+
+
+def _is_refused_write(key: tuple[str, str, int]) -> bool:
+    method, _, status = key
+    return status == 503 and method not in ("GET", "HEAD", "OPTIONS")
+
+
+def _added_up(histograms: list[Histogram]) -> tuple[int, ...]:
+    counts = [histogram.counts for histogram in histograms]
+    return tuple(map(sum, zip(*counts, strict=True))) if counts else Totals().durations

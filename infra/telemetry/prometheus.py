@@ -1,83 +1,73 @@
-"""Metrics of a server, kept in the process and scraped from /metrics."""
+"""Metrics as Prometheus reads them."""
 
 from collections.abc import Iterator
 
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
-from infra.telemetry.metrics import DURATION_BUCKETS, Gauges, Totals
+from infra.telemetry.build import build
+from infra.telemetry.catalogue import BUILD_INFO, METRICS, Metric
+from infra.telemetry.instruments import Histogram
+from infra.telemetry.metrics import Gauges, Metrics
 
-
-class PrometheusMetrics:
-    """The `Metrics` of a server, kept until it ends."""
-
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        self._requests = Counter(
-            "http_requests", "Requests answered", ["method", "route", "status"], registry=self._registry
-        )
-        self._durations = Histogram(
-            "http_request_duration_seconds",
-            "Time from request to answer",
-            ["method", "route"],
-            registry=self._registry,
-            buckets=DURATION_BUCKETS,
-        )
-        self._refused = Counter(
-            "callers_refused", "Requests of callers not let in", ["reason"], registry=self._registry
-        )
-        self._locked = Counter(
-            "database_locked", "Requests refused because the database was locked", registry=self._registry
-        )
-        self._maintenance = Counter("maintenance_runs", "Runs of maintenance", ["result"], registry=self._registry)
-        self._maintenance_duration = Histogram(
-            "maintenance_duration_seconds",
-            "Time a run of maintenance took",
-            registry=self._registry,
-            buckets=(1, 5, 15, 60, 300, 900),
-        )
-
-    def request_finished(self, method: str, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(method, route, str(status)).inc()
-        self._durations.labels(method, route).observe(seconds)
-
-    def caller_refused(self, reason: str) -> None:
-        self._refused.labels(reason).inc()
-
-    def database_locked(self) -> None:
-        self._locked.inc()
-
-    def maintenance_finished(self, succeeded: bool, seconds: float) -> None:
-        self._maintenance.labels("succeeded" if succeeded else "failed").inc()
-        self._maintenance_duration.observe(seconds)
-
-    def totals(self) -> Totals:
-        return Totals()
-
-    def exposition(self, gauges: Gauges) -> tuple[bytes, str]:
-        return generate_latest(self._registry) + gauge_text(gauges), CONTENT_TYPE_LATEST
+MEDIA_TYPE = CONTENT_TYPE_LATEST
 
 
-class _GaugeCollector(Collector):
-    def __init__(self, gauges: Gauges) -> None:
+def as_text(metrics: Metrics, gauges: Gauges) -> bytes:
+    """Write what was counted, and the gauges, read now."""
+    registry = CollectorRegistry()
+    registry.register(_Collector(metrics, gauges))
+    ProcessCollector(registry=registry)
+    return generate_latest(registry)
+
+
+class _Collector(Collector):
+    def __init__(self, metrics: Metrics, gauges: Gauges) -> None:
+        self._metrics = metrics
         self._gauges = gauges
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        for name, value in self._gauges().items():
-            yield GaugeMetricFamily(name, name.replace("_", " ").capitalize(), value=value)
+    def describe(self) -> list[Family]:
+        return []  # asked for before anybody wants to see it
+
+    def collect(self) -> Iterator[Family]:
+        gauges = self._gauges()
+        for metric in METRICS:
+            match metric.kind:
+                case "counter":
+                    yield self._counter(metric)
+                case "histogram":
+                    yield self._histogram(metric)
+                case "gauge" if metric is BUILD_INFO:
+                    yield _build_info()
+                case "gauge" if metric.name in gauges:
+                    yield GaugeMetricFamily(metric.name, metric.help, value=gauges[metric.name])
+
+    def _counter(self, metric: Metric) -> Family:
+        family = CounterMetricFamily(metric.name, metric.help, labels=list(metric.labels))
+        for labels, counter in list(self._metrics.counters.get(metric.name, {}).items()):
+            family.add_metric(labels, counter.value)
+        return family
+
+    def _histogram(self, metric: Metric) -> Family:
+        family = HistogramMetricFamily(metric.name, metric.help, labels=list(metric.labels))
+        bounds = [*map(floatToGoString, metric.buckets), "+Inf"]
+        for labels, histogram in list(self._metrics.histograms.get(metric.name, {}).items()):
+            family.add_metric(labels, list(zip(bounds, _cumulative(histogram), strict=True)), histogram.sum)
+        return family
 
 
-def gauge_text(gauges: Gauges) -> bytes:
-    """Write the gauges, read now, as Prometheus text."""
-    registry = CollectorRegistry()
-    registry.register(_GaugeCollector(gauges))
-    return generate_latest(registry)
+def _build_info() -> Family:
+    family = GaugeMetricFamily(BUILD_INFO.name, BUILD_INFO.help, labels=list(BUILD_INFO.labels))
+    family.add_metric([build()[label] for label in BUILD_INFO.labels], 1)
+    return family
+
+
+def _cumulative(histogram: Histogram) -> list[float]:
+    total, found = 0, []
+    for count in list(histogram.counts):
+        total += count
+        found.append(float(total))
+    return found

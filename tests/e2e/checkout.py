@@ -107,7 +107,7 @@ class Checkout:
 
     def close(self) -> None:
         self.client.close()
-        self.run("make stop; docker compose --profile s3 down --volumes")
+        self.run("make stop; docker compose --profile s3 --profile observability down --volumes")
         self.run(f"docker tag {self._latest} {IMAGE}" if self._latest else f"docker rmi {IMAGE}")
 
 

@@ -33,8 +33,9 @@ _NO_FAILURE = re.compile("exit code 141 of|exit code 1 of: grep")
 
 BLOCKS = {block.name: block for block in blocks("RUNBOOK.md")}
 CONTAINERS = {block.name: block.script for block in blocks("docs/containers.md")}
+ALERTS = [name for name in BLOCKS if name.startswith("Alert: ")]
 # `Tests` is what CI does, step by step
-RUN = [name for name in BLOCKS if name != "Tests"]
+RUN = [name for name in BLOCKS if name != "Tests" and name not in ALERTS]
 # That, images for the world outside, and what needs an account
 NOT_RUN = {
     "Tests": BLOCKS["Tests"].script,
@@ -105,6 +106,12 @@ def test_block_works_as_written_and_loses_nothing(operator: Operator, name: str)
     # A server may show what was the newest state up to READ_FRESHNESS_SECONDS ago, so a restore needs that long
     until(lambda: (name in operator.checkout.names()) is (name not in GOES_BACK), seconds=5)
     assert operator.checkout.names()[0] == "kept"
+
+
+@pytest.mark.usefixtures("healthy")
+def test_first_commands_of_every_alert_work_as_written(operator: Operator) -> None:
+    """They only look, and many alerts begin alike: each line once."""
+    operator.types("\n".join(dict.fromkeys(line for name in ALERTS for line in BLOCKS[name].script.splitlines())))
 
 
 @pytest.mark.parametrize("name", NOT_RUN)

@@ -16,6 +16,7 @@ from infra.__main__ import _parser
 from infra.backups.backups import Backups
 from infra.backups.retention import Retention
 from infra.maintenance import report
+from infra.maintenance.drill import Drill, read_drill
 from infra.operators.restore import parse_moment
 from infra.operators.sql import parts_of
 from infra.settings import Settings
@@ -168,6 +169,7 @@ def without_warnings() -> Iterator[Look]:
 def read_document(body: bytes) -> None:
     store = _OneObject(body)
     assert isinstance(report.read_report(store), report.Report)
+    assert isinstance(read_drill(store), Drill | None)
     backups = Backups(store, Retention(timedelta(days=1), timedelta(days=1)))
     try:
         manifest = backups.manifest_of("app-20260131-1200.db.gz")

@@ -199,7 +199,7 @@ def test_metrics_are_one_embedded_line_per_invocation(start: Start, capsys: pyte
     capsys.readouterr()
     invoke(event("function_url_create"))
     line = next(line for line in logged(capsys) if "_aws" in line)
-    assert line["Requests"] == line["ColdStart"] == [1.0]
+    assert line["http_requests_total"] == line["cold_starts_total"] == [1.0]
     assert invoke(request("GET", "/metrics"))["statusCode"] == 200
 
 
@@ -491,16 +491,17 @@ def test_page_states_the_limits() -> None:
     assert f"| load balancer (ALB) | {gateways.LOAD_BALANCER_LIMIT // 10**6} MB |" in page
 
 
-def test_docs_find_their_parts_behind_a_stage(start: Start) -> None:
+def test_pages_find_their_parts_behind_a_stage(start: Start) -> None:
     invoke = start()
 
     def get(path: str) -> dict[str, Any]:
         made = rest_api(f"/prod{path}", path, PROXY, {"proxy": path[1:]})
         return invoke(made | {"httpMethod": "GET", "body": None, "isBase64Encoded": False})
 
-    page = get("/docs")["body"]
-    links = re.findall(r'(?:src|href)="([^"]+)"', page)
-    assert "docs/start.js" in links
+    links = [
+        link for page in ("/docs", "/dashboard") for link in re.findall(r'(?:src|href)="([^"]+)"', get(page)["body"])
+    ]
+    assert {"docs/start.js", "dashboard/page.js"} <= set(links)
     for link in links:
         address = urljoin("https://x/prod/docs", link).removeprefix("https://x/prod")
         assert get(address)["statusCode"] == 200, link

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from core.errors import MaintenanceError
+from infra.backups.retention import list_backups
 from infra.storage.object_store import ObjectStore
 from tests.conftest import open_at
 from tests.handler.test_aws_lambda import Context, event
@@ -47,7 +48,11 @@ def test_schedule_looks_after_log_and_backups(
     assert (report["problems"], report["verified"]["rows"]["items"]) == ([], 0)
     assert ObjectStore(s3).objects() != []
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["MaintenanceSucceeded"] for line in lines if "MaintenanceSucceeded" in line] == [[1.0]]
+    [line] = [line for line in lines if "_aws" in line]
+    assert (line["maintenance_runs_total"], line["result"]) == ([1.0], "succeeded")
+    [manifest] = [backup for backup in list_backups(ObjectStore(s3)) if backup.complete]
+    assert line["backup_newest_timestamp_seconds"] == [manifest.time.timestamp()]
+    assert line["commit_log_commits_since_snapshot"] == [0.0]
 
 
 def test_merge_does_no_more(start: Start, log: str, s3: str, tmp_path: Any) -> None:
@@ -63,7 +68,7 @@ def test_too_little_time_is_no_success(
     invoke = start()
     monkeypatch.setattr(Context, "get_remaining_time_in_millis", lambda _: 0)
     assert invoke(event("maintain"))["unfinished"] is True
-    assert '"MaintenanceFailed":[1.0]' in capsys.readouterr().out.replace(" ", "")
+    assert '"result": "failed"' in capsys.readouterr().out
 
 
 def test_problem_fails_the_invocation(start: Start, log: str, tmp_path: Any) -> None:

@@ -20,7 +20,7 @@ from starlette.types import Message
 from handler.middleware import early_answers
 from handler.middleware.early_answers import EarlyAnswers
 from handler.middleware.request_log import RequestLog
-from infra.telemetry.prometheus import PrometheusMetrics
+from infra.telemetry.metrics import Metrics
 from tests.conftest import assert_problem
 
 BODY = b'{"name": "Lamp"}'
@@ -215,7 +215,7 @@ def test_request_whose_client_has_gone_is_no_error(caplog: pytest.LogCaptureFixt
 
     app: Any = answers_nobody
     scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    metrics = PrometheusMetrics()
+    metrics = Metrics()
     with caplog.at_level("INFO", logger="handler.request"):
         asyncio.run(RequestLog(app, metrics)(scope, app, app))
     assert [(record.levelname, record.message) for record in caplog.records] == [("INFO", "GET / 499")]

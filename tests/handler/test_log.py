@@ -17,11 +17,11 @@ from starlette.types import Receive, Scope, Send
 from handler.middleware.request_log import RequestLog, is_in_sample
 from handler.service import open_server_service
 from infra.__main__ import main
-from infra.telemetry.prometheus import PrometheusMetrics
+from infra.telemetry.metrics import Metrics
 from tests.conftest import serving, settings_in
 from tests.e2e.processes import until
 from tests.handler.test_authentication import bearer, new_key
-from tests.log_lines import kept_lines
+from tests.log_watch import kept_lines
 
 Lines = list[dict[str, Any]]
 
@@ -54,7 +54,7 @@ def logged(status: int = 200, seconds: float = 0.0, request_id: str = "", **opti
     headers = [(b"x-request-id", request_id.encode())]
     scope = {"type": "http", "method": "GET", "path": "/x", "headers": headers}
     with kept_lines("handler.request") as lines:
-        asyncio.run(RequestLog(app, PrometheusMetrics(), **options)(scope, nothing, nothing))
+        asyncio.run(RequestLog(app, Metrics(), **options)(scope, nothing, nothing))
     return lines
 
 

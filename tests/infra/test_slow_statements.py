@@ -10,7 +10,7 @@ from core.errors import TransactionTooSlow
 from infra.database import Database
 from infra.telemetry.logs import clear_context_keys, set_context_keys
 from tests.conftest import open_at
-from tests.log_lines import kept_lines
+from tests.log_watch import kept_lines
 
 NEVER = "1000000000"
 SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) SELECT "

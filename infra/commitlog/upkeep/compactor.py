@@ -112,6 +112,11 @@ class Compactor:
                 break  # then nothing has become complete in the levels above
         return made
 
+    @property
+    def merged_to(self) -> int | None:
+        """The TXID of the newest commit that has been merged, as far as was seen here; None: nobody has looked."""
+        return self._merged_to.get(1)
+
     def look_again(self) -> None:
         """Forget how far merging has come: others may have stopped in the middle of it."""
         self._merged_to.clear()

@@ -15,7 +15,7 @@ from core.errors import DatabaseUnavailable, StoreRefused
 from handler.service import open_service
 from infra.__main__ import main
 from infra.settings import Settings
-from infra.telemetry.prometheus import PrometheusMetrics
+from infra.telemetry.metrics import Metrics
 from tests.conftest import open_at, serving, write
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
@@ -65,7 +65,7 @@ def write_one(data: Path) -> str:
 
 def ready_with_a_read_only_file(data: Path) -> str:
     settings = Settings.from_environment({"DATABASE_PATH": str(data / "app.db")})
-    with serving(open_service(settings, PrometheusMetrics(), None)) as client:
+    with serving(open_service(settings, Metrics(), None)) as client:
         before = client.get("/ready").json()["status"]
         (data / "app.db").chmod(0o444)
         return f"{before} {client.get('/ready').text}"

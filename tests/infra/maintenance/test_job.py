@@ -28,7 +28,7 @@ from infra.maintenance.report import Report, read_report, write_report
 from infra.maintenance.routine import MaintenanceRoutine
 from infra.settings import Settings
 from infra.storage.object_store import ObjectInfo, ObjectStore
-from infra.telemetry.prometheus import PrometheusMetrics
+from infra.telemetry.metrics import Metrics
 from tests.conftest import spoiled
 from tests.infra.commitlog.conftest import litestream_restore
 
@@ -241,13 +241,13 @@ def test_damage_is_found_said_and_keeps_everything(
     assert first.verified
     first.verified.at = 0
     write_report(store, first)  # a day later it is looked at again
-    metrics = PrometheusMetrics()
+    metrics = Metrics()
     with altered(*damage(maintenance, store, first)):
         job = MaintenanceRoutine(aged(settings, backups, timedelta(hours=25)), metrics)
         report = job.run()
         assert report.deleted_objects == 0
         assert len(level(store, 0)) == RUN + 3
-        assert main(["status"]) == 1
+        assert main(["status"]) == 4
         assert main(["maintain"]) == 1
     [problem] = report.problems
     assert "checksum" in problem or "is damaged" in problem or "uncompressed" in problem

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from infra.maintenance.report import Report
 from infra.maintenance.routine import MaintenanceRoutine
 from infra.settings import Settings
 from infra.storage.object_store import ObjectInfo, ObjectStore
-from infra.telemetry.prometheus import PrometheusMetrics
+from infra.telemetry.metrics import Metrics
 from tests.conftest import open_at, spoiled
 
 RUN = 16  # commits
@@ -45,7 +46,7 @@ def backups(database: Database, settings: Settings) -> Backups:
 
 @pytest.fixture
 def job(database: Database, settings: Settings, backups: Backups) -> Iterator[MaintenanceRoutine]:
-    job = MaintenanceRoutine(open_maintenance(settings, backups), PrometheusMetrics(), lambda: database.txid)
+    job = MaintenanceRoutine(open_maintenance(settings, backups), Metrics(), lambda: database.txid)
     yield job
     job.stop()
 
@@ -98,7 +99,7 @@ def test_timer_runs_at_once_and_again_after_the_interval(
 def test_timer_waits_while_the_last_run_is_young_whoever_did_it(
     job: MaintenanceRoutine, settings: Settings, backups: Backups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    MaintenanceRoutine(open_maintenance(settings, backups), PrometheusMetrics()).run()
+    MaintenanceRoutine(open_maintenance(settings, backups), Metrics()).run()
     first, second = waits_of(job, monkeypatch, 2)
     assert 3590 < first <= 3600
     assert second == 3600
@@ -116,7 +117,7 @@ def test_wrong_clock_in_the_store_does_not_make_runs_follow_each_other_without_a
     clock, store = Clock(), Wrong(settings.replica_url)
     keep = Keep(timedelta(hours=24), timedelta(days=7), timedelta(days=30))
     log = Compactor(open_log(settings.replica_url, clock), store, clock)
-    job = MaintenanceRoutine(Maintenance(log, store, backups, keep, clock), PrometheusMetrics())
+    job = MaintenanceRoutine(Maintenance(log, store, backups, keep, clock), Metrics())
     job.run()
     assert waits_of(job, monkeypatch, 3) == [0, 3600, 3600]
 
@@ -175,7 +176,7 @@ def test_problem_is_logged_counted_and_looked_at_again_after_five_minutes(
     commit.write_bytes(spoiled(commit.read_bytes()))
     assert waits_of(job, monkeypatch, 2) == [0, 300]
     assert 'maintenance_runs_total{result="failed"} 1.0' in counted(job)
-    assert job.gauges() == {}
+    assert job.gauges() == {"commit_log_unsound": 1, "commit_log_commits_since_compaction": 2}
     [error] = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert error.startswith(f"maintenance found a problem, and deletes nothing: file://{commit} ")
 
@@ -199,9 +200,9 @@ def test_stopping_ends_a_run_in_the_middle_and_is_no_failure(
             job.run()
     assert backups.list() == []
     assert job._maintenance.last_report().problems == []
-    assert "maintenance_runs_total{" not in counted(job)
+    assert not re.search(r"^maintenance_runs_total{.*} [1-9]", counted(job), re.MULTILINE)
     assert caplog.records == []
-    assert MaintenanceRoutine(open_maintenance(settings, backups), PrometheusMetrics()).run().backup, "the next goes on"
+    assert MaintenanceRoutine(open_maintenance(settings, backups), Metrics()).run().backup, "the next goes on"
 
 
 def test_stopping_ends_merging(job: MaintenanceRoutine, database: Database, log: Path) -> None:
@@ -267,13 +268,22 @@ def test_store_is_not_asked_before_a_run_of_commits_is_there(
     assert {record.message for record in caplog.records} == {"merging failed: the store is away"}
 
 
-def test_success_is_one_log_line_with_the_report(job: MaintenanceRoutine, caplog: pytest.LogCaptureFixture) -> None:
+def test_success_is_one_log_line_with_the_report(
+    job: MaintenanceRoutine, backups: Backups, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     report = job.run()
     (record,) = [record for record in caplog.records if record.message == "maintenance done"]
     assert record.__dict__["report"] == asdict(report)
     assert report.verified
+    newest = backups.newest()
+    assert newest
     assert job.gauges() == {
         "maintenance_last_success_timestamp_seconds": report.last_success,
         "verification_last_success_timestamp_seconds": report.verified.at,
+        "commit_log_unsound": 0,
+        "commit_log_commits_since_compaction": 2,
+        "commit_log_commits_since_snapshot": 0,
+        "backup_newest_timestamp_seconds": newest.time.timestamp(),
+        "backup_newest_size_bytes": newest.size,
     }

@@ -11,7 +11,7 @@ import pytest
 
 from infra.telemetry.cloudwatch import CloudWatchMetrics
 from infra.telemetry.logs import configure_logging
-from infra.telemetry.prometheus import PrometheusMetrics
+from infra.telemetry.metrics import Metrics
 from tests.log_lines import SCHEMA, fault_in
 
 
@@ -108,7 +108,7 @@ def test_own_request_lines_replace_those_of_the_servers(stdout: io.StringIO) -> 
 
 
 def test_prometheus_text_has_counters_and_gauges() -> None:
-    metrics = PrometheusMetrics()
+    metrics = Metrics()
     metrics.request_finished("GET", "/api/items", 200, 0.01)
     metrics.database_locked()
     for succeeded in (True, False):
@@ -130,9 +130,9 @@ def test_cloudwatch_metrics_are_one_embedded_json_line(capsys: pytest.CaptureFix
     metrics.flush()
     line = json.loads(capsys.readouterr().out)
     assert line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "cloud-native-poc"
-    assert (line["ColdStart"], line["Requests"], line["Errors"], line["Duration"]) == ([1], [1], [1], [10])
-    assert line["DatabaseLocked"] == [1]
-    assert (line["MaintenanceSucceeded"], line["MaintenanceFailed"], line["MaintenanceDuration"]) == ([1], [0], [2])
+    assert line["cold_starts_total"] == line["http_requests_total"] == line["database_locked_total"] == [1]
+    assert (line["http_request_duration_seconds"], line["maintenance_duration_seconds"]) == ([0.01], [2])
+    assert (line["status"], line["result"]) == ("5xx", "succeeded")
     metrics.flush()
     assert capsys.readouterr().out == ""
     assert b"database_size_bytes 7.0" in metrics.exposition(lambda: {"database_size_bytes": 7})[0]

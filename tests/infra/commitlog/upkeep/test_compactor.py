@@ -521,7 +521,13 @@ def test_log_with_runs_that_begin_elsewhere_is_read_as_well(
 def test_raced_objects_go_when_they_are_a_day_old_and_nothing_else_does(url: str) -> None:
     store, steps = ObjectStore(url), maintenance_of(url)
     litter = {f"create-if-absent-{number:016x}" for number in range(3)}
-    others = {"create-if-absent", "create-if-absent-", "create-if-absent-0123456789ABCDEF", "maintenance.json"}
+    others = {
+        "create-if-absent",
+        "create-if-absent-",
+        "create-if-absent-0123456789ABCDEF",
+        "maintenance.json",
+        "drill.json",
+    }
     for name in litter | others:
         store.create(name, b"x")
     now = datetime.now(UTC)

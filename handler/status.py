@@ -1,0 +1,89 @@
+"""What operators and the dashboard ask: /ops/status, /ops/history"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from handler.openapi import operation
+from handler.ops import NotReady, condition_of
+from handler.requests import read_query
+from handler.service import service_of
+from infra.database import Database
+from infra.objectives.status import HistoryView, StatusView
+from infra.objectives.watch import Condition, Watch
+
+_ASK_SECONDS = 1.5  # as /ready
+_CONDITION_SECONDS = 2.0  # the store has its 1.5
+_PROBE_SECONDS = 3.0
+_PAUSE_SECONDS = 60.0  # in a bucket, where each question has a price; the dashboard and /ready ask besides
+
+
+class HistoryQuery(BaseModel):
+    span: Literal["hour", "day"] = "hour"
+
+
+@operation("status", "How the service is: objectives, alerts, log, backups, errors", answers={200: StatusView})
+async def status(request: Request) -> Response:
+    service = service_of(request)
+    is_answered = service.watch.stores.ask()
+    condition, is_in_time = await asyncio.gather(
+        _condition(service.database, ask_store=True), asyncio.to_thread(is_answered.wait, _ASK_SECONDS)
+    )
+    not_asked = [] if is_in_time else ["log and backups: the stores did not answer in time, so what is shown is older"]
+    return _json(await asyncio.to_thread(_looked, service.watch, condition, not_asked))
+
+
+def _looked(watch: Watch, condition: Condition, not_asked: list[str]) -> StatusView:
+    watch.look(condition)
+    return watch.status(not_asked)
+
+
+async def _condition(database: Database, *, ask_store: bool) -> Condition:
+    try:
+        async with asyncio.timeout(_CONDITION_SECONDS):
+            found = await condition_of(database, ask_store=ask_store)
+    except TimeoutError:  # another program keeps even readers out
+        return Condition(unready="no answer of the database in time", degraded=None)
+    if isinstance(found, NotReady):
+        return Condition(unready=found.database)
+    if found.status == "degraded":
+        return Condition(degraded=found.store or found.database)
+    return Condition(degraded="" if ask_store else None)
+
+
+def prober(database: Database, loop: asyncio.AbstractEventLoop) -> Callable[[], Condition]:
+    """For a thread that asks now and then: it is asked on the loop, which may have come to a stop."""
+    asked = float("-inf")
+    pause = 0.0 if database.log.url.startswith("file:") else _PAUSE_SECONDS
+
+    def probe() -> Condition:
+        nonlocal asked
+        if ask_store := time.monotonic() - asked >= pause:
+            asked = time.monotonic()
+        asking = asyncio.run_coroutine_threadsafe(_condition(database, ask_store=ask_store), loop)
+        try:
+            return asking.result(_PROBE_SECONDS)
+        except TimeoutError:
+            asking.cancel()
+            return Condition(unready=f"the process did not answer within {_PROBE_SECONDS:.0f} s", degraded=None)
+
+    return probe
+
+
+@operation("history", "The last hour, or day, in steps: for plots", query=HistoryQuery, answers={200: HistoryView})
+async def history(request: Request) -> Response:
+    span = read_query(request, HistoryQuery).span
+    return _json(await asyncio.to_thread(service_of(request).watch.points, span))
+
+
+def _json(model: BaseModel) -> Response:
+    return Response(model.model_dump_json(), media_type="application/json")
+
+
+routes = [Route("/ops/status", status), Route("/ops/history", history)]

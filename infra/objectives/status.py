@@ -1,0 +1,144 @@
+"""What /ops/status and /ops/history say, and `python -m infra status`."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Span = Literal["5m", "1h", "24h", "30d"]
+Severity = Literal["P0", "P1", "P2", "P3"]
+State = Literal["well", "attention", "degraded", "down"]
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Txid = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+
+
+class _Said(BaseModel):
+    # built when first used: an import is part of a cold start
+    model_config = ConfigDict(defer_build=True)
+
+
+class ServiceView(_Said):
+    """Which process has answered. `per_instance`: there may be others, of which it knows nothing."""
+
+    name: str
+    version: str
+    revision: str | None
+    started_at: Moment
+    instance: str
+    per_instance: bool
+
+
+class ObjectiveView(_Said):
+    """`budget_left`: of what the target lets go wrong within 30 days, below 0 when more did. `per_instance`: the
+    numbers are of the instance that answers alone.
+    """
+
+    name: str
+    title: str
+    target: str
+    unit: Literal["ratio", "seconds", "per_day"]
+    values: dict[Span, float | None]
+    budget_left: float | None
+    state: Literal["met", "at_risk", "broken", "unknown"]
+    reason: str
+    per_instance: bool
+
+
+class AlertView(_Said):
+    """What somebody should act on now. `runbook`: where it says how."""
+
+    name: str
+    severity: Severity
+    summary: str
+    since: Moment
+    runbook: str
+
+
+class CommitView(_Said):
+    """`writes`: requests that share the commit, null where that is not known any more."""
+
+    txid: Txid
+    at: Moment
+    bytes: int
+    writes: int | None
+
+
+class LogView(_Said):
+    """`txid`: what readers see; `lag`: how many commits the log is known to be ahead of that."""
+
+    url: str
+    txid: Txid
+    commits: list[CommitView]
+    lag: int
+    since_compaction: int | None
+    since_snapshot: int | None
+
+
+class BackupView(_Said):
+    """`proven_at`: when it was last restored and compared with the log, null for never or long ago."""
+
+    name: str
+    at: Moment
+    age_seconds: float
+    bytes: int
+    proven_at: Moment | None
+
+
+class ErrorView(_Said):
+    """A line of the log of ERROR or above, shortened; `request_id` when it is of a request."""
+
+    at: Moment
+    level: str
+    message: str
+    logger: str
+    request_id: str | None
+
+
+class StatusView(_Said):
+    """How the service is, and what it says so by. `state` follows the alerts: `down` is P0, `degraded` P1, `attention`
+    all others and objectives that are not met; `reason` says it in words. `not_asked`: what did not answer in time, so
+    that what is shown of it is old, or missing.
+    """
+
+    state: State
+    reason: str
+    since: Moment
+    service: ServiceView
+    objectives: list[ObjectiveView]
+    alerts: list[AlertView]
+    log: LogView
+    backups: list[BackupView]
+    errors: list[ErrorView]
+    gauges: dict[str, float]
+    not_asked: list[str]
+
+
+class PointView(_Said):
+    """Of one step; null where nothing is known, as of a time in which nobody looked. `commits` and `conflicts` are
+    numbers within the step, bytes those at its end.
+    """
+
+    at: Moment
+    requests_per_second: float | None
+    errors_per_second: float | None
+    p50_seconds: float | None
+    p95_seconds: float | None
+    p99_seconds: float | None
+    commits: int | None
+    conflicts: int | None
+    memory_bytes: float | None
+    database_bytes: float | None
+    wal_bytes: float | None
+
+
+class HistoryView(_Said):
+    """Oldest first; the last point is of a step that is not over yet."""
+
+    span: Literal["hour", "day"]
+    step_seconds: int
+    points: list[PointView]
+
+
+def moment_text(seconds: float) -> str:
+    """Write a time, seconds since 1970, as RFC 3339."""
+    return datetime.fromtimestamp(max(seconds, 0.0), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

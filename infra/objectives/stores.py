@@ -1,0 +1,92 @@
+"""What the stores know of log and backups, asked for on a thread of its own: nobody waits longer than he wants to."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from core.errors import ServiceError
+from infra.backups.backups import open_backups
+from infra.backups.retention import Backup
+from infra.clock import Clock
+from infra.commitlog import LogObject, open_log
+from infra.commitlog.upkeep import COMMITS
+from infra.maintenance.report import Report, read_report
+from infra.settings import Settings
+from infra.storage.object_store import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+MOST_COMMITS = 20
+MOST_BACKUPS = 10
+
+_GOOD_SECONDS = 30.0  # each question is some requests, and a dashboard asks every few seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Newest first; `troubles`: what could not be asked, and why."""
+
+    commits: list[LogObject] = field(default_factory=list)
+    backups: list[Backup] = field(default_factory=list)
+    report: Report = field(default_factory=Report)
+    troubles: list[str] = field(default_factory=list)
+
+
+class Stores:
+    """Asks, at most once at a time, and keeps what was found."""
+
+    def __init__(self, ask: Callable[[], Found], clock: Callable[[], float] = time.monotonic) -> None:
+        self.found: Found | None = None
+        self._ask = ask
+        self._clock = clock
+        self._asked = float("-inf")
+        self._lock = threading.Lock()
+        self._done: threading.Event | None = None  # of the question that is under way
+
+    def ask(self) -> threading.Event:
+        """Have it asked, unless what was found is new enough; returns what is set when there is an answer."""
+        with self._lock:
+            if self._done and not self._done.is_set():
+                return self._done
+            self._done = threading.Event()
+            if self._clock() - self._asked < _GOOD_SECONDS:
+                self._done.set()
+            else:
+                # a daemon: the process must be able to end while a store does not answer
+                threading.Thread(target=self._run, args=(self._done,), name="ask-stores", daemon=True).start()
+            return self._done
+
+    def _run(self, done: threading.Event) -> None:
+        try:
+            self.found = self._ask()
+            self._asked = self._clock()
+        except Exception:
+            logger.exception("asking the stores has failed")
+        finally:
+            done.set()
+
+
+def stores_of(settings: Settings, head: Callable[[], int]) -> Stores:
+    """`head`: the newest commit that is known here, a TXID."""
+    return Stores(lambda: _found(settings, head()))
+
+
+def _found(settings: Settings, head: int) -> Found:
+    found, troubles = Found(), []
+    commits, backups, report = found.commits, found.backups, found.report
+    try:
+        if settings.replica_url:
+            report = read_report(ObjectStore(settings.replica_url, retries=0))
+            listing = open_log(settings.replica_url, Clock()).objects
+            commits = listing.level(COMMITS, max(head - MOST_COMMITS, 0))[: -MOST_COMMITS - 1 : -1]
+    except ServiceError as error:
+        troubles.append(f"the log: {error}")
+    try:
+        if settings.backup_url:
+            complete = [backup for backup in open_backups(settings).list() if backup.complete]
+            backups = complete[: -MOST_BACKUPS - 1 : -1]
+    except ServiceError as error:
+        troubles.append(f"the backups: {error}")
+    return Found(commits, backups, report, troubles)

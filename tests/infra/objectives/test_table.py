@@ -1,0 +1,127 @@
+import pytest
+
+from infra.objectives import release
+from infra.objectives.history import DAY, HOUR, History
+from infra.objectives.status import ObjectiveView
+from infra.objectives.table import OBJECTIVES, measured
+from infra.telemetry.metrics import Totals
+from tests.infra.objectives.test_history import NOON
+
+
+def objective(name: str, history: History, **gauges: float) -> ObjectiveView:
+    return next(found for found in measured(history, gauges) if found.name == name)
+
+
+def of_thirty_days(*lost: tuple[float, float]) -> History:
+    """Ready all the time but for so many seconds, so many hours ago."""
+    history = History(NOON - 30 * DAY)
+    for ring in (history.minutes, history.hours):
+        for number in range(ring.most):
+            start = NOON - (ring.most - 1 - number) * ring.seconds
+            ring.at(start).ready = 0.0 if start == NOON else ring.seconds
+    for ago, seconds in lost:
+        next(slot for slot in history.hours.slots if slot.number * HOUR == NOON - ago * HOUR).ready -= seconds
+    history.until = NOON
+    return history
+
+
+def test_nothing_is_known_at_the_beginning_and_nothing_is_missed() -> None:
+    for found in measured(History(NOON), {}):
+        assert (found.state, set(found.values)) == ("unknown", {"5m", "1h", "24h", "30d"})
+        assert set(found.values.values()) == {None}
+        assert found.reason
+
+
+def test_availability_is_broken_when_the_budget_of_thirty_days_is_overdrawn() -> None:
+    whole = objective("availability", of_thirty_days())
+    assert (whole.values["30d"], whole.budget_left, whole.state) == (1.0, 1.0, "met")
+    half = objective("availability", of_thirty_days((200, 3240), (300, 3240)))  # 0.5 % of 30 days are 12,960 s
+    assert (half.values["30d"], half.budget_left) == (pytest.approx(0.9975), pytest.approx(0.5))
+    assert (half.state, half.reason) == ("met", "99.75 % over 30 days")
+    hours = [(float(ago), 3300.0) for ago in range(200, 204)]
+    overdrawn = objective("availability", of_thirty_days(*hours))
+    assert overdrawn.budget_left == pytest.approx(1 - 13200 / 12960)
+    assert overdrawn.state == "broken"
+
+
+def test_young_service_has_not_spent_a_month_with_its_first_restart() -> None:
+    history = History(NOON)
+    history.see(NOON + 10, 10, Totals(), {})
+    history.see(NOON + 40, 10, Totals(), {}, starts=1)
+    found = objective("availability", history)
+    assert found.values["30d"] == pytest.approx(0.5)
+    assert found.budget_left == pytest.approx(1 - 20 / 12960)
+    assert found.state == "met"
+
+
+def test_availability_is_at_risk_when_an_hour_or_a_day_spends_too_much() -> None:
+    history = History(NOON - 10 * HOUR)
+    for second in range(30, 10 * HOUR + 1, 30):
+        is_out = 9 * HOUR + 600 < second <= 9 * HOUR + 900  # 300 of the last 3,600 s: 16.7 times what may go wrong
+        history.see(NOON - 10 * HOUR + second, 30, Totals(), {}, is_ready=not is_out)
+    found = objective("availability", history)
+    assert (found.state, found.reason) == ("at_risk", "91.67 % over the last hour")
+    day = objective("availability", of_an_old_outage(1500))  # 3.5 times
+    assert day.state == "at_risk"
+    assert day.reason.endswith("over 24 hours")
+    assert objective("availability", of_an_old_outage(1200)).state == "met"  # 2.8 times
+
+
+def of_an_old_outage(seconds: int) -> History:
+    history = History(NOON - 20 * HOUR)
+    for second in range(30, 20 * HOUR + 1, 30):
+        is_out = 5 * HOUR < second <= 5 * HOUR + seconds
+        history.see(NOON - 20 * HOUR + second, 30, Totals(), {}, is_ready=not is_out)
+    return history
+
+
+def test_errors_spend_a_budget_of_requests() -> None:
+    history = History(NOON)
+    history.see(NOON + 10, 10, Totals(requests=1000, errors=4), {})
+    found = objective("error_rate", history)
+    assert (found.values["1h"], found.budget_left) == (0.004, pytest.approx(0.6))
+    assert (found.state, found.reason) == ("met", "0.40 % over 30 days")
+    history.see(NOON + 2 * HOUR, 10, Totals(requests=100, errors=15), {})
+    found = objective("error_rate", history)
+    assert (found.state, found.budget_left) == ("broken", pytest.approx(1 - 19 / 11))
+    history.see(NOON + 2 * HOUR + 10, 10, Totals(requests=5000), {})
+    assert objective("error_rate", history).state == "met"
+
+
+def test_slow_hour_puts_the_response_time_at_risk_and_a_slow_month_breaks_it() -> None:
+    fast, slow = (1000, *[0] * 13), (*[0] * 8, 40, *[0] * 5)
+    history = History(NOON)
+    history.see(NOON + 10, 10, Totals(durations=fast), {})
+    history.see(NOON + 2 * HOUR, 10, Totals(durations=slow), {})
+    found = objective("response_time_p95", history)
+    assert found.values["1h"] == pytest.approx(0.2 + 0.3 * 0.95)
+    assert (found.state, found.reason) == ("at_risk", "485 ms over the last hour")
+    for _ in range(2):
+        history.see(history.until + 10, 10, Totals(durations=slow), {})
+    assert objective("response_time_p95", history).state == "broken"
+
+
+def test_write_that_the_log_lacks_breaks_what_is_0_by_design() -> None:
+    history = History(NOON)
+    history.see(NOON + 10, 10, Totals(), {"unsaved_seconds": 0.0})
+    assert objective("rpo_log", history).state == "met"
+    history.see(NOON + 20, 10, Totals(), {"unsaved_seconds": 0.5})
+    assert (objective("rpo_log", history).state, objective("rpo_log", history).reason) == (
+        "broken",
+        "500 ms over the last hour",
+    )
+
+
+def test_drill_and_coverage_are_what_they_are_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = objective("rto", History(NOON), restore_drill_duration_seconds=601.0)
+    assert (found.state, found.values["5m"], found.reason) == ("broken", 601, "601 s")
+    assert objective("rto", History(NOON), restore_drill_duration_seconds=12.0).state == "met"
+    for said, gauges in (("96.4", {"test_coverage_ratio": 0.964}), ("", {}), ("unknown", {}), ("nan", {}), ("101", {})):
+        monkeypatch.setenv("COVERAGE", said)
+        assert release.gauges() == pytest.approx(gauges)
+    assert objective("coverage", History(NOON), test_coverage_ratio=0.964).reason == "96.40 %"
+    assert objective("coverage", History(NOON), test_coverage_ratio=0.9).state == "broken"
+
+
+def test_names_are_unique() -> None:
+    assert len({found.name for found in OBJECTIVES}) == len(OBJECTIVES) == 9
