@@ -43,6 +43,7 @@ def create_app(service: Service) -> Starlette:
     middleware = [
         Middleware(EarlyAnswers),
         Middleware(OutsideAddress),
+        *_request_span(service),
         Middleware(
             RequestLog,
             metrics=service.metrics,
@@ -75,6 +76,14 @@ def create_app(service: Service) -> Starlette:
     return app
 
 
+def _request_span(service: Service) -> list[Middleware]:
+    if not service.tracing:
+        return []
+    from handler.middleware.request_span import RequestSpan
+
+    return [Middleware(RequestSpan, tracing=service.tracing)]
+
+
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     """A server's life: maintenance on a timer; at the end the WAL is moved into the file and the lock released."""
@@ -96,6 +105,8 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         finally:
             await asyncio.to_thread(service.watch.stop)
             await asyncio.to_thread(service.database.close)
+            if service.tracing:
+                await asyncio.to_thread(service.tracing.close)
 
 
 def server_app(settings: Settings) -> Starlette:

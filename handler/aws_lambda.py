@@ -93,6 +93,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     finally:
         _metrics.flush(_service.gauges)
         _service.watch.look_at_times(Condition())
+        if _service.tracing:
+            _service.tracing.flush()
 
 
 def _answer(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 import peewee
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from core import __version__
-from core.errors import StoreUnavailable
+from core.errors import SettingsError, StoreUnavailable
 from core.idempotency import Answer, once
 from handler.idempotency import attempt_of, kept_of, response_of
 from infra.backups.backups import Backups, open_backups
@@ -24,6 +24,9 @@ from infra.objectives.stores import stores_of
 from infra.objectives.watch import Watch
 from infra.settings import SERVICE, Settings
 from infra.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from infra.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ class Service:
     metrics: Metrics
     copies: Copies
     watch: Watch
+    tracing: "Tracing | None"
 
     def gauges(self) -> dict[str, float]:
         return gauges_of(self.metrics, self.database, self.maintenance)
@@ -52,6 +56,7 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
     """Raises ServiceError when the database cannot be opened. `backups`: for maintenance, if this process is to do it;
     `lasting`: the database file outlives this process.
     """
+    tracing = _open_tracing(settings, metrics)
     database = open_database(settings, lasting=lasting, metrics=metrics)
     job = None
     if backups:
@@ -66,7 +71,22 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
         report=lambda: job.report if job else Report(),
         lasting=lasting,
     )
-    return Service(settings, database, job, metrics, copies, watch)
+    return Service(settings, database, job, metrics, copies, watch, tracing)
+
+
+def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
+    """Raises SettingsError when spans are asked for, and what makes them is not installed."""
+    if not settings.otlp_endpoint:
+        return None
+    try:
+        from infra.telemetry.tracing import Tracing
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"OTEL_EXPORTER_OTLP_ENDPOINT is set, and {error.name} is not installed: "
+            "pip install -r requirements-otel.txt, or unset it"
+        ) from error
+    metrics.spans = tracing = Tracing(settings.otlp_endpoint)
+    return tracing
 
 
 def open_server_service(settings: Settings) -> Service:

@@ -13,7 +13,8 @@ from infra.telemetry.trace_context import trace_of
 
 logger = logging.getLogger("handler.request")
 
-_NOBODY_LEFT = 499  # to answer: nginx's number for a client that has gone
+NOBODY_LEFT = 499  # to answer: nginx's number for a client that has gone
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 
 
@@ -51,11 +52,11 @@ class RequestLog:
 
         try:
             await self.app(scope, receive, send_with_id)
-            status = status if is_answered else _NOBODY_LEFT
+            status = status if is_answered else NOBODY_LEFT
         finally:
             seconds = time.perf_counter() - started
             self.metrics.in_flight -= 1
-            self.metrics.request_finished(_method(scope), _route(scope), status, seconds)
+            self.metrics.request_finished(_method(scope), route_of(scope), status, seconds)
             self._log(scope, status, round(seconds * 1000, 3))
             clear_context_keys()
 
@@ -85,10 +86,10 @@ class _Route:
         self._scope = scope
 
     def __str__(self) -> str:
-        return _route(self._scope)
+        return route_of(self._scope)
 
 
-def _route(scope: Scope) -> str:
+def route_of(scope: Scope) -> str:
     return str(scope["route"].path) if "route" in scope else "none"
 
 
@@ -105,8 +106,7 @@ def is_in_sample(request_id: str, share: float) -> bool:
 
 def _method(scope: Scope) -> str:
     """Metric labels are kept for ever: a caller must not be able to invent new ones."""
-    known = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-    return scope["method"] if scope["method"] in known else "other"
+    return scope["method"] if scope["method"] in METHODS else "other"
 
 
 def _request_id(scope: Scope) -> str:
