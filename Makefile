@@ -12,9 +12,16 @@ PIP := pip install --quiet --disable-pip-version-check --no-deps --require-hashe
 # Gives .venv the console script. `compat` puts a path there, and not code that each start of Python would run
 PIP_HERE := pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 SAM := .venv-sam/bin/sam
+# What operators keep beside the code
+PLACES := backups incidents logs metrics
+# Services of Compose with an image of their own that the profiles ask for
+BESIDES = $(if $(findstring s3,$(COMPOSE_PROFILES)),s3) $(if $(findstring observability,$(COMPOSE_PROFILES)),prometheus)
+REVISION_HERE := git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null || echo unknown
 FAST_TESTS := -m "not e2e" -n $(WORKERS) --dist worksteal
 
 export PORT
+# For what runs here. A database of somebody's own keeps its backups beside it
+serve dev maintain backup restore: export BACKUP_URL ?= $(if $(DATABASE_PATH),,file://$(CURDIR)/backups)
 
 .DEFAULT_GOAL := help
 
@@ -43,16 +50,21 @@ install: .venv/installed ## create .venv with everything that serving and testin
 	@touch $@
 
 serve: .venv/installed ## run the service on http://localhost:8000 (PORT=... changes it)
+	@mkdir -p $(PLACES)
 	@exec $(VENV)/python -m handler
 
 dev: .venv/installed ## the same, and start it anew when the code changes
+	@mkdir -p $(PLACES)
 	@exec $(VENV)/python -m handler.dev
 
 test: .venv/installed ## run the fast tests side by side (WORKERS=0: one after the other)
 	@$(VENV)/python -m pytest $(FAST_TESTS)
 
 test-coverage: .venv/installed ## the same with coverage, which takes twice as long: below 90 % it fails; a report in htmlcov/
+	@rm -f .coverage-of-revision
 	@$(VENV)/python -m pytest $(FAST_TESTS) --cov --cov-report=term --cov-report=html
+	@revision=$$($(REVISION_HERE)); case $$revision in *-dirty | unknown) ;; *) \
+	  echo "$$revision $$($(VENV)/coverage report --format=total --precision=2)" > .coverage-of-revision ;; esac
 
 sim: .venv/installed ## simulate the commit log under every kind of trouble (SEEDS=1000 START=0; SEED=42 shows one)
 	@$(VENV)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --start $(START))
@@ -66,6 +78,9 @@ model: .venv/installed ## check the commit protocol at small size, in every orde
 
 check: .venv/installed ## hold real servers under real trouble to their promises (SECONDS=120; SEED=42 makes the same trouble, WITHOUT=shell leaves one kind out)
 	@$(VENV)/python -m tests.checker --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(WITHOUT),--without $(WITHOUT))
+
+drill: .venv/installed ## rehearse the runbook's incidents in containers, and measure RTO and RPO (ONLY="store away" does one)
+	@$(VENV)/python -m tests.drills $(if $(ONLY),--only "$(ONLY)")
 
 contract: CASES ?= 200
 contract: .venv/installed .venv-contract/installed ## hold a live server to openapi.json, by schemathesis (CASES=200 a phase and operation; SEED=42 sends the same)
@@ -137,17 +152,19 @@ restore: .venv/installed ## make an earlier state the newest one (NAME=latest, o
 	@$(VENV)/python -m infra restore $(if $(AT),--at "$(AT)") $(if $(TXID),--txid "$(TXID)") $(if $(NAME),"$(NAME)")
 
 build: export VERSION ?= $(shell $(MAKE) --silent version)
-build: export REVISION ?= $(shell git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null || echo unknown)
+build: export REVISION ?= $(shell $(REVISION_HERE))
+# What `make test-coverage` has measured of this very revision
+build: export COVERAGE ?= $(shell sed -n "s/^$$($(REVISION_HERE)) //p" .coverage-of-revision 2>/dev/null)
+# Always `latest`, whatever the Compose file names: a tag with a version is somebody's way back
 build: ## build the container image
-	docker compose build
+	docker buildx build --load --target server $(addprefix --build-arg ,BASE_IMAGE VERSION REVISION COVERAGE) --tag $(IMAGE):latest .
+	$(if $(strip $(BESIDES)),docker compose build $(BESIDES))
 
 version: ## print the version, which core/__init__.py has
 	@sed -n 's/^__version__ = "\([^"]*\)".*/\1/p' core/__init__.py
 
 run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3, observability Prometheus and Grafana)
-	@mkdir -p data
-	@test "$$(stat -c %u data 2>/dev/null || echo 1000)" = 1000 || \
-	  docker run --rm --user 0 -v "$(CURDIR)/data:/app/data" $(IMAGE) chown -R 1000:1000 /app/data
+	@mkdir -p data $(PLACES)
 	docker compose up -d --wait
 
 stop: ## stop and remove the containers; the data stays
@@ -166,6 +183,6 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 	AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test $(SAM) local start-api --config-env local --port $(SAM_PORT)
 
 clean: ## remove what the tools made; data/ stays
-	rm -rf build *.egg-info .venv .venv-sam .venv-contract .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*
+	rm -rf build *.egg-info .venv .venv-sam .venv-contract .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.* .coverage-of-revision
 
-.PHONY: help install serve dev test test-coverage sim fuzz model check contract e2e bench-log bench-search bench-costs bench-images bench-middleware bench-metrics lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-coverage sim fuzz model check drill contract e2e bench-log bench-search bench-costs bench-images bench-middleware bench-metrics lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean

@@ -1,6 +1,6 @@
 """What it costs to count, in Markdown.
 
-`make bench-metrics`. In process: what lies between a loop that counts and one that does nothing, the best of some rounds.
+`make bench-metrics`. In process: what lies between a loop that counts and one that does nothing, at best.
 """
 
 import time

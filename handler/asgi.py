@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -88,25 +88,20 @@ def _request_span(service: Service) -> list[Middleware]:
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     """A server's life: maintenance on a timer; at the end the WAL is moved into the file and the lock released."""
     service: Service = app.state.service
-    lines = LogLines(service.metrics).start()
-    watching = asyncio.create_task(watch_event_loop(service.metrics.loop_delayed))
-    service.watch.start(status.prober(service.database, asyncio.get_running_loop()))
     interval = service.settings.maintenance_interval_seconds
-    if interval and service.maintenance:
-        service.maintenance.start(interval)
-    try:
+    async with AsyncExitStack() as at_the_end:  # the last first, and each whatever becomes of the others
+        if service.tracing:
+            at_the_end.push_async_callback(asyncio.to_thread, service.tracing.close)
+        at_the_end.push_async_callback(asyncio.to_thread, service.database.close)
+        at_the_end.push_async_callback(asyncio.to_thread, service.watch.stop)
+        if service.maintenance:
+            at_the_end.push_async_callback(asyncio.to_thread, service.maintenance.stop)
+        at_the_end.callback(LogLines(service.metrics).start().stop)
+        at_the_end.callback(asyncio.create_task(watch_event_loop(service.metrics.loop_delayed)).cancel)
+        service.watch.start(status.prober(service.database, asyncio.get_running_loop()))
+        if interval and service.maintenance:
+            service.maintenance.start(interval)
         yield
-    finally:
-        watching.cancel()
-        lines.stop()
-        try:
-            if service.maintenance:
-                await asyncio.to_thread(service.maintenance.stop)
-        finally:
-            await asyncio.to_thread(service.watch.stop)
-            await asyncio.to_thread(service.database.close)
-            if service.tracing:
-                await asyncio.to_thread(service.tracing.close)
 
 
 def server_app(settings: Settings) -> Starlette:

@@ -64,9 +64,11 @@ async def condition_of(database: Database, *, ask_store: bool = True) -> Ready |
 
 async def _store_trouble(database: Database) -> str | None:
     asking = asyncio.ensure_future(database.verify())
-    done, _ = await asyncio.wait([asking], timeout=_STORE_TIMEOUT_SECONDS)
+    try:
+        done, _ = await asyncio.wait([asking], timeout=_STORE_TIMEOUT_SECONDS)
+    finally:
+        asking.cancel()  # if it is not done: the question itself goes on, for whoever else waits for it
     if not done:
-        asking.cancel()  # the question itself goes on, for whoever else waits for it
         return "No answer in time: the store is away, or another program has the database open."
     error = asking.exception()
     if error is None or isinstance(error, StoreError | CommitError | DatabaseError):

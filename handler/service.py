@@ -69,6 +69,7 @@ def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, 
         totals=metrics.totals,
         gauges=lambda: gauges_of(metrics, database, job),
         report=lambda: job.report if job else Report(),
+        writes=lambda: dict(metrics.newest_writes),
         lasting=lasting,
     )
     return Service(settings, database, job, metrics, copies, watch, tracing)
@@ -83,7 +84,7 @@ def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"OTEL_EXPORTER_OTLP_ENDPOINT is set, and {error.name} is not installed: "
-            "pip install -r requirements-otel.txt, or unset it"
+            "pip install -r requirements-otel.txt, or build the image with TRACES=yes, or unset it"
         ) from error
     metrics.spans = tracing = Tracing(settings.otlp_endpoint)
     return tracing

@@ -324,7 +324,8 @@ def _volume(directory: Path) -> dict[str, float]:
         return {}
     return {
         "data_volume_free_bytes": found.f_bavail * found.f_frsize,
-        "data_volume_size_bytes": found.f_blocks * found.f_frsize,
+        # without what is kept for others, so that the share in use is that of `df`
+        "data_volume_size_bytes": (found.f_blocks - found.f_bfree + found.f_bavail) * found.f_frsize,
     }
 
 

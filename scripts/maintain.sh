@@ -3,4 +3,5 @@
 #   0 * * * * /path/to/scripts/maintain.sh
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/.."
+[ -n "${BACKUP_URL:-}${DATABASE_PATH:-}" ] || export BACKUP_URL="file://$PWD/backups"
 exec .venv/bin/python -m infra maintain "$@"

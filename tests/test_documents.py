@@ -35,8 +35,24 @@ PAGES = [
 ]
 OPERATORS = ("RUNBOOK.md", "docs/lambda.md")
 # Where the words come from that a page quotes; the tools for developers speak in pages of their own
-_SPEAKERS = {"": ("core", "handler", "infra"), "docs/": ("tests/checker", "tests/model", "tests/simulation")}
-_PROGRAMS = {"aws", "chmod", "curl", "df", "docker", "export", "fuser", "gh", "git", "kill", "litestream", "ls", "make"}
+_SPEAKERS = {"": ("core", "handler", "infra", "scripts"), "docs/": ("tests/checker", "tests/model", "tests/simulation")}
+_PROGRAMS = {
+    "aws",
+    "chmod",
+    "curl",
+    "df",
+    "docker",
+    "docker-compose",
+    "export",
+    "jq",
+    "fuser",
+    "gh",
+    "git",
+    "kill",
+    "litestream",
+    "ls",
+    "make",
+}
 _PROGRAMS |= {"eval", "mv", "pre-commit", "pytest", "python", "rm", "sam", "sqlite3", "ss", "sudo", "ulimit", "uvicorn"}
 # Of other programs, and of languages
 _OTHERS = {
@@ -59,8 +75,10 @@ _OTHERS = {
     "Restarting",
     "Throttles",
     "USING INDEX idx_items_created",
+    'The container name "/cloud-native-poc" is already in use',
     "app-20260131-1200-rescued.db.gz",
     "cloud-native-poc_scratch",
+    "database is locked",
     "def rename(db, ...)",
     'fields @timestamp, status_code, path, message | filter level in ["ERROR", "CRITICAL"] or status_code >= 500 '
     "| sort @timestamp desc",
@@ -83,7 +101,11 @@ _ANY = "\0"
 
 
 def prose(page: str) -> str:
-    return re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    """Without blocks, and without the commands of another service that the runbook says what becomes of."""
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    before, heading, rest = text.partition("## Commands that you may know\n")
+    chapter, next_heading, after = rest.partition("\n## ")
+    return before + heading + re.sub(r"^\| `.*?` \|(?=\s)", "|", chapter, flags=re.MULTILINE) + next_heading + after
 
 
 def spans(page: str) -> list[str]:
@@ -92,7 +114,11 @@ def spans(page: str) -> list[str]:
 
 
 def quotes(page: str) -> list[str]:
-    return re.findall(r'"([^"]+)"', " ".join(re.sub(r"`[^`]+`", "", prose(page)).split()))
+    text = re.sub(r"`[^`]+`", "", prose(page))
+    remarks = [
+        remark for block in blocks(page) for remark in re.findall(r"(?:^|\s)#\s(.*)$", block.script, re.MULTILINE)
+    ]
+    return [quote for part in (text, *remarks) for quote in re.findall(r'"([^"]+)"', " ".join(part.split()))]
 
 
 # Messages
@@ -110,6 +136,9 @@ def said_by(package: str) -> str:
             if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in silent:
                 texts |= set(_texts_of(node))
         modules.append("\n".join(" ".join(text.split()) for text in texts))
+    for path in (ROOT / package).rglob("*.sh"):
+        said = re.findall(r'^ *echo "(.*)"$', path.read_text(), re.MULTILINE)
+        modules.append("\n".join(re.sub(r"\$\{[^}]*\}|\$\w+", _ANY, text) for text in said))
     return "\n\f\n".join(modules)
 
 
@@ -153,7 +182,7 @@ def test_every_message_that_a_page_quotes_is_in_the_code(page: str) -> None:
 
 
 def test_nothing_is_left_out_that_no_page_has() -> None:
-    assert _OTHERS - {span for page in PAGES for span in spans(page)} == set()
+    assert _OTHERS - {text for page in PAGES for text in (*spans(page), *quotes(page))} == set()
 
 
 # Commands
@@ -309,6 +338,16 @@ def test_runbook_has_a_row_for_each_problem_of_the_service() -> None:
     codes = {str(code): code.status.value for code in Code}
     assert listed.items() <= codes.items()
     assert {code for code, status in codes.items() if status >= 500} <= listed.keys()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_code_that_a_page_names_with_a_status_has_that_status(page: str) -> None:
+    text = " ".join((ROOT / page).read_text().split())
+    pairs = [(code, status) for status, code in re.findall(r"\b([1-5]\d\d) `(\w+)`", text)]
+    pairs += re.findall(r"`(\w+)`(?:, `\w+`)* \(([1-5]\d\d)\)", text)
+    codes = {str(code): str(code.status.value) for code in Code}
+    assert [(code, status) for code, status in pairs if code in codes and codes[code] != status] == []
+    assert page not in OPERATORS or {code for code, _ in pairs} & codes.keys()
 
 
 def test_table_of_problems_has_every_code_with_its_status() -> None:

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from cfnlint.decode import decode
 
+from infra.objectives.alerts import ALERTS as OWN_ALERTS
+from infra.objectives.table import OBJECTIVES
 from infra.settings import SERVICE
 from infra.telemetry.catalogue import BY_NAME, METRICS, Metric
 from infra.telemetry.cloudwatch import CloudWatchMetrics
@@ -121,6 +123,34 @@ def test_runbook_has_a_section_for_no_other_alert_and_says_the_same_severity() -
     sections = re.findall(r"^### Alert: (\w+)\n\n\*\*When\*\*: (P\d)", (ROOT / "RUNBOOK.md").read_text(), re.MULTILINE)
     assert dict(sections) == {name: rule["labels"]["severity"] for name, rule in ALERTS.items()}
     assert len(sections) == len(ALERTS)
+
+
+def test_alerts_that_the_service_knows_are_the_same_and_only_an_outsider_sees_the_others() -> None:
+    own = {alert.name: (alert.severity, alert.runbook) for alert in OWN_ALERTS}
+    theirs = {
+        name: (rule["labels"]["severity"], rule["annotations"]["runbook_url"].rpartition("/")[2])
+        for name, rule in ALERTS.items()
+    }
+    assert own.items() <= theirs.items()
+    assert {name for name in theirs.keys() - own.keys() if "Burn" not in name} == {"ServiceDown"}
+
+
+@pytest.mark.parametrize("name", ["availability", "error_rate"])
+def test_what_burns_is_the_budget_of_the_objective(name: str) -> None:
+    (objective,) = [found for found in OBJECTIVES if found.name == name]
+    target = float(re.sub("[^0-9.]", "", objective.target)) / 100
+    burning = [rule["expr"] for rule in ALERTS.values() if f'slo="{name}"' in rule["expr"] and " * " in rule["expr"]]
+    assert len(burning) == 2
+    budgets = {float(budget) for expression in burning for budget in re.findall(r" \* ([0-9.]+)", expression)}
+    assert budgets == {round(min(target, 1 - target), 6)}
+
+
+def test_memory_is_high_near_the_limit_of_the_container_and_what_is_kept_reaches_as_far_as_the_objectives() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    limit = compose["x-service"]["deploy"]["resources"]["limits"]["memory"]
+    assert f"{limit.removesuffix('M')} * 1024 * 1024" in ALERTS["MemoryHigh"]["expr"]
+    (kept,) = re.findall(r"retention.time=(\d+)d", str(compose["services"]["prometheus"]["command"]))
+    assert int(kept) > 30
 
 
 def test_every_alert_has_a_series_that_makes_it_fire_and_one_that_does_not() -> None:

@@ -330,7 +330,7 @@ class Replica:
             if not committed and self._is_outdated(writes):
                 continue
             if committed:
-                self.log.observer.commit_shared(sum(not write.error for write in writes))
+                self.log.observer.commit_shared(self.stored.txid, sum(not write.error for write in writes))
             for write in writes:
                 write.shown = self.visible.txid
                 if write.txid > write.shown and (write.error or not committed):

@@ -27,6 +27,7 @@ from infra.commitlog import LogObject, Observer, Position, Unobserved, open_log
 from infra.commitlog.upkeep import COMMITS, Compactor, ExpiredObject, Keep, MaintenanceStore, Snapshots, expired
 from infra.disk.workspace import workspace
 from infra.inspection import Contents, inspect
+from infra.maintenance.drill import Drill, read_drill
 from infra.maintenance.host_time import Boot, HostTime, looked_again, read_boot
 from infra.maintenance.report import Report, Verified, read_report, write_report
 from infra.progress import Progress, no_progress
@@ -75,6 +76,10 @@ class Maintenance:
     def last_report(self) -> Report:
         """Read what the last run did and found; empty if there was none. Raises StoreError."""
         return read_report(self._store)
+
+    def last_drill(self) -> Drill | None:
+        """Read what the last restore drill found; None if there was none. Raises StoreError."""
+        return read_drill(self._store)
 
     def merge(self, check: Callable[[], None] = lambda: None) -> int:
         """Only that, which is what makes starts fast; returns how many runs were made. See Compactor."""

@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from core.errors import MaintenanceCancelled, ServiceError
 from infra.backups.retention import Backup
+from infra.maintenance.drill import Drill
 from infra.maintenance.job import Maintenance
 from infra.maintenance.report import Report
 from infra.telemetry.metrics import Metrics
@@ -32,7 +33,9 @@ class MaintenanceRoutine:
         self._timer: threading.Thread | None = None
         self._report = Report()
         self._backup: Backup | None = None  # the newest one
+        self._drill: Drill | None = None  # the last one
         self._pause = 0.0  # seconds from the timer's last run, if that failed, to the next one
+        self._hurried = False
 
     def run(self, seconds: float = float("inf")) -> Report:
         """All of it, logged and counted. Raises ServiceError when the store cannot be used, MaintenanceCancelled when
@@ -84,6 +87,10 @@ class MaintenanceRoutine:
         if backup:
             gauges["backup_newest_timestamp_seconds"] = backup.time.timestamp()
             gauges["backup_newest_size_bytes"] = backup.size
+        if self._drill and self._drill.last_success:
+            gauges["restore_drill_last_success_timestamp_seconds"] = self._drill.last_success
+        if self._drill and self._drill.duration_seconds is not None:
+            gauges["restore_drill_duration_seconds"] = self._drill.duration_seconds
         return gauges
 
     def start(self, interval: float) -> None:
@@ -119,6 +126,8 @@ class MaintenanceRoutine:
         while (left := end - time.monotonic()) > _LOOK_SECONDS:
             if self._stopping.wait(_LOOK_SECONDS):
                 return True
+            if self._has_first_rows():
+                return False
             try:
                 if self._maintenance.steps.has_run(self._head()):
                     self.merge()
@@ -127,6 +136,16 @@ class MaintenanceRoutine:
             except Exception as error:
                 logger.warning("merging failed: %s", error, exc_info=not isinstance(error, ServiceError))
         return self._stopping.wait(max(left, 0.0))
+
+    def _has_first_rows(self) -> bool:
+        """Whether what was backed up is empty, and something was written since. Tells so once: what is empty most of
+        the time needs no backup every minute.
+        """
+        verified = self._report.verified
+        if self._hurried or verified is None or any(verified.rows.values()) or self._head() <= int(verified.txid, 16):
+            return False
+        self._hurried = True
+        return True
 
     def _run_once(self, interval: float) -> float:
         if not self.run().succeeded:
@@ -145,8 +164,9 @@ class MaintenanceRoutine:
 
     def _learn(self, report: Report) -> None:
         self._report = report
-        with suppress(ServiceError):  # whoever needs the backups says so
+        with suppress(ServiceError):  # whoever needs them says so
             self._backup = self._maintenance.backups.newest()
+            self._drill = self._maintenance.last_drill()
 
     def _check_stopping(self) -> None:
         if self._stopping.is_set():

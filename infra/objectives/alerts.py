@@ -97,7 +97,7 @@ def _errors(rate: float) -> str:
 
 def _writes_refused(facts: Facts) -> str:
     refused = facts.counts().refused
-    return f"{refused} writes of the last five minutes were answered 503." if refused else ""
+    return f"{refused} writes of the last five minutes were answered 503 or 507." if refused >= _A_FEW else ""
 
 
 def _slow_responses(facts: Facts) -> str:

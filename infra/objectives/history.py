@@ -6,7 +6,8 @@ Times are seconds since 1970. A clock that leaps moves all of it: what counts is
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from operator import attrgetter
+from functools import cached_property
+from operator import attrgetter, sub
 from typing import Any
 
 from infra.objectives.status import Span, State
@@ -20,7 +21,7 @@ _LAST = ("memory_bytes", "database_size_bytes", "database_wal_size_bytes")
 _WORST = ("unsaved_seconds", "unbacked_seconds")
 _MOST_CREDITED = 30.0  # seconds: what is longer than between two samples, nobody has looked at
 
-_NAMES = [each.name for each in fields(Totals)]
+_FIELDS = attrgetter(*(each.name for each in fields(Totals)))
 _NOTHING = Totals()
 
 
@@ -46,26 +47,27 @@ class Slot:
 
 def total(all_counts: Iterable[Totals]) -> Totals:
     """Add up, column by column."""
-    counted = [counts for counts in all_counts if counts != _NOTHING]
+    counted = [counts for counts in all_counts if counts is not _NOTHING]
     if len(counted) < 2:
         return counted[0] if counted else _NOTHING
-    return Totals(**{name: _sum(map(attrgetter(name), counted)) for name in _NAMES})
+    return Totals(*map(_sum, zip(*map(_FIELDS, counted), strict=True)))
 
 
 def difference(now: Totals, before: Totals) -> Totals:
     """Return what came between; of what was counted from the beginning again, all."""
+    if now == before:
+        return _NOTHING
     if now.requests < before.requests or now.commits < before.commits:
         return now
-    return Totals(**{name: _less(getattr(now, name), getattr(before, name)) for name in _NAMES})
+    return Totals(*map(_less, _FIELDS(now), _FIELDS(before)))
 
 
-def _sum(values: Iterable[Any]) -> Any:
-    listed = list(values)
-    return tuple(map(sum, zip(*listed, strict=True))) if isinstance(listed[0], tuple) else sum(listed)
+def _sum(column: tuple[Any, ...]) -> Any:
+    return tuple(map(sum, zip(*column, strict=True))) if isinstance(column[0], tuple) else sum(column)
 
 
 def _less(now: Any, before: Any) -> Any:
-    return tuple(a - b for a, b in zip(now, before, strict=True)) if isinstance(now, tuple) else now - before
+    return tuple(map(sub, now, before)) if isinstance(now, tuple) else now - before
 
 
 class Ring:
@@ -101,7 +103,7 @@ class Ring:
             slot.number += by
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Window:
     """What is known of the last minutes, hours or days."""
 
@@ -109,7 +111,7 @@ class Window:
     seconds: float  # that have passed in it since the history began
     slots: list[Slot]
 
-    @property
+    @cached_property
     def counts(self) -> Totals:
         return total(slot.counts for slot in self.slots)
 

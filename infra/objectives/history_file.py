@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +32,8 @@ _TOGETHER = 50  # slots that are written before another thread gets its turn
 _RINGS = ("minutes", "hours")
 _FAR_AWAY = 200_000_000_000  # seconds since 1970, in the year 8307
 _BUCKETS = len(DURATION_BUCKETS) + 1
+_COUNTED = tuple(each.name for each in fields(Totals))
+_NONE = (0, (0,) * _BUCKETS)
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Counts = Annotated[list[Count], Field(min_length=_BUCKETS, max_length=_BUCKETS)]
@@ -132,7 +134,7 @@ def _lines(history: History) -> Iterator[bytes]:
         for index, slot in enumerate(ring.slots):
             if index % _TOGETHER == 0:
                 time.sleep(0)
-            counts = {name: value for name, value in asdict(slot.counts).items() if value and value != (0,) * _BUCKETS}
+            counts = {name: value for name in _COUNTED if (value := getattr(slot.counts, name)) not in _NONE}
             seen = {"ready": round(slot.ready, 3), "starts": slot.starts, "gauges": slot.gauges}
             yield _json({"ring": name, "number": slot.number, **{key: it for key, it in seen.items() if it}, **counts})
 

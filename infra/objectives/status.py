@@ -55,7 +55,7 @@ class AlertView(_Said):
 
 
 class CommitView(_Said):
-    """`writes`: requests that share the commit, null where that is not known any more."""
+    """`writes`: requests that share the commit, null where this process does not know it, as of another one's."""
 
     txid: Txid
     at: Moment

@@ -12,6 +12,7 @@ from infra.backups.retention import Backup
 from infra.clock import Clock
 from infra.commitlog import LogObject, open_log
 from infra.commitlog.upkeep import COMMITS
+from infra.maintenance.drill import Drill, read_drill
 from infra.maintenance.report import Report, read_report
 from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
@@ -21,7 +22,8 @@ logger = logging.getLogger(__name__)
 MOST_COMMITS = 20
 MOST_BACKUPS = 10
 
-_GOOD_SECONDS = 30.0  # each question is some requests, and a dashboard asks every few seconds
+_GOOD_SECONDS = 30.0  # in a bucket, where each question is some requests: a dashboard asks every few seconds
+_GOOD_IN_A_DIRECTORY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +33,42 @@ class Found:
     commits: list[LogObject] = field(default_factory=list)
     backups: list[Backup] = field(default_factory=list)
     report: Report = field(default_factory=Report)
+    drill: Drill | None = None
     troubles: list[str] = field(default_factory=list)
+
+
+def drill_gauges(drill: Drill | None) -> dict[str, float]:
+    """Return what the last drill has measured, and when one last succeeded; seconds."""
+    gauges: dict[str, float] = {}
+    if drill and drill.duration_seconds is not None:
+        gauges["restore_drill_duration_seconds"] = drill.duration_seconds
+    if drill and drill.last_success:
+        gauges["restore_drill_last_success_timestamp_seconds"] = drill.last_success
+    return gauges
 
 
 class Stores:
     """Asks, at most once at a time, and keeps what was found."""
 
-    def __init__(self, ask: Callable[[], Found], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, ask: Callable[[], Found], clock: Callable[[], float] = time.monotonic, good_for: float = _GOOD_SECONDS
+    ) -> None:
+        """`good_for`: seconds in which what was found is shown again."""
         self.found: Found | None = None
+        self._good_for = good_for
         self._ask = ask
         self._clock = clock
         self._asked = float("-inf")
         self._lock = threading.Lock()
         self._done: threading.Event | None = None  # of the question that is under way
 
-    def ask(self) -> threading.Event:
+    def ask(self, good_for: float | None = None) -> threading.Event:
         """Have it asked, unless what was found is new enough; returns what is set when there is an answer."""
         with self._lock:
             if self._done and not self._done.is_set():
                 return self._done
             self._done = threading.Event()
-            if self._clock() - self._asked < _GOOD_SECONDS:
+            if self._clock() - self._asked < (good_for or self._good_for):
                 self._done.set()
             else:
                 # a daemon: the process must be able to end while a store does not answer
@@ -70,15 +87,18 @@ class Stores:
 
 def stores_of(settings: Settings, head: Callable[[], int]) -> Stores:
     """`head`: the newest commit that is known here, a TXID."""
-    return Stores(lambda: _found(settings, head()))
+    are_directories = all(url.startswith("file:") for url in (settings.replica_url, settings.backup_url) if url)
+    good_for = _GOOD_IN_A_DIRECTORY_SECONDS if are_directories else _GOOD_SECONDS
+    return Stores(lambda: _found(settings, head()), good_for=good_for)
 
 
 def _found(settings: Settings, head: int) -> Found:
     found, troubles = Found(), []
-    commits, backups, report = found.commits, found.backups, found.report
+    commits, backups, report, drill = found.commits, found.backups, found.report, found.drill
     try:
         if settings.replica_url:
-            report = read_report(ObjectStore(settings.replica_url, retries=0))
+            store = ObjectStore(settings.replica_url, retries=0)
+            report, drill = read_report(store), read_drill(store)
             listing = open_log(settings.replica_url, Clock()).objects
             commits = listing.level(COMMITS, max(head - MOST_COMMITS, 0))[: -MOST_COMMITS - 1 : -1]
     except ServiceError as error:
@@ -89,4 +109,4 @@ def _found(settings: Settings, head: int) -> Found:
             backups = complete[: -MOST_BACKUPS - 1 : -1]
     except ServiceError as error:
         troubles.append(f"the backups: {error}")
-    return Found(commits, backups, report, troubles)
+    return Found(commits, backups, report, drill, troubles)

@@ -7,6 +7,7 @@ from typing import Literal
 from infra.objectives.history import DAY, SPANS, History, Window
 from infra.objectives.quantile import quantile
 from infra.objectives.status import ObjectiveView, Span
+from infra.telemetry.build import coverage
 
 Gauges = Mapping[str, float]  # as they are now
 Value = Callable[[Window, Gauges], float | None]
@@ -148,7 +149,7 @@ OBJECTIVES = (
         target="> 90 %",
         unit="ratio",
         is_met=lambda value: value > 0.9,
-        value=lambda window, gauges: gauges.get("test_coverage_ratio"),
+        value=lambda window, gauges: coverage(),
         of_all_instances=True,
         is_of_now=True,
         unknown="the build of this release does not say",
@@ -168,7 +169,7 @@ def _judged(objective: Objective, windows: Mapping[Span, Window], gauges: Gauges
     is_hidden = per_instance and objective.of_a_server
     values = {span: None if is_hidden else objective.value(window, gauges) for span, window in windows.items()}
     spent = {} if is_hidden or not objective.spent else {span: objective.spent(windows[span]) for span in windows}
-    left = None if (all_spent := spent.get("30d")) is None else 1 - all_spent
+    left = None if (of_all := spent.get("30d")) is None or values["30d"] is None else 1 - of_all
     state, span = _state(objective, values, spent)
     value = values[span]
     if value is None:

@@ -4,8 +4,6 @@ import os
 import socket
 from collections.abc import Mapping
 
-from core import __version__
-from infra.objectives import release
 from infra.objectives.judgement import Judgement
 from infra.objectives.status import (
     AlertView,
@@ -20,6 +18,7 @@ from infra.objectives.status import (
 from infra.objectives.stores import Found
 from infra.settings import SERVICE
 from infra.storage.url import redacted
+from infra.telemetry.build import build
 from infra.telemetry.newest_errors import ERRORS
 
 
@@ -27,13 +26,14 @@ def tell(
     judgement: Judgement,
     found: Found,
     *,
+    writes: Mapping[int, int],
     shown_gauges: Mapping[str, float],
     replica_url: str,
     started: float,
     per_instance: bool,
     not_asked: list[str],
 ) -> StatusView:
-    """Say how the service is. `started`: this process, seconds since 1970."""
+    """Say how the service is. `writes`: that share a commit, by TXID. `started`: this process, seconds since 1970."""
     facts = judgement.facts
     return StatusView(
         state=judgement.state,
@@ -42,7 +42,7 @@ def tell(
         service=_service(started, per_instance),
         objectives=judgement.objectives,
         alerts=alerts_of(judgement),
-        log=_log(found, facts.gauges, replica_url),
+        log=_log(found, writes, facts.gauges, replica_url),
         backups=_backups(found, facts.now),
         errors=_errors(),
         gauges=dict(shown_gauges),
@@ -68,15 +68,15 @@ def alerts_of(judgement: Judgement) -> list[AlertView]:
 def _service(started: float, per_instance: bool) -> ServiceView:
     return ServiceView(
         name=SERVICE,
-        version=__version__,
-        revision=release.revision(),
+        version=build()["version"],
+        revision=None if build()["revision"] == "unknown" else build()["revision"],
         started_at=moment_text(started),
         instance=os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME") or f"{socket.gethostname()}:{os.getpid()}",
         per_instance=per_instance,
     )
 
 
-def _log(found: Found, gauges: Mapping[str, float], replica_url: str) -> LogView:
+def _log(found: Found, writes: Mapping[int, int], gauges: Mapping[str, float], replica_url: str) -> LogView:
     txid = int(gauges.get("commit_log_txid", 0))
     head = max((commit.max_txid for commit in found.commits), default=0)
     return LogView(
@@ -87,7 +87,7 @@ def _log(found: Found, gauges: Mapping[str, float], replica_url: str) -> LogView
                 txid=f"{commit.max_txid:016x}",
                 at=moment_text(commit.modified.timestamp()),
                 bytes=commit.size,
-                writes=None,
+                writes=writes.get(commit.max_txid),
             )
             for commit in found.commits
         ],

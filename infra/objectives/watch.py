@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from infra.maintenance.report import Report
-from infra.objectives import process, release
+from infra.objectives import process
 from infra.objectives.alerts import Facts
 from infra.objectives.history import History, difference
 from infra.objectives.history_file import HistoryFile
 from infra.objectives.judgement import Judgement, judge
 from infra.objectives.points import points_of
 from infra.objectives.status import HistoryView, StatusView
-from infra.objectives.stores import Found, Stores
+from infra.objectives.stores import Found, Stores, drill_gauges
 from infra.objectives.telling import tell
 from infra.settings import Settings
 from infra.telemetry.metrics import Totals
@@ -26,6 +26,7 @@ LOOK_SECONDS = 10.0
 KEEP_SECONDS = 60.0
 
 _LEAP_SECONDS = 30.0
+_GOOD_SECONDS = 3600.0  # what the stores say, while nobody wants to see it: each question has a price
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,13 @@ class Watch:
         totals: Callable[[], Totals],
         gauges: Callable[[], dict[str, float]],
         report: Callable[[], Report],
+        writes: Callable[[], dict[int, int]] = dict,
         lasting: bool,
         now: Callable[[], float] = time.time,
         elapsed: Callable[[], float] = process.elapsed,
     ) -> None:
-        """`report`: the newest that this process has of maintenance. `lasting`: a server; else one of Lambda's
+        """`report`: the newest that this process has of maintenance. `writes`: how many share each commit that it knows
+        of, by TXID. `lasting`: a server; else one of Lambda's
         instances. `now`: seconds since 1970. `elapsed`: seconds of a clock that nobody sets, and that goes on while the
         machine sleeps.
         """
@@ -65,6 +68,7 @@ class Watch:
         self._totals = totals
         self._gauges = gauges
         self._report = report
+        self._writes = writes
         self._lasting = lasting
         self._now = now
         self._elapsed = elapsed
@@ -150,6 +154,7 @@ class Watch:
             return tell(
                 self._judgement(gauges),
                 found,
+                writes=self._writes(),
                 shown_gauges=self._gauges(),
                 replica_url=self._settings.replica_url,
                 started=self._started,
@@ -165,12 +170,15 @@ class Watch:
     def _run(self, probe: Callable[[], Condition]) -> None:
         while not self._stopping.is_set():
             try:
+                self.stores.ask(good_for=_GOOD_SECONDS)
                 condition = probe()
                 if not self._stopping.is_set():
                     self.look(condition)
                     if self._elapsed() - self._kept >= KEEP_SECONDS:
                         self.keep()
             except Exception:
+                if self._stopping.is_set():
+                    return  # and so has whoever was asked
                 logger.exception("looking at the objectives has failed")
             self._stopping.wait(LOOK_SECONDS)
 
@@ -187,7 +195,8 @@ class Watch:
         return judge(facts, per_instance=not self._lasting)
 
     def _known_gauges(self) -> dict[str, float]:
-        gauges = {**process.gauges(), **release.gauges(), **self._gauges()}
+        drill = self.stores.found.drill if self.stores.found else None
+        gauges = {**process.gauges(), **drill_gauges(drill), **self._gauges()}
         report = self._newest_report()
         if report.verified:
             is_behind = int(gauges.get("commit_log_txid", 0)) > int(report.verified.txid, 16)

@@ -9,13 +9,14 @@ from core.errors import ServiceError
 from infra.backups.backups import Backups
 from infra.disk.owner_lock import OwnerLock
 from infra.inspection import count_rows
+from infra.maintenance.drill import read_drill
 from infra.maintenance.report import Report, read_report
-from infra.objectives import release
 from infra.objectives.alerts import Facts
 from infra.objectives.history import History
 from infra.objectives.history_file import HistoryFile
 from infra.objectives.judgement import Judgement, judge
 from infra.objectives.status import State, moment_text
+from infra.objectives.stores import drill_gauges
 from infra.objectives.telling import alerts_of
 from infra.operators.shell_version import shell_warnings
 from infra.settings import Settings
@@ -74,17 +75,18 @@ def read_status(settings: Settings, backups: Backups) -> Status:
         problems.append(str(error))
     if newest:
         age = datetime.now(UTC) - newest.modified
-    report = Report()
+    report, drill = Report(), None
     try:
         if settings.replica_url:
-            report = read_report(ObjectStore(settings.replica_url))
+            store = ObjectStore(settings.replica_url)
+            report, drill = read_report(store), read_drill(store)
     except ServiceError as error:
         problems.append(str(error))
     problems += report.problems
     interval = settings.maintenance_interval_seconds
     if interval and report.last_success < datetime.now(UTC).timestamp() - 2 * interval:
         problems.append(f"no maintenance has succeeded within two intervals of {interval} s")
-    judgement, since = _judged(path, report, 2.0 * interval, is_stopped)
+    judgement, since = _judged(path, report, drill_gauges(drill), 2.0 * interval, is_stopped)
     is_well = judgement.state == "well"
     return Status(
         state="attention" if problems and is_well else judgement.state,
@@ -108,20 +110,25 @@ def read_status(settings: Settings, backups: Backups) -> Status:
     )
 
 
-def _judged(database: Path, report: Report, maintained_within: float, is_stopped: bool) -> tuple[Judgement, str | None]:
-    """By the history that a server keeps here, and since when it is so; without one nothing is known but the report."""
+def _judged(
+    database: Path, report: Report, known: dict[str, float], maintained_within: float, is_stopped: bool
+) -> tuple[Judgement, str | None]:
+    """By the history that a server keeps here, and since when it is so; without one, by the report and what else is
+    `known`, gauges.
+    """
     now = datetime.now(UTC).timestamp()
     history = HistoryFile(database).read()
     if history is None:
-        return judge(Facts(now, History(now), release.gauges(), report, maintained_within, started=now)), None
+        started = report.last_success or now
+        return judge(Facts(now, History(now), known, report, maintained_within, started)), None
     noted, gauges, since = history.noted, history.noted.gauges, history.noted.since
     if is_stopped:
         since = history.until if noted.state != "down" else since
         noted.unready, noted.degraded = f"the service is stopped: nobody has {database} open.", ""
         noted.firing.setdefault("NotReady", history.until)
         history.until = max(history.until, now)
-        gauges = {name: value for name, value in gauges.items() if name.startswith("restore_drill")}
-    found = judge(Facts(now, history, gauges | release.gauges(), report, maintained_within, started=history.began))
+        gauges = {}
+    found = judge(Facts(now, history, gauges | known, report, maintained_within, started=history.began))
     return found, moment_text(since if is_stopped or found.state == noted.state else now)
 
 

@@ -18,3 +18,12 @@ def build() -> dict[str, str]:
         "python": platform.python_version(),
         "sqlite": apsw.sqlite_lib_version(),
     }
+
+
+def coverage() -> float | None:
+    """Return the share of the code that the tests have run when this release was built, None if that does not say."""
+    try:
+        percent = float(os.environ.get("COVERAGE", ""))
+    except ValueError:
+        return None
+    return percent / 100 if 0 <= percent <= 100 else None

@@ -75,7 +75,7 @@ WRITES_WAITING = Metric("database_writes_waiting", "gauge", "Writes that wait fo
 VOLUME_FREE = Metric(
     "data_volume_free_bytes", "gauge", "Room left for the database on its volume, for our user", on_lambda=False
 )
-VOLUME_SIZE = Metric("data_volume_size_bytes", "gauge", "Size of that volume", on_lambda=False)
+VOLUME_SIZE = Metric("data_volume_size_bytes", "gauge", "Room of that volume, in use and left", on_lambda=False)
 
 COMMITS = Metric("commit_log_commits_total", "counter", "Commits stored")
 COMMIT_DURATION = Metric(

@@ -50,20 +50,23 @@ class CloudWatchMetrics(Metrics):
     def flush(self, gauges: Gauges = dict) -> None:
         """Print what was counted since the last flush; call at the end of each invocation. `gauges`: printed along."""
         values: dict[str, list[float]] = {}
+        series: dict[str, int] = {}
         dimensions: dict[str, dict[str, str]] = {}
         for metric, labels, fresh in self._fresh():
             values.setdefault(metric.name, []).extend(fresh)
+            if labels:
+                series[_series(metric, labels)] = len(fresh) if metric.kind == "histogram" else int(sum(fresh))
             if metric.dimension:
                 value = labels[list(metric.labels).index(metric.dimension)]
                 dimensions[metric.name] = {metric.dimension: _in_classes(metric.dimension, value)}
         if values:
             found = gauges()
             values |= {name: [found[name]] for name in _PRINTED_GAUGES if name in found}
-            sys.stdout.write(json.dumps(self._line(values, dimensions)) + "\n")
+            sys.stdout.write(json.dumps(self._line(values, series, dimensions)) + "\n")
 
     def _fresh(self) -> Iterator[tuple[Metric, tuple[str, ...], list[float]]]:
         """What was counted since the last time, series by series."""
-        for metric in METRICS:
+        for metric in filter(lambda metric: metric.on_lambda, METRICS):
             for labels, histogram in list(self.histograms.get(metric.name, {}).items()):
                 if isinstance(histogram, _Remembering) and (taken := histogram.take()):
                     yield metric, labels, taken
@@ -73,10 +76,13 @@ class CloudWatchMetrics(Metrics):
                     self._printed[metric.name, labels] = now
                     yield metric, labels, [now - before]
 
-    def _line(self, values: dict[str, list[float]], dimensions: dict[str, dict[str, str]]) -> dict[str, Any]:
+    def _line(
+        self, values: dict[str, list[float]], series: dict[str, int], dimensions: dict[str, dict[str, str]]
+    ) -> dict[str, Any]:
         units = {name: catalogue.BY_NAME[name].unit for name in values}
         metrics = {name: {"Unit": units[name], "Value": _at_most(found)} for name, found in values.items()}
-        line: dict[str, Any] = dict(self._embedded.serialize_metric_set(metrics, {"service": SERVICE}, build()))
+        properties = {**build(), "series": series}
+        line: dict[str, Any] = dict(self._embedded.serialize_metric_set(metrics, {"service": SERVICE}, properties))
         for name, dimension in dimensions.items():
             line |= dimension
             line["_aws"]["CloudWatchMetrics"].append(
@@ -87,6 +93,12 @@ class CloudWatchMetrics(Metrics):
                 }
             )
         return line
+
+
+def _series(metric: Metric, labels: tuple[str, ...]) -> str:
+    """As Prometheus writes it."""
+    pairs = (f'{name}="{value}"' for name, value in zip(metric.labels, labels, strict=True))
+    return f"{metric.name}{{{','.join(pairs)}}}"
 
 
 def _in_classes(dimension: str, value: str) -> str:

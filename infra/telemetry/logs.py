@@ -12,6 +12,7 @@ from aws_lambda_powertools.logging.formatter import (
 )
 
 from infra.settings import SERVICE
+from infra.telemetry.newest_errors import ERRORS
 
 __all__ = ["LineFormatter", "clear_context_keys", "configure_logging", "set_context_keys"]
 
@@ -48,7 +49,7 @@ def configure_logging(level: str) -> tuple[logging.Handler, LineFormatter]:
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(formatter)
-    logging.basicConfig(handlers=[handler], level=level, force=True)
+    logging.basicConfig(handlers=[handler, ERRORS], level=level, force=True)
     logging.captureWarnings(True)
     logging.logAsyncioTasks = False  # type: ignore[attr-defined, unused-ignore]
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):

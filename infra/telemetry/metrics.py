@@ -13,6 +13,7 @@ from infra.telemetry.trace_context import NoSpans, Spans
 # Read when somebody asks for metrics; a value that cannot be read now is left out
 Gauges = Callable[[], dict[str, float]]
 
+_COMMITS = 20  # the newest, for whoever looks at them
 _DELAYS = 120  # of the event loop, which is asked twice a second: those of a minute
 _NOT_OF_THE_API = ("/health", "/ready", "/metrics", "/dashboard", "/ops", "/docs", "/openapi.json")
 
@@ -31,7 +32,7 @@ class Totals:
     commits: int = 0
     conflicts: int = 0
     unknown: int = 0  # outcomes of commits
-    refused: int = 0  # of the requests, writes answered 503
+    refused: int = 0  # of the requests, writes answered 503 or 507
     locked: int = 0  # of the requests, those that another program's lock has refused
 
 
@@ -46,6 +47,7 @@ class Metrics:
         self._requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.in_flight = 0  # requests, for the event loop to count
         self._loop_delays: deque[float] = deque(maxlen=_DELAYS)
+        self.newest_writes: deque[tuple[int, int]] = deque(maxlen=_COMMITS)  # TXIDs, and how many writes share each
         self._locked = self.counter(catalogue.DATABASE_LOCKED)
         self._queue = self.histogram(catalogue.QUEUE_DURATION)
         self._queries = {kind: self.histogram(catalogue.QUERY_DURATION, kind) for kind in ("read", "write")}
@@ -114,8 +116,9 @@ class Metrics:
         self._commit_bytes.add(size)
         self._commit_durations.observe(seconds)
 
-    def commit_shared(self, writes: int) -> None:
+    def commit_shared(self, txid: int, writes: int) -> None:
         self._shared.observe(writes)
+        self.newest_writes.append((txid, writes))
 
     def commit_conflicted(self) -> None:
         self._conflicts.add()
@@ -191,7 +194,7 @@ def _is_of_the_api(route: str) -> bool:
 
 def _is_refused_write(key: tuple[str, str, int]) -> bool:
     method, _, status = key
-    return status == 503 and method not in ("GET", "HEAD", "OPTIONS")
+    return status in (503, 507) and method not in ("GET", "HEAD", "OPTIONS")
 
 
 def _added_up(histograms: list[Histogram]) -> tuple[int, ...]:

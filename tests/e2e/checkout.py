@@ -80,7 +80,7 @@ class Checkout:
     def begin_anew(self) -> None:
         """Starts the service without data."""
         self.sh("make stop")
-        self.as_root("rm -rf data")
+        self.as_root("rm -rf data backups")
         self.start()
 
     def as_root(self, script: str) -> str:
@@ -144,16 +144,16 @@ def checked_out(directory: Path) -> Iterator[Checkout]:
         checkout.close()
 
 
-def why_no_container() -> str:
-    """Why containers cannot be tested here; empty if they can."""
+def why_no_container(name: str = CONTAINER) -> str:
+    """Why containers cannot be tested here under this name; empty if they can."""
     for command in ("docker compose version", "docker buildx version", "docker ps -a --format {{.Names}};{{.Image}}"):
         try:
             output = subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout
         except (OSError, subprocess.CalledProcessError) as error:
             return f"needs a Docker engine with compose and buildx: `{command}`: {getattr(error, 'stderr', error)}"
     here = [line.split(";") for line in output.splitlines()]
-    if CONTAINER in [name for name, _ in here]:
-        return f"a container named {CONTAINER} is here already: `make stop` first"
+    if name in [there for there, _ in here]:
+        return f"a container named {name} is here already: `make stop` first"
     if FUNCTION_IMAGE in [image for _, image in here]:
         return "a container of `sam local` is here already: end that first"
     return ""

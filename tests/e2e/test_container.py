@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.checkout import CONTAINER, Checkout
 from tests.e2e.evidence import Claims, items_in, run_together, write_items
+from tests.e2e.pages import blocks
 from tests.e2e.processes import SHELL, own_address, until
 
 pytestmark = pytest.mark.e2e
@@ -186,17 +187,32 @@ def test_everything_on_the_bind_mount_belongs_to_user_1000(service: Checkout) ->
     assert owners == {(1000, 1000)}
 
 
-def test_directory_of_another_user_is_refused_and_mended_by_make_run(service: Checkout) -> None:
+@pytest.mark.parametrize("start", ["docker compose up -d --wait", "make run"])
+def test_what_belongs_to_root_is_given_to_the_service(service: Checkout, start: str) -> None:
+    """A fresh clone's directories, which Docker makes, and files that somebody has copied."""
     service.add("kept")
     service.sh("make stop")
-    service.as_root("chown -R 0:0 data")
-    failed = service.run("docker compose up -d --wait")
-    assert failed.returncode == 1, failed.stderr
-    assert re.search(r"exited \(2\)|unhealthy|restarting", failed.stderr), failed.stderr
-    until(lambda: service.inspect()["State"]["ExitCode"] == 2)
-    assert "is not writable by user 1000" in service.log()[-1]["message"]
-    service.start()
+    service.as_root("chown -R 0:0 data && rm -rf backups")
+    service.sh(start)
     assert service.names() == ["kept"]
+    assert "made" in service.sh(f"docker exec {CONTAINER} python -m infra backup")
+    places = [service.data, service.directory / "backups"]
+    assert {path.stat().st_uid for place in places for path in [place, *place.rglob("*")]} == {1000}
+
+
+def test_build_moves_no_tag_that_the_compose_file_names(service: Checkout) -> None:
+    service.sh("docker tag cloud-native-poc:latest cloud-native-poc:e2e-kept")
+    kept, file = service.inspect()["Image"], service.directory / "docker-compose.yml"
+    before = file.read_text()
+    try:
+        file.write_text(before.replace("cloud-native-poc:latest", "cloud-native-poc:e2e-kept"))
+        service.sh("make run", VERSION="v9.0.0")
+        assert service.inspect()["Image"] == kept
+        built = service.inspect("cloud-native-poc:latest")
+        assert built["Config"]["Labels"]["org.opencontainers.image.version"] == "v9.0.0"
+    finally:
+        file.write_text(before)
+        service.sh("make stop; docker rmi cloud-native-poc:e2e-kept")
 
 
 def test_others_get_in_only_with_a_mode_that_somebody_has_said(service: Checkout) -> None:
@@ -214,6 +230,15 @@ def test_others_get_in_only_with_a_mode_that_somebody_has_said(service: Checkout
     assert service.names() == []
 
 
+def test_restart_loop_is_seen_by_the_alert_queries(service: Checkout) -> None:
+    script = next(block.script for block in blocks("RUNBOOK.md") if block.name == "Alerts without Prometheus")
+    query = script.partition("\ndocker inspect -f")[0]
+    assert "ALERT" not in service.sh(query)
+    service.run("docker compose up -d", PUBLISH="0.0.0.0")  # and nobody has said who may come in
+    until(lambda: "ALERT: container not running" in service.run(query).stdout)
+    assert "CRITICAL" in service.sh("docker logs cloud-native-poc 2>&1 | jq -r .level").split()
+
+
 def test_port_in_use_is_said_and_harms_nothing(service: Checkout) -> None:
     service.add("kept")
     service.sh("make stop")
@@ -221,6 +246,7 @@ def test_port_in_use_is_said_and_harms_nothing(service: Checkout) -> None:
         failed = service.run("make run")
     assert failed.returncode == 2
     assert re.search("already (in use|allocated)", failed.stderr)
+    assert service.inspect()["State"]["ExitCode"] == 128
     service.start()
     assert service.names() == ["kept"]
 

@@ -268,6 +268,36 @@ def test_a_refresh_changes_values_and_nothing_else(open_page: OpenPage, address:
     assert page.evaluate("scrollY") == 300
 
 
+def test_an_answer_that_was_overtaken_says_nothing(open_page: OpenPage, address: str) -> None:
+    page, late = open_page(), list[Route]()
+    answer_with(page, status_answer())
+    shown(page, address).get_by_text("The plots as a table").click()
+    expect(page.locator("#points tbody tr")).to_have_count(60)
+    page.route("**/ops/history?span=hour", lambda route: late.append(route))
+    with page.expect_request("**/ops/history?span=hour"):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.get_by_role("radio", name="day").check()
+    expect(page.locator("#points tbody tr")).to_have_count(144)
+    with page.expect_response("**/ops/history?span=hour"):
+        late[0].fulfill(json=history_answer())
+    page.evaluate("new Promise(requestAnimationFrame)")
+    expect(page.locator("#points tbody tr")).to_have_count(144)
+
+
+def test_nothing_is_asked_for_a_page_that_nobody_sees(open_page: OpenPage, address: str) -> None:
+    page, asked = open_page(), list[str]()
+    page.clock.install()
+    answer_with(page, status_answer())
+    shown(page, address)
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
+    page.clock.run_for(10 * REFRESH)
+    assert asked == []
+    page.evaluate("delete document.hidden")
+    with page.expect_response("**/ops/status"):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'&amp;javascript:alert(3)"
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,20 +70,20 @@ def test_metrics_are_named_and_described_as_prometheus_would_have_them(start_ser
 
 
 class Prometheus:
-    """As `prometheus.yml` has it but for addresses and patience, and with a key."""
+    """As `prometheus.yml` has it but for addresses and patience; with a key, if there is one."""
 
-    def __init__(self, start: StartProcess, directory: Path, target: str, key: str) -> None:
+    def __init__(self, start: StartProcess, directory: Path, service: httpx2.URL, key: str = "") -> None:
         port, alertmanager_port = free_port(), free_port()
         files = copied(
             directory,
             {
-                **WITH_KEY,
+                **(WITH_KEY if key else {}),
                 r"(scrape|evaluation)_interval: 15s": r"\1_interval: 500ms",
                 r"scrape_interval: 500ms": "scrape_interval: 500ms\n  scrape_timeout: 400ms",
                 r"\bfor: \w+": "for: 1s",
                 r"group_wait: \w+": "group_wait: 1s",
                 "alertmanager:9093": f"127.0.0.1:{alertmanager_port}",
-                "app:8000": target,
+                "app:8000": service.netloc.decode(),
             },
         )
         (files / "prometheus.key").write_text(key)
@@ -106,13 +106,13 @@ class Prometheus:
         )
 
     def ask(self, path: str) -> dict[str, Any]:
-        with suppress(httpx2.HTTPError):
+        with suppress(httpx2.HTTPError, ValueError):
             return dict(self._client.get(path).json()["data"])
         return {}
 
     def value(self, expression: str) -> float | None:
         """Of the only series, if there is one."""
-        with suppress(httpx2.HTTPError):
+        with suppress(httpx2.HTTPError, ValueError):
             found = self._client.get("query", params={"query": expression}).json()["data"]["result"]
             return float(found[0]["value"][1]) if found else None
         return None
@@ -123,7 +123,7 @@ class Prometheus:
 
     def told(self) -> dict[str, list[str]]:
         """Which receivers Alertmanager tells of which alert."""
-        with suppress(httpx2.HTTPError):
+        with suppress(httpx2.HTTPError, ValueError):
             alerts = self._alertmanager.get("alerts").json()
             return {found["labels"]["alertname"]: [to["name"] for to in found["receivers"]] for found in alerts}
         return {}
@@ -133,44 +133,48 @@ class Prometheus:
         self._alertmanager.close()
 
 
-def test_killed_service_and_locked_database_make_their_alerts_fire(
+def test_locked_database_lost_store_and_killed_service_make_their_alerts_fire(
     start_process: StartProcess, start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
-    server = start_server(AUTH_MODE="keys", BUSY_TIMEOUT_SECONDS="0.2", MAINTENANCE_INTERVAL_SECONDS="0")
-    database = str(tmp_path / "data" / "app.db")
+    server = start_server(BUSY_TIMEOUT_SECONDS="0.2", MAINTENANCE_INTERVAL_SECONDS="0")
+    data = tmp_path / "data"
+    with closing(Prometheus(start_process, tmp_path / "monitoring", server.client.base_url)) as prometheus:
+        until(lambda: prometheus.value("database_locked_total") == 0)
+        until(lambda: not prometheus.firing().keys() - {"DrillOld"})
 
-    def new_key(scope: str) -> str:
-        made = start_process(sys.executable, "-m", "infra", "keys", "create", scope, "--scope", scope)
-        assert made.popen.wait(30) == 0
-        return made.wait_for(r"^\S{20,}$")[0]
+        with subprocess.Popen([SHELL, data / "app.db"], stdin=subprocess.PIPE, text=True) as shell:
+            assert shell.stdin
+            shell.stdin.write(".timeout 20000\nBEGIN IMMEDIATE;\n")
+            shell.stdin.flush()
+            until(lambda: server.client.post("/api/items", json={"name": "x"}).status_code == 503)
+            until(lambda: "DatabaseLocked" in prometheus.firing())
+            shell.kill()
+        assert prometheus.firing()["DatabaseLocked"]["labels"]["severity"] == "P2"
 
-    writer = {"Authorization": f"Bearer {new_key('write')}"}
-    prometheus = Prometheus(
-        start_process, tmp_path / "monitoring", server.client.base_url.netloc.decode(), new_key("ops")
-    )
-    until(lambda: prometheus.value("up") == 1)
+        (data / "replica").rename(data / "elsewhere")
+        until(lambda: server.client.get("/ready").status_code == 200 and "StoreAway" in prometheus.firing())
+        (data / "elsewhere").rename(data / "replica")
+
+        server.process.end(signal.SIGKILL)
+        until(lambda: "ServiceDown" in prometheus.firing())
+        alert = prometheus.firing()["ServiceDown"]
+        assert alert["labels"]["severity"] == "P0"
+        repository = re.search(r"repository: (\S+)", (MONITORING / "prometheus.yml").read_text())
+        assert repository
+        assert alert["annotations"]["runbook_url"] == f"{repository[1]}/RUNBOOK.md#alert-servicedown"
+        told = {"ServiceDown": ["page"], "StoreAway": ["page"], "DatabaseLocked": ["ticket"]}
+        until(lambda: prometheus.told().items() >= told.items())
+
+
+def test_service_that_asks_for_a_key_is_scraped_with_one(
+    start_process: StartProcess, start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = start_server(AUTH_MODE="keys")
+    made = start_process(sys.executable, "-m", "infra", "keys", "create", "prometheus", "--scope", "ops")
+    key = made.wait_for(r"^\S{20,}$")[0]
     assert server.client.get("/metrics").status_code == 401
-    until(lambda: prometheus.value("database_locked_total") == 0)
-    until(lambda: not prometheus.firing().keys() - {"DrillOld"})
-
-    with subprocess.Popen([SHELL, database], stdin=subprocess.PIPE, text=True) as shell:
-        assert shell.stdin
-        shell.stdin.write(".timeout 20000\nBEGIN IMMEDIATE;\n")
-        shell.stdin.flush()
-        until(lambda: server.client.post("/api/items", json={"name": "x"}, headers=writer).status_code == 503)
-        until(lambda: "DatabaseLocked" in prometheus.firing())
-        shell.kill()
-    assert prometheus.firing()["DatabaseLocked"]["labels"]["severity"] == "P2"
-
-    server.process.end(signal.SIGKILL)
-    until(lambda: "ServiceDown" in prometheus.firing())
-    alert = prometheus.firing()["ServiceDown"]
-    assert alert["labels"]["severity"] == "P0"
-    repository = re.search(r"repository: (\S+)", (MONITORING / "prometheus.yml").read_text())
-    assert repository
-    assert alert["annotations"]["runbook_url"] == f"{repository[1]}/RUNBOOK.md#alert-servicedown"
-    until(lambda: prometheus.told().items() >= {"ServiceDown": ["page"], "DatabaseLocked": ["ticket"]}.items())
-    prometheus.close()
+    with closing(Prometheus(start_process, tmp_path / "monitoring", server.client.base_url, key)) as prometheus:
+        until(lambda: prometheus.value("up") == 1)
 
 
 def test_compose_starts_them_beside_the_service(checkout: Checkout) -> None:
@@ -180,7 +184,7 @@ def test_compose_starts_them_beside_the_service(checkout: Checkout) -> None:
     checkout.sh("docker compose --profile observability up -d --build --wait prometheus alertmanager", **ports)
 
     def asked(question: str) -> Any:
-        with suppress(httpx2.HTTPError):
+        with suppress(httpx2.HTTPError, ValueError):
             found = httpx2.get(f"http://localhost:{ports['PROMETHEUS_PORT']}/api/v1/{question}", trust_env=False)
             return found.json()["data"]
         return None

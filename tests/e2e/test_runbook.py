@@ -39,7 +39,10 @@ RUN = [name for name in BLOCKS if name != "Tests" and name not in ALERTS]
 # That, images for the world outside, and what needs an account
 NOT_RUN = {
     "Tests": BLOCKS["Tests"].script,
-    **{name: CONTAINERS[name] for name in ("Pinned", "For another processor")},
+    **{
+        name: CONTAINERS[name]
+        for name in ("Pinned", "For another processor", "With Prometheus, Alertmanager and Grafana")
+    },
     **{f"On AWS Lambda: {block.name}": block.script for block in blocks("docs/lambda.md")},
 }
 

@@ -211,5 +211,5 @@ def test_service_whose_packages_are_not_installed_says_what_to_do(
     assert end.value.code == 2
     assert lines[-1]["message"] == (
         "cannot start: OTEL_EXPORTER_OTLP_ENDPOINT is set, and opentelemetry is not installed: "
-        "pip install -r requirements-otel.txt, or unset it"
+        "pip install -r requirements-otel.txt, or build the image with TRACES=yes, or unset it"
     )

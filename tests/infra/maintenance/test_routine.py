@@ -241,6 +241,7 @@ def test_stop_waits_for_the_run_to_clean_up_but_not_for_ever(
 def test_between_the_runs_commits_are_merged_as_soon_as_a_run_of_them_is_there(
     job: MaintenanceRoutine, database: Database, backups: Backups, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    reach(database, database.txid + 1)  # what is not empty is backed up by the interval alone
     monkeypatch.setattr(routine, "_LOOK_SECONDS", 0.01)
     job.start(3600)
     until(job.gauges)
@@ -250,6 +251,27 @@ def test_between_the_runs_commits_are_merged_as_soon_as_a_run_of_them_is_there(
     job.stop()
     assert len(backups.list()) == 1
     assert counted(job).count('maintenance_runs_total{result="succeeded"} 1.0') == 1
+
+
+def test_first_rows_are_backed_up_before_the_interval_is_over_and_later_ones_are_not(
+    job: MaintenanceRoutine, database: Database, backups: Backups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routine, "_LOOK_SECONDS", 0.01)
+    job.start(3600)
+    until(job.gauges)
+    assert not job._has_first_rows()
+    reach(database, database.txid + 1)
+    until(lambda: (newest := backups.newest_manifest()) and newest.rows["items"] == 1)
+    job.stop()
+    reach(database, database.txid + 1)
+    assert not job._has_first_rows()
+
+
+def test_emptied_database_is_no_new_one(job: MaintenanceRoutine, database: Database) -> None:
+    job._hurried = True
+    job.run()
+    reach(database, database.txid + 1)
+    assert not job._has_first_rows(), "or each minute would have a backup"
 
 
 def test_store_is_not_asked_before_a_run_of_commits_is_there(

@@ -50,7 +50,7 @@ FIRES: dict[str, list[tuple[Facts, Facts]]] = {
         (facts(Totals(requests=100, errors=6)), facts(Totals(requests=100, errors=5))),
         (facts(Totals(requests=5, errors=5)), facts(Totals(requests=4, errors=4))),
     ],
-    "WritesRefused": [(facts(Totals(requests=100, refused=1)), facts(Totals(requests=100)))],
+    "WritesRefused": [(facts(Totals(requests=100, refused=5)), facts(Totals(requests=100, refused=4)))],
     "SlowResponses": [(facts(Totals(durations=slow(10))), facts(Totals(durations=slow(9))))],
     "MaintenanceFailing": [
         (facts(report=Report(problems=["store away"])), facts()),
@@ -152,7 +152,7 @@ def test_worst_alert_decides_the_word_for_all_and_is_what_is_said_first() -> Non
     minor = facts(Totals(locked=1))
     assert judge(minor).state == "attention"
     assert judge(facts(Totals(locked=1), degraded="away")).state == "degraded"
-    worst = judge(facts(Totals(locked=1), degraded="away", unready="gone"))
+    worst = judge(facts(Totals(locked=1), age=10, degraded="away", unready="gone"))
     assert worst.state == "down"
     assert worst.reason == "Nothing can be served: gone. And 2 more."
     severities = [alert.severity for alert in ALERTS]

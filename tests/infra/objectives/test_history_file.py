@@ -12,7 +12,7 @@ from infra.objectives.alerts import Facts
 from infra.objectives.history import DAY, History, Slot
 from infra.objectives.history_file import HistoryFile
 from infra.objectives.judgement import judge
-from infra.objectives.points import points_of
+from infra.objectives.status import moment_text
 from infra.telemetry.metrics import Totals
 from tests.infra.objectives.test_history import NOON
 
@@ -21,8 +21,8 @@ COUNTS = Totals(requests=3, errors=1, durations=(0, 2, *[0] * 11, 1), queries=(7
 
 def small() -> History:
     history = History(NOON)
-    history.see(NOON + 10, 10, COUNTS, {"memory_bytes": 5e7, "unbacked_seconds": 9.5, "commit_log_txid": 4}, starts=1)
-    history.see(NOON + 100, 10, Totals(requests=1), {}, is_ready=False)
+    history.see(NOON + 10, 10, COUNTS, {"memory_bytes": 5e7, "unbacked_seconds": 9.5}, starts=1)
+    history.see(NOON + 100, 10, Totals(), {"commit_log_txid": 4}, is_ready=False)
     history.noted.firing["StoreAway"] = NOON + 5
     history.noted.degraded = "the store is away"
     return history
@@ -91,7 +91,7 @@ def test_no_flipped_byte_and_no_cut_does_harm_although_the_checksum_is_right(fil
                 refused += 1
                 continue
             judge(Facts(NOON, history, history.noted.gauges))
-            points_of(history, "hour")
+            moment_text(history.until)
     assert refused > len(sound)
 
 

@@ -219,6 +219,34 @@ def test_cron_script_is_the_same_command(tmp_path: Path, linked: bool) -> None:
     assert done.stdout == f"{tmp_path}/project -m infra maintain --dry-run\n"
 
 
+@pytest.mark.parametrize("container", ["", "a1b2c3"])
+@pytest.mark.parametrize("code", [0, 1])
+def test_backup_script_says_that_it_is_completed_when_it_is(tmp_path: Path, container: str, code: int) -> None:
+    """With what stands in for `docker` and for the command of either place."""
+    command = (
+        '[ "$1" = exec ] && shift 3; [ "$1" = ps ] && echo "$CONTAINER" && exit; shift 2; echo "$0 $*" >&2\n'
+        'case $1 in backup) echo "app-20260131-1200.db.gz made: items 3"; exit $CODE;; esac\n'
+        'echo "1 backups at s3://b/p"'
+    )
+    script = tmp_path / "scripts/backup.sh"
+    for file in (script, docker := tmp_path / "bin/docker", tmp_path / ".venv/bin/python"):
+        file.parent.mkdir(parents=True)
+        file.write_text(f"#!/bin/sh\n{command}\n")
+        file.chmod(0o755)
+    shutil.copy(Path(__file__).parents[3] / "scripts/backup.sh", script)
+    environment = {"PATH": f"{docker.parent}:/usr/bin:/bin", "CONTAINER": container, "CODE": str(code)}
+    done = subprocess.run([script, "--label", "x"], cwd="/", env=environment, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout == ("" if code else "Backup completed: s3://b/p/app-20260131-1200.db.gz\n")
+    assert done.stderr.startswith(f"{docker if container else '.venv/bin/python'} ")
+    assert "backup --label x" in done.stderr
+    if not code:
+        (tmp_path / "backups").mkdir()
+        (tmp_path / "backups/app-20260131-1200.db.gz").touch()
+        done = subprocess.run([script], cwd="/", env=environment, capture_output=True, text=True)
+        assert done.stdout == "Backup completed: backups/app-20260131-1200.db.gz\n"
+
+
 def test_log_is_listed_verified_and_restored_to_a_file(
     capsys: pytest.CaptureFixture[str], settings: Settings, tmp_path: Path
 ) -> None:

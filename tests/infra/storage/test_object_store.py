@@ -359,3 +359,49 @@ def test_name_is_taken_by_an_empty_object_where_there_are_no_hard_links(
     with pytest.raises(StoreRefused, match="its file system makes no hard links"):
         store.create("b", b"x")
     assert [info.name for info in store.objects()] == ["a"]
+
+
+def test_each_request_is_told_with_its_verb_and_whether_it_was_answered(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def note(verb: str, answered: bool, seconds: float) -> None:
+        assert 0 <= seconds < 60
+        asked.append((verb, answered))
+
+    store = ObjectStore(store.url, retries=0, asked=note)
+    store.create("a", b"1")
+    with suppress(ObjectExists):
+        store.create("a", b"1")
+    store.put("b", b"2")
+    assert next(store.read("a")) == b"1"  # and no more of it
+    store.read_range("a", 1)
+    store.read_end("a", 1)
+    with suppress(ObjectMissing):
+        read(store, "missing")
+    store.objects()
+    store.objects(after="a")
+    store.directories()
+    store.delete("a")
+    store.delete("a")
+    verbs = ["put"] * 3 + ["get"] * 4 + ["list"] * 3 + ["delete"] * 2
+    assert asked == [(verb, True) for verb in verbs]
+    asked.clear()
+    if store.url.startswith("s3:"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        away = ObjectStore(store.url, retries=0, asked=note)
+        with pytest.raises(StoreUnavailable):
+            away.objects()
+        assert asked == [("list", False)]
+
+
+def test_time_of_whoever_reads_is_not_the_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    told: list[float] = []
+    monkeypatch.setattr("infra.storage.object_store.time.perf_counter", lambda: now)
+    store = ObjectStore(tmp_path.as_uri(), asked=lambda verb, answered, seconds: told.append(seconds))
+    store.put("a", b"1")
+    for _ in store.read("a"):
+        now += 100
+    assert told == [0, 0]

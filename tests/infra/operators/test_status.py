@@ -1,0 +1,103 @@
+import json
+import time
+from contextlib import closing
+
+import pytest
+
+from handler.service import open_server_service
+from infra.__main__ import main
+from infra.database import Database
+from infra.maintenance.report import Report, write_report
+from infra.objectives.history_file import HistoryFile
+from infra.objectives.watch import Condition
+from infra.settings import Settings
+from infra.storage.object_store import ObjectStore
+
+
+@pytest.fixture
+def served(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """By a server that was seen to be well, and whose history is kept."""
+    monkeypatch.setenv("DATABASE_PATH", str(settings.database_path))
+    monkeypatch.setattr("infra.database._volume", lambda directory: {})  # whatever machine this is
+    service = open_server_service(settings)
+    service.watch.resume()
+    service.watch.look(Condition())
+    assert service.maintenance
+    service.maintenance.run()
+    service.watch.keep()
+    return service.database
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out
+
+
+def test_status_of_a_running_service_is_by_what_it_has_kept(
+    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    with closing(served):
+        assert main(["status"]) == 0
+        out = said(capsys)
+        assert out.startswith("state            well (since ")
+        assert "objective        met      Availability ≥ 99.5 %: " in out
+        assert "100 % of the budget left" in out
+        file = HistoryFile(settings.database_path)
+        history = file.read()
+        assert history
+        history.noted.degraded, history.noted.state = "the store is away", "degraded"
+        history.noted.firing["StoreAway"] = history.noted.since = time.time() - 60
+        file.write(history)
+        assert main(["status"]) == 3
+        assert "alert            P1 StoreAway since 20" in (out := said(capsys))
+        assert "See RUNBOOK.md#alert-storeaway" in out
+        assert main(["status", "--json"]) == 3
+        found = json.loads(said(capsys))
+        assert (found["state"], found["since"]) == ("degraded", found["alerts"][0]["since"])
+        assert {objective["name"] for objective in found["objectives"]} >= {"availability", "rto", "coverage"}
+        history.noted.unready, history.noted.degraded = "the file was replaced", ""
+        file.write(history)
+        assert main(["status"]) == 4
+
+
+def test_status_of_a_stopped_service_is_down_and_the_time_since_counts(
+    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    served.close()
+    file = HistoryFile(settings.database_path)
+    history = file.read()
+    assert history
+    history.move(-3600)
+    file.write(history)
+    before = file.path.read_bytes()
+    assert main(["status", "--json"]) == 4
+    found = json.loads(said(capsys))
+    assert (found["state"], found["alerts"][0]["name"]) == ("down", "NotReady")
+    assert (
+        found["reason"]
+        == (f"Nothing can be served: the service is stopped: nobody has {settings.database_path} open.")
+        + found["reason"].partition("open.")[2]
+    )
+    availability = next(objective for objective in found["objectives"] if objective["name"] == "availability")
+    assert availability["values"]["1h"] < 0.01
+    assert file.path.read_bytes() == before
+
+
+def test_status_without_a_history_knows_of_no_server(
+    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    served.close()
+    HistoryFile(settings.database_path).path.unlink()
+    assert main(["status", "--json"]) == 0
+    found = json.loads(said(capsys))
+    assert (found["state"], found["since"]) == ("well", None)
+    write_report(ObjectStore(settings.replica_url), Report(problems=["damaged"], unsound=True))
+    assert main(["status"]) == 4
+
+
+def test_history_that_is_damaged_is_said_and_harms_no_answer(
+    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    served.close()
+    HistoryFile(settings.database_path).path.write_bytes(b"garbage")
+    assert main(["status"]) == 0
+    assert "is begun anew" in caplog.text

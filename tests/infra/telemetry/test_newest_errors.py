@@ -1,0 +1,29 @@
+import logging
+
+import pytest
+from aws_lambda_powertools.logging.formatter import clear_context_keys, set_context_keys
+
+from infra.telemetry.newest_errors import NewestErrors
+
+
+def test_newest_twenty_errors_are_kept_with_the_id_of_their_request(caplog: pytest.LogCaptureFixture) -> None:
+    kept, logger = NewestErrors(), logging.getLogger("of.a.test")
+    logger.addHandler(kept)
+    try:
+        logger.warning("no error")
+        for number in range(25):
+            logger.error("error %d", number)
+        set_context_keys(request_id="abc")  # type: ignore[arg-type]
+        logger.critical("x" * 1000)
+        clear_context_keys()
+    finally:
+        logger.removeHandler(kept)
+    newest, second, *others = kept.newest_first()
+    assert (newest.level, newest.request_id, newest.message, newest.logger) == (
+        "CRITICAL",
+        "abc",
+        "x" * 500,
+        "of.a.test",
+    )
+    assert (second.level, second.message, second.request_id) == ("ERROR", "error 24", None)
+    assert len(others) == 18
