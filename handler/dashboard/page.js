@@ -16,8 +16,6 @@ const WORDS = {
 };
 const UNITS = { ratio, seconds, per_day: perDay };
 const IN_CONTAINER = {
-  process_resident_memory_bytes: "Memory",
-  process_open_fds: "Open files",
   http_requests_in_flight: "Requests in flight",
   event_loop_delay_seconds: "Event loop delay",
   data_volume_free_bytes: "Volume, free",
@@ -27,6 +25,7 @@ const OF_DATABASE = {
   database_size_bytes: "Database",
   database_wal_size_bytes: "WAL",
   database_writes_waiting: "Writes waiting",
+  commit_log_unsaved_seconds: "Not in the log for",
 };
 
 const $ = (id) => document.getElementById(id);

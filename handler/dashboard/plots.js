@@ -120,7 +120,7 @@ const options = (plot) => ({
     x: {
       type: "linear",
       afterBuildTicks: (axis) => (axis.ticks = marks(axis)),
-      ticks: { maxRotation: 0, callback: (at) => new Date(at).toLocaleTimeString("en-GB", { timeStyle: "short" }) },
+      ticks: { maxRotation: 0, autoSkipPadding: 14, callback: (at) => new Date(at).toLocaleTimeString("en-GB", { timeStyle: "short" }) },
       grid: { display: false },
     },
     y: { beginAtZero: true, suggestedMax: plot.least, ticks: { maxTicksLimit: 4, callback: (value) => plot.format(value) } },

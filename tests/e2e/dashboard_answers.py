@@ -90,7 +90,6 @@ def status_answer(odd: str = "") -> dict[str, Any]:
             {"at": before(99), "level": "CRITICAL", "message": "x" * 300, "logger": "infra", "request_id": None},
         ],
         "gauges": {
-            "process_resident_memory_bytes": 98_400_000.0,
             "http_requests_in_flight": 2.0,
             "event_loop_delay_seconds": 0.0021,
             "data_volume_free_bytes": 48_300_000_000.0,
@@ -103,16 +102,16 @@ def status_answer(odd: str = "") -> dict[str, Any]:
     }
 
 
-def history_answer(span: str = "hour") -> dict[str, Any]:
-    step = 60 if span == "hour" else 600
-    points = [
+def history_answer(span: str = "hour", points: int | None = None) -> dict[str, Any]:
+    step, number = (60, 60) if span == "hour" else (600, 144)
+    known = [
         {
             "at": before(step * n),
             **{name: None if n in (3, 4) else value * (1 + n % 7) for name, value in _SERIES},
         }
-        for n in reversed(range(3600 // 60 if span == "hour" else 144))
+        for n in reversed(range(points or number))
     ]
-    return {"span": span, "step_seconds": step, "points": points}
+    return {"span": span, "step_seconds": step, "points": known}
 
 
 def _objective(

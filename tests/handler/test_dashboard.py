@@ -81,6 +81,13 @@ def test_page_knows_where_the_runbook_is(make_settings: MakeSettings, shared_cli
     assert 'data-runbook=""' in shared_client.get("/dashboard").text
 
 
+def test_section_that_it_names_by_itself_is_there() -> None:
+    named = re.findall(r"RUNBOOK\.md#alert-(\w+)", (ROOT / "handler/dashboard/page.js").read_text())
+    alerts = re.findall(r"^### Alert: (\w+)$", (ROOT / "RUNBOOK.md").read_text(), re.MULTILINE)
+    assert named == ["servicedown"]
+    assert "ServiceDown" in alerts
+
+
 def test_it_is_packed_with_the_rest() -> None:
     (patterns,) = re.findall(r'package-data = \{ "\*" = \[(.*)\] \}', (ROOT / "pyproject.toml").read_text())
     kinds = {path.suffix for path in (ROOT / "handler/dashboard").iterdir() if path.is_file()} - {".py"}

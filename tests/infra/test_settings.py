@@ -110,6 +110,12 @@ def test_lists_have_commas() -> None:
     assert settings.forwarded_allow_ips == ("10.0.0.0/8", "::1")
 
 
+@pytest.mark.parametrize("url", ["RUNBOOK.md", "javascript:alert(1)//x", "https://", "https://["])
+def test_runbook_is_a_page(url: str) -> None:
+    with pytest.raises(SettingsError, match="RUNBOOK_URL="):
+        Settings.from_environment({"RUNBOOK_URL": url})
+
+
 def test_modes_and_lists_of_arns() -> None:
     settings = Settings.from_environment({"AUTH_MODE": "iam", "IAM_OPS_ARNS": " arn:a , arn:b*,", "DOCS_OPEN": "false"})
     assert (settings.auth_mode, settings.iam_ops_arns, settings.docs_open) == ("iam", ("arn:a", "arn:b*"), False)
