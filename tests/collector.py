@@ -18,6 +18,7 @@ class SentSpan:
     name: str
     attributes: dict[str, Any]
     links: list[str]  # ids of spans
+    events: str
     is_error: bool
     seconds: float
     service: str
@@ -67,6 +68,7 @@ def _spans_in(body: bytes) -> Iterator[SentSpan]:
                 span.name,
                 _values(span.attributes),
                 [link.span_id.hex() for link in span.links],
+                str(span.events),
                 span.status.code == span.status.STATUS_CODE_ERROR,
                 (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
                 service,

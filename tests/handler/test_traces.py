@@ -158,6 +158,15 @@ def test_fault_is_an_error_and_what_it_says_stays_here(
     assert "canary" not in str(collector.spans)
 
 
+def test_what_an_exception_says_is_not_sent(traced: Service, collector: Collector) -> None:
+    assert traced.tracing
+    with pytest.raises(RuntimeError), traced.tracing.request("", ""):
+        raise RuntimeError("canary")
+    flush(traced)
+    assert len(collector.spans) == 1
+    assert "canary" not in str(collector.spans)
+
+
 def test_collector_that_hangs_holds_up_neither_requests_nor_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
