@@ -82,6 +82,10 @@ check: .venv/installed ## hold real servers under real trouble to their promises
 drill: .venv/installed ## rehearse the runbook's incidents in containers, and measure RTO and RPO (ONLY="store away" does one)
 	@$(VENV)/python -m tests.drills $(if $(ONLY),--only "$(ONLY)")
 
+evidence: SECONDS = 300
+evidence: .venv/installed ## make docs/evidence/ anew from a run under load, SECONDS=300 of it (needs Docker, wrk, chromium)
+	@$(VENV)/python -m tests.evidence --seconds $(SECONDS)
+
 contract: CASES ?= 200
 contract: .venv/installed .venv-contract/installed ## hold a live server to openapi.json, by schemathesis (CASES=200 a phase and operation; SEED=42 sends the same)
 	@$(VENV)/python -m tests.contract --cases $(CASES) $(if $(SEED),--seed $(SEED))
@@ -185,4 +189,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf build *.egg-info .venv .venv-sam .venv-contract .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.* .coverage-of-revision
 
-.PHONY: help install serve dev test test-coverage sim fuzz model check drill contract e2e bench-log bench-search bench-costs bench-images bench-middleware bench-metrics lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-coverage sim fuzz model check drill evidence contract e2e bench-log bench-search bench-costs bench-images bench-middleware bench-metrics lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean

@@ -8,6 +8,7 @@ backup is lost with the environment: every start says so. Only then this functio
 
 import asyncio
 import logging
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -27,13 +28,15 @@ from handler.service import Service, open_service
 from handler.startup import read_settings, refuse_to_start
 from infra.backups.backups import open_backups
 from infra.disk.workspace import workspace_of_this_process
-from infra.objectives.watch import Condition
+from infra.objectives.status import Condition
 from infra.settings import SERVICE, Settings
 from infra.telemetry.cloudwatch import CloudWatchMetrics
 from infra.telemetry.log_lines import LogLines
 from infra.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 10.0  # as a server
 
 _settings = read_settings()
 _handler, _formatter = configure_logging(_settings.log_level)
@@ -71,6 +74,7 @@ def _open_or_exit() -> Service:
 
 
 _service = _open_or_exit()
+_looked = time.monotonic()
 _loop = asyncio.new_event_loop()
 asyncio.set_event_loop(_loop)
 # "off": Mangum would otherwise run start-up and shutdown at every invocation
@@ -92,9 +96,17 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         raise ValueError("unknown event: expected an HTTP request")
     finally:
         _metrics.flush(_service.gauges)
-        _service.watch.look_at_times(Condition())
+        _look_at_times()
         if _service.tracing:
             _service.tracing.flush()
+
+
+def _look_at_times() -> None:
+    """For /ops/status: not at each invocation, and not at the first, for which somebody has waited long enough."""
+    global _looked
+    if time.monotonic() - _looked >= _LOOK_SECONDS:
+        _looked = time.monotonic()
+        _service.watch.look(Condition())
 
 
 def _answer(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Everything the endpoints need, wired once."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -18,14 +20,12 @@ from infra.backups.backups import Backups, open_backups
 from infra.copies import Copies
 from infra.database import Database, Session, UseCase, open_database
 from infra.maintenance.job import open_maintenance
-from infra.maintenance.report import Report
 from infra.maintenance.routine import MaintenanceRoutine
-from infra.objectives.stores import stores_of
-from infra.objectives.watch import Watch
 from infra.settings import SERVICE, Settings
 from infra.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from infra.objectives.watch import Watch
     from infra.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
@@ -33,46 +33,52 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Service:
     settings: Settings
     database: Database
     maintenance: MaintenanceRoutine | None  # None: another process does it
     metrics: Metrics
     copies: Copies
-    watch: Watch
+    lasting: bool  # a server, and no instance on Lambda
+    started: float  # seconds since 1970
     tracing: "Tracing | None"
 
+    @cached_property
+    def watch(self) -> "Watch":
+        """Made when it is first asked for: no request needs it, and a cold start has no time for it."""
+        from infra.maintenance.report import Report
+        from infra.objectives.stores import stores_of
+        from infra.objectives.watch import Watch
+
+        return Watch(
+            self.settings,
+            stores_of(self.settings, lambda: self.database.txid),
+            totals=self.metrics.totals,
+            gauges=self.gauges,
+            report=lambda: self.maintenance.report if self.maintenance else Report(),
+            writes=lambda: dict(self.metrics.newest_writes),
+            lasting=self.lasting,
+            started=self.started,
+        )
+
     def gauges(self) -> dict[str, float]:
-        return gauges_of(self.metrics, self.database, self.maintenance)
-
-
-def gauges_of(metrics: Metrics, database: Database, maintenance: MaintenanceRoutine | None) -> dict[str, float]:
-    found = metrics.gauges() | database.gauges()
-    return found | (maintenance.gauges() if maintenance else {})
+        found = self.metrics.gauges() | self.database.gauges()
+        return found | (self.maintenance.gauges() if self.maintenance else {})
 
 
 def open_service(settings: Settings, metrics: Metrics, backups: Backups | None, *, lasting: bool = True) -> Service:
     """Raises ServiceError when the database cannot be opened. `backups`: for maintenance, if this process is to do it;
     `lasting`: the database file outlives this process.
     """
+    started = time.time()
     tracing = _open_tracing(settings, metrics)
     database = open_database(settings, lasting=lasting, metrics=metrics)
     job = None
     if backups:
         job = MaintenanceRoutine(open_maintenance(settings, backups, metrics), metrics, lambda: database.txid)
     logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
-    copies = Copies(database.log.url)
-    watch = Watch(
-        settings,
-        stores_of(settings, lambda: database.txid),
-        totals=metrics.totals,
-        gauges=lambda: gauges_of(metrics, database, job),
-        report=lambda: job.report if job else Report(),
-        writes=lambda: dict(metrics.newest_writes),
-        lasting=lasting,
-    )
-    return Service(settings, database, job, metrics, copies, watch, tracing)
+    return Service(settings, database, job, metrics, Copies(database.log.url), lasting, started, tracing)
 
 
 def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -15,8 +15,10 @@ from handler.ops import NotReady, condition_of
 from handler.requests import read_query
 from handler.service import service_of
 from infra.database import Database
-from infra.objectives.status import HistoryView, StatusView
-from infra.objectives.watch import Condition, Watch
+from infra.objectives.status import Condition, HistoryView, StatusView
+
+if TYPE_CHECKING:
+    from infra.objectives.watch import Watch
 
 _ASK_SECONDS = 1.5  # as /ready
 _CONDITION_SECONDS = 2.0  # the store has its 1.5
@@ -39,7 +41,7 @@ async def status(request: Request) -> Response:
     return _json(await asyncio.to_thread(_looked, service.watch, condition, not_asked))
 
 
-def _looked(watch: Watch, condition: Condition, not_asked: list[str]) -> StatusView:
+def _looked(watch: "Watch", condition: Condition, not_asked: list[str]) -> StatusView:
     watch.look(condition)
     return watch.status(not_asked)
 

@@ -1,5 +1,6 @@
 """What /ops/status and /ops/history say, and `python -m infra status`."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -10,6 +11,16 @@ Severity = Literal["P0", "P1", "P2", "P3"]
 State = Literal["well", "attention", "degraded", "down"]
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Txid = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Whether requests can be served. `unready`: why not at all; `degraded`: why not all of them; empty if they can.
+    `degraded` is None when nobody has asked: then it is as before.
+    """
+
+    unready: str = ""
+    degraded: str | None = ""
 
 
 class _Said(BaseModel):

@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from infra.maintenance.report import Report
 from infra.objectives import process
@@ -14,7 +14,7 @@ from infra.objectives.history import History, difference
 from infra.objectives.history_file import HistoryFile
 from infra.objectives.judgement import Judgement, judge
 from infra.objectives.points import points_of
-from infra.objectives.status import HistoryView, StatusView
+from infra.objectives.status import Condition, HistoryView, StatusView
 from infra.objectives.stores import Found, Stores, drill_gauges
 from infra.objectives.telling import tell
 from infra.settings import Settings
@@ -27,16 +27,6 @@ KEEP_SECONDS = 60.0
 
 _LEAP_SECONDS = 30.0
 _GOOD_SECONDS = 3600.0  # what the stores say, while nobody wants to see it: each question has a price
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """Whether requests can be served. `unready`: why not at all; `degraded`: why not all of them; empty if they can.
-    `degraded` is None when nobody has asked: then it is as before.
-    """
-
-    unready: str = ""
-    degraded: str | None = ""
 
 
 class Watch:
@@ -52,17 +42,19 @@ class Watch:
         report: Callable[[], Report],
         writes: Callable[[], dict[int, int]] = dict,
         lasting: bool,
+        started: float | None = None,
         now: Callable[[], float] = time.time,
         elapsed: Callable[[], float] = process.elapsed,
     ) -> None:
         """`report`: the newest that this process has of maintenance. `writes`: how many share each commit that it knows
-        of, by TXID. `lasting`: a server; else one of Lambda's
-        instances. `now`: seconds since 1970. `elapsed`: seconds of a clock that nobody sets, and that goes on while the
-        machine sleeps.
+        of, by TXID. `lasting`: a server; else one of Lambda's instances. `started`, of the process, and `now`: seconds
+        since 1970. `elapsed`: seconds of a clock that nobody sets, and that goes on while the machine sleeps.
         """
-        self._looked = self._kept = elapsed()
-        self._started = self._looked_at = now()
-        self.history = History(self._started)
+        self._looked = elapsed()
+        self._kept = float("-inf")  # so that a start is kept at once: the next one may follow soon
+        self._looked_at = now()
+        self._started = self._looked_at if started is None else started
+        self.history = History(self._looked_at)
         self.stores = stores
         self._settings = settings
         self._totals = totals
@@ -100,11 +92,6 @@ class Watch:
             if (ahead := history.until - self._now()) > _LEAP_SECONDS:
                 history.move(-ahead)  # the clock was set back meanwhile, nobody knows when
             self.history, self._starts = history, 1
-
-    def look_at_times(self, condition: Condition) -> None:
-        """Look, unless that was done only just now."""
-        if self._elapsed() - self._looked >= LOOK_SECONDS:
-            self.look(condition)
 
     def look(self, condition: Condition) -> None:
         """Take down what has happened since the last look, and judge it."""

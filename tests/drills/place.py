@@ -19,9 +19,8 @@ from tests.e2e.processes import until
 
 NAME = "cloud-native-poc-drill"  # whatever runs here under the service's own name is left alone
 
-_OFTEN = (
-    "services: {app: {healthcheck: {interval: 1s}}}\n"  # or most of the time would be waiting for the image's check
-)
+# Or most of the time would be waiting for the image's check
+_OFTEN = "services: {app: {healthcheck: {interval: 1s}, hostname: service}}\n"
 _SMALL_DISK = """\
 services:
   app:

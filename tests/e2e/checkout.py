@@ -80,7 +80,7 @@ class Checkout:
     def begin_anew(self) -> None:
         """Starts the service without data."""
         self.sh("make stop")
-        self.as_root("rm -rf data backups")
+        self.as_root("rm -rf data backups/*")
         self.start()
 
     def as_root(self, script: str) -> str:

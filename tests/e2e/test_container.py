@@ -235,7 +235,8 @@ def test_restart_loop_is_seen_by_the_alert_queries(service: Checkout) -> None:
     query = script.partition("\ndocker inspect -f")[0]
     assert "ALERT" not in service.sh(query)
     service.run("docker compose up -d", PUBLISH="0.0.0.0")  # and nobody has said who may come in
-    until(lambda: "ALERT: container not running" in service.run(query).stdout)
+    until(lambda: service.inspect()["RestartCount"] >= 3)
+    assert "ALERT: container not running" in service.run(query).stdout
     assert "CRITICAL" in service.sh("docker logs cloud-native-poc 2>&1 | jq -r .level").split()
 
 

@@ -85,6 +85,7 @@ def test_commands_that_operators_know_do_what_the_table_says(service: Checkout, 
         check(service, known)
     until(service.is_ready)
     assert "kept" in service.names()
+    assert service.sh("git ls-files --others --exclude-standard") == ""
 
 
 def check(service: Checkout, known: Known) -> None:

@@ -22,6 +22,7 @@ from handler import gateways
 from handler.callers.iam import verified_arn
 from infra.__main__ import main
 from infra.backups.backups import open_backups
+from infra.objectives.status import Condition
 from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
 from tests.collector import collecting
@@ -90,6 +91,37 @@ def test_create_is_answered_through_every_kind_of_gateway(start: Start, name: st
     assert answer["isBase64Encoded"] is False
     assert json.loads(answer["body"])["price"] == "12.50"
     assert answer["headers"]["location"] == ("/prod/api/items/1" if name == "rest_api_create" else "/api/items/1")
+
+
+def test_instance_says_of_its_status_that_it_is_its_own(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    invoke = start()
+    for _ in range(2):
+        invoke(event("function_url_create"))
+    module = sys.modules["handler.aws_lambda"]
+    assert "watch" not in vars(module._service), "made at a cold start"
+    found = json.loads(invoke(request("GET", "/ops/status"))["body"])
+    assert (found["state"], found["service"]["per_instance"], found["not_asked"]) == ("well", True, [])
+    objectives = {objective["name"]: objective for objective in found["objectives"]}
+    assert objectives["error_rate"]["per_instance"]
+    assert objectives["error_rate"]["values"]["5m"] == 0
+    assert objectives["availability"]["values"]["5m"] is None
+    assert objectives["availability"]["reason"].startswith("an instance on Lambda comes and goes")
+    assert not objectives["rpo_backup"]["per_instance"]
+    assert len(found["log"]["commits"]) == 0  # of a log that only this instance has
+    assert json.loads(invoke(request("GET", "/ops/history"))["body"])["step_seconds"] == 60
+
+
+def test_invocations_look_as_often_as_a_server(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    invoke = start()
+    module: Any = sys.modules["handler.aws_lambda"]
+    looks: list[Condition] = []
+    monkeypatch.setattr(module._service.watch, "look", looks.append)
+    invoke(request("GET", "/health"))
+    assert looks == []
+    module._looked -= 10
+    for _ in range(2):
+        invoke(request("GET", "/health"))
+    assert looks == [Condition()]
 
 
 def test_batch_is_one_commit_of_a_function_too(start: Start) -> None:

@@ -50,7 +50,7 @@ def test_commit_is_told_with_its_size_and_how_many_share_it(
     assert told.facts == [
         *[("query_finished", "write")] * 3,
         ("commit_stored", stored.stat().st_size),
-        ("commit_shared", 3),
+        ("commit_shared", a.replica.visible.txid, 3),
     ]
 
 

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from infra.objectives.history import DAY, HOUR, History
@@ -6,6 +8,7 @@ from infra.objectives.table import OBJECTIVES, measured
 from infra.telemetry.build import coverage
 from infra.telemetry.metrics import Totals
 from tests.infra.objectives.test_history import NOON
+from tests.test_documents import section
 
 
 def objective(name: str, history: History, **gauges: float) -> ObjectiveView:
@@ -132,3 +135,9 @@ def test_drill_and_coverage_are_what_they_are_now(monkeypatch: pytest.MonkeyPatc
 
 def test_names_are_unique() -> None:
     assert len({found.name for found in OBJECTIVES}) == len(OBJECTIVES) == 9
+
+
+def test_table_of_the_runbook_has_these_objectives_and_targets() -> None:
+    rows = re.findall(r"^\| ([^|]*) \| ([^|]*) \| [^|]* \|$", section("RUNBOOK.md", "Service level objectives"), re.M)
+    shown = dict(rows[rows.index(("objective", "target")) + 1 :])
+    assert {objective.title.partition(":")[0]: objective.target for objective in OBJECTIVES} == shown

@@ -8,9 +8,9 @@ import pytest
 
 from infra.maintenance.report import Report, Verified
 from infra.objectives.history_file import HistoryFile
-from infra.objectives.status import ObjectiveView
+from infra.objectives.status import Condition, ObjectiveView
 from infra.objectives.stores import Found, Stores
-from infra.objectives.watch import KEEP_SECONDS, Condition, Watch
+from infra.objectives.watch import KEEP_SECONDS, Watch
 from infra.settings import Settings
 from infra.telemetry.metrics import Totals
 from tests.infra.objectives.test_history import NOON
@@ -94,6 +94,18 @@ def test_two_restarts_within_a_minute_are_two(process: Process, settings: Settin
     assert third.value("restarts") == 3
     assert [alert.name for alert in third.watch.status([]).alerts] == ["Restarting"]
     assert third.watch.status([]).state == "degraded"
+
+
+def test_start_is_kept_at_once_also_of_a_process_that_is_killed_soon(process: Process, settings: Settings) -> None:
+    for starts in range(3):
+        again = Process(settings, process.now + 10 * starts)
+        again.watch.start(Condition)
+        until = time.monotonic() + 20
+        while (kept := HistoryFile(settings.database_path).read()) is None or kept.until < again.now:
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        assert kept.window("24h").starts == starts
+        again.watch._stopping.set()
 
 
 def test_process_that_is_killed_loses_a_minute_at_most(process: Process, settings: Settings) -> None:
@@ -231,15 +243,6 @@ def test_instance_on_lambda_says_what_is_its_own_and_forgets_it(settings: Settin
     process.watch.keep()
     process.watch.stop()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_invocations_look_no_more_often_than_a_server(settings: Settings) -> None:
-    process = Process(settings, lasting=False)
-    process.watch.look_at_times(Condition())
-    assert process.watch.history.until == NOON
-    process.now, process.elapsed = NOON + 10, process.elapsed + 10
-    process.watch.look_at_times(Condition())
-    assert process.watch.history.until == NOON + 10
 
 
 def test_watch_ends_at_once_while_its_question_has_no_answer(process: Process) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -217,6 +218,32 @@ def test_cron_script_is_the_same_command(tmp_path: Path, linked: bool) -> None:
     done = subprocess.run([link if linked else script, "--dry-run"], cwd="/", capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{tmp_path}/project -m infra maintain --dry-run\n"
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make in the image")
+def test_make_keeps_backups_beside_the_code_but_not_those_of_another_database(tmp_path: Path) -> None:
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$3:$BACKUP_URL"\n')
+    python.chmod(0o755)
+    shutil.copy(Path(__file__).parents[3] / "Makefile", tmp_path)
+    (tmp_path / "requirements-dev.txt").touch()
+    (tmp_path / ".venv/installed").touch()
+
+    def printed(verb: str, **environment: str) -> str:
+        command = ["make", "--silent", verb]
+        return subprocess.check_output(
+            command, cwd=tmp_path, env={"PATH": os.environ["PATH"], **environment}, text=True
+        )
+
+    here = (tmp_path / "backups").as_uri()
+    shown = {verb: printed(verb) for verb in ("serve", "dev", "maintain", "backup", "restore")}
+    assert shown == {"serve": f":{here}\n", "dev": f":{here}\n"} | {
+        verb: f"{verb}:{here}\n" for verb in ("maintain", "backup", "restore")
+    }
+    assert printed("serve", DATABASE_PATH="/elsewhere/app.db") == ":\n"
+    assert printed("serve", BACKUP_URL="s3://b/p") == ":s3://b/p\n"
+    assert all((tmp_path / name).is_dir() for name in ("backups", "incidents", "logs", "metrics"))
 
 
 @pytest.mark.parametrize("container", ["", "a1b2c3"])

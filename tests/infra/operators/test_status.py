@@ -9,7 +9,7 @@ from infra.__main__ import main
 from infra.database import Database
 from infra.maintenance.report import Report, write_report
 from infra.objectives.history_file import HistoryFile
-from infra.objectives.watch import Condition
+from infra.objectives.status import Condition
 from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
 
