@@ -15,6 +15,12 @@ RUN pip install --no-cache-dir --disable-pip-version-check --no-warn-script-loca
         --prefix /install -r requirements.txt \
     && find /install -depth \( -type d \( -name test -o -name tests \) \
         -o -name swagger-ui.js -o -name 'swagger-ui-standalone*' \) -exec rm -r {} +
+# Those of traces apart, for the images that are to have them: traces-no is empty
+COPY requirements-otel.txt ./
+RUN mkdir /traces-no \
+    && pip install --no-cache-dir --disable-pip-version-check --no-warn-script-location --no-deps --require-hashes \
+        --prefix /traces-yes -r requirements-otel.txt \
+    && find /traces-yes -depth -type d \( -name test -o -name tests \) -exec rm -r {} +
 COPY core/ app/core/
 COPY infra/ app/infra/
 COPY handler/ app/handler/
@@ -38,6 +44,9 @@ COPY --from=build /build/app ./
 FROM runtime AS lambda
 # APSW brings a SQLite of its own; the distribution's is for Python's sqlite3, which nothing here uses
 RUN dpkg --purge libsqlite3-0
+# --build-arg TRACES=yes for OTEL_EXPORTER_OTLP_ENDPOINT
+ARG TRACES=no
+COPY --from=build /traces-${TRACES} /usr/local
 ARG VERSION=dev
 ARG REVISION=unknown
 ARG COVERAGE=
@@ -93,6 +102,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old \
     && mkdir data \
     && chown 1000:1000 data
+ARG TRACES=yes
+COPY --from=build /traces-${TRACES} /usr/local
 USER 1000:1000
 ENV HOST=0.0.0.0
 EXPOSE 8000

@@ -11,6 +11,12 @@ OTHER_FILES = ("ATTACH", "DETACH")
 
 _FIRST_WORD = re.compile(BEFORE_A_WORD + r"(\w*)", re.DOTALL)
 _LONGEST = 80  # characters
+_TOKEN = re.compile(
+    r"""(?P<value>x?'(?:[^']|'')*(?:'|$)|\.?\d(?:[\w.]|(?<=e)[+-])*)
+    |(?P<comment>--[^\n]*|/\*.*?(?:\*/|$))
+    |"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\]|[?:@$]?\w+|\?""",
+    re.DOTALL | re.IGNORECASE | re.VERBOSE,
+)
 
 
 def statements(script: str) -> Iterator[str]:
@@ -34,6 +40,15 @@ def shortened(statement: str) -> str:
     """For a message."""
     text = " ".join(statement.split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def without_values(statement: str) -> str:
+    """In one line, each literal a `?`, without comments: nothing of the data is left. Double quotes are for names."""
+    return " ".join(_TOKEN.sub(_unless_value, statement).split())
+
+
+def _unless_value(token: re.Match[str]) -> str:
+    return {"value": "?", "comment": " ", None: token[0]}[token.lastgroup]
 
 
 def _unless_empty(statement: str) -> Iterator[str]:

@@ -43,7 +43,13 @@ def create_app(service: Service) -> Starlette:
     middleware = [
         Middleware(EarlyAnswers),
         Middleware(OutsideAddress),
-        Middleware(RequestLog, metrics=service.metrics),
+        *_request_span(service),
+        Middleware(
+            RequestLog,
+            metrics=service.metrics,
+            slow_ms=settings.slow_request_ms,
+            sample=settings.access_log_sample,
+        ),
         # around whatever may answer, so that a 500 and a 429 have them, too
         Middleware(SecurityHeaders, hsts_seconds=settings.hsts_seconds),
         *([Middleware(Cors, origins=settings.cors_origins)] if settings.cors_origins else []),
@@ -70,12 +76,22 @@ def create_app(service: Service) -> Starlette:
     return app
 
 
+def _request_span(service: Service) -> list[Middleware]:
+    if not service.tracing:
+        return []
+    from handler.middleware.request_span import RequestSpan
+
+    return [Middleware(RequestSpan, tracing=service.tracing)]
+
+
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     """A server's life: maintenance on a timer; at the end the WAL is moved into the file and the lock released."""
     service: Service = app.state.service
     interval = service.settings.maintenance_interval_seconds
     async with AsyncExitStack() as at_the_end:  # the last first, and each whatever becomes of the others
+        if service.tracing:
+            at_the_end.push_async_callback(asyncio.to_thread, service.tracing.close)
         at_the_end.push_async_callback(asyncio.to_thread, service.database.close)
         at_the_end.push_async_callback(asyncio.to_thread, service.watch.stop)
         if service.maintenance:

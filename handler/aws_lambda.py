@@ -97,6 +97,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     finally:
         _metrics.flush(_service.gauges)
         _look_at_times()
+        if _service.tracing:
+            _service.tracing.flush()
 
 
 def _look_at_times() -> None:
@@ -122,7 +124,8 @@ def _answer(event: dict[str, Any], context: Any) -> dict[str, Any]:
 def _refusal(
     event: dict[str, Any], context: Any, refused: Refusal, kept: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    logger.warning("%d: %s", refused.status_code, refused.detail, extra={"code": refused.code})
+    level = logging.ERROR if refused.status_code >= 500 else logging.INFO
+    logger.log(level, "%d: %s", refused.status_code, refused.detail, extra={"code": refused.code})
     always = {name.decode(): value.decode() for name, value in missing_fields(refused.status_code, set())}
     headers = {"x-request-id": context.aws_request_id, **(kept or {}), **always, "content-type": MEDIA_TYPE}
     scope = {"path": "", "state": {"request_id": headers["x-request-id"]}}

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from core import __version__
-from core.errors import StoreUnavailable
+from core.errors import SettingsError, StoreUnavailable
 from core.idempotency import Answer, once
 from handler.idempotency import attempt_of, kept_of, response_of
 from infra.backups.backups import Backups, open_backups
@@ -26,6 +26,7 @@ from infra.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from infra.objectives.watch import Watch
+    from infra.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Service:
     copies: Copies
     lasting: bool  # a server, and no instance on Lambda
     started: float  # seconds since 1970
+    tracing: "Tracing | None"
 
     @cached_property
     def watch(self) -> "Watch":
@@ -77,12 +79,29 @@ def open_service(
     `lasting`: the database file outlives this process; `give_up`: see `Database`.
     """
     started = time.time()
+    tracing = _open_tracing(settings, metrics)
     database = open_database(settings, lasting=lasting, metrics=metrics, give_up=give_up)
     job = None
     if backups:
         job = MaintenanceRoutine(open_maintenance(settings, backups, metrics), metrics, lambda: database.txid)
     logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
-    return Service(settings, database, job, metrics, Copies(database.log.url, observer=metrics), lasting, started)
+    copies = Copies(database.log.url, observer=metrics)
+    return Service(settings, database, job, metrics, copies, lasting, started, tracing)
+
+
+def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
+    """Raises SettingsError when spans are asked for, and what makes them is not installed."""
+    if not settings.otlp_endpoint:
+        return None
+    try:
+        from infra.telemetry.tracing import Tracing
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"OTEL_EXPORTER_OTLP_ENDPOINT is set, and {error.name} is not installed: "
+            "pip install -r requirements-otel.txt, or build the image with TRACES=yes, or unset it"
+        ) from error
+    metrics.spans = tracing = Tracing(settings.otlp_endpoint)
+    return tracing
 
 
 def open_server_service(settings: Settings, give_up: GiveUp | None = None) -> Service:

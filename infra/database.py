@@ -26,6 +26,7 @@ from infra.disk.ownership import make_directories, why_not_writable
 from infra.freshness import Freshness
 from infra.served import ServedSchema
 from infra.settings import Settings
+from infra.slow_statements import SlowStatements
 from infra.sqlite_errors import translated_errors
 from infra.storage.object_store import ObjectStore
 from infra.telemetry.metrics import Metrics
@@ -70,6 +71,7 @@ class Database:
         commit_timeout: float = 10.0,
         freshness: float = 0.0,
         write_queue_limit: int = 1000,
+        slow_statement_ms: int = 0,
         queued: Callable[[float], None] = lambda seconds: None,
         give_up: GiveUp | None = None,
     ) -> None:
@@ -88,6 +90,7 @@ class Database:
         self._max_age = freshness
         self._give_up = give_up or (lambda error: None)
         self._waits_for: errors.DatabaseLocked | None = None  # what keeps it from being opened
+        self._slow = SlowStatements(slow_statement_ms)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._file_is_whole = threading.Lock()
         self._lasting = lasting
@@ -151,6 +154,7 @@ class Database:
         """Run on the reading connection, on whatever state is here."""
         self._check_open()
         session = session or Session()
+        use_case = self._slow.watched(use_case)
         begun, waited = self._clock.now(), 0.0
         try:
             while True:
@@ -193,7 +197,7 @@ class Database:
             await self._freshness.reach(float("-inf"), session.at_least)
         self._loop = asyncio.get_running_loop()
         arrived = self._clock.now()
-        write = Write(use_case, self._not_before(session), session.at_least)
+        write = Write(self._slow.watched(use_case), self._not_before(session), session.at_least)
         waiting = Waiting(write, arrived, self._loop.create_future())
         self._queue.put(waiting)
         await waiting.done
@@ -371,6 +375,7 @@ def open_database(
         commit_timeout=settings.commit_timeout_seconds,
         freshness=settings.read_freshness_seconds,
         write_queue_limit=settings.write_queue_limit,
+        slow_statement_ms=settings.slow_statement_ms,
         queued=metrics.write_queued,
         give_up=give_up,
     )

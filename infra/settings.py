@@ -55,6 +55,10 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", alias="HOST", min_length=1)
     port: int = Field(8000, alias="PORT", ge=0, le=65535)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", alias="LOG_LEVEL")
+    access_log_sample: float = Field(1.0, alias="ACCESS_LOG_SAMPLE", ge=0, le=1)
+    slow_request_ms: int = Field(1000, alias="SLOW_REQUEST_MS", ge=0)
+    slow_statement_ms: int = Field(50, alias="SLOW_STATEMENT_MS", ge=0)
+    otlp_endpoint: str = Field("", alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     auth_mode: Literal["keys", "iam", "jwt", "none"] | None = Field(None, alias="AUTH_MODE")
     docs_open: bool = Field(True, alias="DOCS_OPEN")
     runbook_url: str = Field("", alias="RUNBOOK_URL")
@@ -76,6 +80,13 @@ class Settings(BaseModel):
     def _is_https(cls, url: str) -> str:
         if url and not (urlsplit(url).scheme == "https" and urlsplit(url).hostname):
             raise ValueError("begins with https://, or anybody on the way could put keys of their own there")
+        return url
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if url and not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname):
+            raise ValueError("begins with http:// or https://; the collector takes OTLP over HTTP there")
         return url
 
     @field_validator("iam_ops_arns", mode="before")

@@ -18,6 +18,7 @@ from typing import TypeVar
 from core.errors import DatabaseLocked, DatabaseUnavailable, ServiceError, TooManyWrites
 from infra.clock import Clock
 from infra.commitlog import Replica, Write
+from infra.telemetry.trace_context import WORKED_FOR
 
 logger = logging.getLogger(__name__)
 
@@ -173,13 +174,17 @@ class WriteQueue:
         now = self._clock.now()
         writes = []
         for waiting in group:
-            self._queued(now - waiting.arrived)
+            waiting.write.context.run(self._queued, now - waiting.arrived)
             if now - waiting.arrived > self._busy_timeout > 0:
                 waiting.write.error = DatabaseLocked("The writes ahead took too long: a lock, or a slow store.")
             else:
                 writes.append(waiting.write)
         if writes:
-            self._replica.write_together(writes, self._commit_timeout)
+            token = WORKED_FOR.set([write.context for write in writes])
+            try:
+                self._replica.write_together(writes, self._commit_timeout)
+            finally:
+                WORKED_FOR.reset(token)
 
 
 def _nothing() -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import os
 import socket
 import ssl
@@ -32,6 +33,7 @@ from infra.settings import Settings
 from infra.telemetry.metrics import Metrics
 from tests.described import assert_described
 from tests.infra.storage.certificates import Authority
+from tests.log_watch import Watch
 
 hypothesis.settings.register_profile("plain", deadline=None)  # the time an example takes is no property
 hypothesis.settings.load_profile("plain")
@@ -55,6 +57,20 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(str(field.alias), raising=False)
     for name in ("AWS_LAMBDA_FUNCTION_NAME", "AWS_CA_BUNDLE", "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
+
+
+_watch = Watch()
+
+
+@pytest.fixture(autouse=True)
+def _every_line_of_the_log_is_described() -> Iterator[None]:
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    root.addHandler(_watch)
+    yield
+    root.removeHandler(_watch)
+    faults, _watch.faults = _watch.faults, []
+    assert faults == []
 
 
 def settings_in(directory: Path, **environment: Any) -> Settings:

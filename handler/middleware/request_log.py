@@ -2,25 +2,33 @@ import logging
 import re
 import time
 from uuid import uuid4
+from zlib import crc32
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from infra.telemetry.logs import remove_context_keys, set_context_keys
+from infra.telemetry.logs import clear_context_keys, set_context_keys
 from infra.telemetry.metrics import Metrics
+from infra.telemetry.trace_context import trace_of
 
 logger = logging.getLogger("handler.request")
 
-_NOBODY_LEFT = 499  # to answer: nginx's number for a client that has gone
+NOBODY_LEFT = 499  # to answer: nginx's number for a client that has gone
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 
 
 class RequestLog:
     """Gives every request its id, its line in the log and its place in the metrics."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, slow_ms: int = 0, sample: float = 1.0) -> None:
+        """`slow_ms`: what takes longer is a warning; 0 is never. `sample`: the share of the other lines that is kept,
+        but for answers of 400 and more.
+        """
         self.app = app
         self.metrics = metrics
+        self.slow_ms = slow_ms or float("inf")
+        self.sample = sample
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -31,7 +39,7 @@ class RequestLog:
             scope[part] = scope[part].encode("utf-8", "replace").decode()
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        set_context_keys(request_id=request_id)  # type: ignore[arg-type]
+        set_context_keys(request_id=request_id, route=_Route(scope), **_trace(scope))  # type: ignore[arg-type]
         status, is_answered = 500, False
         self.metrics.in_flight += 1
 
@@ -44,34 +52,61 @@ class RequestLog:
 
         try:
             await self.app(scope, receive, send_with_id)
-            status = status if is_answered else _NOBODY_LEFT
+            status = status if is_answered else NOBODY_LEFT
         finally:
             seconds = time.perf_counter() - started
             self.metrics.in_flight -= 1
-            route = scope["route"].path if "route" in scope else "none"
-            self.metrics.request_finished(_method(scope), route, status, seconds)
-            _log(scope, status, seconds)
-            remove_context_keys(["request_id"])
+            self.metrics.request_finished(_method(scope), route_of(scope), status, seconds)
+            self._log(scope, status, round(seconds * 1000, 3))
+            clear_context_keys()
+
+    def _log(self, scope: Scope, status: int, milliseconds: float) -> None:
+        is_slow = milliseconds > self.slow_ms
+        if status < 400 and not is_slow and not is_in_sample(scope["state"]["request_id"], self.sample):
+            return
+        level = logging.ERROR if status >= 500 else logging.WARNING if is_slow else logging.INFO
+        fields = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "status_code": status,
+            "duration_ms": milliseconds,
+            **scope["state"].get("who", {}),
+        }
+        if code := scope["state"].get("code"):
+            fields["code"] = code
+        text = "%s %s %d after %d ms" if is_slow else "%s %s %d"
+        values = (scope["method"], scope["path"], status, *([milliseconds] if is_slow else []))
+        logger.log(level, text, *values, extra=fields)
 
 
-def _log(scope: Scope, status: int, seconds: float) -> None:
-    level = logging.ERROR if status >= 500 else logging.INFO
-    fields = {
-        "method": scope["method"],
-        "path": scope["path"],
-        "status_code": status,
-        "duration_ms": round(seconds * 1000, 3),
-        **scope["state"].get("who", {}),
-    }
-    if code := scope["state"].get("code"):
-        fields["code"] = code
-    logger.log(level, "%s %s %d", scope["method"], scope["path"], status, extra=fields)
+class _Route:
+    """Of a request, for the lines that are written while it is under way: known when one is."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __str__(self) -> str:
+        return route_of(self._scope)
+
+
+def route_of(scope: Scope) -> str:
+    return str(scope["route"].path) if "route" in scope else "none"
+
+
+def _trace(scope: Scope) -> dict[str, str]:
+    """What the request's span has left, or its caller says."""
+    trace = scope["state"].get("trace") or trace_of(Headers(scope=scope).get("traceparent", ""))
+    return trace._asdict() if trace else {}
+
+
+def is_in_sample(request_id: str, share: float) -> bool:
+    """The same wherever a request of this id comes by, so that its lines stay together."""
+    return share >= 1 or crc32(request_id.encode()) < share * 2**32
 
 
 def _method(scope: Scope) -> str:
     """Metric labels are kept for ever: a caller must not be able to invent new ones."""
-    known = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-    return scope["method"] if scope["method"] in known else "other"
+    return scope["method"] if scope["method"] in METHODS else "other"
 
 
 def _request_id(scope: Scope) -> str:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import apsw
@@ -39,6 +40,7 @@ class Write:
     error: Exception | None = None
     shown: int = 0  # the newest commit that the outcome reflects, a TXID
     has_run: bool = False
+    context: Context = field(default_factory=copy_context)  # of whoever asks: the use case runs in it
 
     def outcome(self) -> Any:
         """Return what the use case has returned, or raise what became of it."""
@@ -85,14 +87,14 @@ def _run(write: Write, file: OpenFile, observer: Observer) -> None:
     started = time.perf_counter()
     try:
         with file.savepoint(), translated_errors(file.path):
-            write.result = write.use_case(file.writer)
+            write.result = write.context.run(write.use_case, file.writer)
     except SavepointLost as lost:
         write.result, write.error = None, root_cause(lost.cause, file.path)
         raise Aborted(write) from None
     except Exception as error:
         write.error = error
     finally:
-        observer.query_finished("write", time.perf_counter() - started)
+        write.context.run(observer.query_finished, "write", time.perf_counter() - started)
     # Alone it may take its time; and what is made of damaged pages must not become history
     if isinstance(write.error, errors.TransactionTooSlow | errors.DatabaseDamaged):
         raise Aborted(write)

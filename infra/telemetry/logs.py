@@ -1,4 +1,4 @@
-"""JSON logs on stdout."""
+"""JSON logs on stdout: log-line.schema.json says what a line has."""
 
 import io
 import logging
@@ -7,32 +7,48 @@ from typing import Any
 
 from aws_lambda_powertools.logging.formatter import (
     LambdaPowertoolsFormatter,
-    remove_context_keys,
+    clear_context_keys,
     set_context_keys,
 )
 
 from infra.settings import SERVICE
 from infra.telemetry.newest_errors import ERRORS
 
-__all__ = ["configure_logging", "remove_context_keys", "set_context_keys"]
+__all__ = ["LineFormatter", "clear_context_keys", "configure_logging", "set_context_keys"]
+
+_NAMES = {"uvicorn.error": "uvicorn"}  # whoever looks for "error" is not to find all that a server says
 
 
-def configure_logging(level: str) -> tuple[logging.Handler, LambdaPowertoolsFormatter]:
+class LineFormatter(LambdaPowertoolsFormatter):
+    """Makes of a record, whoever wrote it, one line with one JSON object."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            service=SERVICE,
+            utc=True,
+            use_rfc3339=True,
+            log_record_order=["timestamp", "level", "message", "service"],
+            serialize_stacktrace=False,
+            location=None,
+            json_deserializer=str,  # a message is text, also one that could be read as JSON
+        )
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.logger = _NAMES.get(record.name, record.name)
+        record.__dict__.pop("color_message", None)  # uvicorn's message again, with terminal colours
+        if not isinstance(record.msg, str):
+            record.msg = str(record.msg)
+        return super().format(record)
+
+
+def configure_logging(level: str) -> tuple[logging.Handler, LineFormatter]:
     """Send every log line of the process to stdout, one JSON object a line, whoever wrote it."""
-    formatter = LambdaPowertoolsFormatter(
-        service=SERVICE,
-        utc=True,
-        use_rfc3339=True,
-        log_record_order=["timestamp", "level", "message", "service"],
-        serialize_stacktrace=False,
-        location=None,
-    )
+    formatter = LineFormatter()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # whatever the locale, and for text that no encoding has
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(formatter)
-    handler.addFilter(_tidy)
     logging.basicConfig(handlers=[handler, ERRORS], level=level, force=True)
     logging.captureWarnings(True)
     logging.logAsyncioTasks = False  # type: ignore[attr-defined, unused-ignore]
@@ -42,14 +58,9 @@ def configure_logging(level: str) -> tuple[logging.Handler, LambdaPowertoolsForm
     # the service logs each request itself
     for name in ("uvicorn.access", "mangum.http"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("peewee").setLevel(logging.INFO)  # below that it shows each statement with its values
     sys.excepthook = _log_uncaught
     return handler, formatter
-
-
-def _tidy(record: logging.LogRecord) -> bool:
-    record.logger = record.name
-    record.__dict__.pop("color_message", None)  # uvicorn's message again, with terminal colours
-    return True
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:

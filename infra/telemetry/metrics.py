@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from infra.telemetry import catalogue
 from infra.telemetry.catalogue import DURATION_BUCKETS, Metric
 from infra.telemetry.instruments import Counter, Histogram
+from infra.telemetry.trace_context import NoSpans, Spans
 
 # Read when somebody asks for metrics; a value that cannot be read now is left out
 Gauges = Callable[[], dict[str, float]]
@@ -41,6 +42,7 @@ class Metrics:
     def __init__(self, new_histogram: Callable[[tuple[float, ...]], Histogram] = Histogram) -> None:
         self.counters: dict[str, dict[tuple[str, ...], Counter]] = {}  # by the metric's name and the labels' values
         self.histograms: dict[str, dict[tuple[str, ...], Histogram]] = {}
+        self.spans: Spans = NoSpans()  # told how long things take, as well
         self._new_histogram = new_histogram
         self._requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.in_flight = 0  # requests, for the event loop to count
@@ -94,9 +96,11 @@ class Metrics:
 
     def query_finished(self, kind: str, seconds: float) -> None:
         self._queries[kind].observe(seconds)
+        self.spans.worked("transaction" if kind == "write" else "query", seconds)
 
     def write_queued(self, seconds: float) -> None:
         self._queue.observe(seconds)
+        self.spans.worked("queue", seconds)
 
     def use_case_repeated(self) -> None:
         self._retries.add()
@@ -126,6 +130,8 @@ class Metrics:
 
     def log_asked(self, verb: str, answered: bool, seconds: float) -> None:
         self._store_asked("log", verb, answered, seconds)
+        if verb == "put":
+            self.spans.stored(seconds, answered)
 
     def backups_asked(self, verb: str, answered: bool, seconds: float) -> None:
         self._store_asked("backups", verb, answered, seconds)

@@ -16,7 +16,10 @@ from typing import Any
 
 import apsw.sqlite_extra
 
+from tests.log_lines import assert_described
+
 ROOT = Path(__file__).parents[2]
+SERVERS = {"handler", "handler.asgi:app", "handler.dev"}  # whose output is a log and nothing else
 SHELL = apsw.sqlite_extra.path("sqlite3_shell")  # the image's `sqlite3`
 
 
@@ -64,6 +67,8 @@ class Process:
             os.killpg(self.popen.pid, number)
         code = self.popen.wait(60)
         self._reader.join(10)
+        if SERVERS.intersection(self.popen.args):  # type: ignore[arg-type]
+            assert_described(self.lines if code != -signal.SIGKILL else self.lines[:-1])  # the last may be cut off
         assert self.popen.stdout
         self.popen.stdout.close()
         return code

@@ -25,6 +25,7 @@ from infra.backups.backups import open_backups
 from infra.objectives.status import Condition
 from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
+from tests.collector import collecting
 
 EVENTS = Path(__file__).parents[1] / "events"
 ROOT = Path(__file__).parents[2]
@@ -843,3 +844,18 @@ def test_load_balancer_vouches_for_nobody() -> None:
     identity = {"identity": {"userArn": "arn:aws:iam::1:user/a"}}
     assert verified_arn(identity) == "arn:aws:iam::1:user/a"
     assert verified_arn({**identity, "elb": {}}) == verified_arn({**identity, "http": {}}) == ""
+
+
+def test_traces_are_sent_within_the_invocation_which_waits_for_no_collector_long(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1000000")
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        invoke = start()
+        assert invoke(request("GET", "/api/items"))["statusCode"] == 200
+        assert [span.name for span in collector.spans] == ["query", "GET /api/items"]
+        collector.may_answer.clear()
+        for _ in range(2):
+            assert invoke(request("GET", "/api/items"))["statusCode"] == 200
+        assert len(collector.spans) == 2

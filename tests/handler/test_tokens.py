@@ -314,9 +314,10 @@ def test_settings_of_a_server(make_settings: MakeSettings, environment: dict[str
         gate.check_server_mode(make_settings(AUTH_MODE="jwt", **environment))
 
 
-def test_library_is_imported_for_tokens_alone() -> None:
-    script = "import sys, handler.asgi, handler.callers.keys; sys.exit('joserfc' in sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True)
+def test_libraries_for_tokens_and_traces_are_imported_for_nothing_else() -> None:
+    script = "import sys, handler.asgi, handler.callers.keys; print({'joserfc', 'opentelemetry'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(

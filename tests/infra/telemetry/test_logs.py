@@ -1,15 +1,18 @@
 import io
 import json
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from infra.telemetry.cloudwatch import CloudWatchMetrics
 from infra.telemetry.logs import configure_logging
 from infra.telemetry.metrics import Metrics
+from tests.log_lines import SCHEMA, fault_in
 
 
 @pytest.fixture
@@ -40,6 +43,41 @@ def test_every_line_is_json_whoever_wrote_it(stdout: io.StringIO) -> None:
     assert [line["level"] for line in found] == ["INFO", "WARNING", "WARNING"]
     assert all({"timestamp", "level", "message", "service"} <= line.keys() for line in found)
     assert "color_message" not in found[0]
+
+
+def test_message_is_text_whatever_was_logged(stdout: io.StringIO) -> None:
+    for message in ('{"a": 1}', "12", {"a": 1}, ("a", 1), ValueError("boom")):
+        logging.getLogger("x").info(message)
+    assert [line["message"] for line in lines(stdout)] == ['{"a": 1}', "12", "{'a': 1}", "('a', 1)", "boom"]
+
+
+def test_who_looks_for_errors_does_not_find_what_the_server_says(stdout: io.StringIO) -> None:
+    logging.getLogger("uvicorn.error").info("Application startup complete.")
+    assert lines(stdout)[0]["logger"] == "uvicorn"
+
+
+def test_statements_with_their_values_are_not_logged_at_any_level(
+    stdout: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", stdout)  # once more: pytest has its own by now
+    configure_logging("DEBUG")
+    logging.getLogger("x").debug("seen")
+    logging.getLogger("peewee").debug(("SELECT ?", ["secret"]))
+    assert [line["message"] for line in lines(stdout)] == ["seen"]
+
+
+def test_page_has_the_fields_of_the_schema() -> None:
+    page = (Path(__file__).parents[3] / "docs/logs.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE)
+    assert rows == [(name, field["description"]) for name, field in SCHEMA["properties"].items()]
+
+
+@pytest.mark.parametrize("extra", [{"unheard_of": 1}, {"status_code": "200"}, {"request_id": "a b"}, {"plan": "SCAN"}])
+def test_line_that_is_not_as_described_is_noticed(stdout: io.StringIO, extra: dict[str, object]) -> None:
+    logging.getLogger("x").warning("as described")
+    (line,) = lines(stdout)
+    assert fault_in(json.dumps(line)) is None
+    assert fault_in(json.dumps(line | extra))
 
 
 def test_exceptions_are_one_line_with_their_traceback(stdout: io.StringIO) -> None:
