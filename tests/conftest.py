@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -43,6 +44,12 @@ hypothesis.settings.load_profile("plain")
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are processors, because tests also wait. Beyond eight they only start."""
     return min((os.cpu_count() or 1) + 1, 8)
+
+
+def pytest_collection_finish() -> None:
+    """What the modules of all tests have brought stays: to look for garbage in it again and again takes long."""
+    gc.collect()
+    gc.freeze()
 
 
 MakeSettings = Callable[..., Settings]

@@ -7,7 +7,7 @@ from benchmarks.costs import Measured, measure, row
 PAGE = Path(__file__).parent.parent / "docs" / "costs.md"
 
 
-@pytest.mark.parametrize("rate", [1, 100])
+@pytest.mark.parametrize("rate", [1, pytest.param(100, marks=pytest.mark.e2e)])
 def test_page_says_what_a_day_of_the_real_code_asks_of_the_bucket(rate: int) -> None:
     measured = measure(rate)
     [line] = [line for line in PAGE.read_text().splitlines() if line.startswith(f"| {rate:,} |")]

@@ -85,6 +85,7 @@ def synthetic_log(directory: Path, commits: int) -> str:
     return directory.as_uri()
 
 
+@pytest.mark.e2e
 def test_start_after_ten_thousand_commits_reads_a_few_dozen_objects(tmp_path: Path) -> None:
     commits = 2 * RUN**3 + 7 * RUN**2 + 15 * RUN + 15  # 10,239; only more of the larger runs would be worse
     url = synthetic_log(tmp_path / "log", commits)
@@ -115,6 +116,7 @@ def test_runs_are_aligned_and_everybody_makes_the_same(
     assert (first.has_run(47), first.has_run(48)) == (False, True)
 
 
+@pytest.mark.e2e
 def test_litestream_restores_after_every_kind_of_step(
     writer: Callable[[int], Instance], url: str, tmp_path: Path
 ) -> None:
@@ -170,6 +172,7 @@ def date(url: str, level: int, low: int, high: int) -> int:
     return ltx.decode_header(ObjectStore(url).read_range(ObjectNames(url).name(level, low, high), 100)).timestamp
 
 
+@pytest.mark.e2e
 def test_runs_and_snapshots_are_dated_by_the_store_where_a_writer_cannot_be_right(
     writer: Callable[[int], Instance], start: StartInstance, url: str, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def test_moment_is_that_of_the_last_commit_before_it(log: CommitLog) -> None:
     assert commit_before(log, moment + timedelta(days=1)).txid == HEAD
 
 
+@pytest.mark.e2e
 def test_litestream_makes_the_same_file_of_the_same_moment(
     log: CommitLog, start: StartInstance, url: str, tmp_path: Path
 ) -> None:
