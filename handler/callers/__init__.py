@@ -40,8 +40,8 @@ class Gate(Protocol):
 
     takes_bearers: bool  # of a key or a token
 
-    async def admit(self, scope: AsgiScope) -> Caller:
-        """Raises NotLetIn."""
+    async def admit(self, scope: AsgiScope, needed: Scope) -> Caller:
+        """Say who it is, who wants what the scope `needed` is for. Raises NotLetIn."""
 
     async def leave(self, scope: AsgiScope) -> None:
         """What is to be done for a caller that was let in, when the answer is out."""

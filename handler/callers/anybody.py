@@ -7,6 +7,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import Scope as AsgiScope
 
+from core.api_keys import Scope
 from handler.callers import ANYBODY, Caller, NotLetIn
 from handler.problems import Code
 
@@ -16,7 +17,7 @@ _PORT = re.compile(r":[0-9]*\Z")
 class Everybody:
     takes_bearers = False
 
-    async def admit(self, scope: AsgiScope) -> Caller:
+    async def admit(self, scope: AsgiScope, needed: Scope) -> Caller:
         return ANYBODY
 
     async def leave(self, scope: AsgiScope) -> None:
@@ -26,7 +27,7 @@ class Everybody:
 class ThisMachine(Everybody):
     """The address that the connection came in at is what counts: settings do not see what `uvicorn --host` says."""
 
-    async def admit(self, scope: AsgiScope) -> Caller:
+    async def admit(self, scope: AsgiScope, needed: Scope) -> Caller:
         client = scope.get("client")  # whom a proxy has named, if one is believed
         if not is_loopback((scope.get("server") or [""])[0]) or (client and not is_loopback(client[0])):
             detail = (

@@ -25,7 +25,7 @@ class ByIam:
         """`operators`: ARNs whose callers have the scope `ops`, too; a `*` at the end stands for whatever follows."""
         self._operators = operators
 
-    async def admit(self, scope: AsgiScope) -> Caller:
+    async def admit(self, scope: AsgiScope, needed: Scope) -> Caller:
         arn = verified_arn(scope["aws.event"]["requestContext"])
         if not arn:
             detail = (

@@ -33,7 +33,7 @@ class ByToken:
         self._issuer, self._audience = settings.jwt_issuer, settings.jwt_audience
         self._provider = Provider(settings.jwt_jwks_url)
 
-    async def admit(self, scope: AsgiScope) -> Caller:
+    async def admit(self, scope: AsgiScope, needed: Scope) -> Caller:
         """Raises IdentityProviderUnavailable when nobody can say now whose token it is."""
         claims = _claims_of_event(scope["aws.event"]) if "aws.event" in scope else await self._verified(scope)
         subject = claims.get("sub")

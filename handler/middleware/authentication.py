@@ -29,7 +29,7 @@ class Authentication:
             scope["state"]["caller"] = _NOBODY
             return await self.app(scope, receive, send)
         try:
-            caller = await self.gate.admit(scope)
+            caller = await self.gate.admit(scope, needed)
             if needed not in caller.scopes:
                 raise self._lacks(needed)
         except NotLetIn as error:

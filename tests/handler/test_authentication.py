@@ -265,10 +265,11 @@ def test_revoked_key_is_gone_from_the_other_instance(make_settings: MakeSettings
         assert [client.get("/api/items", headers=bearer(key)).status_code for client in (b, a)] == [401, 401]
 
 
-def test_nobody_comes_in_while_the_store_is_away(
+def test_only_operators_come_in_while_the_store_is_away(
     client: httpx2.Client, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    key = new_key(service, "read", "write")
+    key, seen_before, revoked = new_key(service, "read", "write"), new_key(service, "ops"), new_key(service, "ops")
+    asyncio.run(service.database.write(partial(api_keys.revoke, key_id=revoked.split("_")[1])))
 
     def away(*_: Any, **__: Any) -> Any:
         raise StoreUnavailable("away")
@@ -279,6 +280,10 @@ def test_nobody_comes_in_while_the_store_is_away(
     assert assert_problem(read, 503)["code"] == "store_unavailable"
     assert read.headers["retry-after"] == "1"
     assert assert_problem(client.post("/api/items", headers=bearer(key), json=ITEM), 503)["stored"] == "no"
+    asked = {name: bearer(key) for name, key in (("ops", seen_before), ("revoked", revoked), ("another", key))}
+    for path in ("/metrics", "/ops/status", "/ops/history"):
+        answers = {name: client.get(path, headers=headers).status_code for name, headers in asked.items()}
+        assert answers == {"ops": 200, "revoked": 401, "another": 403}
 
 
 # The day of the last use
