@@ -112,7 +112,7 @@ class Watch:
             noted.unready, noted.degraded = condition.unready, condition.degraded or ""
             self.history.see(now, passed, counts, gauges, is_ready=not condition.unready, starts=starts)
             judgement = self._judgement(gauges)
-            txid = int(gauges.get("commit_log_txid", 0))
+            txid = int(gauges.get("commit_log_txid", noted.txid))  # not known while the start waits
             noted.fell = now if txid < noted.txid else noted.fell
             noted.txid = txid
             noted.firing = {alert.name: noted.firing.get(alert.name, now) for alert, _ in judgement.alerts}

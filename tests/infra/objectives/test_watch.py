@@ -321,3 +321,16 @@ def test_stores_that_fail_in_a_way_nobody_expected_are_answered_all_the_same(
 def test_kernel_says_how_much_memory_the_process_has() -> None:
     assert watched_process.gauges()["memory_bytes"] > 1_000_000
     assert watched_process.elapsed() > 0
+
+
+def test_start_that_waits_for_a_lock_is_no_other_log(process: Process, settings: Settings) -> None:
+    process.watch.resume()
+    process.gauges = {"commit_log_txid": 100.0}
+    process.pass_(10)
+    again = started_again(process, settings, after=1)
+    again.gauges = {}  # nobody knows yet
+    again.pass_(10)
+    assert again.watch.status([]).alerts == []
+    again.gauges = {"commit_log_txid": 100.0}
+    again.pass_(10)
+    assert again.watch.status([]).alerts == []
