@@ -19,7 +19,7 @@ import apsw.sqlite_extra
 from tests.log_lines import assert_described
 
 ROOT = Path(__file__).parents[2]
-SERVERS = {"handler", "handler.asgi:app", "handler.dev"}  # whose output is a log and nothing else
+SERVERS = {"handler", "handler.asgi:app"}  # whose output is a log and nothing else
 SHELL = apsw.sqlite_extra.path("sqlite3_shell")  # the image's `sqlite3`
 
 
@@ -67,10 +67,10 @@ class Process:
             os.killpg(self.popen.pid, number)
         code = self.popen.wait(60)
         self._reader.join(10)
-        if SERVERS.intersection(self.popen.args):  # type: ignore[arg-type]
-            assert_described(self.lines if code != -signal.SIGKILL else self.lines[:-1])  # the last may be cut off
         assert self.popen.stdout
         self.popen.stdout.close()
+        if SERVERS.intersection(self.popen.args):  # type: ignore[arg-type]
+            assert_described(self.lines if code != -signal.SIGKILL else self.lines[:-1])  # the last may be cut off
         return code
 
     @property

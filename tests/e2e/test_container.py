@@ -198,6 +198,7 @@ def test_what_belongs_to_root_is_given_to_the_service(service: Checkout, start: 
     assert "made" in service.sh(f"docker exec {CONTAINER} python -m infra backup")
     places = [service.data, service.directory / "backups"]
     assert {path.stat().st_uid for place in places for path in [place, *place.rglob("*")]} == {1000}
+    service.as_root("printf '*\\n!.gitignore\\n' > backups/.gitignore")  # as it is in a checkout
 
 
 def test_build_moves_no_tag_that_the_compose_file_names(service: Checkout) -> None:

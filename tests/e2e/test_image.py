@@ -104,7 +104,8 @@ def test_nothing_is_compiled_at_a_start(
 @pytest.mark.parametrize("image", [SERVER, LAMBDA])
 def test_nothing_is_installed_but_what_is_pinned(images: None, checkout: Checkout, image: str) -> None:
     installed = set(inside(checkout, image, "pip list --format freeze").lower().replace("_", "-").split())
-    lines = (ROOT / "requirements.txt").read_text().lower().splitlines()
+    names = ["requirements.txt", *(["requirements-otel.txt"] if image == SERVER else [])]
+    lines = [line for name in names for line in (ROOT / name).read_text().lower().splitlines()]
     pinned = {line.split()[0] for line in lines if line[0].isalnum() and "win32" not in line}
     assert {name for name in installed if not name.startswith("pip==")} == pinned
 

@@ -170,7 +170,10 @@ class OrderPage(BaseModel):
 }
 IN_PLACE = {
     "core/models.py": ("import AutoField, ", "import AutoField, ForeignKeyField, "),
-    "handler/asgi.py": ("from handler import docs, items, ops", "from handler import docs, items, ops, orders"),
+    "handler/asgi.py": (
+        "from handler import dashboard, docs, items, ops,",
+        "from handler import dashboard, docs, items, ops, orders,",
+    ),
 }
 ROUTES = ("*items.routes]", "*items.routes, *orders.routes]")
 
