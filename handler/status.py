@@ -55,7 +55,7 @@ async def _condition(database: Database, *, ask_store: bool) -> Condition:
     if isinstance(found, NotReady):
         return Condition(unready=found.database)
     if found.status == "degraded":
-        return Condition(degraded=found.store or found.database)
+        return Condition(degraded=found.store) if found.store else Condition(unwritable=found.database, degraded=None)
     return Condition(degraded="" if ask_store else None)
 
 

@@ -277,7 +277,7 @@ class Database:
             self._open()
         except errors.DatabaseLocked as error:
             if not self._waits_for:
-                logger.error("the start waits, and until then every request is a 503: %s", error)
+                logger.error("the start waits, and until then whatever asks for rows is a 503: %s", error)
             self._waits_for = error
             return False
         if self._waits_for:

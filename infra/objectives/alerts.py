@@ -96,6 +96,8 @@ def _errors(rate: float) -> str:
 
 
 def _writes_refused(facts: Facts) -> str:
+    if reason := facts.history.noted.unwritable:
+        return f"Nothing can be written: {reason}"
     refused = facts.counts().refused
     return f"{refused} writes of the last five minutes were answered 503 or 507." if refused >= _A_FEW else ""
 

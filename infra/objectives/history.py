@@ -136,7 +136,8 @@ class Noted:
     since: float = 0.0
     firing: dict[str, float] = field(default_factory=dict)  # since when, by the alert's name
     unready: str = ""  # why nothing could be served
-    degraded: str = ""  # why not everything could
+    degraded: str = ""  # why not everything could, by the store
+    unwritable: str = ""  # why no writes could, by the file
     txid: int = 0
     fell: float = 0.0  # when the TXID was seen to fall
     gauges: dict[str, float] = field(default_factory=dict)  # at the last look

@@ -52,6 +52,7 @@ class _Head(BaseModel):
     firing: dict[str, Moment]
     unready: str
     degraded: str
+    unwritable: str = ""
     txid: Count
     fell: Moment
     gauges: dict[str, Annotated[float, Field(allow_inf_nan=False)]]

@@ -15,12 +15,13 @@ Txid = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Whether requests can be served. `unready`: why not at all; `degraded`: why not all of them; empty if they can.
-    `degraded` is None when nobody has asked: then it is as before.
+    """Whether requests can be served. `unready`: why not at all; `degraded`: why not all of them, by the store, None
+    when nobody has asked it: then it is as before; `unwritable`: why no writes, by the file; each empty if they can.
     """
 
     unready: str = ""
     degraded: str | None = ""
+    unwritable: str = ""
 
 
 class _Said(BaseModel):

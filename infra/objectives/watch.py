@@ -110,6 +110,7 @@ class Watch:
                 condition = replace(condition, degraded=self.history.noted.degraded)
             noted = self.history.noted
             noted.unready, noted.degraded = condition.unready, condition.degraded or ""
+            noted.unwritable = condition.unwritable
             self.history.see(now, passed, counts, gauges, is_ready=not condition.unready, starts=starts)
             judgement = self._judgement(gauges)
             txid = int(gauges.get("commit_log_txid", noted.txid))  # not known while the start waits

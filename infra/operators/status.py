@@ -124,7 +124,8 @@ def _judged(
     noted, gauges, since = history.noted, history.noted.gauges, history.noted.since
     if is_stopped:
         since = history.until if noted.state != "down" else since
-        noted.unready, noted.degraded = f"the service is stopped: nobody has {database} open.", ""
+        noted.unready = f"the service is stopped: nobody has {database} open."
+        noted.degraded = noted.unwritable = ""
         noted.firing.setdefault("NotReady", history.until)
         history.until = max(history.until, now)
         gauges = {}

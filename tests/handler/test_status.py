@@ -149,7 +149,7 @@ def test_what_stops_serving_is_down_and_what_serves_in_part_degraded(
 
     monkeypatch.setattr("infra.database.Database.check_writable", is_read_only)
     found = client.get("/ops/status").json()
-    assert (found["state"], found["alerts"][0]["name"]) == ("degraded", "StoreAway")
+    assert (found["state"], found["alerts"][0]["name"]) == ("degraded", "WritesRefused")
     assert "it is not writable" in found["reason"]
     monkeypatch.undo()
     assert client.get("/ops/status").json()["alerts"] == []

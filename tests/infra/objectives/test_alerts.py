@@ -25,6 +25,7 @@ def facts(
     starts: int = 0,
     unready: str = "",
     degraded: str = "",
+    unwritable: str = "",
     fell: float = 0.0,
     report: Report | None = None,
     maintained_within: float = 0.0,
@@ -32,6 +33,7 @@ def facts(
     history = History(NOON - age)
     history.see(NOON, 10, counts, {}, starts=starts)
     history.noted.unready, history.noted.degraded, history.noted.fell = unready, degraded, fell
+    history.noted.unwritable = unwritable
     return Facts(NOON, history, gauges or {}, report or Report(), maintained_within, NOON - age)
 
 
@@ -45,12 +47,15 @@ FIRES: dict[str, list[tuple[Facts, Facts]]] = {
     "LogUnsound": [
         (facts(report=Report(problems=["damaged"], unsound=True)), facts(report=Report(problems=["store away"])))
     ],
-    "StoreAway": [(facts(degraded="no answer"), facts())],
+    "StoreAway": [(facts(degraded="no answer"), facts(unwritable="locked"))],
     "HighErrorRate": [
         (facts(Totals(requests=100, errors=6)), facts(Totals(requests=100, errors=5))),
         (facts(Totals(requests=5, errors=5)), facts(Totals(requests=4, errors=4))),
     ],
-    "WritesRefused": [(facts(Totals(requests=100, refused=5)), facts(Totals(requests=100, refused=4)))],
+    "WritesRefused": [
+        (facts(Totals(requests=100, refused=5)), facts(Totals(requests=100, refused=4))),
+        (facts(unwritable="locked"), facts(degraded="no answer")),
+    ],
     "SlowResponses": [(facts(Totals(durations=slow(10))), facts(Totals(durations=slow(9))))],
     "MaintenanceFailing": [
         (facts(report=Report(problems=["store away"])), facts()),
