@@ -80,7 +80,9 @@ def _store_away(facts: Facts) -> str:
 
 
 def _log_unsound(facts: Facts) -> str:
-    return f"The last proof of log and backups has failed: {facts.report.problems[0]}" if facts.report.unsound else ""
+    if not facts.report.unsound:
+        return ""
+    return ": ".join(["The last proof of log and backups has failed", *facts.report.problems[:1]])
 
 
 def _high_error_rate(facts: Facts) -> str:

@@ -351,6 +351,15 @@ def test_out_of_time_it_goes_on_with_the_next_run(
     assert level(store, 1) == [16, 32]
 
 
+def test_out_of_time_it_still_says_why_the_log_is_unsound(
+    write: Writer, maintenance: Maintenance, store: ObjectStore
+) -> None:
+    write.reach(1)
+    write_report(store, Report(problems=["damaged"], unsound=True))
+    report = maintenance.run(seconds=0)
+    assert (report.unfinished, report.unsound, report.problems) == (True, True, ["damaged"])
+
+
 def test_store_that_fails_is_a_problem_of_the_report_and_of_the_next_run_none(
     write: Writer, maintenance: Maintenance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,7 +43,8 @@ def verified(days_ago: float) -> Verified:
 FIRES: dict[str, list[tuple[Facts, Facts]]] = {
     "NotReady": [(facts(unready="no database"), facts())],
     "LogUnsound": [
-        (facts(report=Report(problems=["damaged"], unsound=True)), facts(report=Report(problems=["store away"])))
+        (facts(report=Report(problems=["damaged"], unsound=True)), facts(report=Report(problems=["store away"]))),
+        (facts(report=Report(unsound=True)), facts()),
     ],
     "StoreAway": [(facts(degraded="no answer"), facts())],
     "HighErrorRate": [
