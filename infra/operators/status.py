@@ -113,23 +113,22 @@ def read_status(settings: Settings, backups: Backups) -> Status:
 def _judged(
     database: Path, report: Report, known: dict[str, float], maintained_within: float, is_stopped: bool
 ) -> tuple[Judgement, str | None]:
-    """By the history that a server keeps here, and since when it is so; without one, by the report and what else is
-    `known`, gauges.
+    """By the history that a server keeps here, and since when it is so, which nobody knows without one; by the report
+    and what else is `known`, gauges.
     """
     now = datetime.now(UTC).timestamp()
-    history = HistoryFile(database).read()
-    if history is None:
-        started = report.last_success or now
-        return judge(Facts(now, History(now), known, report, maintained_within, started)), None
-    noted, gauges, since = history.noted, history.noted.gauges, history.noted.since
+    kept = HistoryFile(database).read()
+    history = kept or History(now)
+    started = kept.began if kept else report.last_success or now
+    noted, gauges, last = history.noted, history.noted.gauges, history.until
     if is_stopped:
-        since = history.until if noted.state != "down" else since
         noted.unready, noted.degraded = f"the service is stopped: nobody has {database} open.", ""
         noted.firing.setdefault("NotReady", history.until)
         history.until = max(history.until, now)
         gauges = {}
-    found = judge(Facts(now, history, gauges | known, report, maintained_within, started=history.began))
-    return found, moment_text(since if is_stopped or found.state == noted.state else now)
+    found = judge(Facts(now, history, gauges | known, report, maintained_within, started))
+    since = noted.since if found.state == noted.state else last
+    return found, moment_text(since) if kept else None
 
 
 def _maintenance(report: Report) -> str:

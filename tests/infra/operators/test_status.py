@@ -81,22 +81,34 @@ def test_status_of_a_stopped_service_is_down_and_the_time_since_counts(
     assert file.path.read_bytes() == before
 
 
-def test_status_without_a_history_knows_of_no_server(
+def test_status_without_a_history_is_by_the_rest(
+    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    HistoryFile(settings.database_path).path.unlink()
+    with closing(served):
+        assert main(["status", "--json"]) == 0
+        found = json.loads(said(capsys))
+        assert (found["state"], found["since"]) == ("well", None)
+        write_report(ObjectStore(settings.replica_url), Report(problems=["damaged"], unsound=True))
+        assert main(["status"]) == 4
+
+
+def test_service_that_has_stopped_is_down_whatever_else_is_gone(
     served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
 ) -> None:
     served.close()
-    HistoryFile(settings.database_path).path.unlink()
-    assert main(["status", "--json"]) == 0
-    found = json.loads(said(capsys))
-    assert (found["state"], found["since"]) == ("well", None)
-    write_report(ObjectStore(settings.replica_url), Report(problems=["damaged"], unsound=True))
-    assert main(["status"]) == 4
+    for gone in (HistoryFile(settings.database_path).path, settings.database_path):
+        gone.unlink()
+        assert main(["status", "--json"]) == 4
+        found = json.loads(said(capsys))
+        assert (found["state"], found["since"], found["alerts"][0]["name"]) == ("down", None, "NotReady")
 
 
 def test_history_that_is_damaged_is_said_and_harms_no_answer(
     served: Database, capsys: pytest.CaptureFixture[str], settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    served.close()
     HistoryFile(settings.database_path).path.write_bytes(b"garbage")
-    assert main(["status"]) == 0
+    with closing(served):
+        assert main(["status"]) == 0
+    assert main(["status"]) == 4
     assert "is begun anew" in caplog.text
