@@ -7,20 +7,24 @@ from typing import Any
 
 from core.errors import ServiceError
 from infra.backups.backups import Backups
+from infra.disk import volume
 from infra.disk.owner_lock import OwnerLock
 from infra.inspection import count_rows
 from infra.maintenance.drill import read_drill
 from infra.maintenance.report import Report, read_report
 from infra.objectives.alerts import Facts
-from infra.objectives.history import History
+from infra.objectives.history import MINUTE, History
 from infra.objectives.history_file import HistoryFile
 from infra.objectives.judgement import Judgement, judge
 from infra.objectives.status import State, moment_text
 from infra.objectives.stores import drill_gauges
 from infra.objectives.telling import alerts_of
+from infra.objectives.watch import KEEP_SECONDS
 from infra.operators.shell_version import shell_warnings
 from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
+
+_LONG_NOT_KEPT_SECONDS = 2.0 * KEEP_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +63,11 @@ def read_status(settings: Settings, backups: Backups) -> Status:
     except ServiceError as error:
         problems.append(str(error))
     owner = "unknown"
-    is_stopped = False
+    is_owned: bool | None = None
     try:
         lock = OwnerLock(path)
-        is_stopped = not lock.held()
-        owner = "nobody: the service is stopped" if is_stopped else lock.owner()
+        is_owned = lock.held()
+        owner = lock.owner() if is_owned else "nobody: the service is stopped"
     except ServiceError as error:
         problems.append(str(error))
     newest, age = None, None
@@ -86,7 +90,7 @@ def read_status(settings: Settings, backups: Backups) -> Status:
     interval = settings.maintenance_interval_seconds
     if interval and report.last_success < datetime.now(UTC).timestamp() - 2 * interval:
         problems.append(f"no maintenance has succeeded within two intervals of {interval} s")
-    judgement, since = _judged(path, report, drill_gauges(drill), 2.0 * interval, is_stopped)
+    judgement, since = _judged(path, report, drill_gauges(drill), 2.0 * interval, is_owned)
     is_well = judgement.state == "well"
     return Status(
         state="attention" if problems and is_well else judgement.state,
@@ -111,22 +115,29 @@ def read_status(settings: Settings, backups: Backups) -> Status:
 
 
 def _judged(
-    database: Path, report: Report, known: dict[str, float], maintained_within: float, is_stopped: bool
+    database: Path, report: Report, known: dict[str, float], maintained_within: float, is_owned: bool | None
 ) -> tuple[Judgement, str | None]:
     """By the history that a server keeps here, and since when it is so, which nobody knows without one; by the report
-    and what else is `known`, gauges.
+    and what else is `known`, gauges. `is_owned`: whether somebody has the database open, None when nobody knows.
     """
     now = datetime.now(UTC).timestamp()
     kept = HistoryFile(database).read()
     history = kept or History(now)
     started = kept.began if kept else report.last_success or now
     noted, gauges, last = history.noted, history.noted.gauges, history.until
-    if is_stopped:
+    if is_owned is False:
         noted.unready, noted.degraded = f"the service is stopped: nobody has {database} open.", ""
         noted.firing.setdefault("NotReady", history.until)
         history.until = max(history.until, now)
         gauges = {}
-    found = judge(Facts(now, history, gauges | known, report, maintained_within, started))
+    elif is_owned and now - last > _LONG_NOT_KEPT_SECONDS:
+        noted.degraded = noted.degraded or (
+            f"the service has not kept its history for {(now - last) / MINUTE:.0f} minutes: its disk is full, "
+            "it hangs, or it has not started yet."
+        )
+        noted.firing.setdefault("StoreAway", last)
+    gauges = gauges | volume.gauges(database.parent) | known  # the disk as it is now, whoever has looked last
+    found = judge(Facts(now, history, gauges, report, maintained_within, started))
     since = noted.since if found.state == noted.state else last
     return found, moment_text(since) if kept else None
 

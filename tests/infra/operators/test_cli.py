@@ -25,7 +25,7 @@ from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
 from tests.conftest import open_at, write
 
-pytestmark = pytest.mark.usefixtures("served_database")
+pytestmark = pytest.mark.usefixtures("served_database", "quick_machine")
 
 
 def names(database: Database) -> list[str]:

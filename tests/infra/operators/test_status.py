@@ -9,7 +9,7 @@ from infra.__main__ import main
 from infra.database import Database
 from infra.maintenance.report import Report, write_report
 from infra.objectives.history_file import HistoryFile
-from infra.objectives.status import Condition
+from infra.objectives.status import Condition, moment_text
 from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
 
@@ -79,6 +79,31 @@ def test_status_of_a_stopped_service_is_down_and_the_time_since_counts(
     availability = next(objective for objective in found["objectives"] if objective["name"] == "availability")
     assert availability["values"]["1h"] < 0.01
     assert file.path.read_bytes() == before
+
+
+def test_service_that_keeps_no_history_is_not_called_well(
+    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    file = HistoryFile(settings.database_path)
+    history = file.read()
+    assert history
+    history.until -= 600
+    file.write(history)
+    with closing(served):
+        assert main(["status", "--json"]) == 3
+    found = json.loads(said(capsys))
+    assert "the service has not kept its history for 10 minutes: its disk is full" in found["reason"]
+    assert found["since"] == found["alerts"][0]["since"] == moment_text(history.until)
+
+
+def test_disk_is_asked_and_not_the_history(
+    served: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = {"data_volume_free_bytes": 0.0, "data_volume_size_bytes": 100.0}
+    monkeypatch.setattr("infra.disk.volume.gauges", lambda directory: full)
+    with closing(served):
+        assert main(["status"]) == 1
+    assert "P2 DiskFilling" in said(capsys)
 
 
 def test_status_without_a_history_is_by_the_rest(
