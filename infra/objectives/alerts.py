@@ -162,6 +162,8 @@ def _proof_old(facts: Facts) -> str:
 
 
 def _drill_old(facts: Facts) -> str:
+    if facts.gauges.get("restore_drill_failed"):
+        return "The last restore drill has failed; `python -m infra status` says why."
     age = facts.age("restore_drill_last_success_timestamp_seconds")
     if age is None and facts.now - facts.history.began > _OLD_DRILL_SECONDS:
         return "There was never a restore drill."

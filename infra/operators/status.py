@@ -87,6 +87,7 @@ def read_status(settings: Settings, backups: Backups) -> Status:
     except ServiceError as error:
         problems.append(str(error))
     problems += report.problems
+    problems += [f"the last restore drill has failed: {problem}" for problem in (drill.problems if drill else [])]
     interval = settings.maintenance_interval_seconds
     if interval and report.last_success < datetime.now(UTC).timestamp() - 2 * interval:
         problems.append(f"no maintenance has succeeded within two intervals of {interval} s")
@@ -136,6 +137,8 @@ def _judged(
             "it hangs, or it has not started yet."
         )
         noted.firing.setdefault("StoreAway", last)
+    if known:
+        gauges = {name: value for name, value in gauges.items() if not name.startswith("restore_drill_")}
     gauges = gauges | volume.gauges(database.parent) | known  # the disk as it is now, whoever has looked last
     found = judge(Facts(now, history, gauges, report, maintained_within, started))
     since = noted.since if found.state == noted.state else last

@@ -114,6 +114,7 @@ FIRES: dict[str, list[tuple[Facts, Facts]]] = {
     ],
     "DrillOld": [
         (facts(age=46 * DAY), facts(age=44 * DAY)),
+        (facts(gauges={"restore_drill_failed": 1.0}), facts()),
         (
             facts(gauges={"restore_drill_last_success_timestamp_seconds": NOON - 46 * DAY}),
             facts(gauges={"restore_drill_last_success_timestamp_seconds": NOON - 44 * DAY}),

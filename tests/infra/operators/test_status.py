@@ -1,12 +1,14 @@
 import json
 import time
 from contextlib import closing
+from dataclasses import asdict
 
 import pytest
 
 from handler.service import open_server_service
 from infra.__main__ import main
 from infra.database import Database
+from infra.maintenance.drill import Drill
 from infra.maintenance.report import Report, write_report
 from infra.objectives.history_file import HistoryFile
 from infra.objectives.status import Condition, moment_text
@@ -104,6 +106,24 @@ def test_disk_is_asked_and_not_the_history(
     with closing(served):
         assert main(["status"]) == 1
     assert "P2 DiskFilling" in said(capsys)
+
+
+def test_drill_that_has_failed_is_said_and_not_what_the_one_before_has_measured(
+    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    file, store = HistoryFile(settings.database_path), ObjectStore(settings.replica_url)
+    history = file.read()
+    assert history
+    history.noted.gauges["restore_drill_duration_seconds"] = 0.089
+    file.write(history)
+    store.put("drill.json", json.dumps(asdict(Drill(time.time(), problems=["app-1.db.gz is damaged"]))).encode())
+    with closing(served):
+        assert main(["status", "--json"]) == 1
+    found = json.loads(said(capsys))
+    rto = next(objective for objective in found["objectives"] if objective["name"] == "rto")
+    assert (rto["values"]["30d"], rto["state"], rto["reason"]) == (None, "broken", "the last drill has failed")
+    assert [alert["name"] for alert in found["alerts"]] == ["DrillOld"]
+    assert found["problems"] == ["the last restore drill has failed: app-1.db.gz is damaged"]
 
 
 def test_status_without_a_history_is_by_the_rest(
