@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ServiceError
-from infra.backups.backups import Backups
+from infra.backups.retention import list_backups
 from infra.disk import volume
 from infra.disk.owner_lock import OwnerLock
 from infra.inspection import count_rows
@@ -24,6 +24,7 @@ from infra.operators.shell_version import shell_warnings
 from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
 
+_STORE_SECONDS = 3.0
 _LONG_NOT_KEPT_SECONDS = 2.0 * KEEP_SECONDS
 
 
@@ -53,7 +54,7 @@ class Status:
     problems: list[str]
 
 
-def read_status(settings: Settings, backups: Backups) -> Status:
+def read_status(settings: Settings) -> Status:
     """Ask database, stores and reports. What cannot be asked is among the problems."""
     path = settings.database_path
     problems: list[str] = []
@@ -72,23 +73,24 @@ def read_status(settings: Settings, backups: Backups) -> Status:
         problems.append(str(error))
     newest, age = None, None
     try:
-        newest = backups.newest()
+        backups = list_backups(_asked_briefly(settings.backup_url))
+        newest = next((backup for backup in reversed(backups) if backup.complete), None)
         if newest is None:
             problems.append("there is no backup yet (`make backup`)")
     except ServiceError as error:
-        problems.append(str(error))
+        problems.append(f"the backups were not asked: {error}")
     if newest:
         age = datetime.now(UTC) - newest.modified
-    report, drill = Report(), None
+    report, drill, interval = Report(), None, settings.maintenance_interval_seconds
     try:
         if settings.replica_url:
-            store = ObjectStore(settings.replica_url)
+            store = _asked_briefly(settings.replica_url)
             report, drill = read_report(store), read_drill(store)
     except ServiceError as error:
-        problems.append(str(error))
+        problems.append(f"the log was not asked: {error}")
+        interval = 0  # nobody knows when maintenance has succeeded
     problems += report.problems
     problems += [f"the last restore drill has failed: {problem}" for problem in (drill.problems if drill else [])]
-    interval = settings.maintenance_interval_seconds
     if interval and report.last_success < datetime.now(UTC).timestamp() - 2 * interval:
         problems.append(f"no maintenance has succeeded within two intervals of {interval} s")
     judgement, since = _judged(path, report, drill_gauges(drill), 2.0 * interval, is_owned)
@@ -113,6 +115,11 @@ def read_status(settings: Settings, backups: Backups) -> Status:
         warnings=report.warnings() + shell_warnings(),
         problems=problems,
     )
+
+
+def _asked_briefly(url: str) -> ObjectStore:
+    """A store that does not answer is a fact, and nobody waits for it."""
+    return ObjectStore(url, timeout=_STORE_SECONDS, retries=0)
 
 
 def _judged(

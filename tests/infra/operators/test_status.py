@@ -1,4 +1,5 @@
 import json
+import socket
 import time
 from contextlib import closing
 from dataclasses import asdict
@@ -124,6 +125,25 @@ def test_drill_that_has_failed_is_said_and_not_what_the_one_before_has_measured(
     assert (rto["values"]["30d"], rto["state"], rto["reason"]) == (None, "broken", "the last drill has failed")
     assert [alert["name"] for alert in found["alerts"]] == ["DrillOld"]
     assert found["problems"] == ["the last restore drill has failed: app-1.db.gz is damaged"]
+
+
+def test_store_that_stays_silent_is_named_and_asked_once(
+    served: Database, capsys: pytest.CaptureFixture[str], s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.operators.status._STORE_SECONDS", 0.2)
+    with closing(served), socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for name, whose in (("BACKUP_URL", "the backups were"), ("REPLICA_URL", "the log was")):
+            with monkeypatch.context() as patch:
+                patch.setenv(name, s3)
+                assert main(["status", "--json"]) == 1
+            [problem] = json.loads(said(capsys))["problems"]
+            assert problem.startswith(f"{whose} not asked: {s3}: ")
+            silent.accept()[0].close()
+            silent.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                silent.accept()
+            silent.setblocking(True)
 
 
 def test_status_without_a_history_is_by_the_rest(
