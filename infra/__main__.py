@@ -399,7 +399,7 @@ def _verify(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _status(settings: Settings, options: argparse.Namespace) -> int:
-    status = read_status(settings, open_backups(settings))
+    status = read_status(settings)
     if options.json:
         print(json.dumps(asdict(status)))
     else:

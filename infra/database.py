@@ -6,7 +6,6 @@ when a commit begins share it, each in a savepoint of its own.
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from core import errors
 from core.migrations import is_migrated, migrate
 from infra.clock import Clock
 from infra.commitlog import START_SECONDS, CommitLog, Replica, Write, open_log
+from infra.disk import volume
 from infra.disk.owner_lock import OwnerLock
 from infra.disk.ownership import make_directories, why_not_writable
 from infra.freshness import Freshness
@@ -248,7 +248,7 @@ class Database:
             "database_size_bytes": _size(self.path),
             "database_wal_size_bytes": _size(wal),
             "database_writes_waiting": len(self._queue),
-            **_volume(self.path.parent),
+            **volume.gauges(self.path.parent),
         }
         if self._waits_for:
             return found
@@ -386,18 +386,6 @@ def _make_directory(directory: Path) -> None:
         make_directories(directory)
     except OSError as error:
         raise errors.DatabaseUnavailable(f"Cannot create the directory {directory}: {error.strerror}") from error
-
-
-def _volume(directory: Path) -> dict[str, float]:
-    try:
-        found = os.statvfs(directory)
-    except OSError:
-        return {}
-    return {
-        "data_volume_free_bytes": found.f_bavail * found.f_frsize,
-        # without what is kept for others, so that the share in use is that of `df`
-        "data_volume_size_bytes": (found.f_blocks - found.f_bfree + found.f_bavail) * found.f_frsize,
-    }
 
 
 def _size(path: Path) -> int:

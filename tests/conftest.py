@@ -157,7 +157,7 @@ def quick_machine() -> Iterator[None]:
     counted: Any = Metrics
     request_finished, query_finished = counted.request_finished, counted.query_finished
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("infra.database._volume", lambda directory: {})
+        patch.setattr("infra.disk.volume.gauges", lambda directory: {})
         patch.setattr("infra.objectives.process.gauges", lambda: {"memory_bytes": 50_000_000.0})
         patch.setattr(Metrics, "request_finished", lambda *arguments: request_finished(*arguments[:-1], 0.003))
         patch.setattr(Metrics, "query_finished", lambda *arguments: query_finished(*arguments[:-1], 0.003))

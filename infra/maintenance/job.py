@@ -127,6 +127,7 @@ class Maintenance:
             raise
         except MaintenanceOutOfTime as error:
             report.unfinished = True
+            report.problems = previous.problems if previous.unsound else []  # nobody has looked again
             logger.warning("%s", error)
         except ServiceError as error:
             report.problems.append(str(error))

@@ -80,7 +80,9 @@ def _store_away(facts: Facts) -> str:
 
 
 def _log_unsound(facts: Facts) -> str:
-    return f"The last proof of log and backups has failed: {facts.report.problems[0]}" if facts.report.unsound else ""
+    if not facts.report.unsound:
+        return ""
+    return ": ".join(["The last proof of log and backups has failed", *facts.report.problems[:1]])
 
 
 def _high_error_rate(facts: Facts) -> str:
@@ -162,6 +164,8 @@ def _proof_old(facts: Facts) -> str:
 
 
 def _drill_old(facts: Facts) -> str:
+    if facts.gauges.get("restore_drill_failed"):
+        return "The last restore drill has failed; `python -m infra status` says why."
     age = facts.age("restore_drill_last_success_timestamp_seconds")
     if age is None and facts.now - facts.history.began > _OLD_DRILL_SECONDS:
         return "There was never a restore drill."

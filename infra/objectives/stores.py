@@ -38,12 +38,14 @@ class Found:
 
 
 def drill_gauges(drill: Drill | None) -> dict[str, float]:
-    """Return what the last drill has measured, and when one last succeeded; seconds."""
+    """Return what the last drill has measured, and when one last succeeded, seconds; and if the last has failed."""
     gauges: dict[str, float] = {}
     if drill and drill.duration_seconds is not None:
         gauges["restore_drill_duration_seconds"] = drill.duration_seconds
     if drill and drill.last_success:
         gauges["restore_drill_last_success_timestamp_seconds"] = drill.last_success
+    if drill and drill.problems:
+        gauges["restore_drill_failed"] = 1.0
     return gauges
 
 

@@ -36,6 +36,7 @@ class Objective:
     of_a_server: bool = False  # and of nothing on Lambda
     is_of_now: bool = False  # the same over each span
     unknown: str = "nothing was measured yet"
+    failure: Callable[[Gauges], str] = lambda gauges: ""  # why it is missed whatever was measured
 
 
 def _availability(window: Window, gauges: Gauges) -> float | None:
@@ -142,6 +143,7 @@ OBJECTIVES = (
         of_all_instances=True,
         is_of_now=True,
         unknown="there was no drill yet",
+        failure=lambda gauges: "the last drill has failed" if gauges.get("restore_drill_failed") else "",
     ),
     Objective(
         name="coverage",
@@ -171,8 +173,10 @@ def _judged(objective: Objective, windows: Mapping[Span, Window], gauges: Gauges
     spent = {} if is_hidden or not objective.spent else {span: objective.spent(windows[span]) for span in windows}
     left = None if (of_all := spent.get("30d")) is None or values["30d"] is None else 1 - of_all
     state, span = _state(objective, values, spent)
-    value = values[span]
-    if value is None:
+    value, failure = values[span], objective.failure(gauges)
+    if failure and state != "broken":
+        state, reason = "broken", failure
+    elif value is None:
         reason = _OF_A_SERVER if is_hidden else objective.unknown
     else:
         reason = _text(objective.unit, value) + ("" if objective.is_of_now else f" over {_WORDS[span]}")

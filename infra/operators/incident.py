@@ -202,7 +202,7 @@ def _facts(
 def _kept(settings: Settings) -> dict[str, Any]:
     """How the service is by the history beside its database, when it does not say so itself."""
     try:
-        return asdict(read_status(settings, open_backups(settings)))
+        return asdict(read_status(settings))
     except ServiceError:
         return {}
 

@@ -6,21 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ServiceError
-from infra.backups.backups import Backups
+from infra.backups.retention import list_backups
+from infra.disk import volume
 from infra.disk.owner_lock import OwnerLock
 from infra.inspection import count_rows
 from infra.maintenance.drill import read_drill
 from infra.maintenance.report import Report, read_report
 from infra.objectives.alerts import Facts
-from infra.objectives.history import History
+from infra.objectives.history import MINUTE, History
 from infra.objectives.history_file import HistoryFile
 from infra.objectives.judgement import Judgement, judge
 from infra.objectives.status import State, moment_text
 from infra.objectives.stores import drill_gauges
 from infra.objectives.telling import alerts_of
+from infra.objectives.watch import KEEP_SECONDS
 from infra.operators.shell_version import shell_warnings
 from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
+
+_STORE_SECONDS = 3.0
+_LONG_NOT_KEPT_SECONDS = 2.0 * KEEP_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class Status:
     problems: list[str]
 
 
-def read_status(settings: Settings, backups: Backups) -> Status:
+def read_status(settings: Settings) -> Status:
     """Ask database, stores and reports. What cannot be asked is among the problems."""
     path = settings.database_path
     problems: list[str] = []
@@ -59,34 +64,36 @@ def read_status(settings: Settings, backups: Backups) -> Status:
     except ServiceError as error:
         problems.append(str(error))
     owner = "unknown"
-    is_stopped = False
+    is_owned: bool | None = None
     try:
         lock = OwnerLock(path)
-        is_stopped = not lock.held()
-        owner = "nobody: the service is stopped" if is_stopped else lock.owner()
+        is_owned = lock.held()
+        owner = lock.owner() if is_owned else "nobody: the service is stopped"
     except ServiceError as error:
         problems.append(str(error))
     newest, age = None, None
     try:
-        newest = backups.newest()
+        backups = list_backups(_asked_briefly(settings.backup_url))
+        newest = next((backup for backup in reversed(backups) if backup.complete), None)
         if newest is None:
             problems.append("there is no backup yet (`make backup`)")
     except ServiceError as error:
-        problems.append(str(error))
+        problems.append(f"the backups were not asked: {error}")
     if newest:
         age = datetime.now(UTC) - newest.modified
-    report, drill = Report(), None
+    report, drill, interval = Report(), None, settings.maintenance_interval_seconds
     try:
         if settings.replica_url:
-            store = ObjectStore(settings.replica_url)
+            store = _asked_briefly(settings.replica_url)
             report, drill = read_report(store), read_drill(store)
     except ServiceError as error:
-        problems.append(str(error))
+        problems.append(f"the log was not asked: {error}")
+        interval = 0  # nobody knows when maintenance has succeeded
     problems += report.problems
-    interval = settings.maintenance_interval_seconds
+    problems += [f"the last restore drill has failed: {problem}" for problem in (drill.problems if drill else [])]
     if interval and report.last_success < datetime.now(UTC).timestamp() - 2 * interval:
         problems.append(f"no maintenance has succeeded within two intervals of {interval} s")
-    judgement, since = _judged(path, report, drill_gauges(drill), 2.0 * interval, is_stopped)
+    judgement, since = _judged(path, report, drill_gauges(drill), 2.0 * interval, is_owned)
     is_well = judgement.state == "well"
     return Status(
         state="attention" if problems and is_well else judgement.state,
@@ -110,27 +117,40 @@ def read_status(settings: Settings, backups: Backups) -> Status:
     )
 
 
+def _asked_briefly(url: str) -> ObjectStore:
+    """A store that does not answer is a fact, and nobody waits for it."""
+    return ObjectStore(url, timeout=_STORE_SECONDS, retries=0)
+
+
 def _judged(
-    database: Path, report: Report, known: dict[str, float], maintained_within: float, is_stopped: bool
+    database: Path, report: Report, known: dict[str, float], maintained_within: float, is_owned: bool | None
 ) -> tuple[Judgement, str | None]:
-    """By the history that a server keeps here, and since when it is so; without one, by the report and what else is
-    `known`, gauges.
+    """By the history that a server keeps here, and since when it is so, which nobody knows without one; by the report
+    and what else is `known`, gauges. `is_owned`: whether somebody has the database open, None when nobody knows.
     """
     now = datetime.now(UTC).timestamp()
-    history = HistoryFile(database).read()
-    if history is None:
-        started = report.last_success or now
-        return judge(Facts(now, History(now), known, report, maintained_within, started)), None
-    noted, gauges, since = history.noted, history.noted.gauges, history.noted.since
-    if is_stopped:
-        since = history.until if noted.state != "down" else since
+    kept = HistoryFile(database).read()
+    history = kept or History(now)
+    started = kept.began if kept else report.last_success or now
+    noted, gauges, last = history.noted, history.noted.gauges, history.until
+    if is_owned is False:
         noted.unready = f"the service is stopped: nobody has {database} open."
         noted.degraded = noted.unwritable = ""
         noted.firing.setdefault("NotReady", history.until)
         history.until = max(history.until, now)
         gauges = {}
-    found = judge(Facts(now, history, gauges | known, report, maintained_within, started=history.began))
-    return found, moment_text(since if is_stopped or found.state == noted.state else now)
+    elif is_owned and now - last > _LONG_NOT_KEPT_SECONDS:
+        noted.degraded = noted.degraded or (
+            f"the service has not kept its history for {(now - last) / MINUTE:.0f} minutes: its disk is full, "
+            "it hangs, or it has not started yet."
+        )
+        noted.firing.setdefault("StoreAway", last)
+    if known:
+        gauges = {name: value for name, value in gauges.items() if not name.startswith("restore_drill_")}
+    gauges = gauges | volume.gauges(database.parent) | known  # the disk as it is now, whoever has looked last
+    found = judge(Facts(now, history, gauges, report, maintained_within, started))
+    since = noted.since if found.state == noted.state else last
+    return found, moment_text(since) if kept else None
 
 
 def _maintenance(report: Report) -> str:

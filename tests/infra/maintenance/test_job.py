@@ -351,6 +351,15 @@ def test_out_of_time_it_goes_on_with_the_next_run(
     assert level(store, 1) == [16, 32]
 
 
+def test_out_of_time_it_still_says_why_the_log_is_unsound(
+    write: Writer, maintenance: Maintenance, store: ObjectStore
+) -> None:
+    write.reach(1)
+    write_report(store, Report(problems=["damaged"], unsound=True))
+    report = maintenance.run(seconds=0)
+    assert (report.unfinished, report.unsound, report.problems) == (True, True, ["damaged"])
+
+
 def test_store_that_fails_is_a_problem_of_the_report_and_of_the_next_run_none(
     write: Writer, maintenance: Maintenance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -446,7 +455,7 @@ def test_report_that_cannot_be_believed_is_ignored_and_the_next_run_writes_it(
     store.put("maintenance.json", text.encode())
     assert maintenance.last_report() == Report()
     assert "ignored" in caplog.text
-    assert main(["status"]) == 1
+    assert main(["status"]) == 4  # nobody serves the database
     assert main(["maintain", "--dry-run"]) == 0
     assert maintenance.run().problems == []
     assert maintenance.last_report().verified
@@ -660,7 +669,7 @@ def test_runs_remember_commits_whose_date_cannot_be_right_until_those_are_gone(
     expected = rf".* \(TXID {first:016x}.*\) cannot be of the date"
     assert main(["maintain"]) == 0
     assert re.search(f"^warning: {expected}", capsys.readouterr().out, re.M)
-    assert main(["status"]) == 0
+    assert main(["status"]) == 4
     assert re.search(f"^warning          {expected}", capsys.readouterr().out, re.M)
     assert main(["verify"]) == 0
     assert "is sound" in capsys.readouterr().out

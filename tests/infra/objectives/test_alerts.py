@@ -45,7 +45,8 @@ def verified(days_ago: float) -> Verified:
 FIRES: dict[str, list[tuple[Facts, Facts]]] = {
     "NotReady": [(facts(unready="no database"), facts())],
     "LogUnsound": [
-        (facts(report=Report(problems=["damaged"], unsound=True)), facts(report=Report(problems=["store away"])))
+        (facts(report=Report(problems=["damaged"], unsound=True)), facts(report=Report(problems=["store away"]))),
+        (facts(report=Report(unsound=True)), facts()),
     ],
     "StoreAway": [(facts(degraded="no answer"), facts(unwritable="locked"))],
     "HighErrorRate": [
@@ -118,6 +119,7 @@ FIRES: dict[str, list[tuple[Facts, Facts]]] = {
     ],
     "DrillOld": [
         (facts(age=46 * DAY), facts(age=44 * DAY)),
+        (facts(gauges={"restore_drill_failed": 1.0}), facts()),
         (
             facts(gauges={"restore_drill_last_success_timestamp_seconds": NOON - 46 * DAY}),
             facts(gauges={"restore_drill_last_success_timestamp_seconds": NOON - 44 * DAY}),

@@ -1,15 +1,18 @@
 import json
+import socket
 import time
 from contextlib import closing
+from dataclasses import asdict
 
 import pytest
 
 from handler.service import open_server_service
 from infra.__main__ import main
 from infra.database import Database
+from infra.maintenance.drill import Drill
 from infra.maintenance.report import Report, write_report
 from infra.objectives.history_file import HistoryFile
-from infra.objectives.status import Condition
+from infra.objectives.status import Condition, moment_text
 from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
 
@@ -81,22 +84,96 @@ def test_status_of_a_stopped_service_is_down_and_the_time_since_counts(
     assert file.path.read_bytes() == before
 
 
-def test_status_without_a_history_knows_of_no_server(
+def test_service_that_keeps_no_history_is_not_called_well(
+    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    file = HistoryFile(settings.database_path)
+    history = file.read()
+    assert history
+    history.until -= 600
+    file.write(history)
+    with closing(served):
+        assert main(["status", "--json"]) == 3
+    found = json.loads(said(capsys))
+    assert "the service has not kept its history for 10 minutes: its disk is full" in found["reason"]
+    assert found["since"] == found["alerts"][0]["since"] == moment_text(history.until)
+
+
+def test_disk_is_asked_and_not_the_history(
+    served: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = {"data_volume_free_bytes": 0.0, "data_volume_size_bytes": 100.0}
+    monkeypatch.setattr("infra.disk.volume.gauges", lambda directory: full)
+    with closing(served):
+        assert main(["status"]) == 1
+    assert "P2 DiskFilling" in said(capsys)
+
+
+def test_drill_that_has_failed_is_said_and_not_what_the_one_before_has_measured(
+    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    file, store = HistoryFile(settings.database_path), ObjectStore(settings.replica_url)
+    history = file.read()
+    assert history
+    history.noted.gauges["restore_drill_duration_seconds"] = 0.089
+    file.write(history)
+    store.put("drill.json", json.dumps(asdict(Drill(time.time(), problems=["app-1.db.gz is damaged"]))).encode())
+    with closing(served):
+        assert main(["status", "--json"]) == 1
+    found = json.loads(said(capsys))
+    rto = next(objective for objective in found["objectives"] if objective["name"] == "rto")
+    assert (rto["values"]["30d"], rto["state"], rto["reason"]) == (None, "broken", "the last drill has failed")
+    assert [alert["name"] for alert in found["alerts"]] == ["DrillOld"]
+    assert found["problems"] == ["the last restore drill has failed: app-1.db.gz is damaged"]
+
+
+def test_store_that_stays_silent_is_named_and_asked_once(
+    served: Database, capsys: pytest.CaptureFixture[str], s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.operators.status._STORE_SECONDS", 0.2)
+    with closing(served), socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for name, whose in (("BACKUP_URL", "the backups were"), ("REPLICA_URL", "the log was")):
+            with monkeypatch.context() as patch:
+                patch.setenv(name, s3)
+                assert main(["status", "--json"]) == 1
+            [problem] = json.loads(said(capsys))["problems"]
+            assert problem.startswith(f"{whose} not asked: {s3}: ")
+            silent.accept()[0].close()
+            silent.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                silent.accept()
+            silent.setblocking(True)
+
+
+def test_status_without_a_history_is_by_the_rest(
+    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    HistoryFile(settings.database_path).path.unlink()
+    with closing(served):
+        assert main(["status", "--json"]) == 0
+        found = json.loads(said(capsys))
+        assert (found["state"], found["since"]) == ("well", None)
+        write_report(ObjectStore(settings.replica_url), Report(problems=["damaged"], unsound=True))
+        assert main(["status"]) == 4
+
+
+def test_service_that_has_stopped_is_down_whatever_else_is_gone(
     served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
 ) -> None:
     served.close()
-    HistoryFile(settings.database_path).path.unlink()
-    assert main(["status", "--json"]) == 0
-    found = json.loads(said(capsys))
-    assert (found["state"], found["since"]) == ("well", None)
-    write_report(ObjectStore(settings.replica_url), Report(problems=["damaged"], unsound=True))
-    assert main(["status"]) == 4
+    for gone in (HistoryFile(settings.database_path).path, settings.database_path):
+        gone.unlink()
+        assert main(["status", "--json"]) == 4
+        found = json.loads(said(capsys))
+        assert (found["state"], found["since"], found["alerts"][0]["name"]) == ("down", None, "NotReady")
 
 
 def test_history_that_is_damaged_is_said_and_harms_no_answer(
     served: Database, capsys: pytest.CaptureFixture[str], settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    served.close()
     HistoryFile(settings.database_path).path.write_bytes(b"garbage")
-    assert main(["status"]) == 0
+    with closing(served):
+        assert main(["status"]) == 0
+    assert main(["status"]) == 4
     assert "is begun anew" in caplog.text
