@@ -44,7 +44,7 @@ from infra.operators.keys import as_line, in_log, keys_in, parse_expiry, parse_n
 from infra.operators.progress import progress_display
 from infra.operators.restore import parse_moment, publish, restore_log
 from infra.operators.sql import Outcome, as_members, as_text, parts_of, run_parts
-from infra.operators.status import Status, read_status
+from infra.operators.status import Status, check_log_is_there, read_status
 from infra.progress import Progress
 from infra.settings import SERVICE, Settings
 from infra.storage.object_store import TRANSFER_SECONDS, ObjectStore
@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _maintain(settings: Settings, options: argparse.Namespace) -> int:
     _check_has_log(settings)
+    check_log_is_there(settings)
     maintenance = open_maintenance(settings, open_backups(settings))
     if options.dry_run:
         _print_preview(maintenance.preview(), options)
@@ -344,6 +345,7 @@ def _changes(settings: Settings, options: argparse.Namespace) -> int:
 
 def _log(settings: Settings, options: argparse.Namespace) -> int:
     log = _open_log(settings)
+    check_log_is_there(settings)
     found = log.objects.everything()
     if options.json:
         print(json.dumps([asdict(item) for item in found], default=str))
@@ -362,6 +364,7 @@ def _log(settings: Settings, options: argparse.Namespace) -> int:
 
 def _verify_log(settings: Settings, options: argparse.Namespace) -> int:
     log = _open_log(settings)
+    check_log_is_there(settings)
     with workspace() as scratch, progress_display(not options.json) as progress:
         findings = verify_log(log, scratch / "app.db", progress)
     if options.json:

@@ -98,6 +98,7 @@ def _found(settings: Settings, head: int) -> Found:
     try:
         if settings.replica_url:
             store = ObjectStore(settings.replica_url, retries=0)
+            store.check_there()  # the start has made it
             report, drill = read_report(store), read_drill(store)
             listing = open_log(settings.replica_url, Clock()).objects
             commits = listing.level(COMMITS, max(head - MOST_COMMITS, 0))[: -MOST_COMMITS - 1 : -1]

@@ -20,7 +20,7 @@ from infra.clock import Clock
 from infra.commitlog import open_log
 from infra.maintenance.drill import read_drill
 from infra.maintenance.report import read_report
-from infra.operators.status import read_status
+from infra.operators.status import check_log_is_there, read_status
 from infra.settings import SERVICE, Settings
 from infra.storage.object_store import ObjectStore
 from infra.storage.url import redacted
@@ -223,6 +223,8 @@ def _told(fact: Callable[[], str]) -> str:
 
 
 def _log_fact(settings: Settings) -> str:
+    if settings.replica_url:
+        check_log_is_there(settings)
     found = open_log(settings.replica_url, Clock()).objects.everything() if settings.replica_url else []
     if not found:
         return "is empty"

@@ -78,6 +78,7 @@ def read_status(settings: Settings, backups: Backups) -> Status:
     report, drill = Report(), None
     try:
         if settings.replica_url:
+            check_log_is_there(settings)
             store = ObjectStore(settings.replica_url)
             report, drill = read_report(store), read_drill(store)
     except ServiceError as error:
@@ -108,6 +109,13 @@ def read_status(settings: Settings, backups: Backups) -> Status:
         warnings=report.warnings() + shell_warnings(),
         problems=problems,
     )
+
+
+def check_log_is_there(settings: Settings) -> None:
+    """Raises StoreRefused when the database here was served from a log whose directory is gone: it is not empty."""
+    path = settings.database_path
+    if path.with_name(path.name + ".position").exists():
+        ObjectStore(settings.replica_url).check_there()
 
 
 def _judged(

@@ -182,7 +182,7 @@ def test_store_that_hangs_keeps_neither_status_nor_a_stop_waiting(
 
 def test_store_that_says_why_not_is_named(make_settings: MakeSettings, s3: str) -> None:
     settings = make_settings(BACKUP_URL="s3://nowhere/x")
-    (settings.database_path.parent).mkdir()
+    ObjectStore(settings.replica_url).check_directories()
     found = stores_of(settings, lambda: 0)
     assert found.ask().wait(30)
     assert found.found
