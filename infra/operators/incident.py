@@ -5,7 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,8 +158,9 @@ def write_report_file(directory: Path, text: str) -> Path:
         for number in range(1, 1000):
             path = directory / (f"{stem}.md" if number == 1 else f"{stem}-{number}.md")
             try:
-                with path.open("x", encoding="utf-8") as file:
+                with path.open("x", encoding="utf-8") as file, _whole_or_gone(path):
                     file.write(text)
+                    file.flush()
                 return path
             except FileExistsError:
                 if not path.exists():  # the directory is none
@@ -168,6 +169,15 @@ def write_report_file(directory: Path, text: str) -> Path:
         why = error.strerror
         raise SettingsError(f"{directory} cannot be written: {why}; -o names another, -o - prints") from error
     raise SettingsError(f"{directory} has a thousand reports of this minute")
+
+
+@contextmanager
+def _whole_or_gone(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        path.unlink()
+        raise
 
 
 def _facts(

@@ -181,6 +181,22 @@ def test_place_that_cannot_be_used_is_said(
     assert said in capsys.readouterr().err
 
 
+def test_disk_that_is_full_leaves_no_empty_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORT", "9")
+    opened = Path.open
+
+    def full(path: Path, *mode: Any, **options: Any) -> Any:
+        path.touch()
+        return opened(Path("/dev/full"), "w")
+
+    monkeypatch.setattr(Path, "open", full)
+    assert main(["incident", "x", "-o", str(tmp_path / "incidents")]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert list((tmp_path / "incidents").iterdir()) == []
+
+
 def test_report_can_be_printed_and_the_log_piped_in(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
