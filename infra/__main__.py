@@ -451,7 +451,9 @@ def _print_drill(drill: Drill) -> None:
 
 def _incident(settings: Settings, options: argparse.Namespace) -> int:
     log = _log_facts(options.log) if options.log else LogFacts()
-    text = incident_report(settings, options.title, options.severity, log, asked_of(settings))
+    text = incident_report(
+        settings, options.title, options.severity, log, asked_of(settings, os.environ.get("API_KEY", ""))
+    )
     if options.output == "-":
         print(json.dumps({"report": text}) if options.json else text)
         return 0
@@ -555,7 +557,8 @@ def _parser() -> argparse.ArgumentParser:
     changes = command("changes", _changes, "show a kept app.db.changes-... file as SQL")
     changes.add_argument("file", type=Path, help="it names rows of the database at DATABASE_PATH")
     command("drill", _drill, "restore newest state and newest backup into scratch, check them, measure RTO and RPO")
-    incident = command("incident", _incident, "begin the report of an incident, with what can be known filled in")
+    help = "begin the report of an incident, with what can be known filled in; metrics may want an API_KEY of scope ops"
+    incident = command("incident", _incident, help)
     incident.add_argument("title", help="what happened, in a few words")
     incident.add_argument("--severity", choices=SEVERITIES, help="that of the worst alert unless given")
     incident.add_argument(

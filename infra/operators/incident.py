@@ -89,19 +89,22 @@ class Answer:
 Ask = Callable[[str], Answer]
 
 
-def asked_of(settings: Settings) -> Ask:
-    """How to ask the service of these settings, on this machine."""
+def asked_of(settings: Settings, key: str = "") -> Ask:
+    """How to ask the service of these settings, on this machine. `key`: with the scope `ops`, where it wants one."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host  # noqa: S104 (compared)
 
     def ask(path: str) -> Answer:
         # not urllib, which would ask a proxy that the environment names
         connection = http.client.HTTPConnection(host, settings.port, timeout=_ANSWER_SECONDS)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
             return Answer(answer.status, answer.read(_MOST_OF_ANSWER).decode("utf-8", "replace"))
         except (OSError, http.client.HTTPException) as error:
             return Answer(0, f"does not answer: {error or type(error).__name__}")
+        except ValueError:  # which would say what the key is
+            return Answer(0, "is not asked: API_KEY is no key")
         finally:
             connection.close()
 

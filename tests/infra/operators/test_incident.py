@@ -1,8 +1,10 @@
+import asyncio
 import json
 import re
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ import httpx2
 import pytest
 
 from core import __version__
+from core.api_keys import Scope, create
+from handler.service import open_server_service
 from infra.__main__ import main
 from infra.operators.incident import Answer, LogFacts, asked_of, incident_report, read_log
 from infra.settings import Settings
-from tests.conftest import open_at, write
+from tests.conftest import open_at, serving, write
 
 pytestmark = pytest.mark.usefixtures("served_database")
 
@@ -240,3 +244,24 @@ def test_service_is_asked_where_it_listens(
 ) -> None:
     ask = asked_of(make_settings(HOST="0.0.0.0", AUTH_MODE="none", PORT=str(shared_client.base_url.port)))
     assert ask("/health") == Answer(200, '{"status":"healthy"}')
+
+
+def test_key_of_the_environment_opens_the_metrics_and_is_not_shown(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = open_server_service(make_settings(AUTH_MODE="keys"))
+    key = asyncio.run(
+        service.database.write(partial(create, name="on call", scopes=frozenset({Scope.OPS}), expires_at=None))
+    )
+    with serving(service) as client:
+        monkeypatch.setenv("PORT", str(client.base_url.port))
+        monkeypatch.setenv("AUTH_MODE", "keys")
+        said = {}
+        for given in ("", key, "no\nkey"):
+            monkeypatch.setenv("API_KEY", given)
+            assert main(["incident", "x", "-o", "-"]) == 0
+            said[given] = capsys.readouterr().out
+    assert "- `/metrics`: 401" in said[""]
+    assert "- `/metrics`: 200" in said[key]
+    assert key not in said[key]
+    assert "- `/metrics`: is not asked: API_KEY is no key" in said["no\nkey"]
