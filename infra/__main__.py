@@ -44,7 +44,7 @@ from infra.operators.keys import as_line, in_log, keys_in, parse_expiry, parse_n
 from infra.operators.progress import progress_display
 from infra.operators.restore import parse_moment, publish, restore_log
 from infra.operators.sql import Outcome, as_members, as_text, parts_of, run_parts
-from infra.operators.status import Status, read_status
+from infra.operators.status import Status, check_log_is_there, read_status
 from infra.progress import Progress
 from infra.settings import SERVICE, Settings
 from infra.storage.object_store import TRANSFER_SECONDS, ObjectStore
@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _maintain(settings: Settings, options: argparse.Namespace) -> int:
     _check_has_log(settings)
+    check_log_is_there(settings)
     maintenance = open_maintenance(settings, open_backups(settings))
     if options.dry_run:
         _print_preview(maintenance.preview(), options)
@@ -344,6 +345,7 @@ def _changes(settings: Settings, options: argparse.Namespace) -> int:
 
 def _log(settings: Settings, options: argparse.Namespace) -> int:
     log = _open_log(settings)
+    check_log_is_there(settings)
     found = log.objects.everything()
     if options.json:
         print(json.dumps([asdict(item) for item in found], default=str))
@@ -362,6 +364,7 @@ def _log(settings: Settings, options: argparse.Namespace) -> int:
 
 def _verify_log(settings: Settings, options: argparse.Namespace) -> int:
     log = _open_log(settings)
+    check_log_is_there(settings)
     with workspace() as scratch, progress_display(not options.json) as progress:
         findings = verify_log(log, scratch / "app.db", progress)
     if options.json:
@@ -448,7 +451,9 @@ def _print_drill(drill: Drill) -> None:
 
 def _incident(settings: Settings, options: argparse.Namespace) -> int:
     log = _log_facts(options.log) if options.log else LogFacts()
-    text = incident_report(settings, options.title, options.severity, log, asked_of(settings))
+    text = incident_report(
+        settings, options.title, options.severity, log, asked_of(settings, os.environ.get("API_KEY", ""))
+    )
     if options.output == "-":
         print(json.dumps({"report": text}) if options.json else text)
         return 0
@@ -552,7 +557,8 @@ def _parser() -> argparse.ArgumentParser:
     changes = command("changes", _changes, "show a kept app.db.changes-... file as SQL")
     changes.add_argument("file", type=Path, help="it names rows of the database at DATABASE_PATH")
     command("drill", _drill, "restore newest state and newest backup into scratch, check them, measure RTO and RPO")
-    incident = command("incident", _incident, "begin the report of an incident, with what can be known filled in")
+    help = "begin the report of an incident, with what can be known filled in; metrics may want an API_KEY of scope ops"
+    incident = command("incident", _incident, help)
     incident.add_argument("title", help="what happened, in a few words")
     incident.add_argument("--severity", choices=SEVERITIES, help="that of the worst alert unless given")
     incident.add_argument(

@@ -17,6 +17,7 @@ class Watch(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)  # below that, libraries write what they like
+        logging.logAsyncioTasks = False  # type: ignore[attr-defined, unused-ignore]  # as the service's own set-up does
         self.faults: list[str] = []
         self._seen: set[frozenset[tuple[str, type]]] = set()
         self.setFormatter(LineFormatter())

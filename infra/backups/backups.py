@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -105,6 +105,14 @@ class Backups:
     def newest(self) -> Backup | None:
         """Find the newest backup that has a manifest."""
         return next((backup for backup in reversed(self.list()) if backup.complete), None)
+
+    def timed(self, backup: Backup) -> Backup:
+        """Return it with the moment that its manifest says, within the minute of its name."""
+        with suppress(BackupDamaged, ObjectMissing, ValueError, TypeError):
+            made = datetime.fromisoformat(self.manifest_of(backup.name).created_at)
+            if timedelta() <= made - backup.time < timedelta(minutes=1):
+                return replace(backup, time=made)
+        return backup
 
     def newest_manifest(self) -> Manifest | None:
         """Read the manifest of that one. Raises BackupDamaged for one that cannot be read."""

@@ -165,7 +165,8 @@ class MaintenanceRoutine:
     def _learn(self, report: Report) -> None:
         self._report = report
         with suppress(ServiceError):  # whoever needs them says so
-            self._backup = self._maintenance.backups.newest()
+            newest = self._maintenance.backups.newest()
+            self._backup = self._maintenance.backups.timed(newest) if newest else None
             self._drill = self._maintenance.last_drill()
 
     def _check_stopping(self) -> None:

@@ -123,7 +123,7 @@ def _slow_queries(facts: Facts) -> str:
 
 def _database_locked(facts: Facts) -> str:
     locked = facts.counts().locked
-    return f"Another program's lock has refused {locked} requests of the last five minutes." if locked else ""
+    return f"Requests of the last five minutes that another program's lock has refused: {locked}." if locked else ""
 
 
 def _disk_filling(facts: Facts) -> str:

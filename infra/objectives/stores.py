@@ -100,6 +100,7 @@ def _found(settings: Settings, head: int) -> Found:
     try:
         if settings.replica_url:
             store = ObjectStore(settings.replica_url, retries=0)
+            store.check_there()  # the start has made it
             report, drill = read_report(store), read_drill(store)
             listing = open_log(settings.replica_url, Clock()).objects
             commits = listing.level(COMMITS, max(head - MOST_COMMITS, 0))[: -MOST_COMMITS - 1 : -1]
@@ -107,8 +108,10 @@ def _found(settings: Settings, head: int) -> Found:
         troubles.append(f"the log: {error}")
     try:
         if settings.backup_url:
-            complete = [backup for backup in open_backups(settings).list() if backup.complete]
-            backups = complete[: -MOST_BACKUPS - 1 : -1]
+            place = open_backups(settings)
+            complete = [backup for backup in place.list() if backup.complete]
+            # the age of the newest counts: that of the others is as good as their names say
+            backups = [*map(place.timed, complete[-1:]), *complete[-2 : -MOST_BACKUPS - 1 : -1]]
     except ServiceError as error:
         troubles.append(f"the backups: {error}")
     return Found(commits, backups, report, drill, troubles)

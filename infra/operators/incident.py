@@ -5,7 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from infra.clock import Clock
 from infra.commitlog import open_log
 from infra.maintenance.drill import read_drill
 from infra.maintenance.report import read_report
-from infra.operators.status import read_status
+from infra.operators.status import check_log_is_there, read_status
 from infra.settings import SERVICE, Settings
 from infra.storage.object_store import ObjectStore
 from infra.storage.url import redacted
@@ -89,19 +89,22 @@ class Answer:
 Ask = Callable[[str], Answer]
 
 
-def asked_of(settings: Settings) -> Ask:
-    """How to ask the service of these settings, on this machine."""
+def asked_of(settings: Settings, key: str = "") -> Ask:
+    """How to ask the service of these settings, on this machine. `key`: with the scope `ops`, where it wants one."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host  # noqa: S104 (compared)
 
     def ask(path: str) -> Answer:
         # not urllib, which would ask a proxy that the environment names
         connection = http.client.HTTPConnection(host, settings.port, timeout=_ANSWER_SECONDS)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
             return Answer(answer.status, answer.read(_MOST_OF_ANSWER).decode("utf-8", "replace"))
         except (OSError, http.client.HTTPException) as error:
             return Answer(0, f"does not answer: {error or type(error).__name__}")
+        except ValueError:  # which would say what the key is
+            return Answer(0, "is not asked: API_KEY is no key")
         finally:
             connection.close()
 
@@ -158,8 +161,9 @@ def write_report_file(directory: Path, text: str) -> Path:
         for number in range(1, 1000):
             path = directory / (f"{stem}.md" if number == 1 else f"{stem}-{number}.md")
             try:
-                with path.open("x", encoding="utf-8") as file:
+                with path.open("x", encoding="utf-8") as file, _whole_or_gone(path):
                     file.write(text)
+                    file.flush()
                 return path
             except FileExistsError:
                 if not path.exists():  # the directory is none
@@ -168,6 +172,15 @@ def write_report_file(directory: Path, text: str) -> Path:
         why = error.strerror
         raise SettingsError(f"{directory} cannot be written: {why}; -o names another, -o - prints") from error
     raise SettingsError(f"{directory} has a thousand reports of this minute")
+
+
+@contextmanager
+def _whole_or_gone(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        path.unlink()
+        raise
 
 
 def _facts(
@@ -223,6 +236,8 @@ def _told(fact: Callable[[], str]) -> str:
 
 
 def _log_fact(settings: Settings) -> str:
+    if settings.replica_url:
+        check_log_is_there(settings)
     found = open_log(settings.replica_url, Clock()).objects.everything() if settings.replica_url else []
     if not found:
         return "is empty"

@@ -84,6 +84,7 @@ def read_status(settings: Settings) -> Status:
     report, drill, interval = Report(), None, settings.maintenance_interval_seconds
     try:
         if settings.replica_url:
+            check_log_is_there(settings)
             store = _asked_briefly(settings.replica_url)
             report, drill = read_report(store), read_drill(store)
     except ServiceError as error:
@@ -120,6 +121,13 @@ def read_status(settings: Settings) -> Status:
 def _asked_briefly(url: str) -> ObjectStore:
     """A store that does not answer is a fact, and nobody waits for it."""
     return ObjectStore(url, timeout=_STORE_SECONDS, retries=0)
+
+
+def check_log_is_there(settings: Settings) -> None:
+    """Raises StoreRefused when the database here was served from a log whose directory is gone: it is not empty."""
+    path = settings.database_path
+    if path.with_name(path.name + ".position").exists():
+        ObjectStore(settings.replica_url).check_there()
 
 
 def _judged(

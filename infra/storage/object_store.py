@@ -120,6 +120,7 @@ class ObjectStore:
         """
         self.url = url.rstrip("/")
         self._asked = asked
+        self._store: Any = None  # as long as it is a directory that is not there yet
         self._directory: Path | None = None
         self._inode: tuple[int, int] | None = None
         self._lasting: set[Path] = set()  # directories below it whose names are safe from a power cut
@@ -127,9 +128,8 @@ class ObjectStore:
         self._racers: list[ObjectStore] = []
         with self._errors():
             if urlsplit(url).scheme == "file":
-                directory = _made_directory(url)
-                self._store: Any = LocalStore(directory)
-                self._directory, self._inode = directory, _inode(directory)
+                self._directory = _directory_of(url)
+                self._find_directory()
             else:
                 self._store = _s3_store(url, timeout, retries)
 
@@ -146,10 +146,17 @@ class ObjectStore:
             self.check_directories()
 
     def check_directories(self) -> None:
-        """Prove that all directories can be read and written, if this is no bucket."""
+        """Prove that all directories can be read and written, if this is no bucket. The first one is made."""
         with self._errors():
+            self._make_first()
             if self._directory and (reason := why_not_writable(_directories(self._directory, _DEEPEST))):
                 raise StoreRefused(f"{self.url}: {reason}")
+
+    def check_there(self) -> None:
+        """Prove that the directory is there, if this is no bucket: one that is not made yet reads as empty."""
+        with self._errors():
+            if self._directory and not self._inode:
+                raise StoreRefused(f"{self.url}: the directory is not there; put it back")
 
     def put(self, name: str, body: Path | bytes, written_at: datetime | None = None) -> None:
         """Write an object, replacing an older one of that name atomically. A large file goes up in parts."""
@@ -235,13 +242,16 @@ class ObjectStore:
     def directories(self, directory: str = "") -> list[str]:
         """The directories right in a directory, as paths from the top."""
         with self._request("list"):
+            if self._store is None:
+                return []
             return sorted(obstore.list_with_delimiter(self._store, directory)["common_prefixes"])
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is gone already is no error."""
         try:
             with self._request("delete"):
-                obstore.delete(self._store, name)
+                if self._store is not None:
+                    obstore.delete(self._store, name)
         except ObjectMissing:
             pass
 
@@ -277,6 +287,7 @@ class ObjectStore:
         with self._request("put"):
             if self._directory is not None:
                 path = self._directory / name
+                self._make_first()
                 self._make_directory(path.parent)
                 _write_file(path, body, mode, written_at)
                 return
@@ -290,6 +301,18 @@ class ObjectStore:
                 chunk_size=_PART,
                 max_concurrency=_PARTS_AT_ONCE,
             )
+
+    def _find_directory(self) -> None:
+        """From then on it is this one, and no other that has its name."""
+        assert self._directory
+        if inode := _inode(self._directory):
+            self._store, self._inode = LocalStore(self._directory), inode
+
+    def _make_first(self) -> None:
+        """Whoever only looks makes no directory: one that was moved away is to be put back in its place."""
+        if self._directory and not self._inode:
+            _make_directories(self.url, self._directory)
+            self._find_directory()
 
     def _make_directory(self, path: Path) -> None:
         """Whoever has made it may not have come to the fsync of its name yet, so each of us does that once."""
@@ -323,9 +346,11 @@ class ObjectStore:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
-            if self._directory is not None and self._inode != _inode(self._directory):
+            if self._directory is not None and self._inode is None:
+                self._find_directory()
+            elif self._directory is not None and self._inode != _inode(self._directory):
                 raise StoreRefused(
-                    f"{self.url}: the directory was moved, removed or unmounted while in use; put it back, or restart"
+                    f"{self.url}: the directory was moved, removed or unmounted while in use; put it back"
                 )
             yield
         except (BaseError, OSError) as error:
@@ -356,15 +381,21 @@ class ObjectStore:
         return StoreUnreachable(message) if ending.unsent else StoreUnavailable(message)
 
 
-def _made_directory(url: str) -> Path:
+def _directory_of(url: str) -> Path:
     directory = Path(unquote(urlsplit(url).path))
+    there = next(path for path in (directory, *directory.parents) if os.path.exists(path))
+    if not os.path.isdir(there):
+        raise StoreRefused(f"{url}: the directory cannot be created: {there} is a file")
+    return directory
+
+
+def _make_directories(url: str, directory: Path) -> None:
     try:
         make_directories(directory)
     except OSError as error:
         above = [next(path for path in directory.parents if os.path.exists(path))]
         reason = why_not_writable(above) or error.strerror
         raise StoreRefused(f"{url}: the directory cannot be created: {reason}") from error
-    return directory
 
 
 def _s3_store(url: str, timeout: float, retries: int) -> S3Store:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 import httpx2
@@ -16,6 +17,7 @@ from handler.service import Service, open_server_service
 from infra.commitlog import LogObject
 from infra.maintenance.drill import Drill, Restored
 from infra.objectives.history_file import HistoryFile
+from infra.objectives.status import moment_text
 from infra.objectives.stores import Found, stores_of
 from infra.objectives.watch import Watch
 from infra.storage.object_store import ObjectStore
@@ -127,6 +129,9 @@ def test_backups_are_shown_with_their_proof(make_settings: MakeSettings) -> None
         [backup] = found["backups"]
         assert backup["name"].startswith("app-")
         assert backup["bytes"] > 0
+        newest = service.maintenance._maintenance.backups.newest_manifest()
+        assert newest
+        assert backup["at"] == moment_text(datetime.fromisoformat(newest.created_at).timestamp())
         assert backup["proven_at"] >= backup["at"][:16]
         objectives = {objective["name"]: objective for objective in found["objectives"]}
         assert (objectives["rpo_backup"]["values"]["5m"], objectives["rpo_backup"]["state"]) == (0, "met")
@@ -182,7 +187,7 @@ def test_store_that_hangs_keeps_neither_status_nor_a_stop_waiting(
 
 def test_store_that_says_why_not_is_named(make_settings: MakeSettings, s3: str) -> None:
     settings = make_settings(BACKUP_URL="s3://nowhere/x")
-    (settings.database_path.parent).mkdir()
+    ObjectStore(settings.replica_url).check_directories()
     found = stores_of(settings, lambda: 0)
     assert found.ask().wait(30)
     assert found.found

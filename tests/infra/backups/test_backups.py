@@ -200,6 +200,27 @@ def test_manifest_of_an_older_release_does_not_say_the_txid(local: Backups, imag
     assert local.restore(target) == replace(made, txid="")
 
 
+@pytest.mark.parametrize(
+    ("said", "second"),
+    [
+        ("2026-01-31T12:00:42+00:00", 42),
+        ("2026-01-31T12:01:00+00:00", 0),
+        ("2026-01-31T12:00:42", 0),
+        ("noon", 0),
+        (None, 0),
+    ],
+)
+def test_moment_of_a_backup_is_its_manifests_within_the_minute_of_its_name(
+    tmp_path: Path, image: Path, said: str | None, second: int
+) -> None:
+    noon = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+    backups = Backups(ObjectStore(tmp_path.as_uri()), KEEP, now=lambda: noon)
+    made = backups.create(image, at(1))
+    backups.store.put(made.name + ".json", json.dumps({**asdict(made), "created_at": said}).encode())
+    [found] = backups.list()
+    assert backups.timed(found).time == noon.replace(second=second)
+
+
 @pytest.mark.parametrize("changed", [None, {"rows": {"items": -1}}, {"rows": []}, {"size": "x"}, {"txid": None}])
 def test_manifest_that_does_not_fit_is_refused(local: Backups, image: Path, changed: dict[str, object] | None) -> None:
     made = local.create(image, at(1))

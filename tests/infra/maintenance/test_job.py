@@ -170,6 +170,7 @@ def test_backup_of_another_log_does_not_count_though_it_ends_at_the_same_number(
 ) -> None:
     write("INSERT INTO t VALUES (1)")
     here = write.replica.visible
+    backups.store.check()
     other = maintenance.steps.log.restore(image := Path(backups.store.url.removeprefix("file://")) / "image")
     backups.create(image, replace(other, checksum=other.checksum ^ 1))
     assert maintenance.run().backup != ""
@@ -419,6 +420,7 @@ def test_what_killed_writers_have_left_goes_after_a_day(
         for place, directory in ((store, "ltx/0"), (backups.store, "."))
         for name in ("old", "new")
     ]
+    backups.store.check()
     for path in left:
         path.write_bytes(b"x")
         if "old" in path.name:

@@ -305,3 +305,19 @@ def test_damaged_log_fails_verification_by_name(capsys: pytest.CaptureFixture[st
     path.write_bytes(body)
     assert main(["verify"]) == 1
     assert f"problem  file://{path} has the checksum" in capsys.readouterr().out
+
+
+def test_log_that_was_moved_away_is_said_and_its_place_stays_free(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(open_at(settings.database_path)) as database:
+        write(database, "kept")
+    log = Path(settings.replica_url.removeprefix("file://"))
+    log.rename(tmp_path / "moved")
+    for command in ("log", "verify", "maintain", "status"):
+        assert main([command]) == 1
+        assert f"{settings.replica_url}: the directory is not there; put it back" in "".join(capsys.readouterr())
+    assert main(["drill"]) == 1
+    assert main(["backups"]) == 0
+    assert not log.exists()
+    assert not Path(settings.backup_url.removeprefix("file://")).exists()

@@ -1,8 +1,10 @@
+import asyncio
 import json
 import re
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ import httpx2
 import pytest
 
 from core import __version__
+from core.api_keys import Scope, create
+from handler.service import open_server_service
 from infra.__main__ import main
 from infra.operators.incident import Answer, LogFacts, asked_of, incident_report, read_log
 from infra.settings import Settings
-from tests.conftest import open_at, write
+from tests.conftest import open_at, serving, write
 
 pytestmark = pytest.mark.usefixtures("served_database")
 
@@ -181,6 +185,22 @@ def test_place_that_cannot_be_used_is_said(
     assert said in capsys.readouterr().err
 
 
+def test_disk_that_is_full_leaves_no_empty_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORT", "9")
+    opened = Path.open
+
+    def full(path: Path, *mode: Any, **options: Any) -> Any:
+        path.touch()
+        return opened(Path("/dev/full"), "w")
+
+    monkeypatch.setattr(Path, "open", full)
+    assert main(["incident", "x", "-o", str(tmp_path / "incidents")]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert list((tmp_path / "incidents").iterdir()) == []
+
+
 def test_report_can_be_printed_and_the_log_piped_in(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,3 +244,24 @@ def test_service_is_asked_where_it_listens(
 ) -> None:
     ask = asked_of(make_settings(HOST="0.0.0.0", AUTH_MODE="none", PORT=str(shared_client.base_url.port)))
     assert ask("/health") == Answer(200, '{"status":"healthy"}')
+
+
+def test_key_of_the_environment_opens_the_metrics_and_is_not_shown(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = open_server_service(make_settings(AUTH_MODE="keys"))
+    key = asyncio.run(
+        service.database.write(partial(create, name="on call", scopes=frozenset({Scope.OPS}), expires_at=None))
+    )
+    with serving(service) as client:
+        monkeypatch.setenv("PORT", str(client.base_url.port))
+        monkeypatch.setenv("AUTH_MODE", "keys")
+        said = {}
+        for given in ("", key, "no\nkey"):
+            monkeypatch.setenv("API_KEY", given)
+            assert main(["incident", "x", "-o", "-"]) == 0
+            said[given] = capsys.readouterr().out
+    assert "- `/metrics`: 401" in said[""]
+    assert "- `/metrics`: 200" in said[key]
+    assert key not in said[key]
+    assert "- `/metrics`: is not asked: API_KEY is no key" in said["no\nkey"]

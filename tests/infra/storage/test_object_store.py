@@ -140,7 +140,7 @@ def test_directory_of_a_new_store_is_made_safe_and_what_it_lies_in(
 ) -> None:
     synced: list[Path] = []
     monkeypatch.setattr("infra.disk.ownership.fsync_directory", synced.append)
-    ObjectStore((tmp_path / "data" / "log").as_uri())
+    ObjectStore((tmp_path / "data" / "log").as_uri()).check_directories()
     assert synced == [tmp_path, tmp_path / "data"]
 
 
@@ -273,6 +273,20 @@ def test_directory_that_was_taken_away_is_not_made_anew(tmp_path: Path) -> None:
     assert read(store, "a") == b"x"
 
 
+def test_whoever_only_looks_makes_no_directory(tmp_path: Path) -> None:
+    """Else what was moved away and is put back by `mv` would land in it."""
+    store = ObjectStore((tmp_path / "log").as_uri())
+    store.delete("a")
+    assert (store.objects(), store.directories()) == ([], [])
+    with pytest.raises(ObjectMissing):
+        read(store, "a")
+    with pytest.raises(StoreRefused, match="not there"):
+        store.check_there()
+    assert not (tmp_path / "log").exists()
+    (tmp_path / "log").mkdir()
+    store.check_there()
+
+
 def test_name_that_is_taken_is_made_safe_before_it_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attempt that made it may have failed in its last fsync."""
     store = ObjectStore(tmp_path.as_uri())
@@ -305,6 +319,7 @@ def test_name_that_may_not_outlive_a_power_cut_is_no_refusal(tmp_path: Path, mon
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 def test_disk_that_takes_nothing_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     store = ObjectStore((tmp_path / "store").as_uri())
+    store.check_directories()
 
     def full(*arguments: object) -> None:
         raise OSError(number, os.strerror(number))
