@@ -305,7 +305,13 @@ class ObjectStore:
     def _find_directory(self) -> None:
         """From then on it is this one, and no other that has its name."""
         assert self._directory
-        if inode := _inode(self._directory):
+        try:
+            inode = _inode(self._directory)
+        except PermissionError:
+            if reason := why_not_writable([self._directory.parent]):
+                raise StoreRefused(f"{self.url}: {reason}") from None
+            raise
+        if inode:
             self._store, self._inode = LocalStore(self._directory), inode
 
     def _make_first(self) -> None:
