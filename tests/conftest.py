@@ -42,8 +42,8 @@ hypothesis.settings.load_profile("plain")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are processors, because tests also wait. Beyond eight they only start."""
-    return min((os.cpu_count() or 1) + 1, 8)
+    """Two more than there are processors, because tests also wait. Beyond eight they only start."""
+    return min((os.cpu_count() or 1) + 2, 8)
 
 
 def pytest_collection_finish() -> None:
