@@ -49,7 +49,8 @@ async def static_file(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in _FILES:
         raise HTTPException(404)
-    return FileResponse(_swagger_ui() / name, headers={**_HEADERS, "Cache-Control": "public, max-age=86400"})
+    path = directory_of("flask_swagger_ui") / "dist" / name
+    return FileResponse(path, headers={**_HEADERS, "Cache-Control": "public, max-age=86400"})
 
 
 async def openapi(request: Request) -> Response:
@@ -60,11 +61,12 @@ async def openapi(request: Request) -> Response:
 
 
 @cache
-def _swagger_ui() -> Path:
-    # found, not imported: for that it would need Flask
-    spec = find_spec("flask_swagger_ui")
+def directory_of(package: str) -> Path:
+    """Return where a package lies of which only files are served."""
+    # found, not imported: for that Swagger UI's would need Flask
+    spec = find_spec(package)
     assert spec is not None
-    return Path(str(spec.origin)).parent / "dist"
+    return Path(str(spec.origin)).parent
 
 
 routes = [

@@ -3,7 +3,6 @@
 """
 
 from html import escape
-from importlib.util import find_spec
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
@@ -11,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
+from handler.docs import directory_of
 from handler.service import service_of
 
 # Only our own files, only data from here, no style or script in the page, and no text that becomes markup by a script
@@ -37,14 +37,8 @@ async def static_file(request: Request) -> Response:
 
 
 async def chart_script(request: Request) -> Response:
-    return FileResponse(_chart_js(), headers={**_HEADERS, "Cache-Control": "public, max-age=86400"})
-
-
-def _chart_js() -> Path:
-    # found, not imported: of the package only this file is of use here
-    spec = find_spec("chartkick")
-    assert spec is not None
-    return Path(str(spec.origin)).parent / "django/static/chartkick/Chart.bundle.js"
+    path = directory_of("chartkick") / "django/static/chartkick/Chart.bundle.js"
+    return FileResponse(path, headers={**_HEADERS, "Cache-Control": "public, max-age=86400"})
 
 
 routes = [

@@ -117,9 +117,7 @@ OBJECTIVES = (
         title="Recovery point of the log: age of the oldest acknowledged write that it lacks",
         target="< 1 s",
         unit="seconds",
-        is_met=lambda value: (
-            value < 1
-        ),  # another program's commit waits for the next look; while it has a lock, not long
+        is_met=lambda value: value < 1,  # another program's commit waits for the next look
         value=lambda window, gauges: window.worst("unsaved_seconds"),
         decides="1h",
         of_all_instances=True,
