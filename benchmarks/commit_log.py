@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import quantiles
 
 import peewee
+from pydantic_core import to_json
 
 from core.idempotency import Answer, Attempt, once
 from core.items import create_item, probe
@@ -276,7 +277,7 @@ def insert_once(number: int) -> Callable[[peewee.Database], object]:
     def write(db: peewee.Database) -> Answer:
         item = create_item(db, new)
         headers = {"content-type": "application/json", "etag": '"1"', "location": f"/api/items/{item.id}"}
-        return Answer(201, headers, item.model_dump_json().encode())
+        return Answer(201, headers, to_json(item))
 
     return lambda db: once(db, attempt, write, KEPT_HOURS + 1)
 

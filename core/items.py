@@ -8,6 +8,7 @@ from peewee import Database, IntegrityError
 from core.errors import ItemNotFound, WriteRefused
 from core.models import Item
 from core.pages import all_of, count_of, page_of
+from core.prepared import Prepared, value
 from core.schemas import (
     CreatedItems,
     ExportQuery,
@@ -22,6 +23,17 @@ from core.schemas import (
 from core.stored import Stored, now
 
 ITEMS = Stored(Item, ItemView.from_row)
+
+
+@Prepared
+def _changed(*names: str) -> Any:
+    changes = {name: value(name) for name in names}
+    return Item.update(**changes, version=Item.version + 1).where(Item.id == value("id")).returning(ITEMS.columns)
+
+
+@Prepared
+def _deleted() -> Any:
+    return Item.delete().where(Item.id == value("id")).returning(Item.id)
 
 
 def probe(db: Database) -> None:
@@ -79,7 +91,7 @@ def patch_item(db: Database, item_id: int, patch: ItemPatch) -> ItemView:
 
 
 def delete_item(db: Database, item_id: int) -> None:
-    if not Item.delete().where(Item.id == item_id).execute(db):
+    if not _deleted.rows(db, {"id": item_id}):
         raise _not_done(db, item_id)
 
 
@@ -88,8 +100,8 @@ def _matching(q: str) -> list[Any]:
 
 
 def _update(db: Database, item_id: int, changes: dict[str, Any]) -> ItemView:
-    update = Item.update(**changes, updated_at=now(), version=Item.version + 1)
-    for item in ITEMS.views_of(update.where(Item.id == item_id).returning(ITEMS.columns).dicts().execute(db)):
+    values = {**changes, "updated_at": now()}
+    for item in ITEMS.views_of(_changed.rows(db, {**values, "id": item_id}, *values)):
         return item
     raise _not_done(db, item_id)
 

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from peewee import SQL, Database, ModelSelect, Select, Tuple, fn
+from peewee import SQL, Database, Select, Tuple, fn
 
 from core.cursor import Cursor, View
 from core.errors import NotFound
+from core.prepared import Prepared, Row, rows, value
 from core.schemas import PageQuery
-from core.stored import Stored
+from core.stored import Stored, is_as_expected
 
 V = TypeVar("V", bound=View)
+Begin = Literal["first", "place", "row"]  # behind no row, a place that the cursor carries, or a row that it names
 
 _AT_A_TIME = 500
 _MOST_LOOKED_AT = 10_000  # rows for one page, a few milliseconds
@@ -26,14 +28,19 @@ def page_of(db: Database, table: Stored[V], query: PageQuery, *conditions: Any) 
     that is none, NotFound for one that leads nowhere any more.
     """
     if not conditions:
-        return _page(db, table, query)
+        begin, values = _beginning(db, table, query)
+        return _shown(table, query, _PAGE.rows(db, values, table, query.order, begin))
     with db.atomic():  # one state for all of the statements
-        end = _end_of_look(db, table, query)
-        views, cursor = _page(db, table, query, *conditions, *_up_to(table, query, end))
-        if cursor is None and end is not None:
-            [row] = table.model.select(table.columns).where(table.model.id == end).dicts().execute(db)
-            [view] = table.views_of([row])
-            cursor = Cursor.at(view, row["as_expected"]).encode()
+        begin, values = _beginning(db, table, query)
+        ends = _END.rows(db, {**values, "offset": _MOST_LOOKED_AT - 1}, table, query.order, begin)
+        if len(ends) < 2:  # it is the last of all, or there is none
+            return _shown(table, query, rows(db, _page(table, query.order, begin, *conditions), values))
+        end = ends[0][0]
+        page = _page(table, query.order, begin, *conditions, _up_to(table, query.order, end))
+        views, cursor = _shown(table, query, rows(db, page, values))
+        if cursor is None:
+            last = table.rows_with_id(db, end)
+            cursor = _cursor_at(last[0], table.views_of(last)[0])
         return views, cursor
 
 
@@ -48,60 +55,67 @@ def count_of(db: Database, table: Stored[V], *conditions: Any) -> int | None:
 
 def all_of(db: Database, table: Stored[V], order: str, *conditions: Any) -> Iterator[V]:
     """The views of all rows, a few at a time."""
-    select = _selected(table, order, conditions)
-    rows = select.dicts().execute(db).iterator()
-    while some := list(islice(rows, _AT_A_TIME)):
+    found = _selected(table, order, "first", *conditions).tuples().execute(db).iterator()
+    while some := list(islice(found, _AT_A_TIME)):
         yield from table.views_of(some)
 
 
-def _page(db: Database, table: Stored[V], query: PageQuery, *conditions: Any) -> tuple[list[V], str | None]:
-    """It asks for one row more, which tells whether there is a next page."""
-    select = _selected(table, query.order, (*conditions, *_after_cursor(db, table, query)))
-    rows = list(select.limit(query.limit + 1).dicts().execute(db))
-    more, rows = len(rows) > query.limit, rows[: query.limit]
-    views = table.views_of(rows)
-    return views, Cursor.at(views[-1], rows[-1]["as_expected"]).encode() if more else None
-
-
-def _end_of_look(db: Database, table: Stored[V], query: PageQuery) -> int | None:
-    """The id of the last row to look at for this page, if it is not the last of all. The index alone is read."""
-    select = _selected(table, query.order, _after_cursor(db, table, query), table.model.id)
-    found = list(select.limit(2).offset(_MOST_LOOKED_AT - 1).tuples().execute(db))
-    return found[0][0] if len(found) == 2 else None
-
-
-def _after_cursor(db: Database, table: Stored[V], query: PageQuery) -> tuple[Any, ...]:
+def _beginning(db: Database, table: Stored[V], query: PageQuery) -> tuple[Begin, dict[str, Any]]:
+    """And the values that a page then needs. One row more than is shown tells whether there is a next page."""
+    limit = {"limit": query.limit + 1}
     if query.cursor is None:
-        return ()
+        return "first", limit
     end = Cursor.decode(query.cursor)
-    here, there = Tuple(*_key(table)), Tuple(_created_at(db, table, end), end.row_id)
-    return (here < there if query.order.startswith("-") else here > there,)
+    if end.created_at is not None:
+        return "place", {**limit, "created_at": end.created_at, "id": end.row_id}
+    if not table.rows_with_id(db, end.row_id):
+        raise NotFound("The row that the cursor leads on from is gone; begin again without it.")
+    return "row", {**limit, "id": end.row_id}
 
 
-def _up_to(table: Stored[V], query: PageQuery, row_id: int | None) -> tuple[Any, ...]:
-    if row_id is None:
-        return ()
-    here, there = Tuple(*_key(table)), Tuple(_created_at_of(table, row_id), row_id)
-    return (here >= there if query.order.startswith("-") else here <= there,)
+def _shown(table: Stored[V], query: PageQuery, found: list[Row]) -> tuple[list[V], str | None]:
+    shown = found[: query.limit]
+    views = table.views_of(shown)
+    return views, _cursor_at(shown[-1], views[-1]) if len(found) > query.limit else None
 
 
-def _selected(table: Stored[V], order: str, conditions: tuple[Any, ...], *columns: Any) -> "ModelSelect[Any]":
+def _cursor_at(row: Row, view: View) -> str:
+    return Cursor.at(view, is_as_expected(row)).encode()
+
+
+# Statements
+
+
+def _page(table: Stored[V], order: str, begin: Begin, *conditions: Any) -> Any:
+    return _selected(table, order, begin, *conditions).limit(value("limit"))
+
+
+def _end(table: Stored[V], order: str, begin: Begin) -> Any:
+    """Of the last row to look at and the one behind it. The index alone is read."""
+    return _selected(table, order, begin, columns=table.model.id).limit(2).offset(value("offset"))
+
+
+_PAGE, _END = Prepared(_page), Prepared(_end)
+
+
+def _selected(table: Stored[V], order: str, begin: Begin, *conditions: Any, columns: Any = None) -> Any:
     by = (column.desc() if order.startswith("-") else column.asc() for column in _key(table))
-    select: ModelSelect[Any] = table.model.select(*(columns or (table.columns,))).order_by(*by)
+    select = table.model.select(columns or table.columns).order_by(*by)
+    if begin != "first":
+        created_at = value("created_at") if begin == "place" else _created_at_of(table, value("id"))
+        here, there = Tuple(*_key(table)), Tuple(created_at, value("id"))
+        conditions = *conditions, here < there if order.startswith("-") else here > there
     return select.where(*conditions) if conditions else select
+
+
+def _up_to(table: Stored[V], order: str, row_id: int) -> Any:
+    here, there = Tuple(*_key(table)), Tuple(_created_at_of(table, row_id), row_id)
+    return here >= there if order.startswith("-") else here <= there
 
 
 def _key(table: Stored[V]) -> tuple[Any, Any]:
     return table.model.created_at, table.model.id
 
 
-def _created_at(db: Database, table: Stored[V], end: Cursor) -> Any:
-    if end.created_at is not None:
-        return end.created_at
-    if not table.has(db, end.row_id):
-        raise NotFound("The row that the cursor leads on from is gone; begin again without it.")
-    return _created_at_of(table, end.row_id)
-
-
-def _created_at_of(table: Stored[V], row_id: int) -> Any:
+def _created_at_of(table: Stored[V], row_id: Any) -> Any:
     return table.model.select(table.model.created_at).where(table.model.id == row_id)

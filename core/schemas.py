@@ -1,8 +1,8 @@
 """What comes in and what goes out, as Pydantic models."""
 
 import re
-from decimal import Decimal
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -36,7 +36,8 @@ def _number_text(value: int | float) -> str:
 
 
 def _to_price(cents: int) -> str:
-    return f"{Decimal(cents).scaleb(-2):.2f}"
+    units, rest = divmod(abs(cents), 100)
+    return f"{'-' if cents < 0 else ''}{units}.{rest:02d}"
 
 
 def _no_nul(text: str) -> str:
@@ -80,6 +81,7 @@ Search = Annotated[
     ),
     AfterValidator(_no_nul),
 ]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 SortOrder = Literal["created_at", "-created_at"]
 
 
@@ -159,10 +161,13 @@ class ExportQuery(BaseModel):
     format: Literal["ndjson", "csv"] | None = None
 
 
-class ItemView(BaseModel):
+@dataclass(slots=True)
+class ItemView:
     """An item as the API answers it."""
 
-    model_config = ConfigDict(
+    # Not checked: a row that the API would not have let in is an item as well
+
+    __pydantic_config__: ClassVar = ConfigDict(
         json_schema_extra={
             "examples": [
                 {
@@ -177,24 +182,24 @@ class ItemView(BaseModel):
     id: int
     name: str
     description: str | None
-    price: str = Field(description="Decimal with 2 places", pattern=r"^-?[0-9]+\.[0-9]{2}$")
+    price: Annotated[str, Field(description="Decimal with 2 places", pattern=r"^-?[0-9]+\.[0-9]{2}$")]
     quantity: int
-    created_at: str = Field(json_schema_extra={"format": "date-time"})
-    updated_at: str = Field(json_schema_extra={"format": "date-time"})
+    created_at: Time
+    updated_at: Time
     version: int
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "ItemView":
-        # Not checked: a row that the API would not have let in is an item as well
-        return cls.model_construct(
-            id=row["id"],
-            name=row["name"],
-            description=row["description"],
-            price=_to_price(row["price_cents"]),
-            quantity=row["quantity"],
-            created_at=row["created_at"],
-            updated_at=row["updated_at"],
-            version=row["version"],
+        """`row`: values by the names of the model's fields."""
+        return cls(
+            row["id"],
+            row["name"],
+            row["description"],
+            _to_price(row["price_cents"]),
+            row["quantity"],
+            row["created_at"],
+            row["updated_at"],
+            row["version"],
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from peewee import SQL, Database, ForeignKeyField, IntegerField, Model, PeeweeException, TextField
 
 from core.errors import WriteRefused
+from core.prepared import Prepared, Row, value
 from core.schemas import ROWIDS
 
 logger = logging.getLogger(__name__)
@@ -34,29 +35,31 @@ class Stored(Generic[V]):
         numbers = [field for field in fields if isinstance(field, IntegerField | ForeignKeyField)]
         if others := {field.name for field in fields} - {field.name for field in texts + numbers}:
             raise TypeError(f"{model.__name__}: texts, whole numbers and foreign keys are stored, not {sorted(others)}")
+        self._names = ["id", *(field.name for field in texts + numbers)]
         self._texts = [field.name for field in texts]
         # One node, which Peewee need not put together for each query
         self.columns = SQL(
             ", ".join(
                 ["id"]
-                # Peewee makes text of what has a field's name
-                + [f"CAST({field.column_name} AS BLOB) AS {field.name}_bytes" for field in texts]
-                + [f"CAST({field.column_name} AS INTEGER) AS {field.column_name}" for field in numbers]
-                + [" AND ".join(map(_is_as_expected, fields)) + " AS as_expected", "CAST('a' AS BLOB) AS a"]
+                + [f"CAST({field.column_name} AS BLOB)" for field in texts]
+                + [f"CAST({field.column_name} AS INTEGER)" for field in numbers]
+                + [" AND ".join(map(_is_as_expected, fields)), "CAST('a' AS BLOB)"]
             )
         )
+        self._insert = Prepared(self._insert_of)
+        self._find = Prepared(lambda: self.model.select(self.columns).where(self.model.id == value("id")))
 
-    def views_of(self, rows: Iterable[dict[str, Any]]) -> list[V]:
+    def views_of(self, rows: Iterable[Row]) -> list[V]:
         """Of rows of `columns`. What is no text of the database's encoding is shown with replacement characters."""
         views, odd = [], []
-        for row in rows:
-            encoding, is_odd = _ENCODINGS[row["a"]], not row["as_expected"]
+        for *values, as_expected, a in rows:
+            row, encoding, is_odd = dict(zip(self._names, values, strict=True)), _ENCODINGS[a], not as_expected
             for name in self._texts:
-                value = row[f"{name}_bytes"]
-                try:
-                    row[name] = None if value is None else value.decode(encoding)
-                except UnicodeDecodeError:
-                    row[name], is_odd = value.decode(encoding, "replace"), True
+                if (text := row[name]) is not None:
+                    try:
+                        row[name] = text.decode(encoding)
+                    except UnicodeDecodeError:
+                        row[name], is_odd = text.decode(encoding, "replace"), True
             views.append(self._view(row))
             if is_odd:
                 odd.append(row["id"])
@@ -73,7 +76,7 @@ class Stored(Generic[V]):
     def insert(self, db: Database, **values: Any) -> V:
         """Raises WriteRefused when the table takes none."""
         try:
-            rows = list(self.model.insert(**values).returning(self.columns).dicts().execute(db))
+            rows = self._insert.rows(db, values, *values)
         except PeeweeException as error:
             if self._ids_are_used_up(db):
                 raise WriteRefused(f"No id is left: the highest possible one, {ROWIDS[-1]}, has been used.") from error
@@ -83,16 +86,26 @@ class Stored(Generic[V]):
         return self.views_of(rows)[0]
 
     def find(self, db: Database, row_id: int) -> V | None:
-        found = self.model.select(self.columns).where(self.model.id == row_id)
-        return next(iter(self.views_of(found.dicts().execute(db))), None)
+        return next(iter(self.views_of(self.rows_with_id(db, row_id))), None)
 
     def has(self, db: Database, row_id: int) -> bool:
-        key = self.model.id
-        return bool(list(self.model.select(key).where(key == row_id).tuples().execute(db)))
+        return bool(self.rows_with_id(db, row_id))
+
+    def rows_with_id(self, db: Database, row_id: int) -> list[Row]:
+        """One, or none."""
+        return self._find.rows(db, {"id": row_id})
+
+    def _insert_of(self, *names: str) -> Any:
+        return self.model.insert(**{name: value(name) for name in names}).returning(self.columns)
 
     def _ids_are_used_up(self, db: Database) -> bool:
         found = db.execute_sql("SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (self._table,)).fetchone()
         return bool(found[0] == ROWIDS[-1])
+
+
+def is_as_expected(row: Row) -> bool:
+    """Whether a row of `Stored.columns` is stored as it is shown."""
+    return bool(row[-2])
 
 
 def now() -> str:

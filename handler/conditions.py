@@ -3,10 +3,10 @@
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from peewee import Database
-from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
@@ -16,7 +16,7 @@ from handler.service import service_of
 from infra.database import UseCase
 
 T = TypeVar("T")
-V = TypeVar("V", bound=BaseModel)
+V = TypeVar("V")
 
 _HASH_DIGITS = 16
 _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
@@ -25,7 +25,7 @@ _LIST = re.compile(r"[ \t]*(?:TAG[ \t]*)?(?:,[ \t]*(?:TAG[ \t]*)?)*".replace("TA
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """What is shown of a model, and its entity tag: the version, if it has one, and a hash of all that is shown.
+    """What is shown, and its entity tag: the version, if there is one, and a hash of all of it.
 
     After a restore the same version number may come with other contents, and a shell need not count it.
     """
@@ -34,9 +34,10 @@ class Representation:
     tag: str
 
     @classmethod
-    def of(cls, model: BaseModel) -> "Representation":
-        body = model.model_dump_json().encode()
-        version, digest = getattr(model, "version", None), hashlib.sha256(body).hexdigest()[:_HASH_DIGITS]
+    def of(cls, shown: Any) -> "Representation":
+        """`shown`: a view, or a model of some."""
+        body = to_json(shown)
+        version, digest = getattr(shown, "version", None), hashlib.sha256(body).hexdigest()[:_HASH_DIGITS]
         return cls(body, f'"{digest}"' if version is None else f'"{version}-{digest}"')
 
 

@@ -28,8 +28,8 @@ class Operation:
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
     body_types: tuple[str, ...] = ("application/json",)
-    # a model is JSON; else the media types of a text, none for an answer that is empty
-    answers: Mapping[int, type[BaseModel] | tuple[str, ...]] = field(default_factory=dict)
+    # a model or a view is JSON; else the media types of a text, none for an answer that is empty
+    answers: Mapping[int, type | tuple[str, ...]] = field(default_factory=dict)
     problems: tuple[int, ...] = ()  # statuses, besides those that follow
 
 

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, TypeAdapter
 from starlette.routing import BaseRoute, Route
 
 from core import __version__
@@ -20,19 +19,19 @@ _DESCRIPTION = "What is at no path here is a 404; another method is a 405, whose
 
 
 class _Schemas:
-    """The schemas of models and of all that is nested in them, each under a name of its own."""
+    """The schemas of models and views and of all that is nested in them, each under a name of its own."""
 
-    def __init__(self, models: Iterable[type[BaseModel]]) -> None:
-        self._references, found = models_json_schema(
-            [(model, "validation") for model in models], ref_template=_SCHEMAS + "{model}"
+    def __init__(self, models: Iterable[type]) -> None:
+        self._references, found = TypeAdapter.json_schemas(
+            [(model, "validation", TypeAdapter(model)) for model in models], ref_template=_SCHEMAS + "{model}"
         )
         self._by_name: dict[str, Any] = found["$defs"]
 
-    def reference(self, model: type[BaseModel]) -> Part:
+    def reference(self, model: type) -> Part:
         return dict(self._references[model, "validation"])
 
-    def properties(self, query: type[BaseModel]) -> Part:
-        found: Part = self._by_name[self._name(query)]["properties"]
+    def properties(self, model: type) -> Part:
+        found: Part = self._by_name[self._name(model)]["properties"]
         return found
 
     def without(self, queries: Iterable[type[BaseModel]]) -> Part:
@@ -40,7 +39,7 @@ class _Schemas:
         hidden = {self._name(query) for query in queries}
         return {name: schema for name, schema in sorted(self._by_name.items()) if name not in hidden}
 
-    def _name(self, model: type[BaseModel]) -> str:
+    def _name(self, model: type) -> str:
         return str(self._references[model, "validation"]["$ref"]).removeprefix(_SCHEMAS)
 
 
@@ -61,7 +60,7 @@ class _Described:
             bool(self.names) or (method == "get" and isinstance(operation.answers[200], type))
         )
 
-    def models(self) -> list[type[BaseModel]]:
+    def models(self) -> list[type]:
         answers = [model for model in self.operation.answers.values() if isinstance(model, type)]
         return [*answers, *([self.operation.body] if self.operation.body else [])]
 
@@ -122,19 +121,19 @@ class _Described:
             answers[status]["content"] |= problem_answer(int(status), schemas.reference(Problem))["content"]
         return dict(sorted((problems | answers).items()))
 
-    def _answer(self, status: int, model: type[BaseModel] | tuple[str, ...], schemas: _Schemas, links: Part) -> Part:
+    def _answer(self, status: int, model: type | tuple[str, ...], schemas: _Schemas, links: Part) -> Part:
         if isinstance(model, tuple):
             content = {media_type: {"schema": {"type": "string"}} for media_type in model}
         else:
             content = {"application/json": {"schema": schemas.reference(model)}}
         answer: Part = {
             "description": HTTPStatus(status).phrase,
-            "headers": {name: reference("headers", name) for name in self._headers(status, model)},
+            "headers": {name: reference("headers", name) for name in self._headers(status, model, schemas)},
         }
         return answer | {name: part for name, part in (("content", content), ("links", links)) if part}
 
-    def _headers(self, status: int, model: type[BaseModel] | tuple[str, ...]) -> list[str]:
-        is_one = isinstance(model, type) and "id" in model.model_fields
+    def _headers(self, status: int, model: type | tuple[str, ...], schemas: _Schemas) -> list[str]:
+        is_one = isinstance(model, type) and "id" in schemas.properties(model)
         found = ["X-Request-ID", "Cache-Control", *(["X-Commit-Txid"] if self.uses_database else [])]
         found += ["RateLimit", "RateLimit-Policy"] if self.is_limited else []
         found += ["Idempotent-Replayed"] if self.writes else []
@@ -160,7 +159,7 @@ def _link(to: _Described, parameter: str, field: str) -> Part:
 def build_openapi(routes: Iterable[BaseRoute], auth_mode: str | None = None) -> Part:
     described = [found for route in routes if isinstance(route, Route) for found in _operations(route)]
     queries = {found.operation.query for found in described if found.operation.query}
-    models: set[type[BaseModel]] = {Problem, *(model for found in described for model in found.models())}
+    models: set[type] = {Problem, *(model for found in described for model in found.models())}
     schemas = _Schemas(queries | models)
     paths: Part = {}
     for found in described:

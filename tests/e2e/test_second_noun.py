@@ -144,23 +144,24 @@ class NewOrder(_Input):
     note: Description | None = None
 
 
-class OrderedItem(BaseModel):
+@dataclass(slots=True)
+class OrderedItem:
     id: int
     quantity: int
 
 
-class OrderView(BaseModel):
+@dataclass(slots=True)
+class OrderView:
     """An order as the API answers it."""
 
     id: int
     item: OrderedItem
     note: str | None
-    created_at: str = Field(json_schema_extra={"format": "date-time"})
+    created_at: Time
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "OrderView":
-        item = OrderedItem.model_construct(id=row["item"], quantity=row["quantity"])
-        return cls.model_construct(id=row["id"], item=item, note=row["note"], created_at=row["created_at"])
+        return cls(row["id"], OrderedItem(row["item"], row["quantity"]), row["note"], row["created_at"])
 
 
 class OrderPage(BaseModel):
