@@ -189,18 +189,18 @@ class ItemView:
     version: int
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> "ItemView":
-        """`row`: values by the names of the model's fields."""
-        return cls(
-            row["id"],
-            row["name"],
-            row["description"],
-            _to_price(row["price_cents"]),
-            row["quantity"],
-            row["created_at"],
-            row["updated_at"],
-            row["version"],
-        )
+    def from_row(
+        cls,
+        id: int,
+        name: str,
+        description: str | None,
+        price_cents: int,
+        quantity: int,
+        created_at: str,
+        updated_at: str,
+        version: int,
+    ) -> "ItemView":
+        return cls(id, name, description, _to_price(price_cents), quantity, created_at, updated_at, version)
 
 
 class CreatedItems(BaseModel):

@@ -25,27 +25,19 @@ _ENCODINGS = {b"a": "utf-8", b"a\0": "utf-16-le", b"\0a": "utf-16-be"}  # of the
 class Stored(Generic[V]):
     """The rows of a model with an `id`, texts and whole numbers, as views."""
 
-    def __init__(self, model: type[Model], view: Callable[[dict[str, Any]], V]) -> None:
-        """`view` makes one out of a row, which is values by the names of the model's fields."""
+    def __init__(self, model: type[Model], view: Callable[..., V]) -> None:
+        """`view` makes one out of the values of a row, in the order of the model's fields."""
         self.model: Any = model
         self._view = view
         self._table = model._meta.table_name
-        fields = [field for field in model._meta.sorted_fields if not field.primary_key]
-        texts = [field for field in fields if isinstance(field, TextField)]
-        numbers = [field for field in fields if isinstance(field, IntegerField | ForeignKeyField)]
-        if others := {field.name for field in fields} - {field.name for field in texts + numbers}:
-            raise TypeError(f"{model.__name__}: texts, whole numbers and foreign keys are stored, not {sorted(others)}")
-        self._names = ["id", *(field.name for field in texts + numbers)]
-        self._texts = [field.name for field in texts]
+        fields = model._meta.sorted_fields
+        odd = [field.name for field in fields[1:] if not isinstance(field, TextField | IntegerField | ForeignKeyField)]
+        if odd or fields[0].column_name != "id":
+            raise TypeError(f"{model.__name__}: an id, and texts, whole numbers and foreign keys are stored, not {odd}")
+        self._texts = [place for place, field in enumerate(fields) if isinstance(field, TextField)]
+        as_expected = " AND ".join(map(_is_as_expected, fields[1:]))
         # One node, which Peewee need not put together for each query
-        self.columns = SQL(
-            ", ".join(
-                ["id"]
-                + [f"CAST({field.column_name} AS BLOB)" for field in texts]
-                + [f"CAST({field.column_name} AS INTEGER)" for field in numbers]
-                + [" AND ".join(map(_is_as_expected, fields)), "CAST('a' AS BLOB)"]
-            )
-        )
+        self.columns = SQL(", ".join(["id", *map(_as_it_comes, fields[1:]), as_expected, "CAST('a' AS BLOB)"]))
         self._insert = Prepared(self._insert_of)
         self._find = Prepared(lambda: self.model.select(self.columns).where(self.model.id == value("id")))
 
@@ -53,16 +45,16 @@ class Stored(Generic[V]):
         """Of rows of `columns`. What is no text of the database's encoding is shown with replacement characters."""
         views, odd = [], []
         for *values, as_expected, a in rows:
-            row, encoding, is_odd = dict(zip(self._names, values, strict=True)), _ENCODINGS[a], not as_expected
-            for name in self._texts:
-                if (text := row[name]) is not None:
+            encoding, is_odd = _ENCODINGS[a], not as_expected
+            for place in self._texts:
+                if (text := values[place]) is not None:
                     try:
-                        row[name] = text.decode(encoding)
+                        values[place] = text.decode(encoding)
                     except UnicodeDecodeError:
-                        row[name], is_odd = text.decode(encoding, "replace"), True
-            views.append(self._view(row))
+                        values[place], is_odd = text.decode(encoding, "replace"), True
+            views.append(self._view(*values))
             if is_odd:
-                odd.append(row["id"])
+                odd.append(values[0])
         if odd:
             logger.warning(
                 "%s %s hold what the API does not write (text that is not text, another type): they are shown as well "
@@ -116,6 +108,10 @@ def now() -> str:
 def as_stored(moment: datetime) -> str:
     """`moment`: in UTC."""
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _as_it_comes(field: Any) -> str:
+    return f"CAST({field.column_name} AS {'BLOB' if isinstance(field, TextField) else 'INTEGER'})"
 
 
 def _is_as_expected(field: Any) -> str:

@@ -96,8 +96,8 @@ def test_a_patch_holds_only_what_was_sent() -> None:
     assert patch.model_dump(exclude_unset=True) == {"description": None, "price_cents": 200}
 
 
-@pytest.mark.parametrize(("cents", "price"), [(0, "0.00"), (5, "0.05"), (1250, "12.50"), (10**12 - 1, "9999999999.99")])
+@pytest.mark.parametrize(
+    ("cents", "price"), [(0, "0.00"), (5, "0.05"), (1250, "12.50"), (10**12 - 1, "9999999999.99"), (-5, "-0.05")]
+)
 def test_price_goes_out_with_two_places(cents: int, price: str) -> None:
-    row = {"id": 1, "name": "n", "description": None, "price_cents": cents, "quantity": 0}
-    view = ItemView.from_row({**row, "created_at": "", "updated_at": "", "version": 1})
-    assert view.price == price
+    assert ItemView.from_row(1, "n", None, cents, 0, "", "", 1).price == price

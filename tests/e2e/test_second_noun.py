@@ -160,8 +160,8 @@ class OrderView:
     created_at: Time
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> "OrderView":
-        return cls(row["id"], OrderedItem(row["item"], row["quantity"]), row["note"], row["created_at"])
+    def from_row(cls, id: int, item: int, quantity: int, note: str | None, created_at: str) -> "OrderView":
+        return cls(id, OrderedItem(item, quantity), note, created_at)
 
 
 class OrderPage(BaseModel):
