@@ -33,6 +33,7 @@ from handler.startup import end_failed_start, read_settings, refuse_to_start
 from infra.settings import Settings
 from infra.telemetry.event_loop import watch_event_loop
 from infra.telemetry.log_lines import LogLines
+from infra.telemetry.logs import lines_on_a_thread
 
 ROUTES = [*ops.routes, *status.routes, *dashboard.routes, *docs.routes, *items.routes]
 
@@ -90,6 +91,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     service: Service = app.state.service
     interval = service.settings.maintenance_interval_seconds
     async with AsyncExitStack() as at_the_end:  # the last first, and each whatever becomes of the others
+        at_the_end.enter_context(lines_on_a_thread())
         if service.tracing:
             at_the_end.push_async_callback(asyncio.to_thread, service.tracing.close)
         at_the_end.push_async_callback(asyncio.to_thread, service.database.close)

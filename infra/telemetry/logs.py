@@ -1,8 +1,12 @@
 """JSON logs on stdout: log-line.schema.json says what a line has."""
 
 import io
+import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from aws_lambda_powertools.logging.formatter import (
@@ -10,35 +14,48 @@ from aws_lambda_powertools.logging.formatter import (
     clear_context_keys,
     set_context_keys,
 )
+from pydantic_core import to_json
 
 from infra.settings import SERVICE
+from infra.telemetry.line_handler import LineHandler
 from infra.telemetry.newest_errors import ERRORS
 
 __all__ = ["LineFormatter", "clear_context_keys", "configure_logging", "set_context_keys"]
 
+_OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "taskName", "message", "asctime", "color_message"}
 _NAMES = {"uvicorn.error": "uvicorn"}  # whoever looks for "error" is not to find all that a server says
 
 
 class LineFormatter(LambdaPowertoolsFormatter):
-    """Makes of a record, whoever wrote it, one line with one JSON object."""
+    """Makes of a record, whoever wrote it, one line with one JSON object.
+
+    What belongs to an invocation, and to a request, is kept as Powertools keeps it; the line is put together here, in
+    a fifth of the time.
+    """
 
     def __init__(self) -> None:
-        super().__init__(
-            service=SERVICE,
-            utc=True,
-            use_rfc3339=True,
-            log_record_order=["timestamp", "level", "message", "service"],
-            serialize_stacktrace=False,
-            location=None,
-            json_deserializer=str,  # a message is text, also one that could be read as JSON
-        )
+        super().__init__(service=SERVICE, log_record_order=["service"], location=None, level=None, timestamp=None)
 
     def format(self, record: logging.LogRecord) -> str:
-        record.logger = _NAMES.get(record.name, record.name)
-        record.__dict__.pop("color_message", None)  # uvicorn's message again, with terminal colours
-        if not isinstance(record.msg, str):
-            record.msg = str(record.msg)
-        return super().format(record)
+        fields: dict[str, Any] = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "message": record.getMessage(),
+            **{name: value for name, value in self.get_current_keys().items() if value is not None},
+            **self.thread_safe_get_current_keys(),
+            **{name: value for name, value in record.__dict__.items() if name not in _OF_EVERY_RECORD},
+            "logger": _NAMES.get(record.name, record.name),
+        }
+        if trace_id := self._get_latest_trace_id():
+            fields["xray_trace_id"] = trace_id
+        if record.exc_info and (error := record.exc_info[1]):
+            fields |= {"exception": self.formatException(record.exc_info), "exception_name": type(error).__name__}
+            if notes := getattr(error, "__notes__", None):
+                fields["exception_notes"] = notes
+        try:
+            return to_json(fields, fallback=str).decode()
+        except ValueError:  # text that no encoding has
+            return json.dumps(fields, ensure_ascii=False, default=str)
 
 
 def configure_logging(level: str) -> tuple[logging.Handler, LineFormatter]:
@@ -47,11 +64,14 @@ def configure_logging(level: str) -> tuple[logging.Handler, LineFormatter]:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # whatever the locale, and for text that no encoding has
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-    handler = logging.StreamHandler(sys.stdout)
+    handler = LineHandler(sys.stdout)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler, ERRORS], level=level, force=True)
     logging.captureWarnings(True)
+    # which no line says: found out anew for each record
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.logAsyncioTasks = False  # type: ignore[attr-defined, unused-ignore]
+    logging._srcfile = None  # as its documentation says, for where a call is
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
@@ -61,6 +81,19 @@ def configure_logging(level: str) -> tuple[logging.Handler, LineFormatter]:
     logging.getLogger("peewee").setLevel(logging.INFO)  # below that it shows each statement with its values
     sys.excepthook = _log_uncaught
     return handler, formatter
+
+
+@contextmanager
+def lines_on_a_thread() -> Iterator[None]:
+    """Write what need not go out at once on a thread, meanwhile."""
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, LineHandler)]
+    for handler in handlers:
+        handler.start()
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.stop()
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
