@@ -7,7 +7,8 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.types import ASGIApp
 
 from core.errors import ServiceError
 from handler import dashboard, docs, items, ops, status
@@ -16,6 +17,7 @@ from handler.callers.gate import check_server_mode, gate_for
 from handler.middleware.authentication import Authentication
 from handler.middleware.body_limit import BodyLimit
 from handler.middleware.commit_txid import CommitTxid
+from handler.middleware.compression import Compression
 from handler.middleware.conditional_reads import ConditionalReads
 from handler.middleware.connection_limit import ConnectionLimit
 from handler.middleware.cors import Cors
@@ -28,6 +30,7 @@ from handler.middleware.request_log import RequestLog
 from handler.middleware.security_headers import SecurityHeaders
 from handler.middleware.unhandled_errors import UnhandledErrors
 from handler.problems import EXCEPTION_HANDLERS
+from handler.routing import IndexedRouter
 from handler.service import Service, open_server_service
 from handler.startup import end_failed_start, read_settings, refuse_to_start
 from infra.settings import Settings
@@ -68,13 +71,23 @@ def create_app(service: Service) -> Starlette:
         ),
         *([Middleware(RateLimit, buckets=buckets)] if buckets is not None else []),
         Middleware(ConditionalReads),
-        Middleware(GZipMiddleware, minimum_size=1000, compresslevel=6),
+        Middleware(Compression),
         Middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_timeout_seconds),
     ]
-    app = Starlette(routes=ROUTES, middleware=middleware, exception_handlers=EXCEPTION_HANDLERS, lifespan=_lifespan)
-    app.router.redirect_slashes = False
+    app = _Application(middleware=middleware, exception_handlers=EXCEPTION_HANDLERS)
+    app.router = IndexedRouter(ROUTES, lifespan=_lifespan)
     app.state.service = service
     return app
+
+
+class _Application(Starlette):
+    """Has no layers that are not named above: UnhandledErrors is around all of them that may fail."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = ExceptionMiddleware(self.router, self.exception_handlers)
+        for layer, args, kwargs in reversed(self.user_middleware):
+            app = layer(app, *args, **kwargs)
+        return app
 
 
 def _request_span(service: Service) -> list[Middleware]:

@@ -9,8 +9,10 @@ from peewee import Database
 from pydantic_core import to_json
 from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.types import Scope
 
 from core.errors import NotFound
+from handler.fields import field_of
 from handler.problems import Code, Refusal
 from handler.service import service_of
 from infra.database import UseCase
@@ -19,6 +21,7 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 _HASH_DIGITS = 16
+_CODED = '-gzip"'
 _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _LIST = re.compile(r"[ \t]*(?:TAG[ \t]*)?(?:,[ \t]*(?:TAG[ \t]*)?)*".replace("TAG", _TAG.pattern))
 
@@ -43,7 +46,16 @@ class Representation:
 
 def coded(tag: str) -> str:
     """The tag of the compressed form, which must be another one (RFC 9110, 8.8.3.3)."""
-    return f'{tag[:-1]}-gzip"'
+    return f"{tag[:-1]}{_CODED}"
+
+
+def uncoded(tag: str) -> str:
+    return f'{tag.removesuffix(_CODED)}"' if tag.endswith(_CODED) else tag
+
+
+def has_conditions(scope: Scope) -> bool:
+    """Whether a request says anything about the state that it wants to meet."""
+    return field_of(scope, b"if-match") is not None or field_of(scope, b"if-none-match") is not None
 
 
 @dataclass(frozen=True, slots=True)

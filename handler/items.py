@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -11,6 +10,7 @@ from core import items
 from core.schemas import CreatedItems, ExportQuery, ItemPage, ItemPatch, ItemQuery, ItemView, NewItem, NewItems
 from handler.answers import answer, created, created_together, no_content
 from handler.conditions import guarded
+from handler.endpoint import Endpoint
 from handler.export import CSV, NDJSON, exported, form_for
 from handler.openapi import operation
 from handler.requests import MERGE_PATCH, id_of, read_json, read_query
@@ -18,7 +18,7 @@ from handler.service import read, write
 from infra.database import UseCase
 
 
-class ItemList(HTTPEndpoint):
+class ItemList(Endpoint):
     @operation("list_items", "List items", query=ItemQuery, answers={200: ItemPage})
     async def get(self, request: Request) -> Response:
         query = read_query(request, ItemQuery)
@@ -31,14 +31,14 @@ class ItemList(HTTPEndpoint):
         return await write(request, use_case, lambda item: created(item, f"/api/items/{item.id}"))
 
 
-class ItemBatch(HTTPEndpoint):
+class ItemBatch(Endpoint):
     @operation("create_items", "Create up to 500 items, all or none", body=NewItems, answers={201: CreatedItems})
     async def post(self, request: Request) -> Response:
         new = await read_json(request, NewItems)
         return await write(request, partial(items.create_items, new=new), created_together)
 
 
-class ItemExport(HTTPEndpoint):
+class ItemExport(Endpoint):
     @operation(
         "export_items",
         "Export all items as NDJSON or CSV",
@@ -52,7 +52,7 @@ class ItemExport(HTTPEndpoint):
         return await exported(request, "items", ItemView, form, partial(items.export_items, query=query))
 
 
-class ItemDetail(HTTPEndpoint):
+class ItemDetail(Endpoint):
     @operation("get_item", "Read an item", answers={200: ItemView})
     async def get(self, request: Request) -> Response:
         return answer(await read(request, _find(request)))

@@ -1,8 +1,6 @@
 """Errors of SQLite, and of the system below it, as the service's own."""
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
@@ -12,18 +10,24 @@ from core import errors
 from core.migrations import what_is_missing
 
 
-@contextmanager
-def translated_errors(path: Path) -> Iterator[None]:
+class translated_errors:
     """What happens to the file, and what stands in it against a write, as our errors. A fault of the code (bad SQL)
     stays what it is.
     """
-    try:
-        yield
-    except (peewee.PeeweeException, apsw.Error, OSError) as error:
-        translated = _translate(error, path)
-        if translated is None:
-            raise
-        raise translated from error
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, peewee.PeeweeException | apsw.Error | OSError):
+            translated = _translate(error, self._path)
+            if translated is not None:
+                raise translated from error
 
 
 def root_cause(error: Exception, path: Path) -> Exception:

@@ -16,9 +16,10 @@ _READING = ("GET", "HEAD", "OPTIONS")  # of all other paths, which may be any: w
 
 def scope_needed(method: str, path: str, docs_open: bool) -> Scope | None:
     """None when anybody may. `path`: below wherever the service is for its caller."""
-    if docs_open and _DOCS.fullmatch(path):
-        return None
-    for pattern, needed in _ACCESS:
-        if pattern.fullmatch(path):
-            return needed
+    if not path.startswith("/api/"):
+        if docs_open and _DOCS.fullmatch(path):
+            return None
+        for pattern, needed in _ACCESS:
+            if pattern.fullmatch(path):
+                return needed
     return Scope.READ if method in _READING else Scope.WRITE

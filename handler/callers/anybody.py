@@ -1,14 +1,15 @@
 """AUTH_MODE=none, which lets in everybody who reaches the port; and no AUTH_MODE, which lets in this machine alone."""
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.types import Scope as AsgiScope
 
 from core.api_keys import Scope
 from handler.callers import ANYBODY, Caller, NotLetIn
+from handler.fields import field_of
 from handler.problems import Code
 
 _PORT = re.compile(r":[0-9]*\Z")
@@ -35,7 +36,7 @@ class ThisMachine(Everybody):
                 "service with AUTH_MODE=keys, or with AUTH_MODE=none for everybody who reaches it."
             )
             raise NotLetIn(Code.FORBIDDEN, detail, "not_this_machine")
-        if not _is_own_name(Headers(scope=scope).get("host", "")):
+        if not _is_own_name(field_of(scope, b"host") or ""):
             detail = (
                 "AUTH_MODE is not set, so only this machine itself is let in, by the name localhost or an address: a "
                 "web page may have had another name lead here. With AUTH_MODE=none any name is good."
@@ -44,6 +45,7 @@ class ThisMachine(Everybody):
         return ANYBODY
 
 
+@lru_cache(1024)
 def is_loopback(address: Any) -> bool:
     try:
         found = ip_address(address)
@@ -52,6 +54,7 @@ def is_loopback(address: Any) -> bool:
     return bool((getattr(found, "ipv4_mapped", None) or found).is_loopback)
 
 
+@lru_cache(1024)
 def _is_own_name(host: str) -> bool:
     """Names without a dot are not to be had in the Internet's DNS, whose owners may have them lead anywhere."""
     name = _PORT.sub("", host).strip("[]")

@@ -1,8 +1,8 @@
 import asyncio
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from handler.fields import field_of
 from handler.problems import Code, Refusal
 
 
@@ -22,10 +22,10 @@ class BodyLimit:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         received, deadline, more = 0, 0.0, True
-        announced = Headers(scope=scope).get("content-length", "")
 
         async def receive_limited() -> Message:
             nonlocal received, deadline, more
+            announced = field_of(scope, b"content-length") or ""
             if announced.isdecimal() and int(announced) > self.limit:
                 raise self._too_large()
             deadline = deadline or asyncio.get_running_loop().time() + self.seconds

@@ -1,12 +1,13 @@
 import re
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from handler.fields import field_of, on_answer
 from handler.problems import Code, problem
 from infra.database import Database
 
 HEADER = "X-Commit-Txid"
+_FIELD = HEADER.lower().encode()
 _TXID = re.compile(r"[0-7][0-9a-f]{15}", re.ASCII)
 
 
@@ -22,7 +23,7 @@ class CommitTxid:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        given = Headers(scope=scope).get(HEADER)
+        given = field_of(scope, _FIELD)
         if given is not None and not _TXID.fullmatch(given):
             detail = f"{HEADER} should be 16 hexadecimal digits below 2^63, as an answer has it."
             answer = problem(scope, Code.MALFORMED_HEADER, detail)
@@ -30,9 +31,9 @@ class CommitTxid:
         session = self.database.session(int(given, 16) if given else 0)
         scope["state"]["session"] = session
 
-        async def send_with_txid(message: Message) -> None:
-            if message["type"] == "http.response.start" and session.shown:
-                MutableHeaders(scope=message)[HEADER] = f"{session.shown:016x}"
-            await send(message)
+        def add_txid(message: Message) -> None:
+            if session.shown:
+                message["headers"].append((_FIELD, b"%016x" % session.shown))
 
-        await self.app(scope, receive, send_with_txid)
+        on_answer(scope, add_txid)
+        await self.app(scope, receive, send)

@@ -1,8 +1,8 @@
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from handler.conditions import Conditions, coded
+from handler.conditions import Conditions, coded, has_conditions, uncoded
 from handler.problems import Refusal, problem
 
 
@@ -16,14 +16,12 @@ class ConditionalReads:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or not has_conditions(scope):
             return await self.app(scope, receive, send)
-        conditions = Conditions(None, None)
-        if scope["method"] in ("GET", "HEAD"):
-            try:
-                conditions = Conditions.read(Headers(scope=scope))
-            except Refusal as error:
-                return await problem(scope, error.code, error.detail)(scope, receive, send)
+        try:
+            conditions = Conditions.read(Headers(scope=scope))
+        except Refusal as error:
+            return await problem(scope, error.code, error.detail)(scope, receive, send)
         replaced = False
 
         async def send_unless_known(message: Message) -> None:
@@ -39,16 +37,14 @@ class ConditionalReads:
 
 def _instead(scope: Scope, conditions: Conditions, message: Message) -> Response | None:
     """The answer in place of the one that this begins, if there is to be one."""
-    headers = MutableHeaders(scope=message)
-    if (tag := headers.get("ETag")) is None:
+    headers = Headers(scope=message)
+    if (sent := headers.get("ETag")) is None or message["status"] != 200:
         return None
-    if "Content-Encoding" in headers:
-        headers["ETag"] = coded(tag)
-    if_match, if_none_match = conditions.if_match, conditions.if_none_match
-    if message["status"] == 200 and if_match and not if_match.name(tag, coded(tag)):
+    tag, if_match, if_none_match = uncoded(sent), conditions.if_match, conditions.if_none_match
+    if if_match and not if_match.name(tag, coded(tag)):
         refusal = if_match.refusal(tag)
         return problem(scope, refusal.code, refusal.detail)
-    if message["status"] == 200 and if_none_match and if_none_match.name(headers["ETag"]):
+    if if_none_match and if_none_match.name(sent):
         kept = {name: value for name, value in headers.items() if not name.startswith("content-")}
         return Response(status_code=304, headers=kept)
     return None

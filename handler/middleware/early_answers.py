@@ -1,8 +1,10 @@
 import asyncio
 from contextlib import suppress
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from handler.fields import field_of
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_SECONDS = 10.0
@@ -55,5 +57,4 @@ async def _drop_body(receive: Receive) -> None:
 
 
 def _has_body(scope: Scope) -> bool:
-    headers = Headers(scope=scope)
-    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+    return field_of(scope, b"transfer-encoding") is not None or field_of(scope, b"content-length") not in (None, "0")

@@ -1,6 +1,7 @@
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from handler.buckets import Buckets
+from handler.fields import on_answer
 from handler.middleware.rate_limit import COUNTED, address_key, too_many_requests
 from handler.requests import is_probe
 
@@ -23,9 +24,9 @@ class GuessLimit:
         if answer := too_many_requests(scope, self.buckets, key):
             return await answer(scope, receive, send)
 
-        async def send_and_count(message: Message) -> None:
-            if message["type"] == "http.response.start" and COUNTED not in scope["state"]:
+        def count(message: Message) -> None:
+            if COUNTED not in scope["state"]:
                 self.buckets.take(key)
-            await send(message)
 
-        await self.app(scope, receive, send_and_count)
+        on_answer(scope, count)
+        await self.app(scope, receive, send)

@@ -6,6 +6,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from handler.buckets import Buckets
+from handler.fields import on_answer
 from handler.problems import Code, problem
 from handler.requests import is_probe
 
@@ -32,13 +33,12 @@ class RateLimit:
             return await answer(scope, receive, send)
         self.buckets.take(key)
 
-        async def send_with_level(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                fields = _fields(self.buckets, key).items()
-                message["headers"] += [(name.lower().encode(), value.encode()) for name, value in fields]
-            await send(message)
+        def add_level(message: Message) -> None:
+            fields = _fields(self.buckets, key).items()
+            message["headers"] += [(name.lower().encode(), value.encode()) for name, value in fields]
 
-        await self.app(scope, receive, send_with_level)
+        on_answer(scope, add_level)
+        await self.app(scope, receive, send)
 
 
 def too_many_requests(scope: Scope, buckets: Buckets, key: Key) -> Response | None:

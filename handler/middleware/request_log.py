@@ -1,12 +1,12 @@
 import logging
 import re
 import time
-from uuid import uuid4
+from secrets import token_hex
 from zlib import crc32
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from handler.fields import edit_answer, field_of
 from infra.telemetry.logs import clear_context_keys, set_context_keys
 from infra.telemetry.metrics import Metrics
 from infra.telemetry.trace_context import trace_of
@@ -36,7 +36,8 @@ class RequestLog:
         started = time.perf_counter()
         # an event of Lambda may hold half a surrogate pair, which no answer can repeat; there is nothing of that name
         for part in ("method", "path"):
-            scope[part] = scope[part].encode("utf-8", "replace").decode()
+            if not scope[part].isascii():
+                scope[part] = scope[part].encode("utf-8", "replace").decode()
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         set_context_keys(request_id=request_id, route=_Route(scope), **_trace(scope))  # type: ignore[arg-type]
@@ -47,7 +48,8 @@ class RequestLog:
             nonlocal status, is_answered
             if message["type"] == "http.response.start":
                 status, is_answered = message["status"], True
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                edit_answer(scope, message)
+                message["headers"].append((b"x-request-id", request_id.encode()))
             await send(message)
 
         try:
@@ -95,7 +97,7 @@ def route_of(scope: Scope) -> str:
 
 def _trace(scope: Scope) -> dict[str, str]:
     """What the request's span has left, or its caller says."""
-    trace = scope["state"].get("trace") or trace_of(Headers(scope=scope).get("traceparent", ""))
+    trace = scope["state"].get("trace") or trace_of(field_of(scope, b"traceparent") or "")
     return trace._asdict() if trace else {}
 
 
@@ -110,9 +112,9 @@ def _method(scope: Scope) -> str:
 
 
 def _request_id(scope: Scope) -> str:
-    given = Headers(scope=scope).get("x-request-id", "")
-    if _REQUEST_ID.fullmatch(given):
+    given = field_of(scope, b"x-request-id")
+    if given and _REQUEST_ID.fullmatch(given):
         return given
     if "aws.context" in scope:
         return str(scope["aws.context"].aws_request_id)
-    return uuid4().hex
+    return token_hex(16)

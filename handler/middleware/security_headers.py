@@ -1,5 +1,7 @@
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from handler.fields import on_answer
+
 
 def _encoded(name: str, value: str) -> tuple[bytes, bytes]:
     return name.lower().encode(), value.encode()
@@ -28,17 +30,16 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        secure = self.hsts_seconds and scope["scheme"] == "https"
+        on_answer(scope, self._add_safely if self.hsts_seconds and scope["scheme"] == "https" else _add_missing)
+        await self.app(scope, receive, send)
 
-        async def send_with_fields(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                fields = message["headers"]
-                fields += missing_fields(message["status"], {name for name, _ in fields})
-                if secure:
-                    fields.append(self.hsts)
-            await send(message)
+    def _add_safely(self, message: Message) -> None:
+        _add_missing(message)
+        message["headers"].append(self.hsts)
 
-        await self.app(scope, receive, send_with_fields)
+
+def _add_missing(message: Message) -> None:
+    message["headers"] += missing_fields(message["status"], {name for name, _ in message["headers"]})
 
 
 def missing_fields(status: int, names: set[bytes]) -> list[tuple[bytes, bytes]]:

@@ -3,6 +3,7 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from handler.fields import on_answer
 from handler.problems import Code, problem, stopping
 
 logger = logging.getLogger("handler.error")
@@ -22,13 +23,13 @@ class UnhandledErrors:
             return await self.app(scope, receive, send)
         started = False
 
-        async def watch(message: Message) -> None:
+        def note(message: Message) -> None:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
+            started = True
 
+        on_answer(scope, note)
         try:
-            await self.app(scope, receive, watch)
+            await self.app(scope, receive, send)
         except asyncio.CancelledError:
             if started:
                 raise

@@ -3,10 +3,12 @@
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from aws_lambda_powertools.logging.formatter import (
@@ -22,7 +24,8 @@ from infra.telemetry.newest_errors import ERRORS
 
 __all__ = ["LineFormatter", "clear_context_keys", "configure_logging", "set_context_keys"]
 
-_OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "taskName", "message", "asctime", "color_message"}
+_OWN = len(vars(logging.makeLogRecord({})))  # attributes that a record has before those of `extra`
+_MADE_LATER = ("message", "asctime", "color_message")  # by who formats it otherwise
 _NAMES = {"uvicorn.error": "uvicorn"}  # whoever looks for "error" is not to find all that a server says
 
 
@@ -35,6 +38,7 @@ class LineFormatter(LambdaPowertoolsFormatter):
 
     def __init__(self) -> None:
         super().__init__(service=SERVICE, log_record_order=["service"], location=None, level=None, timestamp=None)
+        self._is_traced = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
@@ -43,10 +47,10 @@ class LineFormatter(LambdaPowertoolsFormatter):
             "message": record.getMessage(),
             **{name: value for name, value in self.get_current_keys().items() if value is not None},
             **self.thread_safe_get_current_keys(),
-            **{name: value for name, value in record.__dict__.items() if name not in _OF_EVERY_RECORD},
+            **{name: value for name, value in islice(record.__dict__.items(), _OWN, None) if name not in _MADE_LATER},
             "logger": _NAMES.get(record.name, record.name),
         }
-        if trace_id := self._get_latest_trace_id():
+        if self._is_traced and (trace_id := self._get_latest_trace_id()):
             fields["xray_trace_id"] = trace_id
         if record.exc_info and (error := record.exc_info[1]):
             fields |= {"exception": self.formatException(record.exc_info), "exception_name": type(error).__name__}

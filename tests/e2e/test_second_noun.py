@@ -76,7 +76,7 @@ def get_order(db: Database, order_id: int) -> OrderView:
 
 from functools import partial
 
-from starlette.endpoints import HTTPEndpoint
+from handler.endpoint import Endpoint
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -89,7 +89,7 @@ from handler.requests import id_of, read_json, read_query
 from handler.service import read, write
 
 
-class OrderList(HTTPEndpoint):
+class OrderList(Endpoint):
     @operation("list_orders", "List orders", query=PageQuery, answers={200: OrderPage})
     async def get(self, request: Request) -> Response:
         query = read_query(request, PageQuery)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from handler import protocol
 from handler.__main__ import server_config
 from handler.buckets import Buckets
+from handler.fields import edit_answer
 from handler.middleware import early_answers
 from handler.middleware.body_limit import BodyLimit
 from handler.middleware.guess_limit import GuessLimit
@@ -328,15 +329,18 @@ class Guarded:
 
 def asking(app: ASGIApp, address: str, name: str = "") -> int:
     status = 0
+    headers = [(b"let-me-in", name.encode())]
+    scope: dict[str, Any] = {"type": "http", "path": "/", "method": "GET", "headers": headers}
+    scope |= {"client": (address, 1), "state": {"request_id": "x"}}
 
     async def send(message: Any) -> None:
         nonlocal status
-        status = message.get("status", status)
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            edit_answer(scope, message)
 
     async def ask() -> None:
-        headers = [(b"let-me-in", name.encode())]
-        scope = {"type": "http", "path": "/", "method": "GET", "headers": headers, "client": (address, 1)}
-        await app({**scope, "state": {"request_id": "x"}}, asyncio.Future, send)
+        await app(scope, asyncio.Future, send)
 
     asyncio.run(ask())
     return status
