@@ -74,6 +74,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
+            logging.shutdown()  # which writes the lines that wait
             os._exit(128 + sig)
         _later(_STOP_SECONDS, _give_up)
         super().handle_exit(sig, frame)

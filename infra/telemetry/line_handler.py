@@ -3,7 +3,6 @@
 import logging
 import sys
 import threading
-import time
 from collections import deque
 from typing import TextIO
 
@@ -23,7 +22,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
         self._waiting: deque[str] = deque()
         self._any = threading.Event()
         self._thread: threading.Thread | None = None
-        self._stopped = False
+        self._ended = threading.Event()
         self._writing = threading.RLock()  # which whoever has a line to add need not wait for
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -41,16 +40,17 @@ class LineHandler(logging.StreamHandler[TextIO]):
         """Write what is waiting."""
         with self._writing:
             lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            if not lines:
+                return
             try:
-                if lines:
-                    self.stream.write("\n".join(lines) + "\n")
+                self.stream.write("\n".join(lines) + "\n")
                 self.stream.flush()
             except Exception as error:
                 print(f"the log cannot be written: {error}", file=sys.stderr)  # noqa: T201
 
     def start(self) -> "LineHandler":
         """Write on a thread from now on."""
-        self._stopped = False
+        self._ended.clear()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
         return self
@@ -58,15 +58,15 @@ class LineHandler(logging.StreamHandler[TextIO]):
     def stop(self) -> None:
         """Write each line at once again."""
         thread, self._thread = self._thread, None
-        self._stopped = True
+        self._ended.set()
         self._any.set()
         if thread:
             thread.join()
         self.flush()
 
     def _run(self) -> None:
-        while not self._stopped:
+        while not self._ended.is_set():
             self._any.wait()
             self._any.clear()
-            time.sleep(_TOGETHER_SECONDS)
+            self._ended.wait(_TOGETHER_SECONDS)
             self.flush()

@@ -5,10 +5,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import islice
+from functools import lru_cache
 from typing import Any
 
 from aws_lambda_powertools.logging.formatter import (
@@ -24,9 +25,38 @@ from infra.telemetry.newest_errors import ERRORS
 
 __all__ = ["LineFormatter", "clear_context_keys", "configure_logging", "set_context_keys"]
 
-_OWN = len(vars(logging.makeLogRecord({})))  # attributes that a record has before those of `extra`
-_MADE_LATER = ("message", "asctime", "color_message")  # by who formats it otherwise
 _NAMES = {"uvicorn.error": "uvicorn"}  # whoever looks for "error" is not to find all that a server says
+
+
+class Record(logging.LogRecord):
+    """A record without what no line says: where in the code, and by which thread and process, it was made."""
+
+    def __init__(
+        self,
+        name: str,
+        level: int,
+        pathname: str,
+        lineno: int,
+        msg: object,
+        args: Any,
+        exc_info: Any,
+        func: str | None = None,
+        sinfo: str | None = None,
+        **others: object,
+    ) -> None:
+        self.name, self.levelno, self.levelname = name, level, logging.getLevelName(level)
+        self.msg, self.args = msg, args
+        if args and len(args) == 1 and isinstance(args[0], Mapping) and args[0]:
+            self.args = args[0]  # for "%(name)s", as in any other record
+        self.exc_info, self.exc_text, self.stack_info = exc_info, None, sinfo
+        self.created = time.time()
+        self.msecs, self.relativeCreated = self.created % 1 * 1000, 0.0
+        self.pathname, self.filename, self.module, self.lineno, self.funcName = pathname, "", "", lineno, func or ""
+        self.thread = self.threadName = self.process = self.processName = None
+        self.taskName: str | None = None
+
+
+_OF_EVERY_RECORD = {*vars(Record("", 0, "", 0, "", None, None)), "message", "asctime", "color_message"}
 
 
 class LineFormatter(LambdaPowertoolsFormatter):
@@ -42,24 +72,39 @@ class LineFormatter(LambdaPowertoolsFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
-            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "timestamp": _timestamp(record.created),
             "level": record.levelname,
             "message": record.getMessage(),
-            **{name: value for name, value in self.get_current_keys().items() if value is not None},
-            **self.thread_safe_get_current_keys(),
-            **{name: value for name, value in islice(record.__dict__.items(), _OWN, None) if name not in _MADE_LATER},
-            "logger": _NAMES.get(record.name, record.name),
         }
+        for name, value in self.get_current_keys().items():
+            if value is not None:
+                fields[name] = value
+        fields |= self.thread_safe_get_current_keys()
+        fields |= {name: value for name, value in record.__dict__.items() if name not in _OF_EVERY_RECORD}
+        fields["logger"] = _NAMES.get(record.name, record.name)
         if self._is_traced and (trace_id := self._get_latest_trace_id()):
             fields["xray_trace_id"] = trace_id
         if record.exc_info and (error := record.exc_info[1]):
             fields |= {"exception": self.formatException(record.exc_info), "exception_name": type(error).__name__}
             if notes := getattr(error, "__notes__", None):
                 fields["exception_notes"] = notes
+        return self.serialize(fields)
+
+    def serialize(self, log: Any) -> str:
         try:
-            return to_json(fields, fallback=str).decode()
+            return to_json(log, fallback=str).decode()
         except ValueError:  # text that no encoding has
-            return json.dumps(fields, ensure_ascii=False, default=str)
+            return json.dumps(log, ensure_ascii=False, default=str)
+
+
+def _timestamp(seconds: float) -> str:
+    """As RFC 3339 has it, with milliseconds."""
+    return f"{_second(int(seconds))}.{int(seconds % 1 * 1000):03d}+00:00"
+
+
+@lru_cache(1)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def configure_logging(level: str) -> tuple[logging.Handler, LineFormatter]:
@@ -72,10 +117,9 @@ def configure_logging(level: str) -> tuple[logging.Handler, LineFormatter]:
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler, ERRORS], level=level, force=True)
     logging.captureWarnings(True)
-    # which no line says: found out anew for each record
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.setLogRecordFactory(Record)
     logging.logAsyncioTasks = False  # type: ignore[attr-defined, unused-ignore]
-    logging._srcfile = None  # as its documentation says, for where a call is
+    logging._srcfile = None  # nor is looked for where it was made (see "Optimization" in logging's documentation)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True

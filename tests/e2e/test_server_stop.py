@@ -140,3 +140,24 @@ def test_store_that_never_answers_does_not_keep_it_alive(
         thread.join()
     assert claims.acknowledged.keys() == {"before"}
     claims.check(restored_and_checked(bucket, tmp_path, monkeypatch))
+
+
+@pytest.mark.parametrize("is_hurried", [False, True])
+def test_each_answer_has_its_line_however_the_server_stops(start_server: StartServer, is_hurried: bool) -> None:
+    server = start_server(MAINTENANCE_INTERVAL_SECONDS="0")
+    ids = [server.client.get("/health").headers["x-request-id"] for _ in range(200)]
+    if is_hurried:
+        server.process.popen.send_signal(signal.SIGTERM)
+    server.process.end()
+    assert [line["request_id"] for line in server.process.log if line.get("path") == "/health"] == ids
+
+
+def test_kill_takes_the_lines_of_the_last_moment_at_most(start_server: StartServer) -> None:
+    server = start_server(MAINTENANCE_INTERVAL_SECONDS="0")
+    ids = [server.client.get("/health").headers["x-request-id"] for _ in range(200)]
+    server.process.wait_for(ids[-1])
+    ids.append(server.client.get("/health").headers["x-request-id"])
+    server.process.end(signal.SIGKILL)
+    lines = [line for line in server.process.lines if '"/health"' in line]
+    assert len(lines) >= 200
+    assert all(request_id in line for request_id, line in zip(ids, lines, strict=False))
