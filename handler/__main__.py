@@ -21,6 +21,7 @@ from handler.middleware.header_limit import MAX_HEADER_BYTES
 from handler.protocol import SPARE_CONNECTIONS, Bounds, Protocol
 from handler.startup import read_settings, refuse_to_start
 from infra.settings import Settings
+from infra.telemetry.logs import write_waiting_lines
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
-            logging.shutdown()  # which writes the lines that wait
+            write_waiting_lines()
             os._exit(128 + sig)
         _later(_STOP_SECONDS, _give_up)
         super().handle_exit(sig, frame)

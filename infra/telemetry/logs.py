@@ -131,6 +131,12 @@ def configure_logging(level: str) -> tuple[logging.Handler, LineFormatter]:
     return handler, formatter
 
 
+def write_waiting_lines() -> None:
+    """For a process that ends without Python's end, which does it too."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
 @contextmanager
 def lines_on_a_thread() -> Iterator[None]:
     """Write what need not go out at once on a thread, meanwhile."""

@@ -1,12 +1,16 @@
 """What a request leaves in the log, and what never gets there."""
 
 import asyncio
+import io
 import json
+import logging
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import apsw
@@ -14,9 +18,13 @@ import httpx2
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from handler.__main__ import Server, server_config
 from handler.middleware.request_log import RequestLog, is_in_sample
 from handler.service import open_server_service
 from infra.__main__ import main
+from infra.settings import Settings
+from infra.telemetry import line_handler
+from infra.telemetry.line_handler import LineHandler
 from infra.telemetry.metrics import Metrics
 from tests.conftest import serving, settings_in
 from tests.e2e.processes import until
@@ -196,3 +204,26 @@ def test_token_is_not_logged_whatever_becomes_of_it(tmp_path: Path, lines: Lines
             client.get("/api/items", headers={"authorization": f"Bearer {token}"})
     assert "ERROR" in [line["level"] for line in lines]  # of the keys that cannot be had
     assert told_of_canaries(lines) == []
+
+
+def test_second_signal_ends_the_process_with_all_lines_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, written = io.StringIO(), []
+
+    def end(code: int) -> NoReturn:
+        written.append((code, stream.getvalue()))
+        raise SystemExit
+
+    monkeypatch.setattr(line_handler, "_TOGETHER_SECONDS", 60)
+    monkeypatch.setattr(os, "_exit", end)
+    handler = LineHandler(stream).start()
+    logging.getLogger().addHandler(handler)
+    try:
+        logging.getLogger("handler.request").info("answered")
+        server = Server(server_config("handler.asgi:app", Settings()))
+        server.should_exit = True
+        with pytest.raises(SystemExit):
+            server.handle_exit(signal.SIGTERM, None)
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.stop()
+    assert written == [(128 + signal.SIGTERM, "answered\n")]
