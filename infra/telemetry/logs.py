@@ -80,7 +80,9 @@ class LineFormatter(LambdaPowertoolsFormatter):
             if value is not None:
                 fields[name] = value
         fields |= self.thread_safe_get_current_keys()
-        fields |= {name: value for name, value in record.__dict__.items() if name not in _OF_EVERY_RECORD}
+        for name, value in record.__dict__.items():
+            if name not in _OF_EVERY_RECORD and value is not None:
+                fields[name] = value
         fields["logger"] = _NAMES.get(record.name, record.name)
         if self._is_traced and (trace_id := self._get_latest_trace_id()):
             fields["xray_trace_id"] = trace_id
