@@ -12,6 +12,7 @@ from infra.disk.ownership import give_to_owner_of
 
 _VERSIONS = slice(18, 20)  # https://www.sqlite.org/fileformat2.html#file_format_version_numbers
 _WAL_MODE = b"\2\2"
+_PAGE_SIZE = 1024  # bytes. A commit holds whole pages: docs/commit-log-measurements.md has what others would cost
 
 
 def write_over(path: Path, image: Path, *, lasting: bool) -> None:
@@ -64,4 +65,5 @@ def is_in_wal_mode(path: Path) -> bool:
 def create_empty(path: Path) -> None:
     """Create a database with nothing in it."""
     with closing(apsw.Connection(str(path))) as connection:
+        connection.pragma("page_size", _PAGE_SIZE)
         connection.execute("PRAGMA journal_mode=wal").fetchall()
