@@ -259,10 +259,31 @@ def test_emptied_log_is_begun_anew_when_somebody_says_so(
     assert server().rows() == [1, 2]
 
 
-def test_another_page_size_is_refused_with_the_way_out(server: Server, stopped: Instance, path: Path) -> None:
-    edit(path, "PRAGMA journal_mode = delete", "PRAGMA page_size = 8192", "VACUUM")
-    with pytest.raises(DatabaseUnavailable, match=r"pages of 8192 bytes, the log has 1024.*VACUUM"):
-        server()
+@pytest.mark.parametrize("page_size", [512, 4096])
+def test_file_with_pages_of_another_size_is_given_those_of_the_log(
+    server: Server, stopped: Instance, path: Path, file_url: str, tmp_path: Path, page_size: int
+) -> None:
+    other = tmp_path / "other.db"
+    edit(other, f"PRAGMA page_size = {page_size}", "CREATE TABLE t (v)", "INSERT INTO t VALUES (3)")
+    shutil.copy(other, path)
+    again = server()
+    again.sql("INSERT INTO t VALUES (4)")
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [3, 4]
+    again.replica.close()
+    publish_file(other, open_log(file_url, Clock()), Clock())
+    assert server().rows() == stored_in(file_url, tmp_path / "out.db") == [3]
+    assert page_size_of(path) == page_size_of(tmp_path / "out.db") == 1024
+
+
+def test_file_that_cannot_be_given_the_pages_of_the_log_is_kept(server: Server, stopped: Instance, path: Path) -> None:
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.create_scalar_function("german", lambda *values: values[0], deterministic=True)
+        for statement in ("journal_mode = delete", "page_size = 4096"):
+            connection.execute(f"PRAGMA {statement}").fetchall()
+        connection.execute("CREATE INDEX by_german ON t (german(v)); VACUUM")
+    assert server().rows() == [1, 2]
+    [kept] = path.parent.glob("app.db.diverged-*")
+    assert page_size_of(kept) == 4096
 
 
 def test_damaged_file_never_becomes_history(
