@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from peewee import SQL, Database, ModelSelect, Select, Tuple, fn
+from peewee import SQL, Database, ModelSelect, Select, Tuple, Value, fn
 
 from core.cursor import Cursor, View
 from core.errors import NotFound
@@ -74,14 +74,14 @@ def _after_cursor(db: Database, table: Stored[V], query: PageQuery) -> tuple[Any
     if query.cursor is None:
         return ()
     end = Cursor.decode(query.cursor)
-    here, there = Tuple(*_key(table)), Tuple(_created_at(db, table, end), end.row_id)
+    here, there = Tuple(*_key(table)), _place(_created_at(db, table, end), end.row_id)
     return (here < there if query.order.startswith("-") else here > there,)
 
 
 def _up_to(table: Stored[V], query: PageQuery, row_id: int | None) -> tuple[Any, ...]:
     if row_id is None:
         return ()
-    here, there = Tuple(*_key(table)), Tuple(_created_at_of(table, row_id), row_id)
+    here, there = Tuple(*_key(table)), _place(_created_at_of(table, row_id), row_id)
     return (here >= there if query.order.startswith("-") else here <= there,)
 
 
@@ -89,6 +89,13 @@ def _selected(table: Stored[V], order: str, conditions: tuple[Any, ...], *column
     by = (column.desc() if order.startswith("-") else column.asc() for column in _key(table))
     select: ModelSelect[Any] = table.model.select(*(columns or (table.columns,))).order_by(*by)
     return select.where(*conditions) if conditions else select
+
+
+def _place(created_at: Any, row_id: int) -> Tuple:
+    """SQLite looks up the id in the index as well only if it has a collation: else it goes through all rows that have
+    the same `created_at`.
+    """
+    return Tuple(created_at, Value(row_id).collate("BINARY"))
 
 
 def _key(table: Stored[V]) -> tuple[Any, Any]:
