@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
-from peewee import SQL, Database, Select, Tuple, fn
+from peewee import SQL, Database, Select, Tuple, Value, fn
 
 from core.cursor import Cursor, View
 from core.errors import NotFound
@@ -103,14 +103,21 @@ def _selected(table: Stored[V], order: str, begin: Begin, *conditions: Any, colu
     select = table.model.select(columns or table.columns).order_by(*by)
     if begin != "first":
         created_at = value("created_at") if begin == "place" else _created_at_of(table, value("id"))
-        here, there = Tuple(*_key(table)), Tuple(created_at, value("id"))
+        here, there = Tuple(*_key(table)), _place(created_at, value("id"))
         conditions = *conditions, here < there if order.startswith("-") else here > there
     return select.where(*conditions) if conditions else select
 
 
 def _up_to(table: Stored[V], order: str, row_id: int) -> Any:
-    here, there = Tuple(*_key(table)), Tuple(_created_at_of(table, row_id), row_id)
+    here, there = Tuple(*_key(table)), _place(_created_at_of(table, row_id), Value(row_id))
     return here >= there if order.startswith("-") else here <= there
+
+
+def _place(created_at: Any, row_id: Value) -> Tuple:
+    """SQLite looks up the id in the index as well only if it has a collation: else it goes through all rows that have
+    the same `created_at`.
+    """
+    return Tuple(created_at, row_id.collate("BINARY"))
 
 
 def _key(table: Stored[V]) -> tuple[Any, Any]:

@@ -121,12 +121,15 @@ def write_pages(file: "BinaryFile", header: ltx.Header, pages: Iterable[tuple[in
 
     Raises LogDamaged when that is far more than the object has: a hole in a file costs nothing, but whoever reads it.
     """
-    held = before
+    held, end = before, -1
     for number, page in pages:
         held += len(page)
-        check_absent((number - 1) * header.page_size - held)
-        file.seek((number - 1) * header.page_size)
+        begin = (number - 1) * header.page_size
+        check_absent(begin - held)
+        if begin != end:  # to seek, a file would write out what it has gathered
+            file.seek(begin)
         file.write(page)
+        end = begin + len(page)
     size = header.size * header.page_size
     check_absent(size - held)
     file.truncate(size)

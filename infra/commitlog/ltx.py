@@ -135,7 +135,7 @@ class Reader:
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
-        self._buffer = bytearray()
+        self._buffer, self._offset = b"", 0
         data = self._take(HEADER_SIZE)
         self._crc = go_iso(data)
         self.header = decode_header(data)
@@ -146,8 +146,7 @@ class Reader:
         header = self.header
         lock = lock_page(header.page_size)
         expected = 1
-        while (head := self._take(len(_END_OF_PAGES))) != _END_OF_PAGES:
-            head += self._take(_PAGE.size - len(head))
+        while not (head := self._take(_PAGE.size)).startswith(_END_OF_PAGES):
             number, flags, length = _PAGE.unpack(head)
             if flags != _SIZE_FOLLOWS:
                 raise LogDamaged(f"has page {number} in an encoding this release does not know (flags {flags:#x})")
@@ -158,6 +157,7 @@ class Reader:
             self._crc = go_iso(page, go_iso(head, self._crc))
             yield number, page
             expected = number + 1
+        self._offset -= _PAGE.size - len(_END_OF_PAGES)
         expected += expected == lock
         if header.is_snapshot and expected <= header.size:
             raise LogDamaged(f"ends before page {expected} of {header.size}")
@@ -175,7 +175,7 @@ class Reader:
         return page
 
     def _check_tail(self) -> None:
-        crc, size, last = go_iso(_END_OF_PAGES, self._crc), 0, self._buffer
+        crc, size, last = go_iso(_END_OF_PAGES, self._crc), 0, bytearray(self._buffer[self._offset :])
         for chunk in chain([b""], self._chunks):  # there may be any number
             last += chunk
             counted = bytes(last[:-CHECKSUM_SIZE])
@@ -189,15 +189,22 @@ class Reader:
             raise LogDamaged(f"has the checksum {found:016x}, its last bytes say {self.checksum:016x}")
 
     def _take(self, size: int) -> bytes:
-        buffer = self._buffer
-        while len(buffer) < size:
+        if self._offset + size > len(self._buffer):
+            self._read_on(size)
+        begin, self._offset = self._offset, self._offset + size
+        return self._buffer[begin : self._offset]
+
+    def _read_on(self, size: int) -> None:
+        """Have so many bytes from the offset on."""
+        pieces = [self._buffer[self._offset :]]
+        missing = size - len(pieces[0])
+        while missing > 0:
             chunk = next(self._chunks, None)
             if chunk is None:
                 raise LogDamaged("is cut short")
-            buffer += chunk
-        taken = bytes(memoryview(buffer)[:size])
-        del buffer[:size]
-        return taken
+            pieces.append(chunk)
+            missing -= len(chunk)
+        self._buffer, self._offset = b"".join(pieces), 0
 
 
 def _encode_header(header: Header) -> bytes:

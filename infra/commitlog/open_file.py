@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _STEPS_BETWEEN_LOOKS = 100_000  # of SQLite's virtual machine, some milliseconds
 _OVERWRITTEN_SECONDS = 2.0  # a copy over the file is complete when it has not changed for so long
 _PRAGMAS = {"journal_mode": "wal", "synchronous": "full", "foreign_keys": 1}
+_WRITER_PRAGMAS = {**_PRAGMAS, "secure_delete": "fast"}  # what is zeros in a page takes no room in a commit
 _SAVEPOINT = "one_of_the_requests"
 # What would outlast the request that does it; asking for the value is no harm
 _KEPT_PRAGMAS = {
@@ -83,7 +84,7 @@ class OpenFile:
         self._vfs = ShippingVFS(f"commitlog-{next(_vfs_numbers)}", committer, lasting)
         # Who waits, and for how long, is not decided by SQLite
         options: dict[str, Any] = {"timeout": 0, "thread_safe": False}
-        self.writer = _Writer(str(path), pragmas=_PRAGMAS, vfs=self._vfs.name, **options)
+        self.writer = _Writer(str(path), pragmas=_WRITER_PRAGMAS, vfs=self._vfs.name, **options)
         self.reader: peewee.Database = APSWDatabase(str(path), pragmas={**_PRAGMAS, "query_only": 1}, **options)
 
     @property

@@ -12,6 +12,8 @@ import apsw
 
 from infra.commitlog.ltx import lock_page
 
+_PAGES_AT_A_TIME = 64
+
 
 class RawFile:
     """Reads and writes one file, as much as is asked for, at an offset of its own in bytes. Raises apsw.Error."""
@@ -71,12 +73,11 @@ def page_size_of(path: Path) -> int:
 def pages_of(path: Path, page_size: int) -> Iterator[tuple[int, bytes]]:
     """Read every page but the lock page, with its number."""
     with RawFile(path) as file:
-        for number in count(1):
-            page = file.read(page_size)
-            if not page:
-                return
-            if number != lock_page(page_size):
-                yield number, page
+        numbers = count(1)
+        while some := file.read(_PAGES_AT_A_TIME * page_size):
+            for begin in range(0, len(some), page_size):
+                if (number := next(numbers)) != lock_page(page_size):
+                    yield number, some[begin : begin + page_size]
 
 
 def differing_pages(mine: Path, other: Path, page_size: int) -> list[int]:

@@ -84,6 +84,27 @@ def test_one_page_looks_at_so_many_rows_however_many_there_are(db: Database) -> 
     assert [steps(**query) for query in queries] == before
 
 
+@pytest.mark.parametrize(("order", "before", "last"), [("created_at", 19_998, 20_000), ("-created_at", 3, 1)])
+@pytest.mark.parametrize("tied", [True, False])
+def test_page_10000_takes_as_many_steps_as_the_second(
+    db: Database, order: SortOrder, before: int, last: int, tied: bool
+) -> None:
+    fill(db, 20_000)
+    if tied:
+        db.execute_sql("UPDATE items SET created_at = '2026'")
+
+    def page(cursor: str | None) -> tuple[Any, int]:
+        with statements(db) as found:
+            page = items.list_items(db, ItemQuery(limit=2, cursor=cursor, order=order))
+        return page, sum(made for _, made in found)
+
+    first, steps_of_first = page(None)
+    _, steps_of_second = page(first.next_cursor)
+    end, steps_of_10000th = page(f"~{before}")
+    assert (end.items[-1].id, end.next_cursor) == (last, None)
+    assert steps_of_10000th <= steps_of_second < 2 * steps_of_first
+
+
 def test_plain_page_is_one_statement_and_a_search_reads_one_state(db: Database) -> None:
     fill(db, 500)
     with statements(db) as found:
@@ -106,7 +127,7 @@ def test_no_page_sorts_or_scans(db: Database, q: str, order: SortOrder) -> None:
             plan = " ".join(row[3] for row in db.execute_sql(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?")))
             assert "TEMP B-TREE" not in plan
             assert "SCAN" not in plan
-            assert "INDEX idx_items_created (created_at" in plan or "PRIMARY KEY" in plan
+            assert "INDEX idx_items_created ((created_at,rowid)" in plan or "PRIMARY KEY" in plan
 
 
 def test_total_is_of_all_that_match(db: Database) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from peewee import Database
+from peewee import Database, Value
 
 from core import items, pages, stored
 from core.models import Item
@@ -18,7 +18,7 @@ def test_each_text_is_what_peewee_builds_of_the_values(db: Database, monkeypatch
     def compared(self: Prepared, db: Database, values: dict[str, Any], *shape: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             for module in (items, pages, stored):
-                patch.setattr(module, "value", values.__getitem__)
+                patch.setattr(module, "value", lambda name: Value(values[name]))
             sql, parameters = text_of(db, self._build(*shape))
         found = run(self, db, values, *shape)
         kept_sql, kept = self._texts[type(db), shape]

@@ -28,7 +28,7 @@ from core.errors import (
     TooManyWrites,
 )
 from core.schemas import ItemQuery, NewItem
-from infra.commitlog.raw_file import RawFile
+from infra.commitlog.raw_file import RawFile, page_size_of
 from infra.database import Database, Session
 from infra.sqlite_errors import translated_errors
 from infra.storage.object_store import ObjectStore
@@ -81,10 +81,10 @@ def test_read_that_finds_the_file_damaged_answers_from_one_that_is_built_anew(da
     run(other.write(add))
     other.close()
     run(database.verify())
-    status = path.stat()
+    status, page_size = path.stat(), page_size_of(path)
     with RawFile(path) as file:
-        file.seek(4096)
-        file.write(b"\xff" * (status.st_size - 4096))
+        file.seek(page_size)
+        file.write(b"\xff" * (status.st_size - page_size))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert run(database.read(count)) == 2
     assert list(path.parent.glob("app.db.diverged-*"))

@@ -24,6 +24,7 @@ from core.errors import (
 )
 from infra.commitlog import CommitLog, Replica
 from infra.commitlog import group as group_module
+from infra.commitlog.wal import FILE_HEADER, FRAME_HEADER, page_size_in
 from infra.storage.object_store import LARGE_OBJECT_SECONDS, SMALL_OBJECT_SECONDS
 from tests.simulation.model import Model
 from tests.simulation.operator import Operator
@@ -565,9 +566,9 @@ def _link_again(original: Path, copy: Path) -> None:
 def _tear(wal: Path, rng: random.Random) -> None:
     """The last frame reached the disk in part only."""
     size = wal.stat().st_size if wal.exists() else 0
-    if size <= 32:
+    if size <= FILE_HEADER:
         return
-    torn = rng.randrange(1, min(size - 32, 4096 + 24) + 1)
+    torn = rng.randrange(1, min(size - FILE_HEADER, FRAME_HEADER + page_size_in(wal)) + 1)
     with wal.open("r+b") as file:
         if rng.random() < 0.5:
             file.truncate(size - torn)

@@ -13,7 +13,9 @@ import apsw
 from core import errors
 from infra.commitlog.anchor import begin_reading, existing_database
 from infra.commitlog.at_rest.in_place import is_in_wal_mode
+from infra.commitlog.defences import OUT_OF_PROPORTION, in_proportion
 from infra.commitlog.file_state import FileChanged, Known, has_wal, shm_of, state_of, wal_of
+from infra.commitlog.raw_file import page_size_of
 from infra.commitlog.soundness import soundness_of
 from infra.commitlog.wal import salts_in
 from infra.sqlite_errors import translated_errors
@@ -72,6 +74,24 @@ def consolidated(path: Path, busy_timeout: float) -> Iterator[apsw.Connection]:
         else:
             raise errors.DatabaseLocked(f"{path} is written by another program again and again: stop it.")
         yield connection
+
+
+def give_pages_of(page_size: int, path: Path, busy_timeout: float) -> None:
+    """Write a database anew with pages of this size, in bytes, if it has others. `busy_timeout`: seconds to wait.
+
+    Raises DatabaseLocked while another program has it open, DatabaseError or apsw.Error when it cannot be written anew.
+    """
+    if page_size_of(path) == page_size:
+        return
+    with translated_errors(path), closing(existing_database(path)) as connection:
+        connection.set_busy_timeout(int(busy_timeout * 1000))
+        connection.execute("PRAGMA journal_mode=delete").fetchall()  # in WAL mode they keep their size
+        connection.pragma("page_size", page_size)
+        try:
+            with in_proportion(connection):
+                connection.execute("VACUUM")
+        except OUT_OF_PROPORTION as error:
+            raise errors.DatabaseDamaged(f"{path} cannot be written anew: {error}") from error
 
 
 def check_sound(connection: apsw.Connection, path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import apsw
 
-from core import errors
 from infra.clock import Clock
 from infra.commitlog.chain import START, Position
 from infra.commitlog.log import CommitLog
@@ -21,7 +20,7 @@ class Difference:
 
     pages: list[int]
     page_size: int  # bytes, in the file
-    log_page_size: int  # bytes
+    has_the_logs: bool  # pages of the size that the log has, which never changes
 
 
 class FileCommits:
@@ -38,7 +37,7 @@ class FileCommits:
     def difference(self, connection: apsw.Connection, image: Path) -> Difference:
         """Compare the file with an image of the log."""
         page_size = int(connection.pragma("page_size"))
-        return Difference(differing_pages(self._path, image, page_size), page_size, page_size_of(image))
+        return Difference(differing_pages(self._path, image, page_size), page_size, page_size == page_size_of(image))
 
     def append_first(self, connection: apsw.Connection) -> Position:
         """Begin the log with all of the file."""
@@ -46,14 +45,9 @@ class FileCommits:
         return self._append(START, page_size, pages_of(self._path, page_size))
 
     def append_next(self, head: Position, difference: Difference) -> Position:
-        """Commit what differs from the log at `head`. Raises DatabaseUnavailable for pages of another size."""
-        page_size, log_page_size = difference.page_size, difference.log_page_size
-        if page_size != log_page_size:
-            raise errors.DatabaseUnavailable(
-                f"{self._path} has pages of {page_size} bytes, the log has {log_page_size}, and that cannot change: "
-                f"`sqlite3 {self._path} 'PRAGMA journal_mode=delete; PRAGMA page_size={log_page_size}; VACUUM'`"
-            )
-        wanted = set(difference.pages)
+        """Commit what differs from the log at `head`, which has pages of the same size."""
+        assert difference.has_the_logs
+        wanted, page_size = set(difference.pages), difference.page_size
         pages = ((number, page) for number, page in pages_of(self._path, page_size) if number in wanted)
         return self._append(head, page_size, pages)
 

@@ -19,6 +19,7 @@ from infra.commitlog.at_rest.alone import (
     checkpoint,
     consolidated,
     exclusively,
+    give_pages_of,
     remove_wal,
 )
 from infra.commitlog.at_rest.decide import Do, File, Fit, Verdict, decide
@@ -38,7 +39,7 @@ from infra.commitlog.chain import START, Change, Position, check_follows, write_
 from infra.commitlog.file_state import FileChanged, Known, Shipped, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.log import CommitLog
 from infra.commitlog.position_file import Note, PositionFile
-from infra.commitlog.raw_file import RawFile
+from infra.commitlog.raw_file import RawFile, page_size_of
 from infra.commitlog.schema import AnySchema, Schema
 from infra.commitlog.wal import end_at, salts_in
 from infra.disk.durable import fsync_directory
@@ -257,7 +258,7 @@ class LocalFile:
                     return evidence.head
                 case Do.FIRST_COMMIT:
                     return self._commits.append_first(connection)
-                case Do.NEXT_COMMIT if difference:
+                case Do.NEXT_COMMIT if difference and difference.has_the_logs:
                     return self._commit_edit(evidence, difference)
                 case Do.DO_ROWS_AGAIN if facts.rows:
                     kept = self._kept.keep_rows(facts.rows)
@@ -281,8 +282,8 @@ class LocalFile:
                 return self._write_anew(evidence)
             case Do.KEEP_BESIDE:
                 return self._keep_beside(verdict.reason, evidence)
-            case Do.MIGRATE_THEN_COMMIT:
-                return self._migrate_then_commit(evidence)
+            case Do.MIGRATE_THEN_COMMIT | Do.NEXT_COMMIT:
+                return self._convert_then_commit(evidence)
             case Do.REFUSE if evidence.refusal:
                 raise evidence.refusal
         raise AssertionError(verdict)
@@ -291,20 +292,21 @@ class LocalFile:
         logger.warning("%s was changed by another program; the changes are the next commit", self.path)
         return self._commits.append_next(evidence.head, difference)
 
-    def _migrate_then_commit(self, evidence: Evidence) -> Position:
-        """Nobody sees the older schema, and what cannot be migrated is kept."""
+    def _convert_then_commit(self, evidence: Evidence) -> Position:
+        """To the log's pages and the newest schema. Nobody sees what was before; what cannot be converted is kept."""
         try:
+            give_pages_of(page_size_of(evidence.image), self.path, self.busy_timeout)
             self._schema.migrate(self.path)
         except errors.DatabaseLocked:
             raise
         except (errors.DatabaseError, errors.StatementRefused, apsw.Error, peewee.PeeweeException) as error:
-            return self._keep_beside(f"its schema cannot be migrated: {error}", evidence)
+            return self._keep_beside(f"it cannot be converted: {error}", evidence)
         with self._consolidated() as connection:
             fit, why = evidence.fit(connection)
             if fit is Fit.SERVED:
                 difference = self._commits.difference(connection, evidence.image)
                 return self._commit_edit(evidence, difference) if difference.pages else evidence.head
-        return self._keep_beside(why or "its schema was changed while it was migrated", evidence)
+        return self._keep_beside(why or "it was changed while it was converted", evidence)
 
     def _write_anew(self, evidence: Evidence) -> Position:
         with self._alone():

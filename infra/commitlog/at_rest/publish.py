@@ -5,10 +5,11 @@ from pathlib import Path
 
 from core.errors import CommitConflict
 from infra.clock import Clock
-from infra.commitlog.at_rest.alone import check_sound, consolidated
+from infra.commitlog.at_rest.alone import check_sound, consolidated, give_pages_of
 from infra.commitlog.at_rest.file_commit import FileCommits
 from infra.commitlog.chain import START, Position
 from infra.commitlog.log import CommitLog
+from infra.commitlog.raw_file import page_size_of
 
 _BUSY_SECONDS = 5.0  # to wait for another program
 
@@ -32,6 +33,7 @@ def publish_file(
         try:
             if head != START:
                 keep(path, image)
+                give_pages_of(page_size_of(image), path, _BUSY_SECONDS)
             with consolidated(path, _BUSY_SECONDS) as connection:
                 if head == START:
                     return head, commits.append_first(connection)

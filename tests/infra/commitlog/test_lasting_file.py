@@ -22,7 +22,7 @@ from infra.commitlog.file_state import state_of
 from infra.commitlog.group import Write
 from infra.commitlog.log import open_log
 from infra.commitlog.position_file import Note, PositionFile
-from infra.commitlog.raw_file import RawFile
+from infra.commitlog.raw_file import RawFile, page_size_of
 from infra.commitlog.wal import WalEnd
 from infra.storage.object_store import ObjectStore
 from tests.conftest import spoiled
@@ -259,17 +259,38 @@ def test_emptied_log_is_begun_anew_when_somebody_says_so(
     assert server().rows() == [1, 2]
 
 
-def test_another_page_size_is_refused_with_the_way_out(server: Server, stopped: Instance, path: Path) -> None:
-    edit(path, "PRAGMA journal_mode = delete", "PRAGMA page_size = 8192", "VACUUM")
-    with pytest.raises(DatabaseUnavailable, match=r"pages of 8192 bytes, the log has 4096.*VACUUM"):
-        server()
+@pytest.mark.parametrize("page_size", [512, 4096])
+def test_file_with_pages_of_another_size_is_given_those_of_the_log(
+    server: Server, stopped: Instance, path: Path, file_url: str, tmp_path: Path, page_size: int
+) -> None:
+    other = tmp_path / "other.db"
+    edit(other, f"PRAGMA page_size = {page_size}", "CREATE TABLE t (v)", "INSERT INTO t VALUES (3)")
+    shutil.copy(other, path)
+    again = server()
+    again.sql("INSERT INTO t VALUES (4)")
+    assert again.rows() == stored_in(file_url, tmp_path / "out.db") == [3, 4]
+    again.replica.close()
+    publish_file(other, open_log(file_url, Clock()), Clock())
+    assert server().rows() == stored_in(file_url, tmp_path / "out.db") == [3]
+    assert page_size_of(path) == page_size_of(tmp_path / "out.db") == 1024
+
+
+def test_file_that_cannot_be_given_the_pages_of_the_log_is_kept(server: Server, stopped: Instance, path: Path) -> None:
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.create_scalar_function("german", lambda *values: values[0], deterministic=True)
+        for statement in ("journal_mode = delete", "page_size = 4096"):
+            connection.execute(f"PRAGMA {statement}").fetchall()
+        connection.execute("CREATE INDEX by_german ON t (german(v)); VACUUM")
+    assert server().rows() == [1, 2]
+    [kept] = path.parent.glob("app.db.diverged-*")
+    assert page_size_of(kept) == 4096
 
 
 def test_damaged_file_never_becomes_history(
     server: Server, stopped: Instance, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = path.read_bytes()
-    path.write_bytes(content[:4096] + b"\xff" * 4096)
+    path.write_bytes(content[:1024] + b"\xff" * 4096)
     again = server()
     assert again.rows() == [1, 2]
     assert again.replica.visible == stopped.replica.visible
@@ -296,7 +317,7 @@ def test_file_that_ends_in_the_middle_of_a_page_never_becomes_history(
     assert stored_in(file_url, tmp_path / "out.db") == [1]
 
 
-def damage_unseen(path: Path, begin: int = 4096) -> None:
+def damage_unseen(path: Path, begin: int = 1024) -> None:
     """From this byte on, as a failing disk does: nothing else tells of it, and no lock is lost."""
     status = path.stat()
     with RawFile(path) as file:
@@ -593,10 +614,11 @@ def test_image_that_is_not_in_wal_mode_can_be_opened(
     again.replica.close()
     # and one that another writer of this format has put into the log
     edit(path, "PRAGMA journal_mode = delete")
-    page = path.read_bytes()[:4096]
+    page_size = page_size_of(path)
+    page = path.read_bytes()[:page_size]
     log = open_log(file_url, Clock())
     head = again.replica.visible
-    log.append(head, 4096, path.stat().st_size // 4096, [(1, page)], Clock().now() + 10)
+    log.append(head, page_size, path.stat().st_size // page_size, [(1, page)], Clock().now() + 10)
     for name in ("new", "server"):
         instance = start(name, file_url, lasting=True)
         instance.sql(f"INSERT INTO t VALUES ('{name}')")

@@ -11,6 +11,8 @@ import pytest
 
 from core.errors import CommitNotStored, DatabaseLocked, StoreUnreachable
 from infra.commitlog import open_file
+from infra.commitlog.raw_file import page_size_of
+from infra.commitlog.wal import FRAME_HEADER
 from tests.infra.commitlog.conftest import (
     BIG,
     Instance,
@@ -135,7 +137,8 @@ def test_checkpoint_that_was_killed_half_way_is_no_edit(
     watch(server)
     before = server.replica.visible
     wal = path.with_name("app.db-wal").read_bytes()
-    frames = [wal[start : start + 4120] for start in range(32, len(wal), 4120)]
+    frame_size = FRAME_HEADER + page_size_of(path)
+    frames = [wal[start : start + frame_size] for start in range(32, len(wal), frame_size)]
     newest = sorted({frame[:4]: frame[24:] for frame in frames}.items())
     with path.open("r+b") as file:  # the order of a checkpoint, which notes only at its end how far it came
         file.write(b"".join(page for _, page in newest[: len(newest) // 2]))

@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from core.errors import DatabaseLocked
-from infra.commitlog.raw_file import RawFile
+from infra.commitlog.raw_file import RawFile, page_size_of
 from infra.commitlog.wal import committed_pages
 from tests.infra.commitlog.conftest import (
     BIG,
@@ -102,12 +102,12 @@ def test_checkpoint_that_was_killed_is_not_taken_for_a_copy(
     server.sql("UPDATE t SET v = replace(v, '0', '1')")  # pages change, and their number does not
     rows = server.rows()
     wal = path.with_name("app.db-wal")
-    pages = sorted(committed_pages(wal).items())[:moved]
+    pages, page_size = sorted(committed_pages(wal).items())[:moved], page_size_of(path)
     with RawFile(path) as file, wal.open("rb") as frames:
         for number, offset in pages:
             frames.seek(offset)
-            file.seek((number - 1) * 4096)
-            file.write(frames.read(4096))
+            file.seek((number - 1) * page_size)
+            file.write(frames.read(page_size))
     server.replica.close()
     again = start("server", file_url, lasting=True)
     assert again.rows() == stored_in(file_url, tmp_path / "out.db") == rows
