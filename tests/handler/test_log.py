@@ -22,11 +22,10 @@ from handler.__main__ import Server, server_config
 from handler.middleware.request_log import RequestLog, is_in_sample
 from handler.service import open_server_service
 from infra.__main__ import main
-from infra.settings import Settings
 from infra.telemetry import line_handler
 from infra.telemetry.line_handler import LineHandler
 from infra.telemetry.metrics import Metrics
-from tests.conftest import serving, settings_in
+from tests.conftest import MakeSettings, serving, settings_in
 from tests.e2e.processes import until
 from tests.handler.test_authentication import bearer, new_key
 from tests.log_watch import kept_lines
@@ -206,7 +205,9 @@ def test_token_is_not_logged_whatever_becomes_of_it(tmp_path: Path, lines: Lines
     assert told_of_canaries(lines) == []
 
 
-def test_second_signal_ends_the_process_with_all_lines_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_signal_ends_the_process_with_all_lines_written(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream, written = io.StringIO(), []
 
     def end(code: int) -> NoReturn:
@@ -219,7 +220,7 @@ def test_second_signal_ends_the_process_with_all_lines_written(monkeypatch: pyte
     logging.getLogger().addHandler(handler)
     try:
         logging.getLogger("handler.request").info("answered")
-        server = Server(server_config("handler.asgi:app", Settings()))
+        server = Server(server_config("", make_settings()))
         server.should_exit = True
         with pytest.raises(SystemExit):
             server.handle_exit(signal.SIGTERM, None)

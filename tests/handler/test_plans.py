@@ -25,7 +25,7 @@ OF_ITEMS = r"SCAN \w+ USING (COVERING )?INDEX idx_items_created"
 REASONS = {
     "the first page begins where the index begins, and ends at its LIMIT": (OF_ITEMS, r"ORDER BY.* LIMIT \S+$"),
     "the window of q is so many rows from the index": (OF_ITEMS, r"ORDER BY.* LIMIT \S+ OFFSET \S+$"),
-    "an export is of all items": (OF_ITEMS, r" AS a FROM .*ORDER BY [^?]*$"),
+    "an export is of all items": (OF_ITEMS, r"AS BLOB\) FROM .*ORDER BY [^?]*$"),
     "whoever asks for a count is told how many items there are": (OF_ITEMS, r"^SELECT COUNT\(1\)"),
     "a count of q looks at so many items": (r"SCAN \w+", r"^SELECT COUNT\(\*\), SUM.* LIMIT \S+\)"),
     "to be ready is to read a row": (r"SCAN items", r"LIMIT 1$"),

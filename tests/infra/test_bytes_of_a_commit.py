@@ -11,6 +11,7 @@ from typing import Any
 
 import peewee
 import pytest
+from pydantic_core import to_json
 
 from core.idempotency import Answer, Attempt, once
 from core.items import create_item, delete_item, patch_item
@@ -52,7 +53,7 @@ def inserted_once(rng: random.Random) -> UseCase:
     def write(db: peewee.Database) -> Answer:
         item = create_item(db, an_item(rng))
         headers = {"content-type": "application/json", "etag": '"1"', "location": f"/api/items/{item.id}"}
-        return Answer(201, headers, item.model_dump_json().encode())
+        return Answer(201, headers, to_json(item))
 
     return lambda db: once(db, attempt, write, 24)
 
