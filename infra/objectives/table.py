@@ -14,8 +14,8 @@ Value = Callable[[Window, Gauges], float | None]
 Unit = Literal["ratio", "seconds", "per_day"]
 
 _OF_A_SERVER = "an instance on Lambda comes and goes with the requests: CloudWatch knows"
-# Where an objective is at risk; the shorter span that ends it soon after its cause; and, of a budget, how many times too
-# fast it is spent in both. The SRE workbook, chapter 5
+# Where an objective is at risk; the shorter span that ends it soon after its cause; and, of a budget, how many times
+# too fast it is spent in both. The SRE workbook, chapter 5
 _RISKS: dict[Span, tuple[Span, float]] = {"1h": ("5m", 14.4), "24h": ("1h", 3.0)}
 _WORDS: dict[Span, str] = {"5m": "5 minutes", "1h": "the last hour", "24h": "24 hours", "30d": "30 days"}
 
