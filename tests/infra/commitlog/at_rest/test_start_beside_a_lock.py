@@ -22,9 +22,10 @@ def reader(path: Path) -> Iterator[None]:
 def test_file_that_was_served_with_its_wal_is_known_to_need_it(
     server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
 ) -> None:
-    server.sql("INSERT INTO t VALUES (1)")
-    server.kill()
-    with reader(path):
+    server.replica.file.checkpoint()
+    with reader(path):  # which keeps the rows after it out of the file
+        server.sql("INSERT INTO t VALUES (1)")
+        server.kill()
         again = start("server", file_url, lasting=True)
         again.sql("INSERT INTO t VALUES (2)")
         again.kill()
