@@ -5,9 +5,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import apsw
+import pytest
 
 from infra.commitlog.position_file import Note, PositionFile
-from tests.infra.commitlog.conftest import Instance, StartInstance, kept, shell_once, stored_in
+from tests.infra.commitlog.conftest import Instance, StartInstance, kept, overwrite, shell_once, stored_in
 
 
 @contextmanager
@@ -65,4 +66,19 @@ def test_part_of_a_page_after_a_half_written_file_is_kept(
     with path.open("ab") as file:
         file.write(b"by somebody else")
     assert start("server", file_url, lasting=True).rows() == [0]
+    assert kept(path) == ["app.db.dive"]
+
+
+def test_kept_file_that_is_put_back_as_its_line_says_is_the_next_commit(
+    server: Instance, path: Path, start: StartInstance, file_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.replica.close()
+    shell_once(path, "CREATE TABLE mine (v)")()
+    start("other", file_url).sql("INSERT INTO t VALUES (1)")
+    start("server", file_url, lasting=True).replica.close()
+    (found,) = path.parent.glob("app.db.diverged-*")
+    assert f"after its last line copy the file, with its -wal if there is one, over {path}, and start" in caplog.text
+    overwrite(path, found)
+    again = start("server", file_url, lasting=True)
+    assert (again.rows(), again.rows("SELECT * FROM mine")) == ([0], [])
     assert kept(path) == ["app.db.dive"]
