@@ -50,7 +50,8 @@ function show(status) {
   const { service } = status;
   document.title = `${status.state} · ${service.name}`;
   say(status.state, WORDS[status.state] ?? status.state, status.since);
-  put($("reason"), status.reason === `${WORDS[status.state]}.` ? "" : status.reason);
+  const reason = status.reason === `${WORDS[status.state]}.` ? "" : status.reason;
+  put($("reason"), [reason, ending(status.alerts[0]?.last)].filter(Boolean).join(" "));
   put($("not-asked"), status.not_asked.join("; "));
   advise(status.alerts);
   const instance = service.per_instance ? `this instance alone: ${service.instance}` : service.instance;
@@ -63,7 +64,11 @@ function show(status) {
       put(cell.children[0], alert.severity).className = "severity";
       put(cell.children[1], alert.name);
     },
-    text("summary"),
+    (cell, { summary, last }) => {
+      many(cell, "span", 2);
+      put(cell.children[0], summary);
+      put(cell.children[1], ending(last)).className = "note";
+    },
     time("since"),
     (cell, alert) => putRunbook(cell, alert.runbook),
   ]);
@@ -96,7 +101,8 @@ function show(status) {
     (cell, error) => {
       many(cell, "span", 2);
       put(cell.children[0], error.message).className = "message";
-      put(cell.children[1], `${error.level}, ${error.logger}`).className = "note";
+      const times = error.count > 1 && `${count(error.count)} times, this is the newest`;
+      put(cell.children[1], [error.level, error.logger, times].filter(Boolean).join(", ")).className = "note";
     },
     code("request_id"),
   ]);
@@ -118,7 +124,10 @@ function show(status) {
   fill($("backups"), status.backups, [
     code("name"),
     time("at"),
-    (cell, backup) => (backup.proven_at ? putTime(cell, backup.proven_at) : put(cell, "not yet")),
+    (cell, backup) => {
+      if (backup.proven_at || backup !== status.backups[0]) putTime(cell, backup.proven_at);
+      else put(cell, "not yet"); // the newest is what is proven next, an older one never
+    },
     data("bytes", bytes),
   ]);
   const gauges = Object.entries(status.gauges).sort().map(([name, value]) => ({ name, value }));
@@ -126,6 +135,13 @@ function show(status) {
     code("name"),
     toTheRight((cell, { name, value }) => putData(cell, value, (number) => gauge(name, number))),
   ]);
+}
+
+// Of an alert that may have outlived its cause
+function ending(last) {
+  if (!last) return "";
+  const until = `this goes away by ${clock(last.until)} if no other comes`;
+  return `The last ${last.what} was at ${clock(last.at)}; ${until}.`;
 }
 
 function say(state, words, since) {

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from infra.maintenance.report import Report
-from infra.objectives.history import DAY, HOUR, History
-from infra.objectives.quantile import quantile
+from infra.objectives.history import A_FEW, DAY, HOUR, History
+from infra.objectives.quantile import beyond, quantile
 from infra.objectives.status import Severity, Span
 from infra.telemetry.metrics import Totals
 
@@ -18,7 +18,6 @@ _OLD_DRILL_SECONDS = 45 * DAY
 _OLD_PROOF_SECONDS = 2 * DAY
 _FALLEN_SECONDS = 300.0  # as long as a rule over five minutes would see it
 _MANY_CONFLICTS = 10
-_A_FEW = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +39,12 @@ class Facts:
     def error_rate(self) -> float:
         """Of the last five minutes; 0 while there are so few errors that one more or less would say something else."""
         counts = self.counts()
-        return counts.errors / counts.requests if counts.errors >= _A_FEW else 0.0
+        return counts.errors / counts.requests if counts.errors >= A_FEW else 0.0
 
-    def p95(self, of: str) -> float:
-        """Return the 95th percentile of the last five minutes; 0 of nothing."""
-        return quantile(0.95, getattr(self.counts(), of)) or 0.0
+    def p95(self, of: str, slow: float) -> float:
+        """Return the 95th percentile of the last five minutes; 0 while only a few took longer than `slow` seconds."""
+        durations = getattr(self.counts(), of)
+        return quantile(0.95, durations) or 0.0 if beyond(slow, durations) >= A_FEW else 0.0
 
     def age(self, gauge: str) -> float | None:
         """Return how long ago a moment was, None when it is not known."""
@@ -101,15 +101,15 @@ def _writes_refused(facts: Facts) -> str:
     if reason := facts.history.noted.unwritable:
         return f"Nothing can be written: {reason}"
     refused = facts.counts().refused
-    return f"{refused} writes of the last five minutes were answered 503 or 507." if refused >= _A_FEW else ""
+    return f"{refused} writes of the last five minutes were answered 503 or 507." if refused >= A_FEW else ""
 
 
 def _slow_responses(facts: Facts) -> str:
-    return _slow(p95) if (p95 := facts.p95("durations")) > 1 else ""
+    return _slow(p95) if (p95 := facts.p95("durations", 0.5)) > 1 else ""
 
 
 def _slower_responses(facts: Facts) -> str:
-    return _slow(p95) if 0.5 < (p95 := facts.p95("durations")) <= 1 else ""
+    return _slow(p95) if 0.5 < (p95 := facts.p95("durations", 0.5)) <= 1 else ""
 
 
 def _slow(p95: float) -> str:
@@ -117,7 +117,7 @@ def _slow(p95: float) -> str:
 
 
 def _slow_queries(facts: Facts) -> str:
-    p95 = facts.p95("queries")
+    p95 = facts.p95("queries", 0.05)
     return f"One query in twenty of the last five minutes took {1000 * p95:.0f} ms or longer." if p95 > 0.05 else ""
 
 

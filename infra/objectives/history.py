@@ -14,6 +14,7 @@ from infra.objectives.status import Span, State
 from infra.telemetry.metrics import Totals
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
+A_FEW = 5  # bad events: with fewer, one more or less would say something else
 SPANS: dict[Span, int] = {"5m": 5 * MINUTE, "1h": HOUR, "24h": DAY, "30d": 30 * DAY}
 
 # What is kept of the gauges for each slot

@@ -27,10 +27,12 @@ class Judgement:
     @property
     def reason(self) -> str:
         found = [says for _, says in self.alerts]
-        found += [f"{it.title}: {it.reason}; the target is {it.target}." for it in self._missed]
+        kind = "alert" if found else "objective"
+        found = found or [f"{it.title}: {it.reason}; the target is {it.target}." for it in self._missed]
         if not found:
             return "Everything is well."
-        return f"{found[0].rstrip('.')}." + (f" And {len(found) - 1} more." if len(found) > 1 else "")
+        more = len(found) - 1
+        return f"{found[0].rstrip('.')}." + (f" And {more} more {kind}{'s' * (more > 1)}." if more else "")
 
     @property
     def _missed(self) -> list[ObjectiveView]:

@@ -22,3 +22,8 @@ def quantile(q: float, counts: Sequence[int], bounds: Sequence[float] = DURATION
     low, high = bounds[index - 1] if index else 0.0, bounds[index]
     below = sums[index] - counts[index]
     return low + (high - low) * (rank - below) / counts[index]
+
+
+def beyond(bound: float, counts: Sequence[int], bounds: Sequence[float] = DURATION_BUCKETS) -> int:
+    """Return how many may be above one of the bounds."""
+    return sum(counts[bounds.index(bound) + 1 :])

@@ -56,13 +56,24 @@ class ObjectiveView(_Said):
     per_instance: bool
 
 
+class LastView(_Said):
+    """`what` came last in the minute that begins `at`; `until`: by when the alert is over if no other comes."""
+
+    what: str
+    at: Moment
+    until: Moment
+
+
 class AlertView(_Said):
-    """What somebody should act on now. `runbook`: where it says how."""
+    """What somebody should act on now. `runbook`: where it says how. `last`: of an alert that counts what happened in
+    the last minutes, and so may outlive its cause; null of any other.
+    """
 
     name: str
     severity: Severity
     summary: str
     since: Moment
+    last: LastView | None
     runbook: str
 
 
@@ -97,13 +108,16 @@ class BackupView(_Said):
 
 
 class ErrorView(_Said):
-    """A line of the log of ERROR or above, shortened; `request_id` when it is of a request."""
+    """A line of the log of ERROR or above, shortened; `request_id` when it is of a request. Of `count` equal lines the
+    newest.
+    """
 
     at: Moment
     level: str
     message: str
     logger: str
     request_id: str | None
+    count: int
 
 
 class StatusView(_Said):

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from infra.objectives.history import DAY, SPANS, History, Window
-from infra.objectives.quantile import quantile
+from infra.objectives.history import A_FEW, DAY, SPANS, History, Window
+from infra.objectives.quantile import beyond, quantile
 from infra.objectives.status import ObjectiveView, Span
 from infra.telemetry.build import coverage
 
@@ -14,14 +14,17 @@ Value = Callable[[Window, Gauges], float | None]
 Unit = Literal["ratio", "seconds", "per_day"]
 
 _OF_A_SERVER = "an instance on Lambda comes and goes with the requests: CloudWatch knows"
-_FAST_BURN: dict[Span, float] = {"1h": 14.4, "24h": 3.0}  # so many times what may go wrong in it; the SRE workbook, 5
+# Where an objective is at risk; the shorter span that ends it soon after its cause; and, of a budget, how many times
+# too fast it is spent in both. The SRE workbook, chapter 5
+_RISKS: dict[Span, tuple[Span, float]] = {"1h": ("5m", 14.4), "24h": ("1h", 3.0)}
 _WORDS: dict[Span, str] = {"5m": "5 minutes", "1h": "the last hour", "24h": "24 hours", "30d": "30 days"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
     """A row of the table in RUNBOOK's "Service level objectives". The value over `decides` says whether it is met; a
-    shorter span, whether it is at risk. One with a budget is missed when `spent` over 30 days is more than 1.
+    shorter span, whether it is at risk. One with a budget is missed when `spent` over 30 days is more than 1. A span
+    with only a few `bad` events says neither.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Objective:
     value: Value
     decides: Span = "30d"
     spent: Callable[[Window], float | None] | None = None  # of what may go wrong in a span
+    bad: Callable[[Window], int] | None = None  # events; none where a time is measured, or what is now
     of_all_instances: bool = False  # also where there are several
     of_a_server: bool = False  # and of nothing on Lambda
     is_of_now: bool = False  # the same over each span
@@ -81,6 +85,7 @@ OBJECTIVES = (
         unit="seconds",
         is_met=lambda value: value < 0.2,
         value=lambda window, gauges: quantile(0.95, window.counts.durations),
+        bad=lambda window: beyond(0.2, window.counts.durations),
         unknown="there were no requests",
     ),
     Objective(
@@ -91,6 +96,7 @@ OBJECTIVES = (
         is_met=lambda value: value < 0.01,
         value=_error_rate,
         spent=_errors,
+        bad=lambda window: window.counts.errors,
         unknown="there were no requests",
     ),
     Objective(
@@ -110,6 +116,7 @@ OBJECTIVES = (
         unit="seconds",
         is_met=lambda value: value < 0.05,
         value=lambda window, gauges: quantile(0.95, window.counts.queries),
+        bad=lambda window: beyond(0.05, window.counts.queries),
         unknown="there were no queries",
     ),
     Objective(
@@ -172,7 +179,7 @@ def _judged(objective: Objective, windows: Mapping[Span, Window], gauges: Gauges
     values = {span: None if is_hidden else objective.value(window, gauges) for span, window in windows.items()}
     spent = {} if is_hidden or not objective.spent else {span: objective.spent(windows[span]) for span in windows}
     left = None if (of_all := spent.get("30d")) is None or values["30d"] is None else 1 - of_all
-    state, span = _state(objective, values, spent)
+    state, span = _state(objective, windows, values, spent)
     value, failure = values[span], objective.failure(gauges)
     if failure and state != "broken":
         state, reason = "broken", failure
@@ -180,6 +187,7 @@ def _judged(objective: Objective, windows: Mapping[Span, Window], gauges: Gauges
         reason = _OF_A_SERVER if is_hidden else objective.unknown
     else:
         reason = _text(objective.unit, value) + ("" if objective.is_of_now else f" over {_WORDS[span]}")
+        reason += ", but by too few to judge" if state == "unknown" else ""
     return ObjectiveView(
         name=objective.name,
         title=objective.title,
@@ -194,22 +202,30 @@ def _judged(objective: Objective, windows: Mapping[Span, Window], gauges: Gauges
 
 
 def _state(
-    objective: Objective, values: Mapping[Span, float | None], spent: Mapping[Span, float | None]
+    objective: Objective,
+    windows: Mapping[Span, Window],
+    values: Mapping[Span, float | None],
+    spent: Mapping[Span, float | None],
 ) -> tuple[Literal["met", "at_risk", "broken", "unknown"], Span]:
     """And the span that it is seen in."""
+
+    def is_missed(span: Span, burn: float = 1.0) -> bool:
+        if objective.spent:
+            return (spent[span] or 0) > burn
+        return (value := values[span]) is not None and not objective.is_met(value)
+
+    def is_by_few(span: Span) -> bool:
+        return objective.bad is not None and objective.bad(windows[span]) < A_FEW
+
     decides = objective.decides
-    if (decisive := values[decides]) is None:
+    if values[decides] is None:
         return "unknown", decides
-    if objective.spent:
-        if (spent[decides] or 0) > 1:
-            return "broken", decides
-        missed = [span for span, burn in _FAST_BURN.items() if (spent[span] or 0) > burn]
-    else:
-        if not objective.is_met(decisive):
-            return "broken", decides
-        shorter: list[Span] = [span for span in ("1h", "24h") if SPANS[span] < SPANS[decides]]
-        missed = [span for span in shorter if (value := values[span]) is not None and not objective.is_met(value)]
-    return ("at_risk", missed[0]) if missed else ("met", decides)
+    if is_missed(decides):
+        return ("unknown" if is_by_few(decides) else "broken"), decides
+    for span, (still, burn) in _RISKS.items():
+        if SPANS[span] < SPANS[decides] and is_missed(span, burn) and is_missed(still, burn) and not is_by_few(span):
+            return "at_risk", span
+    return "met", decides
 
 
 def _text(unit: Unit, value: float) -> str:

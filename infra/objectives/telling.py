@@ -5,6 +5,7 @@ import socket
 from collections.abc import Mapping
 
 from infra.objectives.judgement import Judgement
+from infra.objectives.recent import last_of
 from infra.objectives.status import (
     AlertView,
     BackupView,
@@ -59,6 +60,7 @@ def alerts_of(judgement: Judgement) -> list[AlertView]:
             severity=alert.severity,
             summary=says,
             since=moment_text(facts.history.noted.firing.get(alert.name, facts.now)),
+            last=last_of(alert.name, facts),
             runbook=alert.runbook,
         )
         for alert, says in judgement.alerts
@@ -119,6 +121,7 @@ def _errors() -> list[ErrorView]:
             message=error.message,
             logger=error.logger,
             request_id=error.request_id,
+            count=error.count,
         )
         for error in ERRORS.newest_first()
     ]

@@ -48,6 +48,7 @@ def status_answer(odd: str = "") -> dict[str, Any]:
                 "severity": "P1",
                 "summary": f"The store has not answered for 3 minutes {odd}",
                 "since": before(190),
+                "last": {"what": f"refused write {odd}".strip(), "at": before(120), "until": before(-240)},
                 "runbook": "RUNBOOK.md#alert-storeaway",
             },
             {
@@ -55,6 +56,7 @@ def status_answer(odd: str = "") -> dict[str, Any]:
                 "severity": "P3",
                 "summary": "No restore drill in 45 days",
                 "since": before(300_000),
+                "last": None,
                 "runbook": "RUNBOOK.md#alert-drillold",
             },
         ],
@@ -86,8 +88,16 @@ def status_answer(odd: str = "") -> dict[str, Any]:
                 "message": f"PUT failed\nof the newest commit {odd}",
                 "logger": f"infra.commitlog {odd}".strip(),
                 "request_id": f"0f2b1c77-6a1e-4b5b-9f9b-fd3d0f1f2a55 {odd}".strip(),
+                "count": 1203,
             },
-            {"at": before(99), "level": "CRITICAL", "message": "x" * 300, "logger": "infra", "request_id": None},
+            {
+                "at": before(99),
+                "level": "CRITICAL",
+                "message": "x" * 300,
+                "logger": "infra",
+                "request_id": None,
+                "count": 1,
+            },
         ],
         "gauges": {
             "http_requests_in_flight": 2.0,

@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -105,6 +106,17 @@ def sees(page: Page) -> dict[str, Any]:
     return found
 
 
+def ending(alert: dict[str, Any]) -> str:
+    if not (last := alert["last"]):
+        return ""
+    at, until = (datetime.fromisoformat(last[name]).astimezone() for name in ("at", "until"))
+    return f"The last {last['what']} was at {at:%H:%M}; this goes away by {until:%H:%M} if no other comes."
+
+
+def times(error: dict[str, Any]) -> str:
+    return f", {error['count']:,} times, this is the newest" if error["count"] > 1 else ""
+
+
 SERIES = (
     "requests_per_second",
     "p50_seconds",
@@ -123,10 +135,12 @@ def assert_shows(page: Page, status: dict[str, Any], history: dict[str, Any]) ->
     seen = sees(page)
     service, log, gauges, points = status["service"], status["log"], status["gauges"], history["points"]
     # what the sentence says is not said again
-    assert (seen["since"], seen["reason"]) == (status["since"], status["reason"].removesuffix("Everything is well."))
+    said = [status["reason"].removesuffix("Everything is well."), *[ending(alert) for alert in status["alerts"][:1]]]
+    assert (seen["since"], seen["reason"]) == (status["since"], " ".join(filter(None, said)))
     assert {service["name"], service["version"]} <= set(seen["service"].split(" · "))
     assert seen["alerts"] == [
-        [each["severity"] + each["name"], each["summary"], each["since"], each["runbook"]] for each in status["alerts"]
+        [each["severity"] + each["name"], each["summary"] + ending(each), each["since"], each["runbook"]]
+        for each in status["alerts"]
     ]
     for row, each in zip(seen["objectives"], status["objectives"], strict=True):
         assert row[0].startswith(each["title"])
@@ -137,14 +151,15 @@ def assert_shows(page: Page, status: dict[str, Any], history: dict[str, Any]) ->
             each["state"].replace("_", " "),
         ]
     assert seen["errors"] == [
-        [each["at"], f"{each['message']}{each['level']}, {each['logger']}", each["request_id"]]
+        [each["at"], f"{each['message']}{each['level']}, {each['logger']}{times(each)}", each["request_id"]]
         for each in status["errors"]
     ]
     assert seen["commits"] == [
         [each["txid"], each["at"], each["writes"], each["bytes"]] for each in log["commits"][:10]
     ]
     assert seen["backups"] == [
-        [each["name"], each["at"], each["proven_at"] or "not yet", each["bytes"]] for each in status["backups"]
+        [each["name"], each["at"], each["proven_at"] or (None if place else "not yet"), each["bytes"]]
+        for place, each in enumerate(status["backups"])
     ]
     assert seen["gauges"] == [[name, value] for name, value in sorted(gauges.items())]
     assert seen["container"]["Started"] == service["started_at"]

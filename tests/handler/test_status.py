@@ -14,6 +14,7 @@ import pytest
 from core import errors
 from handler.asgi import create_app
 from handler.service import Service, open_server_service
+from handler.status import prober
 from infra.commitlog import LogObject
 from infra.maintenance.drill import Drill, Restored
 from infra.objectives.history_file import HistoryFile
@@ -183,6 +184,40 @@ def test_store_that_hangs_keeps_neither_status_nor_a_stop_waiting(
     assert not go_on.is_set()  # and the server has stopped
     go_on.set()
     assert HistoryFile(service.settings.database_path).read()
+
+
+async def hang(*arguments: object) -> None:
+    await asyncio.Event().wait()
+
+
+def test_ready_waits_for_no_store_that_hangs(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.database.Database.verify", hang)
+    monkeypatch.setattr("handler.ops._STORE_TIMEOUT_SECONDS", 0.05)
+    found = client.get("/ready").json()
+    assert (found["status"], found["store"][:18]) == ("degraded", "No answer in time:")
+
+
+def test_status_waits_for_no_database_that_hangs(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.database.Database.read_local", hang)
+    monkeypatch.setattr("handler.status._CONDITION_SECONDS", 0.05)
+    found = client.get("/ops/status").json()
+    assert (found["state"], found["reason"]) == (
+        "down",
+        "Nothing can be served: no answer of the database in time.",
+    )
+    monkeypatch.undo()
+    assert client.get("/ops/status").json()["alerts"] == []
+
+
+def test_process_that_hangs_is_noticed_by_the_thread_that_watches(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handler.status._PROBE_SECONDS", 0.05)
+    loop = asyncio.new_event_loop()  # which nobody runs
+    assert prober(service.database, loop)().unready.startswith("the process did not answer within ")
+    for _ in range(3):
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
 
 
 def test_store_that_says_why_not_is_named(make_settings: MakeSettings, s3: str) -> None:

@@ -319,8 +319,9 @@ class LocalFile:
         with nullcontext() if self._is_empty else self._alone():  # SQLite would remove the WAL of an empty file
             kept = self._kept.keep_whole()
             logger.error(
-                "%s is kept as %s, and the log's state is served: %s. To have that file's content served instead, "
-                "stop the service, copy it, with its -wal if there is one, over %s, and start",
+                "%s is kept as %s, and the log's state is served: %s. Enter again what only that file has. To have all "
+                "of it served, if it is sound and has the schema of this release: stop the service, and after its last "
+                "line copy the file, with its -wal if there is one, over %s, and start",
                 self.path,
                 kept.name,
                 reason,

@@ -12,9 +12,9 @@ from tests.infra.objectives.test_history import NOON
 MB = 1024 * 1024
 
 
-def slow(bucket: int) -> tuple[int, ...]:
+def slow(bucket: int, number: int = 100) -> tuple[int, ...]:
     """All in this bucket."""
-    return tuple(100 if index == bucket else 0 for index in range(14))
+    return tuple(number if index == bucket else 0 for index in range(14))
 
 
 def facts(
@@ -57,7 +57,10 @@ FIRES: dict[str, list[tuple[Facts, Facts]]] = {
         (facts(Totals(requests=100, refused=5)), facts(Totals(requests=100, refused=4))),
         (facts(unwritable="locked"), facts(degraded="no answer")),
     ],
-    "SlowResponses": [(facts(Totals(durations=slow(10))), facts(Totals(durations=slow(9))))],
+    "SlowResponses": [
+        (facts(Totals(durations=slow(10))), facts(Totals(durations=slow(9)))),
+        (facts(Totals(durations=slow(10, 5))), facts(Totals(durations=slow(10, 4)))),
+    ],
     "MaintenanceFailing": [
         (facts(report=Report(problems=["store away"])), facts()),
         (
@@ -78,7 +81,10 @@ FIRES: dict[str, list[tuple[Facts, Facts]]] = {
         (facts(Totals(durations=slow(9))), facts(Totals(durations=slow(8)))),
         (facts(Totals(durations=slow(9))), facts(Totals(durations=slow(10)))),
     ],
-    "SlowQueries": [(facts(Totals(queries=slow(6))), facts(Totals(queries=slow(5))))],
+    "SlowQueries": [
+        (facts(Totals(queries=slow(6))), facts(Totals(queries=slow(5)))),
+        (facts(Totals(queries=slow(6, 5))), facts(Totals(queries=slow(6, 4)))),
+    ],
     "DatabaseLocked": [(facts(Totals(locked=1)), facts())],
     "DiskFilling": [
         (
@@ -161,7 +167,9 @@ def test_worst_alert_decides_the_word_for_all_and_is_what_is_said_first() -> Non
     assert judge(facts(Totals(locked=1), degraded="away")).state == "degraded"
     worst = judge(facts(Totals(locked=1), age=10, degraded="away", unready="gone"))
     assert worst.state == "down"
-    assert worst.reason == "Nothing can be served: gone. And 2 more."
+    assert worst.reason == "Nothing can be served: gone. And 2 more alerts."
+    spent = judge(facts(Totals(requests=100, errors=7, locked=1)))  # the error rate's objective is missed, too
+    assert spent.reason.endswith(" of the last five minutes were answered with an error. And 1 more alert.")
     severities = [alert.severity for alert in ALERTS]
     assert severities == sorted(severities)
 

@@ -1,4 +1,5 @@
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -61,22 +62,53 @@ def test_young_service_has_not_spent_a_month_with_its_first_restart() -> None:
 def test_availability_is_at_risk_when_an_hour_or_a_day_spends_too_much() -> None:
     history = History(NOON - 10 * HOUR)
     for second in range(30, 10 * HOUR + 1, 30):
-        is_out = 9 * HOUR + 600 < second <= 9 * HOUR + 900  # 300 of the last 3,600 s: 16.7 times what may go wrong
+        is_out = second > 10 * HOUR - 300  # of the last 3,600 s: 16.7 times what may go wrong
         history.see(NOON - 10 * HOUR + second, 30, Totals(), {}, is_ready=not is_out)
     found = objective("availability", history)
     assert (found.state, found.reason) == ("at_risk", "91.67 % over the last hour")
-    day = objective("availability", of_an_old_outage(1500))  # 3.5 times
+    for second in range(30, 361, 30):
+        history.see(NOON + second, 30, Totals(), {})
+    assert objective("availability", history).state == "met"  # of an hour that is as bad, but over
+    day = objective("availability", of_an_outage(1500, ago=1200))  # 3.5 times
     assert day.state == "at_risk"
     assert day.reason.endswith("over 24 hours")
-    assert objective("availability", of_an_old_outage(1200)).state == "met"  # 2.8 times
+    assert objective("availability", of_an_outage(1200, ago=1200)).state == "met"  # 2.8 times
+    assert objective("availability", of_an_outage(1500, ago=2 * HOUR)).state == "met"
 
 
-def of_an_old_outage(seconds: int) -> History:
+def of_an_outage(seconds: int, ago: int) -> History:
+    """That has ended so long ago."""
     history = History(NOON - 20 * HOUR)
     for second in range(30, 20 * HOUR + 1, 30):
-        is_out = 5 * HOUR < second <= 5 * HOUR + seconds
+        is_out = 20 * HOUR - ago - seconds < second <= 20 * HOUR - ago
         history.see(NOON - 20 * HOUR + second, 30, Totals(), {}, is_ready=not is_out)
     return history
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("error_rate", lambda number: Totals(requests=100 + number, errors=number)),
+        ("response_time_p95", lambda number: Totals(durations=(*[0] * 8, number, *[0] * 5))),
+        ("query_time_p95", lambda number: Totals(queries=(*[0] * 6, number, *[0] * 7))),
+    ],
+)
+def test_few_bad_events_are_too_few_to_judge_by(name: str, bad: Callable[[int], Totals]) -> None:
+    history = History(NOON)
+    history.see(NOON + 10, 10, bad(4), {})
+    few = objective(name, history)
+    assert (few.state, few.reason.endswith(" over 30 days, but by too few to judge")) == ("unknown", True)
+    history.see(NOON + 20, 10, bad(1), {})
+    assert objective(name, history).state == "broken"
+
+
+def test_bad_minute_of_little_traffic_puts_nothing_at_risk() -> None:
+    history = History(NOON)
+    history.see(NOON + 10, 10, Totals(requests=10_000, durations=(10_000, *[0] * 13)), {})
+    history.see(NOON + 2 * HOUR, 10, Totals(requests=4, errors=4, durations=(*[0] * 8, 4, *[0] * 5)), {})
+    assert {objective(name, history).state for name in ("error_rate", "response_time_p95")} == {"met"}
+    history.see(NOON + 2 * HOUR + 10, 10, Totals(requests=1, errors=1, durations=(*[0] * 8, 1, *[0] * 5)), {})
+    assert {objective(name, history).state for name in ("error_rate", "response_time_p95")} == {"at_risk"}
 
 
 def test_errors_spend_a_budget_of_requests() -> None:

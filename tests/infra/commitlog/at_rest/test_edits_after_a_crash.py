@@ -91,12 +91,12 @@ def change_later(path: Path) -> None:
     os.utime(path, ns=(later, later))
 
 
-@pytest.mark.parametrize("moved", [True, False])
+@pytest.mark.parametrize(("moved", "crashed"), [(True, False), (False, False), (True, True)])
 def test_wal_that_a_shell_has_left_is_an_edit_though_it_was_moved_in_part(
-    moved: bool, server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
+    moved: bool, crashed: bool, server: Instance, path: Path, start: StartInstance, file_url: str, tmp_path: Path
 ) -> None:
     server.sql("CREATE TABLE u (v)")
-    server.replica.close()
+    server.kill() if crashed else server.replica.close()
     leave_wal(path, "INSERT INTO t VALUES ('one')")
     if moved:
         with closing(apsw.Connection(str(path))) as reader:
