@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -269,7 +269,7 @@ class Fault(NamedTuple):
     before it.
     """
 
-    happens: Callable[[Place], "contextmanager[None]"]  # type: ignore[valid-type]
+    happens: Callable[[Place], AbstractContextManager[None]]
     alert: str
     cure: str
     also: set[str] = set()  # noqa: RUF012  # nobody changes it
