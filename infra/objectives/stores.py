@@ -23,10 +23,13 @@ logger = logging.getLogger(__name__)
 MOST_COMMITS = 20
 MOST_BACKUPS = 10
 
-# How long it is good for whoever wants to see it, as a dashboard every few seconds, and for nobody in particular. In a
-# bucket each question is some requests, and has a price
-_GOOD_SECONDS, _GOOD_FOR_NOBODY_SECONDS = 30.0, 300.0
-_GOOD_IN_A_DIRECTORY_SECONDS, _GOOD_FOR_NOBODY_IN_A_DIRECTORY_SECONDS = 2.0, 60.0
+# How long it is good for whoever wants to see it, as a dashboard every few seconds
+_GOOD_SECONDS = 30.0  # in a bucket, where each question is some requests, and has a price
+_GOOD_IN_A_DIRECTORY_SECONDS = 2.0
+# and for the process itself
+_SELDOM_SECONDS = 3600.0
+_SELDOM_WITHOUT_A_TIMER_SECONDS = 300.0  # what it shows of maintenance is what it finds
+_SELDOM_IN_A_DIRECTORY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +61,21 @@ class Stores:
         ask: Callable[[], Found],
         clock: Callable[[], float] = time.monotonic,
         good_for: float = _GOOD_SECONDS,
-        good_for_nobody: float = _GOOD_FOR_NOBODY_SECONDS,
+        seldom: float = _SELDOM_SECONDS,
     ) -> None:
-        """`good_for`: seconds in which what was found is shown again; `good_for_nobody`: the same while nobody wants to
-        see it.
-        """
+        """`good_for`: seconds in which what was found is shown again; `seldom`: the same for the process itself."""
         self.found: Found | None = None
         self._good_for = good_for
-        self._good_for_nobody = good_for_nobody
+        self._seldom = seldom
         self._ask = ask
         self._clock = clock
         self._asked = float("-inf")
         self._lock = threading.Lock()
         self._done: threading.Event | None = None  # of the question that is under way
 
-    def ask(self, *, for_nobody: bool = False) -> threading.Event:
+    def ask(self, *, seldom: bool = False) -> threading.Event:
         """Have it asked, unless what was found is new enough; returns what is set when there is an answer."""
-        good_for = self._good_for_nobody if for_nobody else self._good_for
+        good_for = self._seldom if seldom else self._good_for
         with self._lock:
             if self._done and not self._done.is_set():
                 return self._done
@@ -103,12 +104,10 @@ def stores_of(settings: Settings, head: Callable[[], int]) -> Stores:
         return _found(settings, head())
 
     if all(url.startswith("file:") for url in (settings.replica_url, settings.backup_url) if url):
-        return Stores(
-            ask,
-            good_for=_GOOD_IN_A_DIRECTORY_SECONDS,
-            good_for_nobody=_GOOD_FOR_NOBODY_IN_A_DIRECTORY_SECONDS,
-        )
-    return Stores(ask)
+        return Stores(ask, good_for=_GOOD_IN_A_DIRECTORY_SECONDS, seldom=_SELDOM_IN_A_DIRECTORY_SECONDS)
+    return Stores(
+        ask, seldom=_SELDOM_SECONDS if settings.maintenance_interval_seconds else _SELDOM_WITHOUT_A_TIMER_SECONDS
+    )
 
 
 def _found(settings: Settings, head: int) -> Found:

@@ -174,7 +174,7 @@ class Watch:
     def _run(self, probe: Callable[[], Condition]) -> None:
         while not self._stopping.is_set():
             try:
-                self.stores.ask(for_nobody=True)
+                self.stores.ask(seldom=True)
                 condition = probe()
                 if not self._stopping.is_set():
                     self.look(condition)
