@@ -190,6 +190,14 @@ def test_alert_fires_since_it_began_over_a_restart_as_well(process: Process, set
     assert (well.state, well.since, well.alerts) == ("well", "2026-01-31T12:02:10Z", [])
 
 
+def test_what_is_the_matter_with_the_log_is_as_before_while_nobody_asks(process: Process, settings: Settings) -> None:
+    process.watch.resume()
+    process.pass_(10, Condition(degraded="it was emptied", cause="other_log"))
+    again = started_again(process, settings, after=0)
+    again.pass_(10, Condition(degraded=None))
+    assert [alert.name for alert in again.watch.status([]).alerts] == ["OtherLog"]
+
+
 def test_state_that_has_changed_is_in_the_file_soon(process: Process, settings: Settings) -> None:
     probed: list[Condition] = []
     away = threading.Event()
