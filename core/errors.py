@@ -37,7 +37,8 @@ ServiceError
 │   ├── MomentNotKept           the same of a moment
 │   ├── TxidNotReached          the caller has seen a commit that this log does not have
 │   ├── LogInUse                another program writes into this log
-│   └── LogDamaged              an object is missing, cut short or altered, or the log is not the one it was
+│   └── LogDamaged              an object is missing, cut short or altered
+│       └── LogReplaced         the log is not the one it was: emptied, cut short, or another one
 ├── StatementRefused            SQL of an operator or a migration that cannot be run, or makes what nobody could serve
 ├── BackupError
 │   ├── BackupMissing
@@ -213,6 +214,10 @@ class LogInUse(CommitError):
 
 
 class LogDamaged(CommitError):
+    pass
+
+
+class LogReplaced(LogDamaged):
     pass
 
 

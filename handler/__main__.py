@@ -18,7 +18,7 @@ from core.errors import SettingsError
 from handler.asgi import server_app
 from handler.callers.gate import check_listening
 from handler.middleware.header_limit import MAX_HEADER_BYTES
-from handler.protocol import SPARE_CONNECTIONS, Bounds, Protocol
+from handler.protocol import SPARE_CONNECTIONS, Bounds, Protocol, is_not_told_here
 from handler.startup import read_settings, refuse_to_start
 from infra.settings import Settings
 from infra.telemetry.logs import write_waiting_lines
@@ -51,6 +51,7 @@ def read_server_settings() -> Settings:
 
 
 def server_config(app: ASGIApp | str, settings: Settings) -> uvicorn.Config:
+    logging.getLogger("uvicorn.error").addFilter(is_not_told_here)
     bounds = Bounds(settings.max_connections, settings.request_timeout_seconds)
     return uvicorn.Config(
         app,

@@ -26,7 +26,7 @@ from handler.middleware.guess_limit import GuessLimit
 from handler.middleware.header_limit import HeaderLimit
 from handler.middleware.outside_address import OutsideAddress
 from handler.middleware.rate_limit import RateLimit
-from handler.middleware.request_log import RequestLog
+from handler.middleware.request_log import METRICS, RequestLog
 from handler.middleware.security_headers import SecurityHeaders
 from handler.middleware.unhandled_errors import UnhandledErrors
 from handler.problems import EXCEPTION_HANDLERS
@@ -99,8 +99,10 @@ def _request_span(service: Service) -> list[Middleware]:
 
 
 @asynccontextmanager
-async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    """A server's life: maintenance on a timer; at the end the WAL is moved into the file and the lock released."""
+async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+    """A server's life: maintenance on a timer; at the end the WAL is moved into the file and the lock released. The
+    state is for those who see what never becomes a request.
+    """
     service: Service = app.state.service
     interval = service.settings.maintenance_interval_seconds
     async with AsyncExitStack() as at_the_end:  # the last first, and each whatever becomes of the others
@@ -116,7 +118,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         service.watch.start(status.prober(service.database, asyncio.get_running_loop()))
         if interval and service.maintenance:
             service.maintenance.start(interval)
-        yield
+        yield {METRICS: service.metrics}
 
 
 def server_app(settings: Settings) -> Starlette:

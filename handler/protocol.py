@@ -15,13 +15,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from handler.middleware.connection_limit import CROWDED
+from handler.middleware.request_log import METRICS
 from handler.middleware.security_headers import missing_fields
 from handler.problems import Code, problem
 
 logger = logging.getLogger(__name__)
 
+_TOLD_HERE = "Invalid HTTP request received."  # Uvicorn's warning; who sends it is to blame, as for any 4xx
 _NO_LINGERING = struct.pack("ii", 1, 0)
 SPARE_CONNECTIONS = 100  # beyond the limit, to be told so; of what comes after these nothing is read
+
+
+def is_not_told_here(record: logging.LogRecord) -> bool:
+    """Ask of a line of Uvicorn's whether it is not also one of this module's."""
+    return record.msg != _TOLD_HERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +154,8 @@ class _Bounded(asyncio.Protocol):
 
     def _refuse(self, code: Code, detail: str) -> None:
         request_id = uuid4().hex
+        if METRICS in self.app_state:
+            self.app_state[METRICS].request_refused(code.status)
         logger.info("%d: %s", code.status, detail, extra={"request_id": request_id, "code": code})
         answer = problem({"path": "", "state": {"request_id": request_id}}, code, detail)
         fields = [

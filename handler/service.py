@@ -64,7 +64,8 @@ class Service:
 
     def gauges(self) -> dict[str, float]:
         found = self.metrics.gauges() | self.database.gauges()
-        return found | (self.maintenance.gauges() if self.maintenance else {})
+        own = self.maintenance.gauges() if self.maintenance else {}
+        return found | (self.watch.gauges(self.database.txid, own) if self.lasting else own)
 
 
 def open_service(

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from handler.openapi import operation
-from handler.ops import NotReady, condition_of
+from handler.ops import condition_of
 from handler.requests import read_query
 from handler.service import service_of
 from infra.database import Database
@@ -49,14 +49,9 @@ def _looked(watch: "Watch", condition: Condition, not_asked: list[str]) -> Statu
 async def _condition(database: Database, *, ask_store: bool) -> Condition:
     try:
         async with asyncio.timeout(_CONDITION_SECONDS):
-            found = await condition_of(database, ask_store=ask_store)
+            return await condition_of(database, ask_store=ask_store)
     except TimeoutError:  # another program keeps even readers out
         return Condition(unready="no answer of the database in time", degraded=None)
-    if isinstance(found, NotReady):
-        return Condition(unready=found.database)
-    if found.status == "degraded":
-        return Condition(degraded=found.store) if found.store else Condition(unwritable=found.database, degraded=None)
-    return Condition(degraded="" if ask_store else None)
 
 
 def prober(database: Database, loop: asyncio.AbstractEventLoop) -> Callable[[], Condition]:

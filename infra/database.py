@@ -211,7 +211,7 @@ class Database:
         it is for operators' work, not for requests.
         """
         return await self._on_thread(
-            lambda: self._replica.run_alone(use_case, self._clock.now() + self._commit_timeout)
+            lambda: self._replica.run_alone(self._slow.watched(use_case), self._clock.now() + self._commit_timeout)
         )
 
     async def verify(self) -> None:
@@ -230,6 +230,11 @@ class Database:
         """Raises DatabaseLocked when a lock of another program has kept the last write from being done, and stays."""
         if self._replica.blocked:
             raise self._replica.blocked
+
+    @property
+    def waits_for(self) -> errors.DatabaseLocked | None:
+        """The lock of another program for which something waits now."""
+        return self._replica.waits_for
 
     def check_writable(self) -> None:
         """Raises DatabaseUnavailable, with the command that mends it, when the file or what is beside it is another

@@ -1,6 +1,7 @@
 """What infra/monitoring/ and template.yaml ask for is what the service shows, and each alert leads into the runbook."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -125,14 +126,34 @@ def test_runbook_has_a_section_for_no_other_alert_and_says_the_same_severity() -
     assert len(sections) == len(ALERTS)
 
 
-def test_alerts_that_the_service_knows_are_the_same_and_only_an_outsider_sees_the_others() -> None:
+def test_alerts_that_the_service_knows_are_the_same_and_only_a_longer_memory_knows_the_others() -> None:
     own = {alert.name: (alert.severity, alert.runbook) for alert in OWN_ALERTS}
     theirs = {
         name: (rule["labels"]["severity"], rule["annotations"]["runbook_url"].rpartition("/")[2])
         for name, rule in ALERTS.items()
     }
     assert own.items() <= theirs.items()
-    assert {name for name in theirs.keys() - own.keys() if "Burn" not in name} == {"ServiceDown"}
+    assert {name for name in theirs.keys() - own.keys() if "Burn" not in name} == set()
+
+
+def test_alerts_that_the_service_knows_have_the_same_limits_over_the_same_time() -> None:
+    own = {alert.name: (set(alert.limits), {alert.over} - {None}) for alert in OWN_ALERTS}
+    theirs = {name: (limits_in(ALERTS[name]["expr"]), spans_in(ALERTS[name]["expr"])) for name in own}
+    for name in ("NotReady", "StoreAway", "MaintenanceFailing"):  # the service is asked, or has the report
+        own[name], theirs[name] = (own[name][0], set()), (theirs[name][0] - {0.5}, set())
+    assert theirs == own
+
+
+def limits_in(expression: str) -> set[float]:
+    """What an expression compares with, but for 0."""
+    bare = re.sub(r"\{.*?\}", "", expression).replace(" * 512 * 1024 * 1024", "")  # memory's is a share
+    products = [*re.findall(r"[<>]=? ([0-9.]+(?: \* [0-9.]+)*)", bare), *re.findall(r"clamp_min\(.*, (\d+)\)", bare)]
+    return {math.prod(map(float, product.split(" * "))) for product in products} - {0}
+
+
+def spans_in(expression: str) -> set[str]:
+    """Over which time an expression, or the rule whose result it takes, counts."""
+    return {span.replace("1d", "24h") for span in re.findall(r"(?:\[|_rate)(\d+[mhd])\b", expression)}
 
 
 @pytest.mark.parametrize("name", ["availability", "error_rate"])
@@ -257,6 +278,18 @@ def test_every_alarm_tells_the_topic_and_says_where_to_read_on(template: dict[st
         name = next(iter(alarm["AlarmName"].values())).split("-")[1]
         assert name not in ALERTS or ALERTS[name]["labels"]["severity"] == severity
         assert f"`{name}`" in (ROOT / "docs" / "lambda.md").read_text()
+
+
+def test_alarms_have_the_limits_of_the_alerts_of_their_names(template: dict[str, Any]) -> None:
+    found: dict[str, set[float]] = {}
+    for alarm in alarms(template):
+        numbers = found.setdefault(next(iter(alarm["AlarmName"].values())).split("-")[1], set())
+        numbers |= {alarm["Threshold"], alarm.get("Period", 0) * alarm["EvaluationPeriods"]}
+        for query in alarm.get("Metrics", ()):
+            numbers |= set(map(float, re.findall(r"[<>]=? (\d+)", query.get("Expression", ""))))
+    limits = {alert.name: set(alert.limits) for alert in OWN_ALERTS if alert.name in found}
+    assert len(limits) == 6
+    assert {name: limit - found[name] for name, limit in limits.items() if limit - found[name]} == {}
 
 
 def alarms(template: dict[str, Any]) -> list[dict[str, Any]]:

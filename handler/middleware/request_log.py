@@ -13,6 +13,7 @@ from infra.telemetry.trace_context import trace_of
 
 logger = logging.getLogger("handler.request")
 
+METRICS = "metrics"  # where a server's state has those that count what never becomes a request
 NOBODY_LEFT = 499  # to answer: nginx's number for a client that has gone
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)

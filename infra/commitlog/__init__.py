@@ -18,6 +18,7 @@ A start goes through `at_rest/`, which brings the file to the log's head; docs/c
 """
 
 from infra.commitlog.at_rest.file_commit import START_SECONDS
+from infra.commitlog.at_rest.kept import kept_files
 from infra.commitlog.at_rest.publish import publish_file
 from infra.commitlog.at_rest.row_changes import statements as statements_of_changes
 from infra.commitlog.chain import START, LogObject, Position
@@ -43,6 +44,7 @@ __all__ = [
     "defend",
     "in_proportion",
     "is_new",
+    "kept_files",
     "open_database",
     "open_log",
     "opened_image",

@@ -7,6 +7,7 @@ from core.errors import (
     CommitConflict,
     LogDamaged,
     LogInUse,
+    LogReplaced,
     ObjectMissing,
 )
 from infra.clock import Clock
@@ -169,7 +170,7 @@ class Head:
             return self.stands(position)
         return bool(checksums & {position.checksum, 0})  # 0: Litestream leaves it out
 
-    def another_at(self, position: Position) -> LogDamaged:
+    def another_at(self, position: Position) -> LogReplaced:
         """Return what to raise when the log has another commit in this one's place."""
         return self._replaced(f"has another commit under TXID {position.txid:016x} than this instance has seen")
 
@@ -196,8 +197,8 @@ class Head:
         except ObjectMissing:
             return True  # merged, and so looked at already
 
-    def _replaced(self, what: str) -> LogDamaged:
-        return LogDamaged(
+    def _replaced(self, what: str) -> LogReplaced:
+        return LogReplaced(
             f"{self._objects.url} {what}: the log was emptied or replaced. Nothing is written to it; restore its "
             "objects, or use a new prefix"
         )

@@ -67,6 +67,7 @@ class Replica:
         self.log = log
         self.visible = START  # readers see this commit at least
         self.blocked: errors.DatabaseLocked | None = None  # by a lock of another program, when last tried
+        self.waits_for: errors.DatabaseLocked | None = None  # the same, while there is hope
         self._clock = clock
         self._fairness = Fairness(clock, rng or random.SystemRandom())
         self._swap = swap
@@ -403,11 +404,13 @@ class Replica:
                     if now >= until:
                         self.blocked = error
                         raise
+                    self.waits_for = error
                     self._clock.sleep(_BUSY_POLL_SECONDS)
                     with suppress(errors.DatabaseLocked):
                         if self._is_connected:
                             self._ship_others(until)
         finally:
+            self.waits_for = None
             if waited:
                 self.log.observer.lock_waited(waited)
 

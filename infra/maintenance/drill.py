@@ -24,6 +24,7 @@ from infra.progress import Progress, no_progress
 
 NAME = "drill.json"
 RTO_SECONDS = 600.0  # the objective
+DUE_SECONDS = 45 * 86400.0  # after the last one that has succeeded
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -60,7 +61,7 @@ _DRILL = TypeAdapter(Drill)
 
 def read_drill(store: MaintenanceStore) -> Drill | None:
     """Read what the last drill found; None if there was none that could be believed. Raises StoreError."""
-    return read_note(store, NAME, _DRILL, lambda drill: drill.at)
+    return read_note(store, NAME, _DRILL, lambda drill: drill.at, "python -m infra drill")
 
 
 def run_drill(log: CommitLog, store: MaintenanceStore, backups: Backups, progress: Progress = no_progress) -> Drill:

@@ -19,12 +19,13 @@ logger = logging.getLogger(__name__)
 NAME = "maintenance.json"
 
 _CLOCK_TOLERANCE_SECONDS = 24 * 3600
+_FAR_AWAY = 200_000_000_000  # seconds since 1970, in the year 8307
 _MOST_CHUNKS = 4  # of some megabytes each; what is longer was cut off, and is no report
 
 T = TypeVar("T")
 
 Txid = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
-Moment = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Moment = Annotated[float, Field(ge=0, lt=_FAR_AWAY, allow_inf_nan=False)]
 
 
 @dataclass(slots=True)
@@ -80,21 +81,35 @@ _REPORT = TypeAdapter(Report)
 
 def read_report(store: MaintenanceStore) -> Report:
     """An empty one when there is none."""
-    return read_note(store, NAME, _REPORT, lambda report: report.last_success) or Report()
+    return read_note(store, NAME, _REPORT, lambda report: report.last_success, "python -m infra maintain") or Report()
 
 
-def read_note(store: MaintenanceStore, name: str, kind: TypeAdapter[T], moment: Callable[[T], float]) -> T | None:
-    """Read what was kept under this name beside the log; None, and a WARNING, for what cannot be believed."""
+def read_note(
+    store: MaintenanceStore, name: str, kind: TypeAdapter[T], moment: Callable[[T], float], command: str
+) -> T | None:
+    """Read what `command` has kept under this name beside the log; None, and a WARNING, for what cannot be believed."""
     try:
         note = kind.validate_json(b"".join(islice(store.read(name), _MOST_CHUNKS)))
-        if moment(note) <= time.time() + _CLOCK_TOLERANCE_SECONDS:
+        ahead = moment(note) - time.time()
+        if ahead <= _CLOCK_TOLERANCE_SECONDS:
             return note
-        logger.warning("%s/%s is of a time to come, and ignored", store.url, name)
+        _ignore(store, name, command, f"it is of a time to come, in {ahead / 3600:,.0f} hours: look at the clocks")
     except ObjectMissing:
         pass
     except ValidationError as error:
-        logger.warning("%s/%s is no report, and ignored: %s", store.url, name, error.errors()[0]["msg"])
+        first = error.errors()[0]
+        _ignore(store, name, command, ": ".join([*map(str, first["loc"]), first["msg"]]))
     return None
+
+
+def _ignore(store: MaintenanceStore, name: str, command: str, why: str) -> None:
+    logger.warning(
+        "%s/%s, the result of the last `%s`, is ignored and counts as none, until that command writes it anew: %s",
+        store.url,
+        name,
+        command,
+        why,
+    )
 
 
 def write_report(store: MaintenanceStore, report: Report) -> float:

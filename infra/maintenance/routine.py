@@ -10,6 +10,7 @@ from dataclasses import asdict
 from core.errors import MaintenanceCancelled, ServiceError
 from infra.backups.retention import Backup
 from infra.maintenance.drill import Drill
+from infra.maintenance.gauges import gauges_of, gauges_of_drill
 from infra.maintenance.job import Maintenance
 from infra.maintenance.report import Report
 from infra.telemetry.metrics import Metrics
@@ -71,26 +72,11 @@ class MaintenanceRoutine:
 
     def gauges(self) -> dict[str, float]:
         """What the newest report says that this process has seen, and what it has seen itself."""
-        report, backup, merged_to = self._report, self._backup, self._maintenance.steps.merged_to
+        report, merged_to = self._report, self._maintenance.steps.merged_to
         head = max(self._head(), int(report.txid or "0", 16))  # what has no database knows it from its last run
-        gauges: dict[str, float] = {}
-        if report.last_success:
-            gauges["maintenance_last_success_timestamp_seconds"] = report.last_success
-        if report.verified:
-            gauges["verification_last_success_timestamp_seconds"] = report.verified.at
-            if head >= (snapshot := int(report.verified.snapshot, 16)):
-                gauges["commit_log_commits_since_snapshot"] = head - snapshot
-        if report.started_at:
-            gauges["commit_log_unsound"] = int(report.unsound)
+        gauges = gauges_of(report, self._backup, head, time.time()) | gauges_of_drill(self._drill)
         if merged_to is not None and head >= merged_to:
             gauges["commit_log_commits_since_compaction"] = head - merged_to
-        if backup:
-            gauges["backup_newest_timestamp_seconds"] = backup.time.timestamp()
-            gauges["backup_newest_size_bytes"] = backup.size
-        if self._drill and self._drill.last_success:
-            gauges["restore_drill_last_success_timestamp_seconds"] = self._drill.last_success
-        if self._drill and self._drill.duration_seconds is not None:
-            gauges["restore_drill_duration_seconds"] = self._drill.duration_seconds
         return gauges
 
     def start(self, interval: float) -> None:

@@ -1,23 +1,20 @@
 """The alerts that the service can raise itself: what somebody should act on now.
 
-Names, severities and places in RUNBOOK.md are those of the Prometheus rules in infra/monitoring/, which know some more:
-what only an outsider sees, and what needs a longer memory than a process has.
+Names, severities, limits and places in RUNBOOK.md are those of the Prometheus rules in infra/monitoring/, and a test
+compares them. The rules wait until something has lasted a while; the service waits until it was seen a few times.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from infra.maintenance.report import Report
-from infra.objectives.history import A_FEW, DAY, HOUR, History
+from infra.objectives.history import A_FEW, DAY, HOUR, SPANS, History
 from infra.objectives.quantile import beyond, quantile
-from infra.objectives.status import Severity, Span
+from infra.objectives.status import Cause, Severity, Span
 from infra.telemetry.metrics import Totals
 
 _MB = 1024 * 1024
-_OLD_DRILL_SECONDS = 45 * DAY
-_OLD_PROOF_SECONDS = 2 * DAY
-_FALLEN_SECONDS = 300.0  # as long as a rule over five minutes would see it
-_MANY_CONFLICTS = 10
+_ROOM = 64 * 1024  # bytes: on a disk with less, nothing can be written
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,45 +27,55 @@ class Facts:
     report: Report = field(default_factory=Report)  # the newest that is known of maintenance
     maintained_within: float = 0.0  # seconds: how old the last success may be; 0 when nobody here knows
     started: float = 0.0  # before that, nobody can be blamed for what was not done
+    down: str = ""  # why nobody answers, which only somebody else can know
 
-    def counts(self, span: Span = "5m") -> Totals:
+    def counts(self, over: Span) -> Totals:
         """Return what was counted within a span up to now."""
-        return self.history.window(span).counts
+        return self.history.window(over).counts
 
-    @property
-    def error_rate(self) -> float:
-        """Of the last five minutes; 0 while there are so few errors that one more or less would say something else."""
-        counts = self.counts()
+    def error_rate(self, over: Span) -> float:
+        """0 while there are so few errors that one more or less would say something else."""
+        counts = self.counts(over)
         return counts.errors / counts.requests if counts.errors >= A_FEW else 0.0
 
-    def p95(self, of: str, slow: float) -> float:
-        """Return the 95th percentile of the last five minutes; 0 while only a few took longer than `slow` seconds."""
-        durations = getattr(self.counts(), of)
+    def p95(self, of: str, slow: float, over: Span) -> float:
+        """Return the 95th percentile; 0 while only a few took longer than `slow` seconds."""
+        durations = getattr(self.counts(over), of)
         return quantile(0.95, durations) or 0.0 if beyond(slow, durations) >= A_FEW else 0.0
 
-    def age(self, gauge: str) -> float | None:
-        """Return how long ago a moment was, None when it is not known."""
-        return self.now - self.gauges[gauge] if gauge in self.gauges else None
-
-    def share(self, part: str, whole: str) -> float:
-        """Return which part of a gauge another one is; 0 when one is not known."""
-        return self.gauges.get(part, 0.0) / self.gauges[whole] if self.gauges.get(whole) else 0.0
+    def share(self, part: str, whole: str) -> float | None:
+        """Return which part of a gauge another one is, None when one is not known."""
+        if part in self.gauges and self.gauges.get(whole):
+            return self.gauges[part] / self.gauges[whole]
+        return None
 
 
-Condition = Callable[[Facts], str]  # what is the matter, or nothing
+Condition = Callable[..., str]  # of Facts and the limits, and the span if there is one: what is the matter, or nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A row of the table in RUNBOOK's "Alerts"."""
+    """A row of the table in RUNBOOK's "Alerts". `limits`: what is beyond them is wrong, in the units of the metrics.
+    `over`: of what was counted, the span.
+    """
 
     name: str
     severity: Severity
-    says: Condition
+    condition: Condition
+    limits: tuple[float, ...] = ()
+    over: Span | None = None
+
+    def says(self, facts: Facts) -> str:
+        """Return what is the matter, in a sentence; nothing while all is well."""
+        return self.condition(facts, *self.limits, *([self.over] if self.over else []))
 
     @property
     def runbook(self) -> str:
         return f"RUNBOOK.md#alert-{self.name.lower()}"
+
+
+def _service_down(facts: Facts) -> str:
+    return facts.down and f"Nobody answers: {facts.down}"
 
 
 def _not_ready(facts: Facts) -> str:
@@ -76,146 +83,171 @@ def _not_ready(facts: Facts) -> str:
 
 
 def _store_away(facts: Facts) -> str:
-    return facts.history.noted.degraded and f"Requests can be served in part only: {facts.history.noted.degraded}"
+    return _in_part(facts, "store")
+
+
+def _in_part(facts: Facts, cause: Cause) -> str:
+    noted = facts.history.noted
+    if not noted.degraded or noted.cause != cause:
+        return ""
+    return f"Requests can be served in part only: {noted.degraded}"
 
 
 def _log_unsound(facts: Facts) -> str:
-    if not facts.report.unsound:
-        return ""
-    return ": ".join(["The last proof of log and backups has failed", *facts.report.problems[:1]])
+    if facts.report.unsound:
+        return ": ".join(["The last proof of log and backups has failed", *facts.report.problems[:1]])
+    return _in_part(facts, "unsound")
 
 
-def _high_error_rate(facts: Facts) -> str:
-    return _errors(facts.error_rate) if facts.error_rate > 0.05 else ""
+def _other_log(facts: Facts, over: Span) -> str:
+    if (fell := facts.history.noted.fell) and facts.now - fell <= SPANS[over]:
+        return "The number of the newest commit has fallen: this is another log than before."
+    return _in_part(facts, "other_log")
 
 
-def _elevated_error_rate(facts: Facts) -> str:
-    return _errors(facts.error_rate) if 0.01 < facts.error_rate <= 0.05 else ""
+def _high_error_rate(facts: Facts, above: float, over: Span) -> str:
+    return _errors(rate) if (rate := facts.error_rate(over)) > above else ""
+
+
+def _elevated_error_rate(facts: Facts, above: float, high: float, over: Span) -> str:
+    return _errors(rate) if above < (rate := facts.error_rate(over)) <= high else ""
 
 
 def _errors(rate: float) -> str:
     return f"{100 * rate:.1f} % of the requests of the last five minutes were answered with an error."
 
 
-def _writes_refused(facts: Facts) -> str:
+def why_nothing_is_written(facts: Facts, room: float = _ROOM) -> str:
     if reason := facts.history.noted.unwritable:
+        return reason
+    return "the disk of the database is full." if facts.gauges.get("data_volume_free_bytes", room) < room else ""
+
+
+def _writes_refused(facts: Facts, share: float, room: float, over: Span) -> str:
+    if reason := why_nothing_is_written(facts, room):
         return f"Nothing can be written: {reason}"
-    refused = facts.counts().refused
-    return f"{refused} writes of the last five minutes were answered 503 or 507." if refused >= A_FEW else ""
+    counts = facts.counts(over)
+    if counts.refused < A_FEW or counts.refused <= share * counts.writes:
+        return ""
+    return f"{counts.refused} of {counts.writes} writes of the last five minutes were answered 503 or 507."
 
 
-def _slow_responses(facts: Facts) -> str:
-    return _slow(p95) if (p95 := facts.p95("durations", 0.5)) > 1 else ""
+def _slow_responses(facts: Facts, above: float, over: Span) -> str:
+    return _slow(p95) if (p95 := facts.p95("durations", above, over)) > above else ""
 
 
-def _slower_responses(facts: Facts) -> str:
-    return _slow(p95) if 0.5 < (p95 := facts.p95("durations", 0.5)) <= 1 else ""
+def _slower_responses(facts: Facts, above: float, slow: float, over: Span) -> str:
+    return _slow(p95) if above < (p95 := facts.p95("durations", above, over)) <= slow else ""
 
 
 def _slow(p95: float) -> str:
     return f"One request in twenty of the last five minutes took {p95:.2f} s or longer."
 
 
-def _slow_queries(facts: Facts) -> str:
-    p95 = facts.p95("queries", 0.05)
-    return f"One query in twenty of the last five minutes took {1000 * p95:.0f} ms or longer." if p95 > 0.05 else ""
+def _slow_queries(facts: Facts, above: float, over: Span) -> str:
+    p95 = facts.p95("queries", above, over)
+    return f"One query in twenty of the last five minutes took {1000 * p95:.0f} ms or longer." if p95 > above else ""
 
 
-def _database_locked(facts: Facts) -> str:
-    locked = facts.counts().locked
+def _database_locked(facts: Facts, over: Span) -> str:
+    locked = facts.counts(over).locked
     return f"Requests of the last five minutes that another program's lock has refused: {locked}." if locked else ""
 
 
-def _disk_filling(facts: Facts) -> str:
+def _disk_filling(facts: Facts, above: float) -> str:
     free = facts.share("data_volume_free_bytes", "data_volume_size_bytes")
-    is_known = "data_volume_free_bytes" in facts.gauges and "data_volume_size_bytes" in facts.gauges
-    return f"The disk of the database is {100 * (1 - free):.0f} % full." if is_known and free < 0.2 else ""
+    if free is None or 1 - free <= above:
+        return ""
+    return f"The disk of the database is {100 * (1 - free):.0f} % full."
 
 
-def _memory_high(facts: Facts) -> str:
+def _memory_high(facts: Facts, above: float) -> str:
     share = facts.share("memory_bytes", "memory_limit_bytes")
-    return f"The process uses {100 * share:.0f} % of the memory that it may." if share > 0.9 else ""
+    return f"The process uses {100 * share:.0f} % of the memory that it may." if share and share > above else ""
 
 
-def _wal_large(facts: Facts) -> str:
+def _wal_large(facts: Facts, above: float) -> str:
     size = facts.gauges.get("database_wal_size_bytes", 0.0)
-    return f"The write-ahead log has {size / _MB:,.0f} MiB: some reader never finishes." if size > 100 * _MB else ""
+    return f"The write-ahead log has {size / _MB:,.0f} MiB: some reader never finishes." if size > above else ""
 
 
-def _maintenance_failing(facts: Facts) -> str:
+def _maintenance_failing(facts: Facts, within: float) -> str:
     if facts.report.problems:
         return f"Maintenance has found a problem, and deletes nothing: {facts.report.problems[0]}"
     since = facts.now - max(facts.report.last_success, facts.started)
-    if facts.maintained_within and since > facts.maintained_within:
-        return f"Maintenance has not succeeded for {since / HOUR:.1f} hours."
-    return ""
+    # whoever else does it, does it every hour
+    within = facts.maintained_within or (within if facts.report.last_success else 0.0)
+    return f"Maintenance has not succeeded for {since / HOUR:.1f} hours." if within and since > within else ""
 
 
-def _backup_old(facts: Facts) -> str:
-    age = facts.gauges.get("unbacked_seconds", 0.0)
-    return f"No backup holds what was written in the last {age / HOUR:.1f} hours." if age > 2 * HOUR else ""
+def _backup_old(facts: Facts, above: float) -> str:
+    age = facts.gauges.get("backup_lag_seconds", 0.0)
+    return f"No backup holds what was written in the last {age / HOUR:.1f} hours." if age > above else ""
 
 
-def _proof_old(facts: Facts) -> str:
-    if not facts.maintained_within:
+def _proof_old(facts: Facts, above: float) -> str:
+    if not facts.report.verified and not facts.maintained_within:
         return ""
     age = facts.now - (facts.report.verified.at if facts.report.verified else facts.history.began)
-    return f"Log and backups were not proven for {age / DAY:.1f} days." if age > _OLD_PROOF_SECONDS else ""
+    return f"Log and backups were not proven for {age / DAY:.1f} days." if age > above else ""
 
 
 def _drill_old(facts: Facts) -> str:
-    if facts.gauges.get("restore_drill_failed"):
+    gauges = facts.gauges
+    if facts.now <= gauges.get("restore_drill_due_timestamp_seconds", facts.now):
+        return ""
+    if gauges.get("restore_drill_failed"):
         return "The last restore drill has failed; `python -m infra status` says why."
-    age = facts.age("restore_drill_last_success_timestamp_seconds")
-    if age is None and facts.now - facts.history.began > _OLD_DRILL_SECONDS:
-        return "There was never a restore drill."
-    return f"The last restore drill was {age / DAY:.0f} days ago." if age and age > _OLD_DRILL_SECONDS else ""
+    if last := gauges.get("restore_drill_last_success_timestamp_seconds"):
+        return f"The last restore drill was {(facts.now - last) / DAY:.0f} days ago."
+    return "There was never a restore drill."
 
 
-def _restarting(facts: Facts) -> str:
-    starts = facts.history.window("24h").starts
-    return f"The service was started again {starts} times within a day." if starts >= 3 else ""
+def _restarting(facts: Facts, at_least: float, over: Span) -> str:
+    starts = facts.history.window(over).starts
+    return f"The service was started again {starts} times within a day." if starts >= at_least else ""
 
 
-def _unknown_outcomes(facts: Facts) -> str:
-    unknown = facts.counts("1h").unknown
+def _unknown_outcomes(facts: Facts, over: Span) -> str:
+    unknown = facts.counts(over).unknown
     return f"{unknown} writes of the last hour may be stored or not." if unknown else ""
 
 
-def _conflicts(facts: Facts) -> str:
-    counts = facts.counts()
-    if counts.conflicts < max(_MANY_CONFLICTS, counts.commits):
+def _conflicts(facts: Facts, at_least: float, over: Span) -> str:
+    counts = facts.counts(over)
+    if counts.conflicts < max(at_least, counts.commits):
         return ""
     return f"{counts.conflicts} commits of the last five minutes lost to another instance, {counts.commits} did not."
 
 
-def _other_log(facts: Facts) -> str:
-    if not facts.history.noted.fell or facts.now - facts.history.noted.fell > _FALLEN_SECONDS:
-        return ""
-    return "The number of the newest commit has fallen: this is another log than before."
+def _files_kept(facts: Facts) -> str:
+    kept = int(facts.gauges.get("database_kept_files", 0))
+    return f"Files beside the database that have what the log has not: {kept}; look into them." if kept else ""
 
 
-# The worst first
+# The worst first; of the same severity, what is the cause of others
 ALERTS = (
+    Alert("ServiceDown", "P0", _service_down),
     Alert("NotReady", "P0", _not_ready),
     Alert("LogUnsound", "P0", _log_unsound),
     Alert("StoreAway", "P1", _store_away),
-    Alert("HighErrorRate", "P1", _high_error_rate),
-    Alert("WritesRefused", "P1", _writes_refused),
-    Alert("SlowResponses", "P1", _slow_responses),
-    Alert("MaintenanceFailing", "P1", _maintenance_failing),
-    Alert("BackupOld", "P1", _backup_old),
-    Alert("OtherLog", "P1", _other_log),
-    Alert("Restarting", "P1", _restarting),
-    Alert("ElevatedErrorRate", "P2", _elevated_error_rate),
-    Alert("SlowerResponses", "P2", _slower_responses),
-    Alert("SlowQueries", "P2", _slow_queries),
-    Alert("DatabaseLocked", "P2", _database_locked),
-    Alert("DiskFilling", "P2", _disk_filling),
-    Alert("ProofOld", "P2", _proof_old),
-    Alert("UnknownOutcomes", "P2", _unknown_outcomes),
-    Alert("MemoryHigh", "P3", _memory_high),
-    Alert("WalLarge", "P3", _wal_large),
+    Alert("OtherLog", "P1", _other_log, over="1h"),
+    Alert("WritesRefused", "P1", _writes_refused, (0.05, _ROOM), "5m"),
+    Alert("MaintenanceFailing", "P1", _maintenance_failing, (2 * HOUR,)),
+    Alert("BackupOld", "P1", _backup_old, (2 * HOUR,)),
+    Alert("Restarting", "P1", _restarting, (3,), "24h"),
+    Alert("HighErrorRate", "P1", _high_error_rate, (0.05,), "5m"),
+    Alert("SlowResponses", "P1", _slow_responses, (1.0,), "5m"),
+    Alert("DatabaseLocked", "P2", _database_locked, over="5m"),
+    Alert("DiskFilling", "P2", _disk_filling, (0.8,)),
+    Alert("ProofOld", "P2", _proof_old, (2 * DAY,)),
+    Alert("UnknownOutcomes", "P2", _unknown_outcomes, over="1h"),
+    Alert("ElevatedErrorRate", "P2", _elevated_error_rate, (0.01, 0.05), "5m"),
+    Alert("SlowerResponses", "P2", _slower_responses, (0.5, 1.0), "5m"),
+    Alert("SlowQueries", "P2", _slow_queries, (0.05,), "5m"),
+    Alert("MemoryHigh", "P3", _memory_high, (0.9,)),
+    Alert("WalLarge", "P3", _wal_large, (100 * _MB,)),
     Alert("DrillOld", "P3", _drill_old),
-    Alert("Conflicts", "P3", _conflicts),
+    Alert("FilesKept", "P3", _files_kept),
+    Alert("Conflicts", "P3", _conflicts, (10,), "5m"),
 )

@@ -10,7 +10,7 @@ from functools import cached_property
 from operator import attrgetter, sub
 from typing import Any
 
-from infra.objectives.status import Span, State
+from infra.objectives.status import Cause, Span, State
 from infra.telemetry.metrics import Totals
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -137,7 +137,8 @@ class Noted:
     since: float = 0.0
     firing: dict[str, float] = field(default_factory=dict)  # since when, by the alert's name
     unready: str = ""  # why nothing could be served
-    degraded: str = ""  # why not everything could, by the store
+    degraded: str = ""  # why not everything could, by the log
+    cause: Cause = "store"  # what is the matter with it then
     unwritable: str = ""  # why no writes could, by the file
     txid: int = 0
     fell: float = 0.0  # when the TXID was seen to fall

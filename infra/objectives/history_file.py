@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.disk.ownership import give_to_owner_of
 from infra.objectives.history import HOUR, MINUTE, History, Noted, Ring, Slot
-from infra.objectives.status import State
+from infra.objectives.status import Cause, State
 from infra.telemetry.catalogue import DURATION_BUCKETS
 from infra.telemetry.metrics import Totals
 
@@ -52,6 +52,7 @@ class _Head(BaseModel):
     firing: dict[str, Moment]
     unready: str
     degraded: str
+    cause: Cause = "store"
     unwritable: str = ""
     txid: Count
     fell: Moment
@@ -72,6 +73,7 @@ class _Line(BaseModel):
     commits: Count = 0
     conflicts: Count = 0
     unknown: Count = 0
+    writes: Count = 0
     refused: Count = 0
     locked: Count = 0
     gauges: dict[str, Number] = {}
@@ -105,6 +107,17 @@ class HistoryFile:
             why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             logger.warning("%s is no history that this release reads, and is begun anew: %s", self.path, why)
             return None
+
+    def seen_at(self) -> float:
+        """Return when a server was last known to be there, seconds since 1970; 0 for never."""
+        try:
+            return self.path.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def touch(self) -> None:
+        """Say that the server is there, which needs no room on the disk. Raises OSError."""
+        os.utime(self.path)
 
     def write(self, history: History) -> None:
         """Put it in place of the one before. Raises OSError."""

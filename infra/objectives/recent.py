@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from infra.objectives.alerts import Facts
+from infra.objectives.alerts import Facts, why_nothing_is_written
 from infra.objectives.history import A_FEW, MINUTE, SPANS, Slot
 from infra.objectives.quantile import beyond
 from infra.objectives.status import LastView, Span, moment_text
@@ -38,7 +38,7 @@ _COUNTED = {
 def last_of(alert: str, facts: Facts) -> LastView | None:
     """Say it of an alert that fires; None of what goes on, or does not end by itself."""
     counted = _COUNTED.get(alert)
-    if not counted or (alert == "WritesRefused" and facts.history.noted.unwritable):
+    if not counted or (alert == "WritesRefused" and why_nothing_is_written(facts)):
         return None
     found = [slot for slot in facts.history.window(counted.span).slots if counted.number(slot)]
     left, ending = counted.enough, None

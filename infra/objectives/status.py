@@ -9,18 +9,21 @@ from pydantic import BaseModel, ConfigDict, Field
 Span = Literal["5m", "1h", "24h", "30d"]
 Severity = Literal["P0", "P1", "P2", "P3"]
 State = Literal["well", "attention", "degraded", "down"]
+Cause = Literal["store", "other_log", "unsound"]
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Txid = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Whether requests can be served. `unready`: why not at all; `degraded`: why not all of them, by the store, None
-    when nobody has asked it: then it is as before; `unwritable`: why no writes, by the file; each empty if they can.
+    """Whether requests can be served. `unready`: why not at all; `degraded`: why not all of them, by the log, None
+    when nobody has asked for it: then it is as before; `unwritable`: why no writes, by the file; each empty if they
+    can. `cause`: what is the matter with the log: its place, or that it is another one, or damaged.
     """
 
     unready: str = ""
     degraded: str | None = ""
+    cause: Cause = "store"
     unwritable: str = ""
 
 

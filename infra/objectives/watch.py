@@ -5,8 +5,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
+from infra.commitlog import kept_files
 from infra.maintenance.report import Report
 from infra.objectives import process
 from infra.objectives.alerts import Facts
@@ -15,7 +17,7 @@ from infra.objectives.history_file import HistoryFile
 from infra.objectives.judgement import Judgement, judge
 from infra.objectives.points import points_of
 from infra.objectives.status import Condition, HistoryView, StatusView
-from infra.objectives.stores import Found, Stores, drill_gauges
+from infra.objectives.stores import Found, Stores
 from infra.objectives.telling import tell
 from infra.settings import Settings
 from infra.telemetry.metrics import Totals
@@ -26,7 +28,7 @@ LOOK_SECONDS = 10.0
 KEEP_SECONDS = 60.0
 
 _LEAP_SECONDS = 30.0
-_GOOD_SECONDS = 3600.0  # what the stores say, while nobody wants to see it: each question has a price
+_KEPT_AS = {"unbacked_seconds": "backup_lag_seconds", "unsaved_seconds": "commit_log_unsaved_seconds"}  # in a slot
 
 
 class Watch:
@@ -65,6 +67,7 @@ class Watch:
         self._now = now
         self._elapsed = elapsed
         self._counted = Totals()
+        self._seen: dict[str, float] = {}  # at the last look, gauges that nobody else has
         self._starts = 0  # that no slot has yet
         self._file: HistoryFile | None = None
         self._is_keeping_failing = False
@@ -93,8 +96,19 @@ class Watch:
                 history.move(-ahead)  # the clock was set back meanwhile, nobody knows when
             self.history, self._starts = history, 1
 
+    def gauges(self, head: int, own: dict[str, float]) -> dict[str, float]:
+        """Return what is known of log and backups, by whom it may be: `own`, what this process knows from maintaining
+        them, or what it has found in their stores; and what was seen at the last look. `head`: the newest commit that
+        is known here, a TXID.
+        """
+        found = self.stores.found or Found()
+        known = found.gauges(head, self.history.began, self._now())
+        is_newer = found.report.started_at >= self._report().started_at
+        return {**own, **known, **self._seen} if is_newer else {**known, **own, **self._seen}
+
     def look(self, condition: Condition) -> None:
         """Take down what has happened since the last look, and judge it."""
+        self._seen = {"database_kept_files": len(kept_files(self._settings.database_path))}
         totals, gauges = self._totals(), self._known_gauges()
         with self._seeing:
             now, elapsed = self._now(), self._elapsed()
@@ -107,10 +121,10 @@ class Watch:
             counts, self._counted = difference(totals, self._counted), totals
             starts, self._starts = self._starts, 0
             if condition.degraded is None:
-                condition = replace(condition, degraded=self.history.noted.degraded)
+                condition = replace(condition, degraded=self.history.noted.degraded, cause=self.history.noted.cause)
             noted = self.history.noted
-            noted.unready, noted.degraded = condition.unready, condition.degraded or ""
-            noted.unwritable = condition.unwritable
+            noted.unready, noted.unwritable = condition.unready, condition.unwritable
+            noted.degraded, noted.cause = condition.degraded or "", condition.cause
             self.history.see(now, passed, counts, gauges, is_ready=not condition.unready, starts=starts)
             judgement = self._judgement(gauges)
             txid = int(gauges.get("commit_log_txid", noted.txid))  # not known while the start waits
@@ -134,6 +148,8 @@ class Watch:
             if not self._is_keeping_failing:
                 logger.warning("%s cannot be written, so a restart forgets it: %s", self._file.path, error.strerror)
             self._is_keeping_failing = True
+            with suppress(OSError):
+                self._file.touch()
 
     def status(self, not_asked: list[str]) -> StatusView:
         """Say how it is, by what was seen last. `not_asked`: what nobody could be asked just now."""
@@ -158,7 +174,7 @@ class Watch:
     def _run(self, probe: Callable[[], Condition]) -> None:
         while not self._stopping.is_set():
             try:
-                self.stores.ask(good_for=_GOOD_SECONDS)
+                self.stores.ask(seldom=True)
                 condition = probe()
                 if not self._stopping.is_set():
                     self.look(condition)
@@ -183,14 +199,12 @@ class Watch:
         return judge(facts, per_instance=not self._lasting)
 
     def _known_gauges(self) -> dict[str, float]:
-        drill = self.stores.found.drill if self.stores.found else None
-        gauges = {**process.gauges(), **drill_gauges(drill), **self._gauges()}
-        report = self._newest_report()
-        if report.verified:
-            is_behind = int(gauges.get("commit_log_txid", 0)) > int(report.verified.txid, 16)
-            gauges["unbacked_seconds"] = max(0.0, self._now() - report.verified.at) if is_behind else 0.0
-        if "commit_log_unsaved_seconds" in gauges:
-            gauges["unsaved_seconds"] = gauges["commit_log_unsaved_seconds"]
+        gauges = {**process.gauges(), **self._gauges()}
+        if self.stores.found and self.stores.found.drill and self.stores.found.drill.problems:
+            gauges["restore_drill_failed"] = 1.0
+        for kept, shown in _KEPT_AS.items():
+            if shown in gauges:
+                gauges[kept] = gauges[shown]
         return {name: value for name, value in gauges.items() if math.isfinite(value)}
 
     def _newest_report(self) -> Report:

@@ -7,17 +7,18 @@ from typing import Any
 
 from core.errors import ServiceError
 from infra.backups.retention import list_backups
+from infra.commitlog import kept_files
 from infra.disk import volume
 from infra.disk.owner_lock import OwnerLock
 from infra.inspection import count_rows
-from infra.maintenance.drill import read_drill
+from infra.maintenance.drill import Drill, read_drill
+from infra.maintenance.gauges import drill_is_due, gauges_of_drill
 from infra.maintenance.report import Report, read_report
 from infra.objectives.alerts import Facts
 from infra.objectives.history import MINUTE, History
 from infra.objectives.history_file import HistoryFile
 from infra.objectives.judgement import Judgement, judge
 from infra.objectives.status import State, moment_text
-from infra.objectives.stores import drill_gauges
 from infra.objectives.telling import alerts_of
 from infra.objectives.watch import KEEP_SECONDS
 from infra.operators.shell_version import shell_warnings
@@ -81,12 +82,12 @@ def read_status(settings: Settings) -> Status:
         problems.append(f"the backups were not asked: {error}")
     if newest:
         age = datetime.now(UTC) - newest.modified
-    report, drill, interval = Report(), None, settings.maintenance_interval_seconds
+    report, drill, is_asked, interval = Report(), None, False, settings.maintenance_interval_seconds
     try:
         if settings.replica_url:
             check_log_is_there(settings)
             store = _asked_briefly(settings.replica_url)
-            report, drill = read_report(store), read_drill(store)
+            report, drill, is_asked = read_report(store), read_drill(store), True
     except ServiceError as error:
         problems.append(f"the log was not asked: {error}")
         interval = 0  # nobody knows when maintenance has succeeded
@@ -94,7 +95,7 @@ def read_status(settings: Settings) -> Status:
     problems += [f"the last restore drill has failed: {problem}" for problem in (drill.problems if drill else [])]
     if interval and report.last_success < datetime.now(UTC).timestamp() - 2 * interval:
         problems.append(f"no maintenance has succeeded within two intervals of {interval} s")
-    judgement, since = _judged(path, report, drill_gauges(drill), 2.0 * interval, is_owned)
+    judgement, since = _judged(path, report, drill, 2.0 * interval, is_asked=is_asked, is_owned=is_owned)
     is_well = judgement.state == "well"
     return Status(
         state="attention" if problems and is_well else judgement.state,
@@ -131,34 +132,55 @@ def check_log_is_there(settings: Settings) -> None:
 
 
 def _judged(
-    database: Path, report: Report, known: dict[str, float], maintained_within: float, is_owned: bool | None
+    database: Path,
+    report: Report,
+    drill: Drill | None,
+    maintained_within: float,
+    *,
+    is_asked: bool,
+    is_owned: bool | None,
 ) -> tuple[Judgement, str | None]:
-    """By the history that a server keeps here, and since when it is so, which nobody knows without one; by the report
-    and what else is `known`, gauges. `is_owned`: whether somebody has the database open, None when nobody knows.
+    """By the history that a server keeps here, and since when it is so, which nobody knows without one; by report and
+    drill, and what is here. `is_asked`: the log, for these; `is_owned`: whether somebody has the database open, None
+    when nobody knows.
     """
     now = datetime.now(UTC).timestamp()
-    kept = HistoryFile(database).read()
+    file = HistoryFile(database)
+    kept = file.read()
     history = kept or History(now)
     started = kept.began if kept else report.last_success or now
     noted, gauges, last = history.noted, history.noted.gauges, history.until
+    down = _why_down(database, max(last, file.seen_at()), now, is_owned)
     if is_owned is False:
-        noted.unready = f"the service is stopped: nobody has {database} open."
-        noted.degraded = noted.unwritable = ""
-        noted.firing.setdefault("NotReady", history.until)
+        noted.unready = noted.degraded = noted.unwritable = ""
         history.until = max(history.until, now)
         gauges = {}
-    elif is_owned and now - last > _LONG_NOT_KEPT_SECONDS:
-        noted.degraded = noted.degraded or (
-            f"the service has not kept its history for {(now - last) / MINUTE:.0f} minutes: its disk is full, "
-            "it hangs, or it has not started yet."
-        )
-        noted.firing.setdefault("StoreAway", last)
-    if known:
+    elif is_owned and not down and now - last > _LONG_NOT_KEPT_SECONDS:
+        noted.unwritable = f"the service is there, and could not write {file.path} for {_minutes(now - last)}."
+    for name in ("ServiceDown", "WritesRefused"):
+        noted.firing.setdefault(name, last)
+    if is_asked:
         gauges = {name: value for name, value in gauges.items() if not name.startswith("restore_drill_")}
-    gauges = gauges | volume.gauges(database.parent) | known  # the disk as it is now, whoever has looked last
-    found = judge(Facts(now, history, gauges, report, maintained_within, started))
+        gauges |= gauges_of_drill(drill) | {"restore_drill_due_timestamp_seconds": drill_is_due(drill, history.began)}
+        gauges |= {"restore_drill_failed": 1.0} if drill and drill.problems else {}
+    # what is here as it is now, whoever has looked last
+    gauges = gauges | volume.gauges(database.parent) | {"database_kept_files": len(kept_files(database))}
+    found = judge(Facts(now, history, gauges, report, maintained_within, started, down))
     since = noted.since if found.state == noted.state else last
     return found, moment_text(since) if kept else None
+
+
+def _why_down(database: Path, seen: float, now: float, is_owned: bool | None) -> str:
+    """`seen`: when the service was last known to be there."""
+    if is_owned is False:
+        return f"the service is stopped: nobody has {database} open."
+    if is_owned and now - seen > _LONG_NOT_KEPT_SECONDS:
+        return f"the service has given no sign of life for {_minutes(now - seen)}: it hangs, or has not started yet."
+    return ""
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / MINUTE:.0f} minutes"
 
 
 def _maintenance(report: Report) -> str:

@@ -71,6 +71,12 @@ LOCK_WAIT_DURATION = Metric(
 )
 DATABASE_SIZE = Metric("database_size_bytes", "gauge", "Size of the database")
 WAL_SIZE = Metric("database_wal_size_bytes", "gauge", "Size of its write-ahead log", on_lambda=False)
+KEPT_FILES = Metric(
+    "database_kept_files",
+    "gauge",
+    "Files beside the database that have what the log has not, for somebody to look into",
+    on_lambda=False,
+)
 WRITES_WAITING = Metric("database_writes_waiting", "gauge", "Writes that wait for their turn now", on_lambda=False)
 VOLUME_FREE = Metric(
     "data_volume_free_bytes", "gauge", "Room left for the database on its volume, for our user", on_lambda=False
@@ -134,11 +140,21 @@ UNSOUND = Metric(
 )
 BACKUP_TIME = Metric("backup_newest_timestamp_seconds", "gauge", "When the newest backup was made", is_shared=True)
 BACKUP_SIZE = Metric("backup_newest_size_bytes", "gauge", "Size of the newest backup, compressed", is_shared=True)
+BACKUP_LAG = Metric(
+    "backup_lag_seconds", "gauge", "Age, at most, of the oldest write that no backup has; 0 for none", is_shared=True
+)
 DRILL_DURATION = Metric(
     "restore_drill_duration_seconds", "gauge", "Time that the last restore drill took: the RTO", is_shared=True
 )
 DRILL_LAST = Metric(
     "restore_drill_last_success_timestamp_seconds", "gauge", "When a restore drill last succeeded", is_shared=True
+)
+DRILL_DUE = Metric(
+    "restore_drill_due_timestamp_seconds",
+    "gauge",
+    "When the next restore drill is due: at once when the last has failed",
+    is_shared=True,
+    on_lambda=False,
 )
 
 LOG_LINES = Metric(

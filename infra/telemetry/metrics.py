@@ -15,6 +15,7 @@ Gauges = Callable[[], dict[str, float]]
 
 _COMMITS = 20  # the newest, for whoever looks at them
 _DELAYS = 120  # of the event loop, which is asked twice a second: those of a minute
+_WRITES, _REFUSED = ("POST", "PUT", "PATCH", "DELETE"), ("503", "507")
 _NOT_OF_THE_API = ("/health", "/ready", "/metrics", "/dashboard", "/ops", "/docs", "/openapi.json")
 
 
@@ -32,7 +33,8 @@ class Totals:
     commits: int = 0
     conflicts: int = 0
     unknown: int = 0  # outcomes of commits
-    refused: int = 0  # of the requests, writes answered 503 or 507
+    writes: int = 0  # of the requests
+    refused: int = 0  # of these, answered 503 or 507
     locked: int = 0  # of the requests, those that another program's lock has refused
 
 
@@ -78,6 +80,10 @@ class Metrics:
         requests, durations = self._requests.get((method, route, status)) or self._bind(method, route, status)
         requests.add()
         durations.observe(seconds)
+
+    def request_refused(self, status: int) -> None:
+        """Count what was answered before it was a request, as it is none, or did not arrive."""
+        self.counter(catalogue.HTTP_REQUESTS, "other", "none", str(status)).add()
 
     def caller_refused(self, reason: str) -> None:
         self.counter(catalogue.CALLERS_REFUSED, reason).add()
@@ -167,17 +173,20 @@ class Metrics:
         return found
 
     def totals(self) -> Totals:
-        requests = [(key, counter) for key, (counter, _) in list(self._requests.items()) if _is_of_the_api(key[1])]
+        counted = list(self.counters.get(catalogue.HTTP_REQUESTS.name, {}).items())
+        requests = [(key, counter.value) for key, counter in counted if _is_of_the_api(key[1])]
         durations = self.histograms.get(catalogue.HTTP_DURATION.name, {})
+        writes = [(status, value) for (method, _, status), value in requests if method in _WRITES]
         return Totals(
-            requests=int(sum(counter.value for _, counter in requests)),
-            errors=int(sum(counter.value for (_, _, status), counter in requests if status >= 500)),
+            requests=int(sum(value for _, value in requests)),
+            errors=int(sum(value for (_, _, status), value in requests if status >= "500")),
             durations=_added_up([found for (_, route), found in list(durations.items()) if _is_of_the_api(route)]),
             queries=_added_up(list(self._queries.values())),
             commits=int(self._commits.value),
             conflicts=int(self._conflicts.value),
             unknown=int(self._unknown_outcomes.value),
-            refused=int(sum(counter.value for key, counter in requests if _is_refused_write(key))),
+            writes=int(sum(value for _, value in writes)),
+            refused=int(sum(value for status, value in writes if status in _REFUSED)),
             locked=int(self._locked.value),
         )
 
@@ -190,11 +199,6 @@ class Metrics:
 
 def _is_of_the_api(route: str) -> bool:
     return not route.startswith(_NOT_OF_THE_API)
-
-
-def _is_refused_write(key: tuple[str, str, int]) -> bool:
-    method, _, status = key
-    return status in (503, 507) and method not in ("GET", "HEAD", "OPTIONS")
 
 
 def _added_up(histograms: list[Histogram]) -> tuple[int, ...]:

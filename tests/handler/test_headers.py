@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from handler.service import open_server_service
+from handler.service import Service, open_server_service
 from tests.conftest import MakeSettings, assert_problem, serving
+from tests.log_watch import kept_lines
 
 ORIGIN = "https://app.example.com"
 SECURITY = {
@@ -79,8 +80,13 @@ def test_fault_has_the_headers_of_every_answer(make_settings: MakeSettings, monk
 
 
 @pytest.mark.parametrize("other_parser", [False, True])
-def test_what_is_no_http_is_a_problem_too(client: httpx2.Client, other_parser: bool) -> None:
-    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as connection:
+def test_what_is_no_http_is_a_problem_too_counted_and_told_once(
+    client: httpx2.Client, service: Service, other_parser: bool
+) -> None:
+    with (
+        kept_lines() as lines,
+        socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as connection,
+    ):
         if other_parser:
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n")
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
@@ -94,6 +100,14 @@ def test_what_is_no_http_is_a_problem_too(client: httpx2.Client, other_parser: b
     assert assert_problem(answer, 400)["code"] == "malformed_request"
     assert has_security(answer)
     assert (answer.headers["connection"], answer.headers["content-length"]) == ("close", str(len(body)))
+    (line,) = [line for line in lines if "Invalid HTTP" in line["message"]]
+    assert (line["level"], line["code"], line["request_id"]) == (
+        *("INFO", "malformed_request"),
+        answer.headers["x-request-id"],
+    )
+    shown = 'http_requests_total{method="other",route="none",status="400"} 1.0'
+    assert shown in client.get("/metrics").text.splitlines()
+    assert service.metrics.totals().requests == 1
 
 
 def test_server_does_not_say_what_it_is(shared_client: httpx2.Client) -> None:

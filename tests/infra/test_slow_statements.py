@@ -73,6 +73,11 @@ def test_slow_statement_of_a_write_has_the_id_of_its_request(database: Database,
     assert sorted(line["request_id"] for line in told(lines)) == ["one", "two"]
 
 
+def test_slow_statement_outside_of_any_transaction_is_told(database: Database, lines: list[dict[str, Any]]) -> None:
+    assert asyncio.run(database.write_alone(count_slowly))[0] == 100_000
+    assert len(told(lines)) == 1
+
+
 def test_statement_that_fails_after_long_is_told(database: Database, lines: list[dict[str, Any]]) -> None:
     def fail_slowly(db: peewee.Database) -> None:
         count_slowly(db)

@@ -49,8 +49,7 @@ class KeptFiles:
 
     def all(self, kind: str) -> list[Path]:
         """List the files of a kind, oldest first."""
-        found = self._database.parent.glob(f"{self._database.name}.{kind}-*")
-        return sorted((path for path in found if not path.name.endswith(("-wal", "-shm"))), key=_age)
+        return sorted(_kept(self._database, kind), key=_age)
 
     def prune(self, spared: Collection[Path]) -> None:
         """Remove what is too old, or too much; never the newest of a kind, and nothing of `spared`."""
@@ -71,6 +70,16 @@ class KeptFiles:
 
     def _new(self, kind: str) -> Path:
         return self._database.with_name(f"{self._database.name}.{kind}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
+
+
+def kept_files(database: Path) -> list[Path]:
+    """List all that are there, of each kind."""
+    return [*_kept(database, DIVERGED), *_kept(database, CHANGES)]
+
+
+def _kept(database: Path, kind: str) -> Iterator[Path]:
+    found = database.parent.glob(f"{database.name}.{kind}-*")
+    return (path for path in found if not path.name.endswith(("-wal", "-shm")))
 
 
 @contextmanager

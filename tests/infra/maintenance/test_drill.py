@@ -153,6 +153,7 @@ def test_result_that_cannot_be_believed_is_ignored_with_a_warning(
     store.put("drill.json", text.encode())
     assert read_drill(store) is None
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert f"{store.url}/drill.json, the result of the last `python -m infra drill`, is ignored" in caplog.text
 
 
 def test_slower_of_both_ways_is_the_time_to_recover() -> None:

@@ -441,22 +441,29 @@ def test_empty_log_is_nothing_to_look_after(settings: Settings, maintenance: Mai
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "why"),
     [
-        "garbage",
-        "[]",
-        '{"last_success": "yesterday"}',
-        '{"last_success": 1e400}',
-        '{"last_success": 9999999999}',
-        '{"verified": {"snapshot": "zz", "backup": "", "txid": "", "rows": {}, "at": 0}}',
+        ("garbage", "Invalid JSON: expected value at line 1 column 1"),
+        ("[]", "Input should be an object"),
+        ('{"last_success": "yesterday"}', "last_success: Input should be a valid number"),
+        ('{"last_success": 1e400}', "last_success: Input should be"),
+        ('{"finished_at": 1e300}', "finished_at: Input should be less than 200000000000"),
+        ('{"last_success": 9999999999}', "it is of a time to come, in "),
+        (
+            '{"verified": {"snapshot": "zz", "backup": "", "txid": "", "rows": {}, "at": 0}}',
+            "verified: snapshot: String",
+        ),
     ],
 )
 def test_report_that_cannot_be_believed_is_ignored_and_the_next_run_writes_it(
-    write: Writer, maintenance: Maintenance, store: ObjectStore, caplog: pytest.LogCaptureFixture, text: str
+    write: Writer, maintenance: Maintenance, store: ObjectStore, caplog: pytest.LogCaptureFixture, text: str, why: str
 ) -> None:
     store.put("maintenance.json", text.encode())
     assert maintenance.last_report() == Report()
-    assert "ignored" in caplog.text
+    assert (
+        f"{store.url}/maintenance.json, the result of the last `python -m infra maintain`, is ignored and counts as "
+        f"none, until that command writes it anew: {why}"
+    ) in caplog.text
     assert main(["status"]) == 4  # nobody serves the database
     assert main(["maintain", "--dry-run"]) == 0
     assert maintenance.run().problems == []

@@ -326,6 +326,7 @@ def test_success_is_one_log_line_with_the_report(
         "commit_log_unsound": 0,
         "commit_log_commits_since_compaction": 2,
         "commit_log_commits_since_snapshot": 0,
+        "backup_lag_seconds": 0,
         "backup_newest_timestamp_seconds": backups.timed(newest).time.timestamp(),
         "backup_newest_size_bytes": newest.size,
     }

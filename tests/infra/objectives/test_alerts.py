@@ -6,6 +6,7 @@ from infra.maintenance.report import Report, Verified
 from infra.objectives.alerts import ALERTS, Facts
 from infra.objectives.history import DAY, HOUR, History
 from infra.objectives.judgement import judge
+from infra.objectives.status import Cause
 from infra.telemetry.metrics import Totals
 from tests.infra.objectives.test_history import NOON
 
@@ -25,6 +26,8 @@ def facts(
     starts: int = 0,
     unready: str = "",
     degraded: str = "",
+    cause: Cause = "store",
+    down: str = "",
     unwritable: str = "",
     fell: float = 0.0,
     report: Report | None = None,
@@ -33,8 +36,8 @@ def facts(
     history = History(NOON - age)
     history.see(NOON, 10, counts, {}, starts=starts)
     history.noted.unready, history.noted.degraded, history.noted.fell = unready, degraded, fell
-    history.noted.unwritable = unwritable
-    return Facts(NOON, history, gauges or {}, report or Report(), maintained_within, NOON - age)
+    history.noted.unwritable, history.noted.cause = unwritable, cause
+    return Facts(NOON, history, gauges or {}, report or Report(), maintained_within, NOON - age, down)
 
 
 def verified(days_ago: float) -> Verified:
@@ -43,18 +46,26 @@ def verified(days_ago: float) -> Verified:
 
 # For each alert facts by which it fires, and the nearest by which it does not
 FIRES: dict[str, list[tuple[Facts, Facts]]] = {
-    "NotReady": [(facts(unready="no database"), facts())],
+    "ServiceDown": [(facts(down="it hangs"), facts(unready="no database"))],
+    "NotReady": [(facts(unready="no database"), facts(down="it hangs"))],
     "LogUnsound": [
         (facts(report=Report(problems=["damaged"], unsound=True)), facts(report=Report(problems=["store away"]))),
         (facts(report=Report(unsound=True)), facts()),
+        (facts(degraded="is cut short", cause="unsound"), facts(degraded="no answer")),
     ],
-    "StoreAway": [(facts(degraded="no answer"), facts(unwritable="locked"))],
+    "StoreAway": [
+        (facts(degraded="no answer"), facts(unwritable="locked")),
+        (facts(degraded="no answer"), facts(degraded="emptied", cause="other_log")),
+        (facts(degraded="no answer"), facts(degraded="is cut short", cause="unsound")),
+    ],
     "HighErrorRate": [
         (facts(Totals(requests=100, errors=6)), facts(Totals(requests=100, errors=5))),
         (facts(Totals(requests=5, errors=5)), facts(Totals(requests=4, errors=4))),
     ],
     "WritesRefused": [
-        (facts(Totals(requests=100, refused=5)), facts(Totals(requests=100, refused=4))),
+        (facts(Totals(requests=100, writes=5, refused=5)), facts(Totals(requests=100, writes=4, refused=4))),
+        (facts(Totals(requests=999, writes=99, refused=5)), facts(Totals(requests=999, writes=100, refused=5))),
+        (facts(gauges={"data_volume_free_bytes": 65535.0}), facts(gauges={"data_volume_free_bytes": 65536.0})),
         (facts(unwritable="locked"), facts(degraded="no answer")),
     ],
     "SlowResponses": [
@@ -69,9 +80,19 @@ FIRES: dict[str, list[tuple[Facts, Facts]]] = {
         ),
         (facts(age=7201, maintained_within=7200), facts(age=7199, maintained_within=7200)),
         (facts(age=7201, maintained_within=7200), facts(age=7201, maintained_within=0)),
+        (facts(age=3 * HOUR, report=Report(last_success=NOON - 7201)), facts(age=3 * HOUR)),
+        (
+            facts(age=3 * HOUR, report=Report(last_success=NOON - 7201)),
+            facts(age=3 * HOUR, report=Report(last_success=NOON - 7201), maintained_within=7202),
+        ),
     ],
-    "BackupOld": [(facts(gauges={"unbacked_seconds": 2 * HOUR + 1}), facts(gauges={"unbacked_seconds": 2 * HOUR - 1}))],
-    "OtherLog": [(facts(fell=NOON - 299), facts(fell=NOON - 301))],
+    "BackupOld": [
+        (facts(gauges={"backup_lag_seconds": 2 * HOUR + 1}), facts(gauges={"backup_lag_seconds": 2 * HOUR - 1}))
+    ],
+    "OtherLog": [
+        (facts(fell=NOON - HOUR), facts(fell=NOON - HOUR - 1)),
+        (facts(degraded="emptied", cause="other_log"), facts(degraded="no answer")),
+    ],
     "Restarting": [(facts(starts=3), facts(starts=2))],
     "ElevatedErrorRate": [
         (facts(Totals(requests=499, errors=5)), facts(Totals(requests=500, errors=5))),
@@ -105,6 +126,7 @@ FIRES: dict[str, list[tuple[Facts, Facts]]] = {
             facts(age=3 * DAY, report=Report(last_success=NOON), maintained_within=7200),
             facts(age=1 * DAY, report=Report(last_success=NOON), maintained_within=7200),
         ),
+        (facts(report=Report(verified=verified(2.1))), facts(age=3 * DAY)),
     ],
     "UnknownOutcomes": [(facts(Totals(unknown=1)), facts())],
     "MemoryHigh": [
@@ -124,13 +146,13 @@ FIRES: dict[str, list[tuple[Facts, Facts]]] = {
         )
     ],
     "DrillOld": [
-        (facts(age=46 * DAY), facts(age=44 * DAY)),
-        (facts(gauges={"restore_drill_failed": 1.0}), facts()),
         (
-            facts(gauges={"restore_drill_last_success_timestamp_seconds": NOON - 46 * DAY}),
-            facts(gauges={"restore_drill_last_success_timestamp_seconds": NOON - 44 * DAY}),
+            facts(gauges={"restore_drill_due_timestamp_seconds": NOON - 1}),
+            facts(gauges={"restore_drill_due_timestamp_seconds": NOON}),
         ),
+        (facts(gauges={"restore_drill_due_timestamp_seconds": NOON - 1}), facts(age=100 * DAY)),
     ],
+    "FilesKept": [(facts(gauges={"database_kept_files": 1.0}), facts(gauges={"database_kept_files": 0.0}))],
     "Conflicts": [
         (facts(Totals(conflicts=10, commits=10)), facts(Totals(conflicts=10, commits=11))),
         (facts(Totals(conflicts=10)), facts(Totals(conflicts=9))),
@@ -180,6 +202,16 @@ def test_young_service_is_not_blamed_for_what_it_had_no_time_to_do() -> None:
     assert firing(facts(age=60, report=old, maintained_within=7200)) == set()
 
 
-@pytest.mark.parametrize("name", sorted({"ServiceDown", "AvailabilityBurnFast", "ErrorBudgetBurnSlow"}))
-def test_what_only_an_outsider_or_a_longer_memory_knows_is_left_to_prometheus(name: str) -> None:
+def test_drill_that_is_due_says_why() -> None:
+    due = {"restore_drill_due_timestamp_seconds": NOON - 1}
+    (never,) = judge(facts(gauges=due)).alerts
+    assert never[1] == "There was never a restore drill."
+    (old,) = judge(facts(gauges=due | {"restore_drill_last_success_timestamp_seconds": NOON - 46 * DAY})).alerts
+    assert old[1] == "The last restore drill was 46 days ago."
+    (failed,) = judge(facts(gauges=due | {"restore_drill_failed": 1.0})).alerts
+    assert failed[1].startswith("The last restore drill has failed")
+
+
+@pytest.mark.parametrize("name", sorted({"AvailabilityBurnFast", "ErrorBudgetBurnSlow"}))
+def test_what_only_a_longer_memory_knows_is_left_to_prometheus(name: str) -> None:
     assert name not in {alert.name for alert in ALERTS}

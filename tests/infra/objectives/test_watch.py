@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from infra.maintenance.drill import Drill
+from infra.maintenance.gauges import drill_is_due
 from infra.maintenance.report import Report, Verified
 from infra.objectives import process as watched_process
 from infra.objectives.history_file import HistoryFile
@@ -22,13 +24,14 @@ class Process:
 
     def __init__(self, settings: Settings, now: float = NOON, lasting: bool = True) -> None:
         self.now, self.elapsed = now, 5000.0
-        self.totals, self.gauges, self.report = Totals(), {"commit_log_txid": 1.0}, Report()
+        self.totals, self.report = Totals(), Report()
+        self.gauges = {"commit_log_txid": 1.0}
         self.stores = Stores(Found)
         self.watch = Watch(
             settings,
             self.stores,
             totals=lambda: self.totals,
-            gauges=lambda: self.gauges,
+            gauges=lambda: self.gauges | self.watch.gauges(int(self.gauges.get("commit_log_txid", 0)), {}),
             report=lambda: self.report,
             lasting=lasting,
             now=lambda: self.now,
@@ -175,16 +178,24 @@ def test_alert_fires_since_it_began_over_a_restart_as_well(process: Process, set
     process.watch.resume()
     away = Condition(degraded="the store is away")
     process.pass_(60, away)
-    found = process.watch.status([])
-    assert (found.state, found.alerts[0].name, found.alerts[0].since) == ("degraded", "StoreAway", found.since)
-    assert found.reason == "Requests can be served in part only: the store is away."
-    assert found.since == "2026-01-31T12:00:10Z"
+    told = process.watch.status([])
+    assert (told.state, told.alerts[0].name, told.alerts[0].since) == ("degraded", "StoreAway", told.since)
+    assert told.reason == "Requests can be served in part only: the store is away."
+    assert told.since == "2026-01-31T12:00:10Z"
     again = started_again(process, settings, after=0)
     again.pass_(60, replace(away, degraded=None))  # which nobody has asked again
-    assert again.watch.status([]).since == found.since
+    assert again.watch.status([]).since == told.since
     again.pass_(10)
     well = again.watch.status([])
     assert (well.state, well.since, well.alerts) == ("well", "2026-01-31T12:02:10Z", [])
+
+
+def test_what_is_the_matter_with_the_log_is_as_before_while_nobody_asks(process: Process, settings: Settings) -> None:
+    process.watch.resume()
+    process.pass_(10, Condition(degraded="it was emptied", cause="other_log"))
+    again = started_again(process, settings, after=0)
+    again.pass_(10, Condition(degraded=None))
+    assert [alert.name for alert in again.watch.status([]).alerts] == ["OtherLog"]
 
 
 def test_state_that_has_changed_is_in_the_file_soon(process: Process, settings: Settings) -> None:
@@ -215,22 +226,78 @@ def test_number_of_the_newest_commit_that_falls_is_another_log(process: Process,
     again.gauges["commit_log_txid"] = 8.0
     again.pass_(10)
     assert [alert.name for alert in again.watch.status([]).alerts] == ["OtherLog"]
-    again.pass_(310)
+    again.pass_(3610)
     assert again.watch.status([]).alerts == []
 
 
-def test_backup_lacks_what_was_written_after_it(process: Process) -> None:
+def found(txid: int, at: float, **others: Any) -> Found:
+    """In the stores, after a run of maintenance that has succeeded and proven this commit."""
+    verified = Verified(f"{txid:016x}", f"app-{txid}.db.gz", f"{txid:016x}", {}, at)
+    return Found(report=Report(started_at=at, last_success=at, verified=verified), of_log=True, **others)
+
+
+def test_backup_lacks_what_was_written_after_it_whoever_makes_it(process: Process) -> None:
     process.pass_(10)
     assert process.objective("rpo_backup").state == "unknown"
-    process.report = Report(verified=Verified(f"{1:016x}", "app-1.db.gz", f"{1:016x}", {}, NOON))
+    process.stores.found = found(1, NOON)
     process.pass_(10)
     assert (process.value("rpo_backup"), process.objective("rpo_backup").state) == (0, "met")
     process.gauges["commit_log_txid"] = 2.0
     process.pass_(980)
     assert process.value("rpo_backup") == 1000
-    process.report = Report(verified=Verified(f"{2:016x}", "app-2.db.gz", f"{2:016x}", {}, process.now))
+    process.stores.found = found(2, process.now)
     process.pass_(3700)
     assert (process.value("rpo_backup", "1h"), process.value("rpo_backup", "24h")) == (0, 1000)
+    process.stores.found.report.last_success = process.now  # a run that has found nothing new to back up
+    process.gauges["commit_log_txid"] = 3.0
+    process.pass_(100)
+    assert process.value("rpo_backup", "1h") == 100
+
+
+def test_what_nobody_has_been_asked_for_is_not_known(process: Process) -> None:
+    process.stores.found = replace(found(1, NOON), of_log=False)
+    assert process.watch.gauges(1, {}) == {}
+    process.stores.found = found(1, NOON)
+    assert process.watch.gauges(1, {}) == {
+        "maintenance_last_success_timestamp_seconds": NOON,
+        "verification_last_success_timestamp_seconds": NOON,
+        "backup_lag_seconds": 0.0,
+        "commit_log_commits_since_snapshot": 0,
+        "commit_log_unsound": 0,
+        "restore_drill_due_timestamp_seconds": NOON + 45 * 86400,
+    }
+
+
+def test_whoever_has_maintained_last_knows_more(process: Process) -> None:
+    own = {"commit_log_commits_since_compaction": 7.0, "maintenance_last_success_timestamp_seconds": NOON + 1}
+    process.stores.found = found(1, NOON)
+    for started_at, last in ((NOON - 1, NOON), (NOON, NOON), (NOON + 1, NOON + 1)):
+        process.report = Report(started_at=started_at)
+        gauges = process.watch.gauges(1, own)
+        assert gauges["maintenance_last_success_timestamp_seconds"] == last
+        assert gauges["commit_log_commits_since_compaction"] == 7
+
+
+def test_drill_is_due_when_it_was_long_ago_or_never_or_has_failed(process: Process) -> None:
+    assert drill_is_due(None, NOON) == NOON + 45 * 86400
+    assert drill_is_due(Drill(NOON + 1, NOON + 1), NOON) == NOON + 1 + 45 * 86400
+    assert drill_is_due(Drill(NOON + 9, NOON + 1, problems=["damaged"]), NOON) == NOON + 9
+    process.stores.found = found(1, NOON, drill=Drill(NOON, problems=["damaged"]))
+    process.pass_(10)
+    assert [alert.name for alert in process.watch.status([]).alerts] == ["DrillOld"]
+
+
+@pytest.mark.parametrize("kind", ["diverged", "changes"])
+def test_file_that_was_kept_is_told_until_it_is_gone(process: Process, settings: Settings, kind: str) -> None:
+    kept = settings.database_path.with_name(f"app.db.{kind}-20260131-120000-000000")
+    kept.touch()
+    kept.with_name(kept.name + "-wal").touch()
+    process.pass_(10)
+    assert process.watch.gauges(0, {}) == {"database_kept_files": 1}
+    assert [alert.name for alert in process.watch.status([]).alerts] == ["FilesKept"]
+    kept.unlink()
+    process.pass_(10)
+    assert process.watch.status([]).alerts == []
 
 
 def test_instance_on_lambda_says_what_is_its_own_and_forgets_it(settings: Settings, tmp_path: Path) -> None:

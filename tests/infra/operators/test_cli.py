@@ -179,7 +179,14 @@ def test_status_says_when_maintenance_has_long_not_succeeded(
         assert main(["status"]) == 3
         assert "problem          no maintenance has succeeded within two intervals of 3600 s" in capsys.readouterr().out
         monkeypatch.setenv("MAINTENANCE_INTERVAL_SECONDS", "0")
-        assert main(["status"]) == 0, "somebody else's timer is not known here"
+        assert main(["status"]) == 3, "whoever else does it, does it every hour"
+        out = capsys.readouterr().out
+        assert "P1 MaintenanceFailing" in out
+        assert "problem" not in out, "of nobody's timer"
+        write_report(ObjectStore(settings.replica_url), Report(last_success=time.time() - 7100))
+        assert main(["status"]) == 0
+        write_report(ObjectStore(settings.replica_url), Report())
+        assert main(["status"]) == 0, "perhaps nobody wants it"
 
 
 @pytest.mark.parametrize("name", ["BACKUP_URL", "REPLICA_URL"])

@@ -1,4 +1,5 @@
 import json
+import os
 import socket
 import time
 from contextlib import closing
@@ -73,10 +74,10 @@ def test_status_of_a_stopped_service_is_down_and_the_time_since_counts(
     before = file.path.read_bytes()
     assert main(["status", "--json"]) == 4
     found = json.loads(said(capsys))
-    assert (found["state"], found["alerts"][0]["name"]) == ("down", "NotReady")
+    assert (found["state"], found["alerts"][0]["name"]) == ("down", "ServiceDown")
     assert (
         found["reason"]
-        == (f"Nothing can be served: the service is stopped: nobody has {settings.database_path} open.")
+        == (f"Nobody answers: the service is stopped: nobody has {settings.database_path} open.")
         + found["reason"].partition("open.")[2]
     )
     availability = next(objective for objective in found["objectives"] if objective["name"] == "availability")
@@ -84,7 +85,7 @@ def test_status_of_a_stopped_service_is_down_and_the_time_since_counts(
     assert file.path.read_bytes() == before
 
 
-def test_service_that_keeps_no_history_is_not_called_well(
+def test_service_that_keeps_no_history_hangs_or_cannot_write(
     served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
 ) -> None:
     file = HistoryFile(settings.database_path)
@@ -94,9 +95,28 @@ def test_service_that_keeps_no_history_is_not_called_well(
     file.write(history)
     with closing(served):
         assert main(["status", "--json"]) == 3
-    found = json.loads(said(capsys))
-    assert "the service has not kept its history for 10 minutes: its disk is full" in found["reason"]
-    assert found["since"] == found["alerts"][0]["since"] == moment_text(history.until)
+        found = json.loads(said(capsys))
+        assert found["alerts"][0]["name"] == "WritesRefused"
+        assert f"the service is there, and could not write {file.path} for 10 minutes" in found["reason"]
+        assert found["since"] == found["alerts"][0]["since"] == moment_text(history.until)
+        os.utime(file.path, (history.until, history.until))
+        assert main(["status", "--json"]) == 4
+        found = json.loads(said(capsys))
+        assert found["alerts"][0]["name"] == "ServiceDown"
+        assert "the service has given no sign of life for 10 minutes: it hangs, or has not started" in found["reason"]
+        assert found["since"] == found["alerts"][0]["since"] == moment_text(history.until)
+
+
+def test_server_that_cannot_keep_its_history_says_that_it_is_there(settings: Settings) -> None:
+    service = open_server_service(settings)
+    with closing(service.database):
+        service.watch.resume()
+        service.watch.keep()
+        file = HistoryFile(settings.database_path)
+        os.utime(file.path, (0, 0))
+        file.path.with_name(file.path.name + ".new").mkdir()
+        service.watch.keep()
+        assert file.seen_at() > time.time() - 60
 
 
 def test_disk_is_asked_and_not_the_history(
@@ -105,8 +125,10 @@ def test_disk_is_asked_and_not_the_history(
     full = {"data_volume_free_bytes": 0.0, "data_volume_size_bytes": 100.0}
     monkeypatch.setattr("infra.disk.volume.gauges", lambda directory: full)
     with closing(served):
-        assert main(["status"]) == 1
-    assert "P2 DiskFilling" in said(capsys)
+        assert main(["status"]) == 3
+    out = said(capsys)
+    assert "P1 WritesRefused" in out
+    assert "P2 DiskFilling" in out
 
 
 def test_drill_that_has_failed_is_said_and_not_what_the_one_before_has_measured(
@@ -166,7 +188,7 @@ def test_service_that_has_stopped_is_down_whatever_else_is_gone(
         gone.unlink()
         assert main(["status", "--json"]) == 4
         found = json.loads(said(capsys))
-        assert (found["state"], found["since"], found["alerts"][0]["name"]) == ("down", None, "NotReady")
+        assert (found["state"], found["since"], found["alerts"][0]["name"]) == ("down", None, "ServiceDown")
 
 
 def test_history_that_is_damaged_is_said_and_harms_no_answer(

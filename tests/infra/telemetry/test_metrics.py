@@ -19,9 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from core import __version__
 from handler.asgi import ROUTES
 from handler.service import Service, open_server_service
+from infra.__main__ import main
 from infra.clock import Clock
 from infra.commitlog import open_log
 from infra.maintenance.drill import run_drill
+from infra.objectives.stores import stores_of
+from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
 from infra.telemetry import event_loop
 from infra.telemetry.build import build
@@ -29,7 +32,7 @@ from infra.telemetry.catalogue import BY_NAME, METRICS, Metric
 from infra.telemetry.cloudwatch import CloudWatchMetrics
 from infra.telemetry.log_lines import LogLines
 from infra.telemetry.metrics import Metrics, Totals
-from tests.conftest import serving, settings_in
+from tests.conftest import MakeSettings, serving, settings_in
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 
@@ -207,6 +210,40 @@ def test_drill_is_shown_as_it_was_kept(client: httpx2.Client, service: Service) 
     assert drill
     assert value(client, "restore_drill_duration_seconds") == drill.duration_seconds
     assert value(client, "restore_drill_last_success_timestamp_seconds") == drill.at
+
+
+def test_server_whose_maintenance_another_process_does_shows_what_it_finds(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown() -> dict[str, float]:
+        return {name: family.samples[0].value for name, family in families(client).items() if name in shared}
+
+    shared = {metric.name for metric in METRICS if metric.is_shared}
+    service = open_server_service(settings)
+    stores = service.watch.stores
+    with serving(service) as client:
+        until = time.monotonic() + 20
+        while not shown():
+            assert time.monotonic() < until
+        monkeypatch.setenv("DATABASE_PATH", str(settings.database_path))
+        assert main(["maintain"]) == main(["drill"]) == 0
+        assert shown().keys() == {"restore_drill_due_timestamp_seconds"}, "nobody asks the stores for whoever scrapes"
+        stores._asked = float("-inf")  # as a minute later
+        assert stores.ask(seldom=True).wait(20)
+        found = shown()
+    assert found.keys() == shared - {"commit_log_commits_since_compaction"}
+    assert found["maintenance_last_success_timestamp_seconds"] > time.time() - 60
+    assert found["backup_lag_seconds"] == found["commit_log_unsound"] == 0
+
+
+def test_bucket_is_asked_seldom_and_oftener_by_a_server_without_a_timer(make_settings: MakeSettings) -> None:
+    def seldom(**environment: str) -> float:
+        return stores_of(make_settings(**environment), lambda: 0)._seldom
+
+    bucket = {"REPLICA_URL": "s3://bucket/x", "BACKUP_URL": "s3://bucket/y"}
+    assert seldom() == 60
+    assert seldom(**bucket) == 300
+    assert seldom(**bucket, MAINTENANCE_INTERVAL_SECONDS="3600") == 3600
 
 
 def test_lines_of_the_log_are_counted_from_warning_on_while_the_server_runs(client: httpx2.Client) -> None:
