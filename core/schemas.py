@@ -83,7 +83,13 @@ Search = Annotated[
 SortOrder = Literal["created_at", "-created_at"]
 
 
-class _Input(BaseModel):
+class Model(BaseModel):
+    """Is built when it is first used: a cold start needs none of them, and the first request one or two."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class _Input(Model):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
@@ -134,7 +140,7 @@ def _cursor_alone(schema: dict[str, Any]) -> None:
     schema.update(type="string", pattern=CURSOR, description="`next_cursor` of the page before, or left out")
 
 
-class PageQuery(BaseModel):
+class PageQuery(Model):
     """Which page. `cursor` is a place in the list; `order` says which way to go on from there."""
 
     model_config = ConfigDict(extra="forbid")
@@ -149,7 +155,7 @@ class ItemQuery(PageQuery):
     count: bool = Field(default=False, description="Whether to say how many match, on all pages")
 
 
-class ExportQuery(BaseModel):
+class ExportQuery(Model):
     """`format` counts before the Accept header."""
 
     model_config = ConfigDict(extra="forbid")
@@ -159,7 +165,7 @@ class ExportQuery(BaseModel):
     format: Literal["ndjson", "csv"] | None = None
 
 
-class ItemView(BaseModel):
+class ItemView(Model):
     """An item as the API answers it."""
 
     model_config = ConfigDict(
@@ -198,13 +204,13 @@ class ItemView(BaseModel):
         )
 
 
-class CreatedItems(BaseModel):
+class CreatedItems(Model):
     """In the order in which they were sent."""
 
     items: list[ItemView]
 
 
-class UncountedItemPage(BaseModel):
+class UncountedItemPage(Model):
     items: list[ItemView]
     next_cursor: str | None = Field(description="`cursor` of the next page; null: there is none")
 
