@@ -34,7 +34,8 @@ RUN python -m compileall -q -x '/(site-packages|ensurepip|idlelib|lib2to3|pydoc_
 LABEL org.opencontainers.image.title="cloud-native-poc" \
       org.opencontainers.image.description="Items service: an ASGI app over SQLite, every commit in the object store" \
       org.opencontainers.image.licenses="MIT"
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# Pydantic would look for plugins in what is installed, package by package, at each start; there are none
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYDANTIC_DISABLE_PLUGINS=__all__
 WORKDIR /app
 COPY --from=build /install /usr/local
 COPY --from=build /build/app ./

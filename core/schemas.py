@@ -85,7 +85,13 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 SortOrder = Literal["created_at", "-created_at"]
 
 
-class _Input(BaseModel):
+class Model(BaseModel):
+    """Is built when it is first used: a cold start needs none of them, and the first request one or two."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class _Input(Model):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
@@ -136,7 +142,7 @@ def _cursor_alone(schema: dict[str, Any]) -> None:
     schema.update(type="string", pattern=CURSOR, description="`next_cursor` of the page before, or left out")
 
 
-class PageQuery(BaseModel):
+class PageQuery(Model):
     """Which page. `cursor` is a place in the list; `order` says which way to go on from there."""
 
     model_config = ConfigDict(extra="forbid")
@@ -151,7 +157,7 @@ class ItemQuery(PageQuery):
     count: bool = Field(default=False, description="Whether to say how many match, on all pages")
 
 
-class ExportQuery(BaseModel):
+class ExportQuery(Model):
     """`format` counts before the Accept header."""
 
     model_config = ConfigDict(extra="forbid")
@@ -203,13 +209,13 @@ class ItemView:
         return cls(id, name, description, _to_price(price_cents), quantity, created_at, updated_at, version)
 
 
-class CreatedItems(BaseModel):
+class CreatedItems(Model):
     """In the order in which they were sent."""
 
     items: list[ItemView]
 
 
-class UncountedItemPage(BaseModel):
+class UncountedItemPage(Model):
     items: list[ItemView]
     next_cursor: str | None = Field(description="`cursor` of the next page; null: there is none")
 

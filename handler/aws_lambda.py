@@ -26,7 +26,6 @@ from handler.problems import MEDIA_TYPE, Code, Refusal, problem
 from handler.scheduled import is_scheduled, run_scheduled
 from handler.service import Service, open_service
 from handler.startup import read_settings, refuse_to_start
-from infra.backups.backups import open_backups
 from infra.disk.workspace import workspace_of_this_process
 from infra.objectives.status import Condition
 from infra.settings import SERVICE, Settings
@@ -52,6 +51,8 @@ def _open(settings: Settings) -> Service:
     settings = settings.model_copy(update={"database_path": directory / "app.db"})
     if settings.replica_url:
         return open_service(settings, _metrics, None, lasting=False)
+    from infra.backups.backups import open_backups  # nothing else that this function does needs it
+
     backups = open_backups(settings, _metrics.backups_asked)
     try:
         restored = backups.restore(settings.database_path)

@@ -3,13 +3,14 @@
 import asyncio
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from core.errors import CommitError, DatabaseError, LogDamaged, LogReplaced, StoreError, StoreUnavailable
 from core.items import probe
+from core.schemas import Model
 from handler.openapi import may_be_left_out, operation
 from handler.service import service_of
 from infra.database import Database
@@ -18,11 +19,11 @@ from infra.objectives.status import Condition
 _STORE_TIMEOUT_SECONDS = 1.5  # a container's health check gives up after 2
 
 
-class Health(BaseModel):
+class Health(Model):
     status: Literal["healthy"]
 
 
-class Ready(BaseModel):
+class Ready(Model):
     """`degraded`: requests can be served in part; `database` or `store` says what is wrong with it."""
 
     status: Literal["ready", "degraded"]
@@ -30,7 +31,7 @@ class Ready(BaseModel):
     store: str = Field(default="", json_schema_extra=may_be_left_out)
 
 
-class NotReady(BaseModel):
+class NotReady(Model):
     """`database` says why."""
 
     status: Literal["not ready"]

@@ -1,10 +1,12 @@
 """Lambda's scheduled events: maintenance."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.errors import MaintenanceError
-from infra.maintenance.routine import MaintenanceRoutine
+
+if TYPE_CHECKING:  # the function that serves asks only whether an event is one
+    from infra.maintenance.routine import MaintenanceRoutine
 
 _MARGIN_SECONDS = 15.0  # of the function's time, to end in an orderly way; half of it at most
 
@@ -18,7 +20,7 @@ def is_scheduled(event: Any) -> bool:
     )
 
 
-def run_scheduled(job: MaintenanceRoutine, event: dict[str, Any], context: Any) -> dict[str, Any]:
+def run_scheduled(job: "MaintenanceRoutine", event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Raises ServiceError when something is wrong, so that the invocation counts as failed."""
     if event.get("action") == "merge":
         return {"runs_merged": job.merge()}

@@ -16,15 +16,14 @@ from core import __version__
 from core.errors import SettingsError, StoreUnavailable
 from core.idempotency import Answer, once
 from handler.idempotency import attempt_of, kept_of, response_of
-from infra.backups.backups import Backups, open_backups
 from infra.copies import Copies
 from infra.database import Database, GiveUp, Session, UseCase, open_database
-from infra.maintenance.job import open_maintenance
-from infra.maintenance.routine import MaintenanceRoutine
 from infra.settings import SERVICE, Settings
 from infra.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from infra.backups.backups import Backups
+    from infra.maintenance.routine import MaintenanceRoutine
     from infra.objectives.watch import Watch
     from infra.telemetry.tracing import Tracing
 
@@ -37,7 +36,7 @@ T = TypeVar("T")
 class Service:
     settings: Settings
     database: Database
-    maintenance: MaintenanceRoutine | None  # None: another process does it
+    maintenance: "MaintenanceRoutine | None"  # None: another process does it
     metrics: Metrics
     copies: Copies
     lasting: bool  # a server, and no instance on Lambda
@@ -71,7 +70,7 @@ class Service:
 def open_service(
     settings: Settings,
     metrics: Metrics,
-    backups: Backups | None,
+    backups: "Backups | None",
     *,
     lasting: bool = True,
     give_up: GiveUp | None = None,
@@ -83,7 +82,10 @@ def open_service(
     tracing = _open_tracing(settings, metrics)
     database = open_database(settings, lasting=lasting, metrics=metrics, give_up=give_up)
     job = None
-    if backups:
+    if backups:  # a function leaves it to another one, and would load a tenth of its modules in vain
+        from infra.maintenance.job import open_maintenance
+        from infra.maintenance.routine import MaintenanceRoutine
+
         job = MaintenanceRoutine(open_maintenance(settings, backups, metrics), metrics, lambda: database.txid)
     logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
     copies = Copies(database.log.url, observer=metrics)
@@ -107,6 +109,8 @@ def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
 
 def open_server_service(settings: Settings, give_up: GiveUp | None = None) -> Service:
     """Raises ServiceError when the database or the place for backups is unusable. `give_up`: see `Database`."""
+    from infra.backups.backups import open_backups  # see `open_service`
+
     metrics = Metrics()
     backups = open_backups(settings, metrics.backups_asked)
     try:

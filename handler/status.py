@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from core.schemas import Model
 from handler.openapi import operation
 from handler.ops import condition_of
 from handler.requests import read_query
@@ -26,7 +26,7 @@ _PROBE_SECONDS = 3.0
 _PAUSE_SECONDS = 60.0  # in a bucket, where each question has a price; the dashboard and /ready ask besides
 
 
-class HistoryQuery(BaseModel):
+class HistoryQuery(Model):
     span: Literal["hour", "day"] = "hour"
 
 
@@ -79,7 +79,7 @@ async def history(request: Request) -> Response:
     return _json(await asyncio.to_thread(service_of(request).watch.points, span))
 
 
-def _json(model: BaseModel) -> Response:
+def _json(model: Model) -> Response:
     return Response(model.model_dump_json(), media_type="application/json")
 
 

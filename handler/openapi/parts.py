@@ -2,8 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from core.schemas import Model
 from handler.openapi import may_be_left_out
 from handler.problems import MEDIA_TYPE, Code
 
@@ -18,12 +19,12 @@ TXID = "^[0-7][0-9a-f]{15}$"
 Part = dict[str, Any]
 
 
-class ProblemField(BaseModel):
+class ProblemField(Model):
     field: str
     message: str
 
 
-class Problem(BaseModel):
+class Problem(Model):
     """RFC 9457 problem details. `stored` is a member of each 503 that answers a write: "no" is certain. With "unknown"
     comes `txid`: when an answer names that one or a later one in X-Commit-Txid, a read shows the write, or nothing ever
     will. Only a server that stops knows no `txid`.

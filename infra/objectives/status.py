@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from core.schemas import Model
 
 Span = Literal["5m", "1h", "24h", "30d"]
 Severity = Literal["P0", "P1", "P2", "P3"]
@@ -27,12 +29,7 @@ class Condition:
     unwritable: str = ""
 
 
-class _Said(BaseModel):
-    # built when first used: an import is part of a cold start
-    model_config = ConfigDict(defer_build=True)
-
-
-class ServiceView(_Said):
+class ServiceView(Model):
     """Which process has answered. `per_instance`: there may be others, of which it knows nothing."""
 
     name: str
@@ -43,7 +40,7 @@ class ServiceView(_Said):
     per_instance: bool
 
 
-class ObjectiveView(_Said):
+class ObjectiveView(Model):
     """`budget_left`: of what the target lets go wrong within 30 days, below 0 when more did. `per_instance`: the
     numbers are of the instance that answers alone.
     """
@@ -59,7 +56,7 @@ class ObjectiveView(_Said):
     per_instance: bool
 
 
-class LastView(_Said):
+class LastView(Model):
     """`what` came last in the minute that begins `at`; `until`: by when the alert is over if no other comes."""
 
     what: str
@@ -67,7 +64,7 @@ class LastView(_Said):
     until: Moment
 
 
-class AlertView(_Said):
+class AlertView(Model):
     """What somebody should act on now. `runbook`: where it says how. `last`: of an alert that counts what happened in
     the last minutes, and so may outlive its cause; null of any other.
     """
@@ -80,7 +77,7 @@ class AlertView(_Said):
     runbook: str
 
 
-class CommitView(_Said):
+class CommitView(Model):
     """`writes`: requests that share the commit, null where this process does not know it, as of another one's."""
 
     txid: Txid
@@ -89,7 +86,7 @@ class CommitView(_Said):
     writes: int | None
 
 
-class LogView(_Said):
+class LogView(Model):
     """`txid`: what readers see; `lag`: how many commits the log is known to be ahead of that."""
 
     url: str
@@ -100,7 +97,7 @@ class LogView(_Said):
     since_snapshot: int | None
 
 
-class BackupView(_Said):
+class BackupView(Model):
     """`proven_at`: when it was last restored and compared with the log, null for never or long ago."""
 
     name: str
@@ -110,7 +107,7 @@ class BackupView(_Said):
     proven_at: Moment | None
 
 
-class ErrorView(_Said):
+class ErrorView(Model):
     """A line of the log of ERROR or above, shortened; `request_id` when it is of a request. Of `count` equal lines the
     newest.
     """
@@ -123,7 +120,7 @@ class ErrorView(_Said):
     count: int
 
 
-class StatusView(_Said):
+class StatusView(Model):
     """How the service is, and what it says so by. `state` follows the alerts: `down` is P0, `degraded` P1, `attention`
     all others and objectives that are not met; `reason` says it in words. `not_asked`: what did not answer in time, so
     that what is shown of it is old, or missing.
@@ -142,7 +139,7 @@ class StatusView(_Said):
     not_asked: list[str]
 
 
-class PointView(_Said):
+class PointView(Model):
     """Of one step; null where nothing is known, as of a time in which nobody looked. `commits` and `conflicts` are
     numbers within the step, bytes those at its end.
     """
@@ -160,7 +157,7 @@ class PointView(_Said):
     wal_bytes: float | None
 
 
-class HistoryView(_Said):
+class HistoryView(Model):
     """Oldest first; the last point is of a step that is not over yet."""
 
     span: Literal["hour", "day"]

@@ -30,6 +30,28 @@ from tests.collector import collecting
 EVENTS = Path(__file__).parents[1] / "events"
 ROOT = Path(__file__).parents[2]
 
+# What most requests to a function do not need, so that no cold start waits for it
+NOT_AT_A_START = {
+    "argparse",
+    "boto3",
+    "cryptography",
+    "flask_swagger_ui",
+    "handler.openapi.document",
+    "infra.backups",
+    "infra.maintenance",
+    "infra.objectives.watch",
+    "infra.operators",
+    "jinja2",
+    "joserfc",
+    "multiprocessing",
+    "opentelemetry",
+    "prometheus_client",
+    "tqdm",
+    "urllib.request",
+    "uvicorn",
+}
+MOST_MODULES_AT_A_START = 540
+
 Invoke = Callable[[dict[str, Any]], dict[str, Any]]
 Start = Callable[[], Invoke]
 
@@ -82,6 +104,24 @@ def start(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 def logged(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_cold_start_loads_only_what_a_request_needs(tmp_path: Path) -> None:
+    script = (
+        "import json, sys, handler.aws_lambda ; from core.schemas import NewItem;"
+        "print(json.dumps([NewItem.__pydantic_complete__, *sys.modules]))"
+    )
+    environment = os.environ | {
+        **{"AWS_LAMBDA_FUNCTION_NAME": "items", "AUTH_MODE": "keys", "TMPDIR": str(tmp_path)},
+        **{"REPLICA_URL": (tmp_path / "log").as_uri(), "BACKUP_URL": ""},
+    }
+    for name in [name for name in environment if name.startswith(("COV_CORE_", "COVERAGE_"))]:
+        del environment[name]  # what measures the tests brings modules of its own
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    is_built, *loaded = json.loads(done.stdout.splitlines()[-1])
+    assert not is_built
+    assert {name for name in NOT_AT_A_START if name in loaded} == set()
+    assert len(loaded) <= MOST_MODULES_AT_A_START
 
 
 @pytest.mark.parametrize("name", ["function_url_create", "rest_api_create"])
