@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 from core.errors import LogDamaged, LogInUse, StoreUnavailable
 from infra.clock import Clock
 from infra.commitlog import ltx
-from infra.commitlog.chain import IN_MEMORY, Change, LogObject, Position, chain, check_follows, end_of
+from infra.commitlog.chain import IN_MEMORY, Change, LogObject, Position, chain, check_follows, end_of, newest_in
 from infra.storage.object_store import ObjectInfo
 
 T = TypeVar("T")
@@ -144,17 +144,29 @@ class Listing:
         return found + self.level(COMMITS, _end(found))
 
     def level(self, level: int, after: int = 0) -> list[LogObject]:
-        """Return those that begin after TXID `after`, and perhaps the one that begins there, in order of TXID."""
-        directory = self.names.directory(level)
-        start = self.names.name(level, after, after) if after > 0 else ""
-        found = self._retrying(lambda: self._lists.objects(directory, start))
-        return [item for info in found if (item := self.names.object_of(level, info))]
+        """Return those that begin after TXID `after`, and perhaps the one that begins there, in order of TXID.
+
+        They are made in that order, and none is left out before one that was made later.
+        """
+        found = self._listed(level, after)
+        if not _gaps(found, after):
+            return found
+        # A store may show what is made while it lists, and not what was made before that. A second listing has all
+        # that was there when the first one ended: what lies past a gap there, and past the first one's end, is newer
+        newest, again = newest_in(found), self._listed(level, after)
+        return again[: next((place for place in _gaps(again, after) if place and again[place].max_txid > newest), None)]
 
     def check_nothing_misnamed(self) -> None:
         """Raise LogInUse for an empty log beside one under other names, which a new one would hide."""
         found = self._retrying(lambda: self._lists.directories(""))
         if what := self.names.misnamed(found):
             raise LogInUse(f"{self.url} has no commit, and something else: {what}. No log is begun there")
+
+    def _listed(self, level: int, after: int) -> list[LogObject]:
+        directory = self.names.directory(level)
+        start = self.names.name(level, after, after) if after > 0 else ""
+        found = self._retrying(lambda: self._lists.objects(directory, start))
+        return [item for info in found if (item := self.names.object_of(level, info))]
 
     def _levels(self) -> list[int]:
         found = self._retrying(lambda: self._lists.directories(self.names.levels))
@@ -267,6 +279,16 @@ def closed_on_error(change: Change) -> Iterator[None]:
 def _end(found: list[LogObject]) -> int:
     """The TXID that they lead to without a gap."""
     return end_of(chain(found, 0))
+
+
+def _gaps(found: list[LogObject], after: int) -> list[int]:
+    """The places of those that do not lead on from the one before, the first one from `after`, if that is a TXID."""
+    places, end = [], after
+    for place, item in enumerate(found):
+        if end and item.min_txid > end + 1:
+            places.append(place)
+        end = max(end, item.max_txid)
+    return places
 
 
 def _start_of_run(level: int, end: int) -> int:

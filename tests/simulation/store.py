@@ -33,6 +33,7 @@ class Bucket:
         self.keeps_create_if_absent = True
         self.is_atomic = True  # otherwise it looks, and stores a moment later
         self.skew = 0.0  # seconds by which its clock is wrong
+        self.moves = 0  # how often all of it was moved away or put back
         self.emptied_since = float("inf")
         self.last_emptied = float("-inf")  # when it last was
         self.is_replaced = False
@@ -58,11 +59,13 @@ class Bucket:
 
     def empty(self) -> None:
         """Somebody moves all of it away."""
+        self.moves += 1
         self._moved_away, self._objects = self._objects, {}
         self.emptied_since = self._scheduler.now()
 
     def refill(self) -> None:
         """And puts it back."""
+        self.moves += 1
         self._objects |= self._moved_away
         self.emptied_since, self.last_emptied = float("inf"), self._scheduler.now()
 
@@ -173,6 +176,7 @@ class Connection:
     faults: Faults
     process: Process
     counts: Counter[str]
+    listings: random.Random = field(default_factory=lambda: random.Random(0))  # its own: it changes nothing else
     opening: bool = False
     touched: bool = False  # another program has been at the file that is being opened
     has_seen_log: bool = False  # only then can it know that an empty listing is wrong
@@ -271,8 +275,12 @@ class FaultyStore:
         return found
 
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
-        found = self._answer("list", f"{directory} {after}".rstrip(), lambda: self._bucket.objects(directory, after))
-        return [] if self._connection.emptied_at >= 0 else found
+        moves, before = self._bucket.moves, self._bucket.objects(directory, after)
+        self._answer("list", f"{directory} {after}".rstrip(), lambda: None)
+        if self._connection.emptied_at >= 0:
+            return []
+        found = self._bucket.objects(directory, after)
+        return self._mixed(before, found) if moves == self._bucket.moves else found
 
     def directories(self, directory: str = "") -> list[str]:
         found = self._answer("list", "the levels", self._bucket.directories)
@@ -292,6 +300,13 @@ class FaultyStore:
 
     def remove_unfinished(self) -> None:
         pass
+
+    def _mixed(self, before: list[ObjectInfo], after: list[ObjectInfo]) -> list[ObjectInfo]:
+        """Of what came or went while the store listed, some."""
+        lasting = {info.name for info in before} & {info.name for info in after}
+        shown = {info.name: info for info in (*before, *after)}
+        chance = self._connection.listings
+        return [info for name, info in sorted(shown.items()) if name in lasting or chance.random() < 0.5]
 
     def _answer(self, verb: str, name: str, work: Callable[[], T]) -> T:
         fault = self._drawn("unreachable", "lost", "error", "refused")
