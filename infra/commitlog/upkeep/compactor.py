@@ -7,7 +7,7 @@ be at work at once, and each may be killed anywhere.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -236,8 +236,10 @@ class Compactor:
         if path.stat().st_size > self._one_request:
             self._store.put(name, path, written_at)
             return
-        with suppress(ObjectExists):
+        try:
             self._store.create(name, path.read_bytes(), written_at)
+        except ObjectExists:  # or a conflict of several, of which none is stored
+            self._store.put(name, path, written_at)
 
     # Deleting
 
