@@ -116,9 +116,9 @@ def test_numbers_that_are_gone_are_no_reason_to_show_less(log: CommitLog, busy: 
     """Such as those before a leftover: there is a gap in each listing."""
     for _ in range(8):
         writer.sql("INSERT INTO t VALUES (4)")
-    names = ObjectNames(busy.url)
+    names = ObjectNames(busy.store.url)
     for txid in range(2, 6):
-        busy.delete(names.name(COMMITS, txid, txid))
+        busy.store.delete(names.name(COMMITS, txid, txid))
     begun = writer.replica.visible.txid
     found = txids(log)
     assert found == [1, *range(6, found[-1] + 1)]
@@ -137,7 +137,7 @@ def test_sleep_in_the_middle_of_a_listing_hides_nothing_that_is_there(
     log: CommitLog, busy: Busy, writer: Instance
 ) -> None:
     """All that the first listing has shown was merged and deleted before the second."""
-    names, end = ObjectNames(busy.url), writer.replica.visible.txid
+    names, end = ObjectNames(busy.store.url), writer.replica.visible.txid
 
     def sleep() -> None:
         busy.meanwhile = lambda: None
@@ -146,7 +146,7 @@ def test_sleep_in_the_middle_of_a_listing_hides_nothing_that_is_there(
 
     def delete() -> None:
         for txid in range(1, end + 4):
-            busy.delete(names.name(COMMITS, txid, txid))
+            busy.store.delete(names.name(COMMITS, txid, txid))
 
     busy.meanwhile = sleep
     listed, calls = busy.objects, []
@@ -225,7 +225,9 @@ def _create(url: str, first: int, last: int) -> None:
 
 @pytest.mark.e2e
 def test_directory_in_which_another_process_writes_has_no_gaps(tmp_path: Path) -> None:
-    """Each of the names before them makes a listing longer; most that come meanwhile then have a gap."""
+    """The more there are, the longer it takes to list them, and nearly each listing has a gap that is not looked at
+    twice.
+    """
     names, before, after = ObjectNames("file:"), 5000, 400
     (tmp_path / names.directory(COMMITS)).mkdir(parents=True)
     for txid in range(1, before + 1):
