@@ -137,24 +137,26 @@ class Listing:
             found += self.level(level, _start_of_run(level, _end(found)) - 1)
         # The newest commit is never deleted, so there is one at the end or past it: or the log is another's, with
         # runs that do not begin where ours do
-        commits = self.level(COMMITS, _end(found) - 1)
+        end = _end(found)
+        commits = self.level(COMMITS, end - 1, end)
         if commits and _end(found + commits) == commits[-1].max_txid:
             return found + commits
         found = [item for level in levels if level for item in self.level(level)]
         return found + self.level(COMMITS, _end(found))
 
-    def level(self, level: int, after: int = 0) -> list[LogObject]:
+    def level(self, level: int, after: int = 0, held: int = 0) -> list[LogObject]:
         """Return those that begin after TXID `after`, and perhaps the one that begins there, in order of TXID.
 
-        They are made in that order, and none is left out before one that was made later.
+        They are made in that order, and none is left out before one that was made later. `held`: the TXID up to which
+        it does not matter.
         """
-        found = self._listed(level, after)
-        if not _gaps(found, after):
+        found, end = self._listed(level, after), max(after, held)
+        if not _gaps(found, end):
             return found
         # A store may show what is made while it lists, and not what was made before that. A second listing has all
         # that was there when the first one ended: what lies past a gap there, and past the first one's end, is newer
         newest, again = newest_in(found), self._listed(level, after)
-        return again[: next((place for place in _gaps(again, after) if place and again[place].max_txid > newest), None)]
+        return again[: next((place for place in _gaps(again, end) if place and again[place].max_txid > newest), None)]
 
     def check_nothing_misnamed(self) -> None:
         """Raise LogInUse for an empty log beside one under other names, which a new one would hide."""
@@ -281,9 +283,9 @@ def _end(found: list[LogObject]) -> int:
     return end_of(chain(found, 0))
 
 
-def _gaps(found: list[LogObject], after: int) -> list[int]:
-    """The places of those that do not lead on from the one before, the first one from `after`, if that is a TXID."""
-    places, end = [], after
+def _gaps(found: list[LogObject], end: int) -> list[int]:
+    """The places of those that do not lead on from the ones before, or from TXID `end`, 0 if that is not known."""
+    places = []
     for place, item in enumerate(found):
         if end and item.min_txid > end + 1:
             places.append(place)

@@ -133,6 +133,20 @@ def test_log_without_a_gap_is_listed_once(log: CommitLog, busy: Busy, writer: In
     assert busy.listings == 1
 
 
+def test_commits_that_a_run_holds_are_not_looked_for(
+    log: CommitLog, busy: Busy, writer: Instance, file_url: str, tmp_path: Path
+) -> None:
+    """They are gone in a log that is quiet: its starts list as often as others."""
+    busy.meanwhile = lambda: None
+    for _ in range(10):
+        writer.sql("INSERT INTO t VALUES (8)")
+    end = writer.replica.visible.txid // 2 * 2
+    merged_and_deleted(file_url, tmp_path, end)
+    writer.sql("INSERT INTO t VALUES (9)")
+    assert log.objects.towards_the_head()[-1].max_txid == writer.replica.visible.txid
+    assert busy.listings == 1
+
+
 def test_sleep_in_the_middle_of_a_listing_hides_nothing_that_is_there(
     log: CommitLog, busy: Busy, writer: Instance
 ) -> None:
