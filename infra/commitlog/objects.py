@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 from core.errors import LogDamaged, LogInUse, StoreUnavailable
 from infra.clock import Clock
 from infra.commitlog import ltx
-from infra.commitlog.chain import IN_MEMORY, Change, LogObject, Position, chain, check_follows, end_of
+from infra.commitlog.chain import IN_MEMORY, Change, LogObject, Position, chain, check_follows, end_of, newest_in
 from infra.storage.object_store import ObjectInfo
 
 T = TypeVar("T")
@@ -137,24 +137,38 @@ class Listing:
             found += self.level(level, _start_of_run(level, _end(found)) - 1)
         # The newest commit is never deleted, so there is one at the end or past it: or the log is another's, with
         # runs that do not begin where ours do
-        commits = self.level(COMMITS, _end(found) - 1)
+        end = _end(found)
+        commits = self.level(COMMITS, end - 1, end)
         if commits and _end(found + commits) == commits[-1].max_txid:
             return found + commits
         found = [item for level in levels if level for item in self.level(level)]
         return found + self.level(COMMITS, _end(found))
 
-    def level(self, level: int, after: int = 0) -> list[LogObject]:
-        """Return those that begin after TXID `after`, and perhaps the one that begins there, in order of TXID."""
-        directory = self.names.directory(level)
-        start = self.names.name(level, after, after) if after > 0 else ""
-        found = self._retrying(lambda: self._lists.objects(directory, start))
-        return [item for info in found if (item := self.names.object_of(level, info))]
+    def level(self, level: int, after: int = 0, held: int = 0) -> list[LogObject]:
+        """Return those that begin after TXID `after`, and perhaps the one that begins there, in order of TXID.
+
+        They are made in that order, and none is left out before one that was made later. `held`: the TXID up to which
+        it does not matter.
+        """
+        found, end = self._listed(level, after), max(after, held)
+        if not _gaps(found, end):
+            return found
+        # A store may show what is made while it lists, and not what was made before that. A second listing has all
+        # that was there when the first one ended: what lies past a gap there, and past the first one's end, is newer
+        newest, again = newest_in(found), self._listed(level, after)
+        return again[: next((place for place in _gaps(again, end) if place and again[place].max_txid > newest), None)]
 
     def check_nothing_misnamed(self) -> None:
         """Raise LogInUse for an empty log beside one under other names, which a new one would hide."""
         found = self._retrying(lambda: self._lists.directories(""))
         if what := self.names.misnamed(found):
             raise LogInUse(f"{self.url} has no commit, and something else: {what}. No log is begun there")
+
+    def _listed(self, level: int, after: int) -> list[LogObject]:
+        directory = self.names.directory(level)
+        start = self.names.name(level, after, after) if after > 0 else ""
+        found = self._retrying(lambda: self._lists.objects(directory, start))
+        return [item for info in found if (item := self.names.object_of(level, info))]
 
     def _levels(self) -> list[int]:
         found = self._retrying(lambda: self._lists.directories(self.names.levels))
@@ -267,6 +281,16 @@ def closed_on_error(change: Change) -> Iterator[None]:
 def _end(found: list[LogObject]) -> int:
     """The TXID that they lead to without a gap."""
     return end_of(chain(found, 0))
+
+
+def _gaps(found: list[LogObject], end: int) -> list[int]:
+    """The places of those that do not lead on from the ones before, or from TXID `end`, 0 if that is not known."""
+    places = []
+    for place, item in enumerate(found):
+        if end and item.min_txid > end + 1:
+            places.append(place)
+        end = max(end, item.max_txid)
+    return places
 
 
 def _start_of_run(level: int, end: int) -> int:

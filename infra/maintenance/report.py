@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -115,7 +115,5 @@ def _ignore(store: MaintenanceStore, name: str, command: str, why: str) -> None:
 def write_report(store: MaintenanceStore, report: Report) -> float:
     """Returns the time by the store's clock, seconds since 1970."""
     store.put(NAME, json.dumps(asdict(report)).encode())
-    found: list[Any] = [info for info in store.objects() if info.name == NAME]
-    if not found:
-        raise ObjectMissing(f"{store.url}/{NAME} was written and is not there")
-    return float(found[0].modified.timestamp())
+    _, modified = store.read_end(NAME, 1)
+    return modified.timestamp()

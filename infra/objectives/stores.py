@@ -119,7 +119,7 @@ def _found(settings: Settings, head: int) -> Found:
             store.check_there()  # the start has made it
             report, drill, of_log = read_report(store), read_drill(store), True
             listing = open_log(settings.replica_url, Clock()).objects
-            commits = listing.level(COMMITS, max(head - MOST_COMMITS, 0))[: -MOST_COMMITS - 1 : -1]
+            commits = listing.level(COMMITS, max(head - MOST_COMMITS, 0), head)[: -MOST_COMMITS - 1 : -1]
     except ServiceError as error:
         troubles.append(f"the log: {error}")
     try:

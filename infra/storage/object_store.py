@@ -224,7 +224,12 @@ class ObjectStore:
             return bytes(found.bytes()), found.meta["last_modified"]
 
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
-        """Every object right in a directory, in order of name, from the first name after `after`."""
+        """Every object right in a directory, in order of name, from the first name after `after`.
+
+        What is there before this is called and still when it has returned is among them. Of what comes or goes
+        meanwhile any may be, whatever came or went before it: a directory is read piece by piece, and neither POSIX nor
+        S3 says which moment a listing is of.
+        """
         with self._request("list"):
             if self._directory is not None:
                 return sorted(_files(self._directory, directory, after), key=lambda info: info.name)

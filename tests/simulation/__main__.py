@@ -22,6 +22,7 @@ _SHOWN = (
     "freezes",
     "leaps",
     "emptied",
+    "mixed listings",
     "merges",
     "snapshots",
     "deletions",

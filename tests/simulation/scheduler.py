@@ -30,6 +30,7 @@ class Crash(BaseException):
 class Scheduler:
     def __init__(self, seed: int, tell: Callable[[str], None] | None = None) -> None:
         """`tell` gets every line of the trace."""
+        self.seed = seed
         self.rng = random.Random(seed)
         self.trace: deque[str] = deque(maxlen=_TRACE_KEPT)
         self.failure: BaseException | None = None

@@ -33,6 +33,8 @@ class Bucket:
         self.keeps_create_if_absent = True
         self.is_atomic = True  # otherwise it looks, and stores a moment later
         self.skew = 0.0  # seconds by which its clock is wrong
+        self.listings = random.Random(scheduler.seed)  # of its own: it changes nothing else
+        self.moves = 0  # how often all of it was moved away or put back
         self.emptied_since = float("inf")
         self.last_emptied = float("-inf")  # when it last was
         self.is_replaced = False
@@ -58,11 +60,13 @@ class Bucket:
 
     def empty(self) -> None:
         """Somebody moves all of it away."""
+        self.moves += 1
         self._moved_away, self._objects = self._objects, {}
         self.emptied_since = self._scheduler.now()
 
     def refill(self) -> None:
         """And puts it back."""
+        self.moves += 1
         self._objects |= self._moved_away
         self.emptied_since, self.last_emptied = float("inf"), self._scheduler.now()
 
@@ -134,6 +138,7 @@ class Faults:
     misleading: float = 0.0  # of what went wrong: the error's text speaks of another end
     late_delete: float = 0.0  # the same of a delete
     emptied: float = 0.0  # one listing finds nothing: the bucket is lost
+    long_listing: float = 0.0
     slow: float = 0.0
     crash: float = 0.0  # of the process, at a pause
     freeze: float = 0.0  # of the process, for hours or days
@@ -142,14 +147,15 @@ class Faults:
     operator: float = 0.0  # another program at the file of a server, at a pause
 
     @classmethod
-    def drawn(cls, rng: random.Random) -> "Faults":
+    def drawn(cls, rng: random.Random, listings: random.Random) -> "Faults":
         """Few kinds, but often: what only several of one kind together bring about shows itself, too."""
-        kinds = sorted(cls.__dataclass_fields__)
+        kinds = sorted(cls.__dataclass_fields__.keys() - {"long_listing"})
         drawn = {kind: rng.uniform(0.01, 0.15) if rng.random() < 0.4 else 0.0 for kind in kinds}
         still = rng.choice((0.0, 0.5, 1.0))
         misleading = rng.choice((0.0, 0.3, 0.8))
         rarer = {"crash": drawn["crash"] / 6, "freeze": drawn["freeze"] / 4, "still": still, "leap": drawn["leap"] / 10}
-        return cls(**drawn | rarer | {"misleading": misleading})
+        long_listing = listings.choice((0.0, 0.0, 0.0, 0.5, 1.0))
+        return cls(**drawn | rarer | {"misleading": misleading, "long_listing": long_listing})
 
     def stop(self) -> None:
         for kind in self.__dataclass_fields__:
@@ -271,8 +277,12 @@ class FaultyStore:
         return found
 
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
-        found = self._answer("list", f"{directory} {after}".rstrip(), lambda: self._bucket.objects(directory, after))
-        return [] if self._connection.emptied_at >= 0 else found
+        moves, before = self._bucket.moves, self._bucket.objects(directory, after)
+        self._answer("list", f"{directory} {after}".rstrip(), self._list)
+        if self._connection.emptied_at >= 0:
+            return []
+        found = self._bucket.objects(directory, after)
+        return self._mixed(before, found) if moves == self._bucket.moves else found
 
     def directories(self, directory: str = "") -> list[str]:
         found = self._answer("list", "the levels", self._bucket.directories)
@@ -292,6 +302,20 @@ class FaultyStore:
 
     def remove_unfinished(self) -> None:
         pass
+
+    def _mixed(self, before: list[ObjectInfo], after: list[ObjectInfo]) -> list[ObjectInfo]:
+        """Of what came or went while the store listed, some."""
+        lasting = {info.name for info in before} & {info.name for info in after}
+        shown = {info.name: info for info in (*before, *after)}
+        self._connection.counts["mixed listings"] += len(lasting) < len(shown)
+        chance = self._bucket.listings
+        return [info for name, info in sorted(shown.items()) if name in lasting or chance.random() < 0.5]
+
+    def _list(self) -> None:
+        """Piece by piece."""
+        chance = self._bucket.listings
+        if chance.random() < self._connection.faults.long_listing:
+            self._connection.process.pause(chance.choice((2.0, 20.0)) * chance.random())
 
     def _answer(self, verb: str, name: str, work: Callable[[], T]) -> T:
         fault = self._drawn("unreachable", "lost", "error", "refused")

@@ -68,7 +68,7 @@ class World:
             scheduler,
             self._bucket,
             self._model,
-            Faults.drawn(rng),
+            Faults.drawn(rng, self._bucket.listings),
             self.counts,
             root,
             root / "backups",
@@ -121,8 +121,18 @@ class World:
                 self._scheduler.at(moment + span + self._rng.random() * gap, self._recycle)
             if self._rng.random() < 0.1:
                 self._scheduler.at(moment + span * self._rng.random(), self._empty)
+            if self._bucket.listings.random() < self._around.faults.long_listing / 2:
+                self._plan_listings(moment + span)
             moment += span + gap
         self._scheduler.at(moment, self._around.faults.stop)
+
+    def _plan_listings(self, begin: float) -> None:
+        """While others write."""
+        chance = self._bucket.listings
+        for _ in range(30):
+            self._scheduler.at(begin + 30 * chance.random(), self._request)
+        for act in (self._maintain, self._maintain, self._recycle):
+            self._scheduler.at(begin + 15 * chance.random(), act)
 
     def _request(self) -> None:
         request = self._drawn_request(self._rng.random() < 0.4)

@@ -7,7 +7,7 @@ be at work at once, and each may be killed anywhere.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,6 +45,7 @@ class MaintenanceStore(Protocol):
     def create(self, name: str, body: bytes | bytearray, written_at: datetime | None = None) -> None: ...
     def put(self, name: str, body: Path | bytes, written_at: datetime | None = None) -> None: ...
     def read(self, name: str) -> Iterator[bytes]: ...
+    def read_end(self, name: str, size: int) -> tuple[bytes, datetime]: ...
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]: ...
     def directories(self, directory: str = "") -> list[str]: ...
     def delete(self, name: str) -> None: ...
@@ -235,8 +236,10 @@ class Compactor:
         if path.stat().st_size > self._one_request:
             self._store.put(name, path, written_at)
             return
-        with suppress(ObjectExists):
+        try:
             self._store.create(name, path.read_bytes(), written_at)
+        except ObjectExists:  # or a conflict of several, of which none is stored
+            self._store.put(name, path, written_at)
 
     # Deleting
 

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from core.errors import MomentNotKept
+from core.errors import MomentNotKept, ObjectMissing
 from infra.commitlog import dates
 from infra.commitlog.chain import LogObject, restorable
+from infra.commitlog.head import call_it_a_gap_unless
 from infra.commitlog.log import CommitLog
 from infra.commitlog.objects import COMMITS
 
@@ -36,7 +37,12 @@ def commit_before(log: CommitLog, moment: datetime) -> Found:
     A date that cannot be right is replaced by the store's time; see `dates`. Raises MomentNotKept, with what there is,
     for a moment outside of what the log holds, and for one within a run of commits that it holds only together.
     """
-    return _Search(log).before(moment)
+    for look_again in (True, False):
+        try:
+            return _Search(log).before(moment)
+        except ObjectMissing as error:
+            call_it_a_gap_unless(look_again, error)
+    raise AssertionError("unreachable")
 
 
 class _Search:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import apsw
 
-from core.errors import DatabaseFull, LogDamaged
+from core.errors import DatabaseFull, LogDamaged, ObjectMissing
 from infra.commitlog.chain import LogObject
 from infra.commitlog.dates import Misdated, bounds, misdated
 from infra.commitlog.defences import open_database
@@ -43,6 +43,7 @@ def verify_log(log: CommitLog, scratch: Path, progress: Progress = no_progress) 
     """
     findings = Findings()
     links: list[_Link] = []
+    missing: set[str] = set()  # URLs
     found = log.objects.everything()
     total = sum(item.size for item in found)
     for item in found:
@@ -54,7 +55,13 @@ def verify_log(log: CommitLog, scratch: Path, progress: Progress = no_progress) 
                 links.append(_Link(item, header.predecessor, position.checksum, header.timestamp))
         except LogDamaged as error:
             findings.problems.append(str(error))
+        except ObjectMissing:
+            missing.add(log.objects.url_of(item))
         progress("verify", findings.bytes, total)
+    if missing:  # as a rule deleted by maintenance meanwhile, like others after they were read
+        there = {log.objects.url_of(item) for item in log.objects.everything()}
+        findings.problems += [f"{url} is listed, and cannot be read: it is missing" for url in sorted(missing & there)]
+        links = [link for link in links if log.objects.url_of(link.item) in there]
     merged = [link for link in links if link.item.level]
     covered = max((link.item.max_txid for link in merged), default=0)
     run, rest = _newest_run([link for link in links if not link.item.level])

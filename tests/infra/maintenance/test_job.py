@@ -94,10 +94,8 @@ def aged(settings: Settings, backups: Backups, age: timedelta) -> Maintenance:
 
     class Later(ObjectStore):
         def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
-            return [
-                info if info.name == "maintenance.json" else ObjectInfo(info.name, info.size, info.modified - age)
-                for info in super().objects(directory, after)
-            ]
+            found = super().objects(directory, after)
+            return [ObjectInfo(info.name, info.size, info.modified - age) for info in found]
 
     clock, store = Clock(), Later(settings.replica_url)
     return Maintenance(Compactor(open_log(settings.replica_url, clock), store, clock), store, backups, KEEP, clock)
@@ -523,9 +521,15 @@ class _DirectoryOf(ObjectStore):
 
     def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
         return [
-            replace(info, modified=info.modified + timedelta(seconds=self._shifts.get(info.name, 0.0)))
-            for info in super().objects(directory, after)
+            replace(info, modified=info.modified + self._shift(info.name)) for info in super().objects(directory, after)
         ]
+
+    def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
+        end, modified = super().read_end(name, size)
+        return end, modified + self._shift(name)
+
+    def _shift(self, name: str) -> timedelta:
+        return timedelta(seconds=self._shifts.get(name, 0.0))
 
 
 @pytest.fixture

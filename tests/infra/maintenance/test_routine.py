@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -113,6 +113,10 @@ def test_wrong_clock_in_the_store_does_not_make_runs_follow_each_other_without_a
         def objects(self, directory: str = "", after: str = "") -> list[ObjectInfo]:
             found = super().objects(directory, after)
             return [replace(info, modified=info.modified + timedelta(hours=hours)) for info in found]
+
+        def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
+            end, modified = super().read_end(name, size)
+            return end, modified + timedelta(hours=hours)
 
     clock, store = Clock(), Wrong(settings.replica_url)
     keep = Keep(timedelta(hours=24), timedelta(days=7), timedelta(days=30))

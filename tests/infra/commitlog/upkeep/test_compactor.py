@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import LogDamaged, MaintenanceOutOfTime, StoreUnavailable, TxidNotKept
+from core.errors import LogDamaged, MaintenanceOutOfTime, ObjectExists, StoreUnavailable, TxidNotKept
 from infra.clock import Clock
 from infra.commitlog import ltx
 from infra.commitlog.log import CommitLog, open_log
@@ -114,6 +114,22 @@ def test_runs_are_aligned_and_everybody_makes_the_same(
     assert b"".join(store.read(path)) == made
     assert maintenance_of(url).merge(tmp_path) == 0
     assert (first.has_run(47), first.has_run(48)) == (False, True)
+
+
+def test_conflict_of_several_that_merge_leaves_the_run_there(
+    writer: Callable[[int], Instance], url: str, tmp_path: Path
+) -> None:
+    """The store says so, and has stored none of them."""
+    writer(RUN)
+    watched, clock = Watched(ObjectStore(url)), Clock()
+
+    def conflict(verb: str, name: str) -> None:
+        if verb == "create":
+            raise ObjectExists(name)
+
+    watched.before = conflict
+    assert Compactor(open_log(url, clock), watched, clock).merge(tmp_path) == 1
+    assert names(url, 1) == [name(1, RUN)]
 
 
 @pytest.mark.e2e
