@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MOST_TOGETHER = 128
+MOST_TOGETHER = 256
 _GATHER_SECONDS = 0.02  # the longest that writes wait for others that are just being read
 _PREPARE_SECONDS = 0.5
 WATCH_SECONDS = 0.5  # how often an idle server looks for the work of other programs
