@@ -1,7 +1,7 @@
 """The one thread that writes, and what waits for it.
 
-Writes that wait at the same time are done together, so that they share a commit; between them the thread looks after
-the file.
+Writes that wait at the same time are done together, so that they share a commit, which costs as much as dozens of
+them; between commits the thread looks after the file.
 """
 
 import asyncio
@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MOST_TOGETHER = 128
+MOST_TOGETHER = 256
+_GATHER_SECONDS = 0.02  # the longest that writes wait for others that are just being read
 _PREPARE_SECONDS = 0.5
 WATCH_SECONDS = 0.5  # how often an idle server looks for the work of other programs
 
@@ -154,12 +155,7 @@ class WriteQueue:
 
     def _store_with_others(self, first: Waiting) -> "Waiting | Job | None":
         """Store it with the writes that wait right behind it; returns what comes next."""
-        group = [first]
-        following: Waiting | Job | None = _nothing
-        with suppress(Empty):
-            while len(group) < MOST_TOGETHER and isinstance(following := self._queue.get_nowait(), Waiting):
-                group.append(following)
-                following = _nothing
+        group, following = self._gather(first)
         group = [waiting for waiting in group if not waiting.done.cancelled()]
         try:
             self._write(group)
@@ -169,6 +165,22 @@ class WriteQueue:
                 waiting.write.error.__cause__ = error
         _tell(group)
         return following
+
+    def _gather(self, first: Waiting) -> "tuple[list[Waiting], Waiting | Job | None]":
+        """Take the writes that wait behind it, as long as each turn of the event loop brings more: whoever was just
+        answered asks again, and would find the others gone. Returns them, and what comes next.
+        """
+        group, before, until = [first], 0, time.monotonic() + _GATHER_SECONDS
+        while before < len(group) < MOST_TOGETHER and (left := until - time.monotonic()) > 0:
+            before = len(group)
+            _let_turn(first.done.get_loop(), left)
+            with suppress(Empty):
+                while len(group) < MOST_TOGETHER:
+                    following = self._queue.get_nowait()
+                    if not isinstance(following, Waiting):
+                        return group, following
+                    group.append(following)
+        return group, _nothing
 
     def _write(self, group: list[Waiting]) -> None:
         now = self._clock.now()
@@ -189,6 +201,15 @@ class WriteQueue:
 
 def _nothing() -> None:
     pass
+
+
+def _let_turn(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    """Wait until an event loop has done what it has at hand, so long at most."""
+    turned = threading.Lock()
+    turned.acquire()
+    with suppress(RuntimeError):  # closed: nothing comes from there any more
+        loop.call_soon_threadsafe(turned.release)
+        turned.acquire(timeout=seconds)
 
 
 def _tell(group: list[Waiting]) -> None:

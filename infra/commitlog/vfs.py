@@ -111,16 +111,17 @@ class WalFile(apsw.VFSFile):
     def xSync(self, flags: int) -> None:
         """Ship the transaction that SQLite has just written, and only then write its commit mark: now readers see it.
 
-        Raises what `Committer.ship` raises, and TransactionTooLarge; SQLite then rolls back.
+        Only a checkpoint needs the WAL on disk, and syncs it first. A power cut before that takes commits from its end,
+        which are in the log. Raises what `Committer.ship` raises, and TransactionTooLarge; SQLite then rolls back.
         """
         mark, self._held_back = self._held_back, None
-        if self._sync_locally:
-            super().xSync(flags)
         if mark and mark.has_page:
             self._follow_restart()
             self._ship(mark.offset, mark.header, self._committer.max_bytes)
             super().xWrite(mark.header, mark.offset)
             self._note_shipped(mark.offset)
+        elif self._sync_locally:
+            super().xSync(flags)
 
     def salts(self) -> bytes:
         """Read them from its header: they are others after each time that it was begun anew."""

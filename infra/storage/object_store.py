@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -48,6 +48,7 @@ _CHUNK = 4 * 1024 * 1024
 _PART = 8 * 1024 * 1024  # of a large upload; S3 takes up to 10,000 of them
 _PARTS_AT_ONCE = 4
 _CHECK_SECONDS = 5
+_NAMES_REMEMBERED = 8
 _DEEPEST = 2  # levels of directories: ltx/0
 _UNFINISHED = ".being-written-"
 _DAY_SECONDS = 24 * 3600
@@ -124,6 +125,7 @@ class ObjectStore:
         self._directory: Path | None = None
         self._inode: tuple[int, int] | None = None
         self._lasting: set[Path] = set()  # directories below it whose names are safe from a power cut
+        self._named: tuple[tuple[str, int], ...] = ()  # the newest files of which that is known: name, inode
         self._timeout = timeout
         self._racers: list[ObjectStore] = []
         with self._errors():
@@ -200,8 +202,8 @@ class ObjectStore:
         """The first `end` bytes, or fewer if there are no more. Raises ObjectMissing."""
         with self._request("get"):
             if self._directory is not None:
-                with _opened(self._directory / name) as file:
-                    return file.read(end)
+                with self._opened(name) as descriptor:
+                    return os.pread(descriptor, end, 0)
             try:
                 return bytes(obstore.get(self._store, name, options={"range": (0, end)}).bytes())
             except BaseError as error:
@@ -216,10 +218,10 @@ class ObjectStore:
         """
         with self._request("get"):
             if self._directory is not None:
-                with _opened(self._directory / name) as file:
-                    status = os.fstat(file.fileno())
-                    file.seek(max(status.st_size - size, 0))
-                    return file.read(), datetime.fromtimestamp(status.st_ctime, UTC)
+                with self._opened(name) as descriptor:
+                    status = os.fstat(descriptor)
+                    end = os.pread(descriptor, size, max(status.st_size - size, 0))
+                    return end, datetime.fromtimestamp(status.st_ctime, UTC)
             found = obstore.get(self._store, name, options={"range": {"suffix": size}})
             return bytes(found.bytes()), found.meta["last_modified"]
 
@@ -294,7 +296,7 @@ class ObjectStore:
                 path = self._directory / name
                 self._make_first()
                 self._make_directory(path.parent)
-                _write_file(path, body, mode, written_at)
+                self._remember_named(name, _write_file(path, body, mode, written_at))
                 return
             attributes = {_WRITTEN_AT: written_at.isoformat().replace("+00:00", "Z")} if written_at else None
             obstore.put(
@@ -338,8 +340,30 @@ class ObjectStore:
         if self._directory is None:
             yield map(bytes, obstore.get(self._store, name).stream(min_chunk_size=_CHUNK))
         else:
-            with _opened(self._directory / name) as file:
-                yield iter(partial(file.read, _CHUNK), b"")
+            with self._opened(name) as descriptor:
+                yield iter(partial(os.read, descriptor, _CHUNK), b"")
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[int]:
+        """Open a file, and make its name outlive a power cut before anybody answers with its content: its writer may
+        not have come to that yet, and never will if the power fails now. It is opened first, so that the name made
+        safe is the one that was found.
+        """
+        assert self._directory
+        path = self._directory / name
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            inode = os.fstat(descriptor).st_ino
+            if (name, inode) not in self._named:
+                fsync_directory(path.parent)
+                self._remember_named(name, inode)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _remember_named(self, name: str, inode: int) -> None:
+        """Any thread may: it is replaced as a whole."""
+        self._named = (*self._named[1 - _NAMES_REMEMBERED :], (name, inode))
 
     @contextmanager
     def _request(self, verb: str) -> Iterator[_Stopwatch]:
@@ -482,19 +506,8 @@ def _directories(top: Path, depth: int) -> Iterator[Path]:
                     yield from _directories(Path(entry.path), depth - 1)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file, and make its name outlive a power cut before anybody answers with its content: its writer may not
-    have come to that yet, and never will if the power fails now. It is opened first, so that the name made safe is
-    the one that was found.
-    """
-    with path.open("rb") as file:
-        fsync_directory(path.parent)
-        yield file
-
-
-def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_at: datetime | None) -> None:
-    """Whole, and safe from a power cut, before the name is there for anybody to see.
+def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_at: datetime | None) -> int:
+    """Whole, and safe from a power cut, before the name is there for anybody to see. Returns the inode.
 
     obstore's LocalStore would link the file into place without any fsync.
     """
@@ -517,6 +530,7 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
                 with if_kept():
                     os.utime(descriptor, ns=(nanoseconds, nanoseconds))
             os.fsync(descriptor)
+            inode = os.fstat(descriptor).st_ino
         if mode == "create":
             try:
                 os.link(partial, path)
@@ -530,18 +544,21 @@ def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_a
         else:
             os.replace(partial, path)
         _make_outlive_power_cuts(path)
+        return inode
     finally:
         with suppress(OSError):  # it must not hide what has happened
             Path(partial).unlink()
 
 
-def _create_empty(path: Path) -> None:
+def _create_empty(path: Path) -> int:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         give_to_owner_of(path.parent, descriptor)
+        inode = os.fstat(descriptor).st_ino
     finally:
         os.close(descriptor)
     _make_outlive_power_cuts(path)
+    return inode
 
 
 def _make_outlive_power_cuts(path: Path) -> None:
