@@ -19,6 +19,7 @@ PEERS = ROOT / ".venv-bench" / "bin"
 LOAD = Path(__file__).with_name("load.lua")
 ITEMS = 10_000
 TICKS = os.sysconf("SC_CLK_TCK")
+NAMES = ("ours", "threads", "asyncio", "bare")
 UVICORN = ("--workers", "1", "--loop", "uvloop", "--http", "httptools")
 DESCRIPTION = "A thing of brass, as it is described in the catalogue"
 
@@ -87,7 +88,7 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
-    def load(self, kind: str, clients: int, seconds: float, path: str = "/") -> Load:
+    def load(self, kind: str, clients: int, seconds: int, path: str = "/") -> Load:
         """Load it. Ends the program when anything but success is answered."""
         before = self.cpu_seconds
         found = self.finish(self.begin(kind, clients, seconds, path))
@@ -96,8 +97,8 @@ class Server:
             found["requests"] / found["seconds"], found["p50"], found["p99"], spent / found["requests"] * 1_000_000
         )
 
-    def begin(self, kind: str, clients: int, seconds: float, path: str = "/") -> "subprocess.Popen[str]":
-        command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(LOAD)]
+    def begin(self, kind: str, clients: int, seconds: int, path: str = "/") -> "subprocess.Popen[str]":
+        command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s", "-s", str(LOAD)]
         command += [f"http://127.0.0.1:{self.port}{path}", "--", kind, str(ITEMS), f"{time.time_ns()}-"]
         with on_core(1):
             return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -125,6 +126,15 @@ class Server:
             self.process.wait()
 
 
+def command(name: str) -> list[str]:
+    """What starts it."""
+    if name == "ours":
+        return [sys.executable, "-m", "handler"]
+    module = {"threads": "fastapi_threads", "asyncio": "fastapi_asyncio", "bare": "bare"}[name]
+    silent = ["--no-access-log"] if name == "bare" else []
+    return [str(PEERS / "uvicorn"), f"benchmarks.peers.{module}:app", "--port", "PORT", *UVICORN, *silent]
+
+
 @contextmanager
 def on_core(number: int) -> Iterator[None]:
     """Processes that are started meanwhile have this one core of those that there are."""
@@ -143,15 +153,8 @@ def all_servers(directory: Path) -> Iterator[dict[str, Server]]:
     """The service and its peers, each filled, by their names."""
     with ExitStack() as ended:
         servers = {}
-        for name, module, more in (
-            ("ours", "", []),
-            ("sync", "fastapi_sync", []),
-            ("async", "fastapi_async", []),
-            ("bare", "bare", ["--no-access-log"]),
-        ):
-            command = [str(PEERS / "uvicorn"), f"benchmarks.peers.{module}:app", "--port", "PORT", *UVICORN, *more]
-            ours = [sys.executable, "-m", "handler"]
-            servers[name] = Server(name, command if module else ours, {}, directory / name)
+        for name in NAMES:
+            servers[name] = Server(name, command(name), {}, directory / name)
             ended.callback(servers[name].close)
         for name, server in servers.items():
             server.wait_until_ready()

@@ -2,6 +2,6 @@
 
 from mangum import Mangum
 
-from benchmarks.peers.fastapi_sync import app
+from benchmarks.peers.fastapi_threads import app
 
 handler = Mangum(app, lifespan="off")
