@@ -37,19 +37,19 @@ class Row:
 
 
 ROWS = [
-    Row("`GET /health`, 16 clients", "get", 16, "/health", with_bare=True),
-    Row("`GET /api/items/{id}`, 1 client", "find", 1, with_bare=True),
+    Row("GET /health, 16 clients", "get", 16, "/health", with_bare=True),
+    Row("GET an item, 1 client", "find", 1, with_bare=True),
     Row(READ, "find", 16, with_bare=True),
     Row(LIST, "get", 16, "/api/items", with_bare=True),
     Row("list of 1, page 1, 16 clients", "get", 16, "/api/items?limit=1"),
     Row("list of 1, page 10,000, 16 clients", "get", 16, "/api/items?limit=1&cursor=CURSOR"),
     Row("search of a text that 11 names have, 16 clients", "get", 16, "/api/items?q=m%20777"),
-    Row("`POST`, 1 client", "post", 1),
-    Row("`POST`, 16 clients", "post", 16),
+    Row("POST, 1 client", "post", 1),
+    Row("POST, 16 clients", "post", 16),
     Row(CREATE, "post", 64),
-    Row("`PUT` with keys, 16 clients", "put", 16),
-    Row("`PATCH` with keys, 16 clients", "patch", 16),
-    Row("`POST`, then `DELETE`, with keys, 16 clients", "remove", 16),
+    Row("PUT with keys, 16 clients", "put", 16),
+    Row("PATCH with keys, 16 clients", "patch", 16),
+    Row("POST, then DELETE, with keys, 16 clients", "remove", 16),
     Row("batch of 10 with keys, 16 clients", "batch", 16),
 ]
 QUICK = [row for row in ROWS if row.name in (READ, LIST, CREATE)]

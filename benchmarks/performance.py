@@ -18,7 +18,7 @@ CALLED = {
     "asyncio": "the same in asyncio",
     "bare": "a constant",
 }
-READ, LIST, CREATE = "`GET /api/items/{id}`, 16 clients", "list of 50, 16 clients", "`POST`, 64 clients"
+READ, LIST, CREATE = "GET an item, 16 clients", "list of 50, 16 clients", "POST, 64 clients"
 _MACHINE = Path("/proc/cpuinfo")
 
 Loads = dict[str, Load]  # by the server's name
@@ -56,11 +56,11 @@ the ratios count, not the figures.
 The peers (`benchmarks/peers/`) are what people would pick instead, as the tutorials write it: FastAPI with SQLAlchemy
 2, plain functions in its pool of threads; the same in asyncio over aiosqlite. A constant from bare Starlette is the
 limit of all that is built on it. They have the service's routes, fields and statuses, and the durability of its
-database: a WAL, `synchronous=FULL`. The service puts each commit into its log as well, here a directory, and looks at
+database: a WAL, synchronous=FULL. The service puts each commit into its log as well, here a directory, and looks at
 the `Idempotency-Key` of a write, which the peers do not. Two things that no tutorial says are mended, or a peer would
 stand still: SQLite waits a minute for its lock, and the pool of connections is as large as the load.
 
-Each server is one worker of Uvicorn with uvloop and httptools on a core of its own, `wrk` is on another, and there
+Each server is one worker of Uvicorn with uvloop and httptools on a core of its own, wrk is on another, and there
 are {ITEMS:,} items. Each logs as it ships, into a file: the service its lines of JSON, the peers Uvicorn's access
 log; the constant logs nothing. An answer of 400 or above ends the run.
 
@@ -78,13 +78,13 @@ Milliseconds, the median and the 99th percentile; and microseconds of the proces
 
 ## Reads beside writes
 
-The 99th percentile of `GET /api/items/{{id}}` in milliseconds, 16 clients: alone, and beside 64 clients that `POST`.
+The 99th percentile of GET of an item in milliseconds, 16 clients: alone, and beside 64 clients that POST.
 
 {beside(measured)}
 
 ## Memory and start
 
-Memory is the most that the server has had when all of this was done (`VmHWM`). The start is the processor's time
+Memory is the most that the server has had when all of this was done (VmHWM). The start is the processor's time
 until a function of Lambda has its handler in a new process, with an empty log on S3, or for FastAPI under Mangum an
 empty file.
 
@@ -92,7 +92,7 @@ empty file.
 
 ## On S3
 
-With the log on a local S3 of which a PUT takes 25 ms and a GET 10 ms, 256 clients `POST` **{distant.rate:,.0f} a
+With the log on a local S3 of which a PUT takes 25 ms and a GET 10 ms, 256 clients POST **{distant.rate:,.0f} a
 second**: {distant.p50:.0f} ms at the median, {distant.p99:.0f} ms at the 99th percentile, {distant.cpu:,.0f} µs of
 the processor.
 
