@@ -49,6 +49,11 @@ install: .venv/installed ## create .venv with everything that serving and testin
 	@.venv-contract/bin/$(PIP) -r requirements-contract.txt >&2
 	@touch $@
 
+.venv-bench/installed: requirements-bench.txt
+	@$(PYTHON) -m venv .venv-bench >&2
+	@.venv-bench/bin/$(PIP) -r requirements-bench.txt >&2
+	@touch $@
+
 serve: .venv/installed ## run the service on http://localhost:8000 (PORT=... changes it)
 	@mkdir -p $(PLACES)
 	@exec $(VENV)/python -m handler
@@ -93,6 +98,15 @@ contract: .venv/installed .venv-contract/installed ## hold a live server to open
 e2e: .venv/installed .venv-sam/installed .venv-contract/installed ## run the end-to-end tests: real server, real Lambda runtime
 	@$(VENV)/python -m pytest -m e2e
 
+bench: SECONDS = 3
+bench: ROUNDS = 3
+bench: .venv/installed .venv-bench/installed ## measure the service beside its peers, into docs/performance.md (SECONDS=3 ROUNDS=3 of each load; needs wrk)
+	@$(VENV)/python -m benchmarks.http --seconds $(SECONDS) --rounds $(ROUNDS)
+
+bench-quick: .venv/installed .venv-bench/installed ## the same in short, and hold what can be counted to benchmarks/counts.json (needs wrk, valgrind)
+	@$(VENV)/python -m benchmarks.http --quick
+	@$(VENV)/python -m benchmarks.counts
+
 bench-log: .venv/installed ## measure what commits cost, as Markdown
 	@$(VENV)/python -m benchmarks.commit_log
 
@@ -124,7 +138,7 @@ lint-files: .venv/installed ## check Dockerfile, workflows and shell scripts
 
 requirements: .venv/installed ## write requirements*.txt anew after a change of a requirements*.in (UPGRADE=1 also raises what no .in names)
 	@$(VENV)/$(PIP) -r requirements-lint.txt >&2
-	@for name in requirements requirements-s3 requirements-otel requirements-dev requirements-lint requirements-sam requirements-contract; do \
+	@for name in requirements requirements-s3 requirements-otel requirements-dev requirements-lint requirements-sam requirements-contract requirements-bench; do \
 	  $(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(if $(UPGRADE),--upgrade) \
 	    --output-file $$name.txt $$name.in || exit; \
 	done
@@ -187,6 +201,6 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 	AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test $(SAM) local start-api --config-env local --port $(SAM_PORT)
 
 clean: ## remove what the tools made; data/ stays
-	rm -rf build *.egg-info .venv .venv-sam .venv-contract .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.* .coverage-of-revision
+	rm -rf build *.egg-info .venv .venv-sam .venv-contract .venv-bench .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.* .coverage-of-revision
 
-.PHONY: help install serve dev test test-coverage sim fuzz model check drill evidence contract e2e bench-log bench-search bench-costs bench-images bench-middleware bench-metrics lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-coverage sim fuzz model check drill evidence contract e2e bench bench-quick bench-log bench-search bench-costs bench-images bench-middleware bench-metrics lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
