@@ -19,6 +19,7 @@ from handler.idempotency import attempt_of, kept_of, response_of
 from infra.backups.backups import Backups, open_backups
 from infra.copies import Copies
 from infra.database import Database, GiveUp, Session, UseCase, open_database
+from infra.maintenance.apart import MaintenanceApart
 from infra.maintenance.job import open_maintenance
 from infra.maintenance.routine import MaintenanceRoutine
 from infra.settings import SERVICE, Settings
@@ -83,7 +84,9 @@ def open_service(
     database = open_database(settings, lasting=lasting, metrics=metrics, give_up=give_up)
     job = None
     if backups:
-        job = MaintenanceRoutine(open_maintenance(settings, backups, metrics), metrics, lambda: database.txid)
+        maintenance = open_maintenance(settings, backups, metrics)
+        apart = MaintenanceApart(settings, maintenance.steps, metrics) if lasting else None
+        job = MaintenanceRoutine(maintenance, metrics, lambda: database.txid, apart)
     logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
     copies = Copies(database.log.url, observer=metrics)
     return Service(settings, database, job, metrics, copies, lasting, started, tracing)

@@ -83,6 +83,11 @@ def read_report(store: MaintenanceStore) -> Report:
     return read_note(store, NAME, _REPORT, lambda report: report.last_success) or Report()
 
 
+def report_of(found: Any) -> Report:
+    """Make a report of what `asdict` has made of one, whoever has carried it here. Raises ValidationError."""
+    return _REPORT.validate_python(found)
+
+
 def read_note(store: MaintenanceStore, name: str, kind: TypeAdapter[T], moment: Callable[[T], float]) -> T | None:
     """Read what was kept under this name beside the log; None, and a WARNING, for what cannot be believed."""
     try:
