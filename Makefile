@@ -125,6 +125,9 @@ bench-middleware: .venv/installed ## measure what each layer of middleware adds 
 bench-metrics: .venv/installed ## measure what it costs to count, as Markdown
 	@$(VENV)/python -m benchmarks.metrics
 
+bench-calm: .venv/installed ## measure how long reads take beside 64 writers and beside maintenance, as Markdown (needs wrk)
+	@$(VENV)/python -m benchmarks.calm
+
 lint: .venv/installed ## check style and common mistakes
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .

@@ -83,10 +83,13 @@ def open_service(
     database = open_database(settings, lasting=lasting, metrics=metrics, give_up=give_up)
     job = None
     if backups:  # a function leaves it to another one, and would load a tenth of its modules in vain
+        from infra.maintenance.apart import MaintenanceApart
         from infra.maintenance.job import open_maintenance
         from infra.maintenance.routine import MaintenanceRoutine
 
-        job = MaintenanceRoutine(open_maintenance(settings, backups, metrics), metrics, lambda: database.txid)
+        maintenance = open_maintenance(settings, backups, metrics)
+        apart = MaintenanceApart(settings, maintenance.steps, metrics) if lasting else None
+        job = MaintenanceRoutine(maintenance, metrics, lambda: database.txid, apart)
     logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
     copies = Copies(database.log.url, observer=metrics)
     return Service(settings, database, job, metrics, copies, lasting, started, tracing)

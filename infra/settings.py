@@ -101,7 +101,7 @@ class Settings(BaseModel):
 
     @field_validator("cors_origins", mode="before")
     @classmethod
-    def _are_origins(cls, listed: str) -> list[str]:
+    def _are_origins(cls, listed: str | list[str]) -> list[str]:
         origins = _parts(listed)
         for origin in origins:
             if not _ORIGIN.fullmatch(origin):
@@ -112,7 +112,7 @@ class Settings(BaseModel):
 
     @field_validator("forwarded_allow_ips", mode="before")
     @classmethod
-    def _are_networks(cls, listed: str) -> list[str]:
+    def _are_networks(cls, listed: str | list[str]) -> list[str]:
         networks = _parts(listed)
         for network in networks:
             try:
@@ -172,8 +172,8 @@ class Settings(BaseModel):
             raise SettingsError("; ".join(map(_explain, error.errors()))) from None
 
 
-def _parts(listed: str) -> list[str]:
-    return [part.strip() for part in listed.split(",")]
+def _parts(listed: str | list[str]) -> list[str]:
+    return [part.strip() for part in (listed.split(",") if isinstance(listed, str) else listed)]
 
 
 def _explain(error: Any) -> str:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -217,10 +217,13 @@ def _tell(group: list[Waiting]) -> None:
     for loop in {waiting.done.get_loop() for waiting in group}:
         futures = [waiting.done for waiting in group if waiting.done.get_loop() is loop]
         with suppress(RuntimeError):  # closed: nobody waits there any more
-            loop.call_soon_threadsafe(_resolve, futures)
+            loop.call_soon_threadsafe(_resolve, loop, iter(futures))
 
 
-def _resolve(futures: "list[asyncio.Future[None]]") -> None:
+def _resolve(loop: asyncio.AbstractEventLoop, futures: "Iterator[asyncio.Future[None]]") -> None:
+    """One in each turn of the loop: whoever reads meanwhile is not to wait until all of them are answered."""
     for future in futures:
         if not future.done():
             future.set_result(None)
+            loop.call_soon(_resolve, loop, futures)
+            return

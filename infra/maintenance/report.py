@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Annotated, TypeVar
+from typing import Any, Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -82,6 +82,11 @@ _REPORT = TypeAdapter(Report)
 def read_report(store: MaintenanceStore) -> Report:
     """An empty one when there is none."""
     return read_note(store, NAME, _REPORT, lambda report: report.last_success, "python -m infra maintain") or Report()
+
+
+def report_of(found: Any) -> Report:
+    """Make a report of what `asdict` has made of one, whoever has carried it here. Raises ValidationError."""
+    return _REPORT.validate_python(found)
 
 
 def read_note(

@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from core.errors import MaintenanceCancelled, ServiceError
 from infra.backups.retention import Backup
+from infra.maintenance.apart import MaintenanceApart
 from infra.maintenance.drill import Drill
 from infra.maintenance.gauges import gauges_of, gauges_of_drill
 from infra.maintenance.job import Maintenance
@@ -25,9 +26,18 @@ _STOP_SECONDS = 2.0
 class MaintenanceRoutine:
     """Runs the job when it is time, and says what became of it: in the log and in metrics."""
 
-    def __init__(self, maintenance: Maintenance, metrics: Metrics, head: Callable[[], int] = lambda: 0) -> None:
-        """`head`: the newest commit that this process knows of, a TXID."""
+    def __init__(
+        self,
+        maintenance: Maintenance,
+        metrics: Metrics,
+        head: Callable[[], int] = lambda: 0,
+        apart: MaintenanceApart | None = None,
+    ) -> None:
+        """`head`: the newest commit that this process knows of, a TXID. `apart`: who does what `maintenance` would do
+        here, in a process of its own.
+        """
         self._maintenance = maintenance
+        self._worker = apart or maintenance
         self._metrics = metrics
         self._head = head
         self._stopping = threading.Event()
@@ -44,7 +54,7 @@ class MaintenanceRoutine:
         """
         started = time.monotonic()
         try:
-            report = self._maintenance.run(seconds, check=self._check_stopping)
+            report = self._worker.run(seconds, check=self._check_stopping)
         except MaintenanceCancelled:
             raise
         except Exception:
@@ -60,7 +70,7 @@ class MaintenanceRoutine:
 
     def merge(self) -> int:
         """Only merge what is complete; returns how many runs were made."""
-        made = self._maintenance.merge(self._check_stopping)
+        made = self._worker.merge(self._check_stopping)
         if made:
             logger.info("merged", extra={"runs": made})
         return made

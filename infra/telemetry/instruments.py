@@ -2,6 +2,7 @@
 
 import threading
 from bisect import bisect_left
+from collections.abc import Sequence
 
 
 class Counter:
@@ -36,3 +37,9 @@ class Histogram:
         with self._lock:
             self.counts[bucket] += 1
             self.sum += value
+
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """Take over what one with the same bounds has counted elsewhere."""
+        with self._lock:
+            self.counts[:] = map(sum, zip(self.counts, counts, strict=True))
+            self.sum += total

@@ -114,6 +114,11 @@ class Compactor:
         return made
 
     @property
+    def merged(self) -> dict[int, int]:
+        """By level, to which TXID all has been merged, as far as was seen here. Whoever merges elsewhere writes it."""
+        return self._merged_to
+
+    @property
     def merged_to(self) -> int | None:
         """The TXID of the newest commit that has been merged, as far as was seen here; None: nobody has looked."""
         return self._merged_to.get(1)

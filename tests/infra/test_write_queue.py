@@ -1,0 +1,25 @@
+"""What becomes of writes that were stored together, for whoever waits on the event loop."""
+
+import asyncio
+
+from infra import write_queue
+from infra.commitlog import Write
+from infra.write_queue import Waiting
+
+
+def test_others_have_a_turn_between_two_answers_of_one_commit() -> None:
+    async def turns_of_answers() -> list[int]:
+        loop, turn = asyncio.get_running_loop(), 0
+        group = [Waiting(Write(lambda db: None), 0.0, loop.create_future()) for _ in range(4)]
+        group[1].done.cancel()  # nobody waits for that one any more
+        found: list[int] = []
+        for waiting in group:
+            waiting.done.add_done_callback(lambda done: None if done.cancelled() else found.append(turn))
+        write_queue._tell(group)
+        while not all(waiting.done.done() for waiting in group) or len(found) < 3:
+            await asyncio.sleep(0)
+            turn += 1
+        return found
+
+    first, second, third = asyncio.run(turns_of_answers())
+    assert first < second < third
