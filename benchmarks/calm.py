@@ -153,11 +153,9 @@ def measure(directory: Path, peaks: list[dict[str, float]]) -> dict[str, list[fl
         peak = {"server's peak after maintenance": peak_of(pid)}
         time.sleep(1)
         found = {"alone": probe.ask_for(ALONE_SECONDS), **found}
-        with writing(port, directory) as writers:
+        with writing(port, directory):
             found[f"{WRITERS} writers"] = probe.ask_for(WRITING_SECONDS)
         peaks.append({**peak, "and after the writers": peak_of(pid)})
-        said = (directory / "wrk").read_text()
-        print(re.findall("Requests/sec.*|Non-2xx.*", said), writers.returncode, flush=True)
     return found
 
 
@@ -191,7 +189,7 @@ def serving(directory: Path, log: Path) -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def writing(port: int, directory: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def writing(port: int, directory: Path) -> Iterator[None]:
     script = directory / "write.lua"
     script.write_text(_WRITE)
     with (directory / "wrk").open("wb") as out:
@@ -208,8 +206,10 @@ def writing(port: int, directory: Path) -> Iterator["subprocess.Popen[bytes]"]:
             stdout=out,
         )
     time.sleep(1)
-    yield wrk
+    yield
     wrk.wait(60)
+    if "Non-2xx" in (said := (directory / "wrk").read_text()):
+        raise SystemExit(said)
 
 
 def peak_of(pid: int) -> float:
