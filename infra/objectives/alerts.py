@@ -118,6 +118,7 @@ def _errors(rate: float) -> str:
 
 
 def why_nothing_is_written(facts: Facts, room: float = _ROOM) -> str:
+    """Return what keeps every write from being stored; nothing where there is no such thing."""
     if reason := facts.history.noted.unwritable:
         return reason
     return "the disk of the database is full." if facts.gauges.get("data_volume_free_bytes", room) < room else ""

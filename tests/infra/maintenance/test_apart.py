@@ -78,7 +78,7 @@ def test_all_that_a_run_has_done_said_and_counted_comes_back(
     assert counts["backups", "put", "ok"] >= 2
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert record.name == "infra.maintenance.report", "a line of the server's log"
-    assert "is no report, and ignored" in record.getMessage()
+    assert "is ignored and counts as none" in record.getMessage()
 
     assert maintenance.steps.merged_to == RUN
     for run in (replica / "ltx" / "1").iterdir():
