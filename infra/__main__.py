@@ -420,7 +420,11 @@ def _print_status(status: Status) -> None:
         left = "" if it["budget_left"] is None else f"; {100 * it['budget_left']:.0f} % of the budget left"
         print(f"{'objective':<16} {it['state']:<8} {it['title']} {it['target']}: {it['reason']}{left}")
     for it in status.alerts:
-        print(f"{'alert':<16} {it['severity']} {it['name']} since {it['since']}: {it['summary']} See {it['runbook']}")
+        last = (
+            it["last"] and f" The last {it['last']['what']} was at {it['last']['at']}; over by {it['last']['until']}."
+        )
+        text = f"{it['severity']} {it['name']} since {it['since']}: {it['summary']}{last or ''} See {it['runbook']}"
+        print(f"{'alert':<16} {text}")
     for warning in status.warnings:
         print(f"warning          {warning}")
     for problem in status.problems:

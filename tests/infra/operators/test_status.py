@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import socket
 import time
 from contextlib import closing
@@ -16,6 +17,7 @@ from infra.objectives.history_file import HistoryFile
 from infra.objectives.status import Condition, moment_text
 from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
+from infra.telemetry.metrics import Totals
 
 
 @pytest.fixture
@@ -49,10 +51,12 @@ def test_status_of_a_running_service_is_by_what_it_has_kept(
         assert history
         history.noted.degraded, history.noted.state = "the store is away", "degraded"
         history.noted.firing["StoreAway"] = history.noted.since = time.time() - 60
+        history.see(time.time(), 10, Totals(locked=1), {})
         file.write(history)
         assert main(["status"]) == 3
         assert "alert            P1 StoreAway since 20" in (out := said(capsys))
         assert "See RUNBOOK.md#alert-storeaway" in out
+        assert re.search(r"P2 DatabaseLocked .* The last refused request was at \S+; over by \S+\. See RUNBOOK", out)
         assert main(["status", "--json"]) == 3
         found = json.loads(said(capsys))
         assert (found["state"], found["since"]) == ("degraded", found["alerts"][0]["since"])
