@@ -7,7 +7,7 @@ from zlib import crc32
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from handler.fields import edit_answer, field_of
-from infra.telemetry.logs import clear_context_keys, set_context_keys
+from infra.telemetry.logs import clear_context_keys, log_request, set_context_keys
 from infra.telemetry.metrics import Metrics
 from infra.telemetry.trace_context import trace_of
 
@@ -59,27 +59,26 @@ class RequestLog:
         finally:
             seconds = time.perf_counter() - started
             self.metrics.in_flight -= 1
-            self.metrics.request_finished(_method(scope), route_of(scope), status, seconds)
-            self._log(scope, status, round(seconds * 1000, 3))
+            route = route_of(scope)
+            self.metrics.request_finished(_method(scope), route, status, seconds)
+            self._log(scope, route, status, round(seconds * 1000, 3))
             clear_context_keys()
 
-    def _log(self, scope: Scope, status: int, milliseconds: float) -> None:
-        is_slow = milliseconds > self.slow_ms
-        if status < 400 and not is_slow and not is_in_sample(scope["state"]["request_id"], self.sample):
+    def _log(self, scope: Scope, route: str, status: int, milliseconds: float) -> None:
+        is_slow, state, method, path = milliseconds > self.slow_ms, scope["state"], scope["method"], scope["path"]
+        if status < 400 and not is_slow and not is_in_sample(state["request_id"], self.sample):
             return
-        level = logging.ERROR if status >= 500 else logging.WARNING if is_slow else logging.INFO
-        fields = {
-            "method": scope["method"],
-            "path": scope["path"],
-            "status_code": status,
-            "duration_ms": milliseconds,
-            **scope["state"].get("who", {}),
-        }
-        if code := scope["state"].get("code"):
+        fields = {"route": route, "method": method, "path": path, "status_code": status, "duration_ms": milliseconds}
+        fields |= state.get("who", {})
+        if code := state.get("code"):
             fields["code"] = code
-        text = "%s %s %d after %d ms" if is_slow else "%s %s %d"
-        values = (scope["method"], scope["path"], status, *([milliseconds] if is_slow else []))
-        logger.log(level, text, *values, extra=fields)
+        message = f"{method} {path} {status}"
+        if is_slow:
+            message += f" after {milliseconds:.0f} ms"
+        if status < 500 and not is_slow:
+            log_request(logger, message, fields)
+        else:
+            logger.log(logging.ERROR if status >= 500 else logging.WARNING, "%s", message, extra=fields)
 
 
 class _Route:

@@ -28,10 +28,14 @@ class LineHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Write it, or have it written soon. Lines stay in order."""
         try:
-            self._waiting.append(self.format(record))
+            self.write(self.format(record), is_urgent=record.levelno >= logging.WARNING)
         except Exception:
             self.handleError(record)
-        if self._thread is None or record.levelno >= logging.WARNING or len(self._waiting) > _MOST_WAITING:
+
+    def write(self, line: str, *, is_urgent: bool = False) -> None:
+        """The same for a line that was made without a record."""
+        self._waiting.append(line)
+        if self._thread is None or is_urgent or len(self._waiting) > _MOST_WAITING:
             self.flush()
         elif not self._any.is_set():
             self._any.set()

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -25,38 +25,8 @@ from infra.telemetry.newest_errors import ERRORS
 
 __all__ = ["LineFormatter", "clear_context_keys", "configure_logging", "set_context_keys"]
 
+_OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "taskName", "message", "asctime", "color_message"}
 _NAMES = {"uvicorn.error": "uvicorn"}  # whoever looks for "error" is not to find all that a server says
-
-
-class Record(logging.LogRecord):
-    """A record without what no line says: where in the code, and by which thread and process, it was made."""
-
-    def __init__(
-        self,
-        name: str,
-        level: int,
-        pathname: str,
-        lineno: int,
-        msg: object,
-        args: Any,
-        exc_info: Any,
-        func: str | None = None,
-        sinfo: str | None = None,
-        **others: object,
-    ) -> None:
-        self.name, self.levelno, self.levelname = name, level, logging.getLevelName(level)
-        self.msg, self.args = msg, args
-        if args and len(args) == 1 and isinstance(args[0], Mapping) and args[0]:
-            self.args = args[0]  # for "%(name)s", as in any other record
-        self.exc_info, self.exc_text, self.stack_info = exc_info, None, sinfo
-        self.created = time.time()
-        self.msecs, self.relativeCreated = self.created % 1 * 1000, 0.0
-        self.pathname, self.filename, self.module, self.lineno, self.funcName = pathname, "", "", lineno, func or ""
-        self.thread = self.threadName = self.process = self.processName = None
-        self.taskName: str | None = None
-
-
-_OF_EVERY_RECORD = {*vars(Record("", 0, "", 0, "", None, None)), "message", "asctime", "color_message"}
 
 
 class LineFormatter(LambdaPowertoolsFormatter):
@@ -71,26 +41,28 @@ class LineFormatter(LambdaPowertoolsFormatter):
         self._is_traced = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
 
     def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] = {
-            "timestamp": _timestamp(record.created),
-            "level": record.levelname,
-            "message": record.getMessage(),
+        fields = {
+            name: value for name, value in record.__dict__.items() if name not in _OF_EVERY_RECORD and value is not None
         }
-        for name, value in self.get_current_keys().items():
-            if value is not None:
-                fields[name] = value
-        fields |= self.thread_safe_get_current_keys()
-        for name, value in record.__dict__.items():
-            if name not in _OF_EVERY_RECORD and value is not None:
-                fields[name] = value
-        fields["logger"] = _NAMES.get(record.name, record.name)
-        if self._is_traced and (trace_id := self._get_latest_trace_id()):
-            fields["xray_trace_id"] = trace_id
         if record.exc_info and (error := record.exc_info[1]):
             fields |= {"exception": self.formatException(record.exc_info), "exception_name": type(error).__name__}
             if notes := getattr(error, "__notes__", None):
                 fields["exception_notes"] = notes
-        return self.serialize(fields)
+        name = _NAMES.get(record.name, record.name)
+        return self.line(record.created, record.levelname, record.getMessage(), name, fields)
+
+    def line(self, created: float, level: str, message: str, logger: str, fields: dict[str, Any]) -> str:
+        """Put it together. `created`: seconds since 1970."""
+        line: dict[str, Any] = {"timestamp": _timestamp(created), "level": level, "message": message}
+        for name, value in self.get_current_keys().items():
+            if value is not None:
+                line[name] = value
+        line |= self.thread_safe_get_current_keys()
+        line |= fields
+        line["logger"] = logger
+        if self._is_traced and (trace_id := self._get_latest_trace_id()):
+            line["xray_trace_id"] = trace_id
+        return self.serialize(line)
 
     def serialize(self, log: Any) -> str:
         try:
@@ -119,9 +91,7 @@ def configure_logging(level: str) -> tuple[logging.Handler, LineFormatter]:
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler, ERRORS], level=level, force=True)
     logging.captureWarnings(True)
-    logging.setLogRecordFactory(Record)
     logging.logAsyncioTasks = False  # type: ignore[attr-defined, unused-ignore]
-    logging._srcfile = None  # nor is looked for where it was made (see "Optimization" in logging's documentation)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
@@ -131,6 +101,14 @@ def configure_logging(level: str) -> tuple[logging.Handler, LineFormatter]:
     logging.getLogger("peewee").setLevel(logging.INFO)  # below that it shows each statement with its values
     sys.excepthook = _log_uncaught
     return handler, formatter
+
+
+def log_request(logger: logging.Logger, message: str, fields: dict[str, Any]) -> None:
+    """Write a line of INFO as the logger would, in a fifth of the time: no record is made, and nobody else is told."""
+    if logger.isEnabledFor(logging.INFO):
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, LineHandler) and isinstance(handler.formatter, LineFormatter):
+                handler.write(handler.formatter.line(time.time(), "INFO", message, logger.name, fields))
 
 
 def write_waiting_lines() -> None:

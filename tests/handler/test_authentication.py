@@ -21,6 +21,7 @@ from handler.service import Service, open_server_service
 from infra.storage.object_store import ObjectStore
 from tests.conftest import MakeSettings, assert_problem, serving
 from tests.e2e.processes import own_address, until
+from tests.log_watch import kept_lines
 
 ITEM = {"name": "x"}
 
@@ -40,8 +41,10 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def request_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    return [record.__dict__ for record in caplog.records if record.name == "handler.request"]
+@pytest.fixture
+def request_lines() -> Iterator[list[dict[str, Any]]]:
+    with kept_lines("handler.request") as lines:
+        yield lines
 
 
 def test_nobody_comes_in_without_a_key_and_learns_of_no_path(client: httpx2.Client) -> None:
@@ -170,9 +173,8 @@ def test_what_is_no_key_is_not_looked_up(
 
 
 def test_expired_revoked_and_unknown_look_the_same_and_the_log_tells_them_apart(
-    client: httpx2.Client, service: Service, caplog: pytest.LogCaptureFixture
+    client: httpx2.Client, service: Service, request_lines: list[dict[str, Any]]
 ) -> None:
-    caplog.set_level(logging.INFO)
     expired = new_key(service, "read", expires_at="2026-01-01T00:00:00.000000Z")
     revoked = new_key(service, "read")
     asyncio.run(service.database.write(partial(api_keys.revoke, key_id=revoked.split("_")[1])))
@@ -183,14 +185,16 @@ def test_expired_revoked_and_unknown_look_the_same_and_the_log_tells_them_apart(
     answers = [client.get("/api/items", headers=bearer(key) | {"X-Request-ID": "r"}) for key in keys]
     assert len({(answer.text, answer.headers["www-authenticate"]) for answer in answers}) == 1
     assert_problem(answers[0], 401)
-    until(lambda: len(request_lines(caplog)) == 3)
-    lines = request_lines(caplog)
-    assert [line["refused"] for line in lines] == ["expired", "revoked", "unknown"]
-    assert [line["key_id"] for line in lines] == ids
+    until(lambda: len(request_lines) == 3)
+    assert [line["refused"] for line in request_lines] == ["expired", "revoked", "unknown"]
+    assert [line["key_id"] for line in request_lines] == ids
 
 
 def test_secret_is_in_no_log_answer_or_metric(
-    client: httpx2.Client, service: Service, caplog: pytest.LogCaptureFixture
+    client: httpx2.Client,
+    service: Service,
+    caplog: pytest.LogCaptureFixture,
+    request_lines: list[dict[str, Any]],
 ) -> None:
     caplog.set_level(logging.DEBUG)
     keys = [new_key(service, "read", "write", "ops"), new_key(service), "cnp_aaaaaaaa_" + "s" * 36]
@@ -199,8 +203,8 @@ def test_secret_is_in_no_log_answer_or_metric(
         for method, path in (("GET", "/api/items"), ("POST", "/api/items"), ("GET", "/metrics"), ("GET", "/x")):
             answer = client.request(method, path, headers=bearer(key), json=ITEM)
             seen += f"{answer.headers} {answer.text}"
-    until(lambda: len(request_lines(caplog)) == 12)
-    seen += "".join(f"{record.__dict__}" for record in caplog.records)
+    until(lambda: len(request_lines) == 12)
+    seen += "".join(f"{record.__dict__}" for record in caplog.records) + str(request_lines)
     assert [key for key in keys if key.split("_")[2] in seen] == []
     assert keys[0].split("_")[1] in seen
 

@@ -5,7 +5,6 @@ import base64
 import json
 import logging
 import socket
-import time
 from collections.abc import Iterator
 
 import httpx2
@@ -17,6 +16,8 @@ from starlette.types import Message
 from handler.asgi import create_app
 from handler.service import Service, open_server_service
 from tests.conftest import MakeSettings, assert_problem, serving
+from tests.e2e.processes import until
+from tests.log_watch import kept_lines
 
 JSON = {"content-type": "application/json"}
 
@@ -255,13 +256,11 @@ def test_upload_that_breaks_off_is_no_error_of_the_service(service: Service, cap
     caplog.set_level(logging.INFO)
     head = b"POST /api/items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
     with serving(service) as client:
-        with connected(client) as connection:
-            connection.sendall(head + b'{"name": ')
-        deadline = time.monotonic() + 10
-        while not (requests := [record for record in caplog.records if record.name == "handler.request"]):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert requests[0].__dict__["status_code"] == 400
+        with kept_lines("handler.request") as lines:
+            with connected(client) as connection:
+                connection.sendall(head + b'{"name": ')
+            until(lambda: bool(lines))
+        assert lines[0]["status_code"] == 400
         assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
         assert_it_goes_on(client)
 

@@ -22,6 +22,7 @@ from handler.middleware.early_answers import EarlyAnswers
 from handler.middleware.request_log import RequestLog
 from infra.telemetry.metrics import Metrics
 from tests.conftest import assert_problem
+from tests.log_watch import kept_lines
 
 BODY = b'{"name": "Lamp"}'
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAA\r\n"
@@ -209,14 +210,14 @@ def test_large_answers_are_compressed_for_who_asks(client: httpx2.Client) -> Non
     assert "content-encoding" not in client.get("/health", headers={"accept-encoding": "gzip"}).headers
 
 
-def test_request_whose_client_has_gone_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_request_whose_client_has_gone_is_no_error() -> None:
     async def answers_nobody(*_: Any) -> None:
         pass
 
     app: Any = answers_nobody
     scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
     metrics = Metrics()
-    with caplog.at_level("INFO", logger="handler.request"):
+    with kept_lines("handler.request") as lines:
         asyncio.run(RequestLog(app, metrics)(scope, app, app))
-    assert [(record.levelname, record.message) for record in caplog.records] == [("INFO", "GET / 499")]
+    assert [(line["level"], line["message"]) for line in lines] == [("INFO", "GET / 499")]
     assert 'status="499"' in metrics.exposition(dict)[0].decode()

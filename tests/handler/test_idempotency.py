@@ -1,7 +1,6 @@
 """A write that is sent again with its Idempotency-Key is done once, and answered as the first time."""
 
 import asyncio
-import logging
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from handler.service import Service, open_server_service
 from infra.storage.object_store import ObjectStore
 from tests.conftest import MakeSettings, assert_problem, open_at, serving
 from tests.e2e.processes import until
+from tests.log_watch import kept_lines
 
 KEY = {"Idempotency-Key": '"8e03978e-40d5-43dd-bc93-6894a57f9324"'}
 LAMP = {"name": "Lamp"}
@@ -203,16 +203,14 @@ def test_no_statement_goes_through_all_keys(tmp_path: Path, statement: str) -> N
         database.close()
 
 
-def test_delete_that_is_cut_off_in_its_body_deletes_nothing(
-    client: httpx2.Client, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "handler.request")
+def test_delete_that_is_cut_off_in_its_body_deletes_nothing(client: httpx2.Client) -> None:
     url = client.post("/api/items", json=LAMP).headers["location"]
-    with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
-        connection.sendall(
-            f"DELETE {url} HTTP/1.1\r\nHost: x\r\nIdempotency-Key: k\r\nContent-Length: 9\r\n\r\nx".encode()
-        )
-    until(lambda: any(f"DELETE {url} 400" in message for message in caplog.messages))
+    with kept_lines("handler.request") as lines:
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
+            connection.sendall(
+                f"DELETE {url} HTTP/1.1\r\nHost: x\r\nIdempotency-Key: k\r\nContent-Length: 9\r\n\r\nx".encode()
+            )
+        until(lambda: any(f"DELETE {url} 400" in line["message"] for line in lines))
     assert names(client) == ["Lamp"]
 
 

@@ -1,6 +1,5 @@
 import asyncio
 import json
-import logging
 import re
 
 import apsw
@@ -13,6 +12,7 @@ from handler.service import Service, open_server_service
 from infra.database import Database
 from infra.maintenance.routine import MaintenanceRoutine
 from tests.conftest import MakeSettings, assert_problem, open_at, serving
+from tests.log_watch import kept_lines
 
 
 def test_health_and_ready_answer_exactly(client: httpx2.Client) -> None:
@@ -73,12 +73,12 @@ def test_what_nobody_expected_is_a_500_that_tells_nothing(
     assert client.get("/api/items").status_code == 200
 
 
-def test_each_request_is_one_log_line(client: httpx2.Client, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "handler.request")
-    client.get("/api/items/7?q=not-logged", headers={"x-request-id": "abc"})
-    for _ in range(2):  # on the same connection, so the lines of those before are written by now
-        client.get("/health")
-    first, second, *_ = [record.__dict__ for record in caplog.records if record.name == "handler.request"]
+def test_each_request_is_one_log_line(client: httpx2.Client) -> None:
+    with kept_lines("handler.request") as lines:
+        client.get("/api/items/7?q=not-logged", headers={"x-request-id": "abc"})
+        for _ in range(2):  # on the same connection, so the lines of those before are written by now
+            client.get("/health")
+    first, second, *_ = lines
     assert (first["method"], first["path"], first["status_code"]) == ("GET", "/api/items/7", 404)
     assert first["duration_ms"] > 0
     assert first["code"] == "not_found"

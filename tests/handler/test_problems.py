@@ -1,6 +1,5 @@
 """Each way to an error has its code."""
 
-import logging
 from typing import Any
 
 import httpx2
@@ -10,6 +9,7 @@ from core import errors
 from handler.problems import Code
 from handler.service import Service
 from tests.conftest import assert_problem
+from tests.log_watch import kept_lines
 
 JSON = {"content-type": "application/json"}
 FAR = {"x-commit-txid": "7fffffffffffffff"}
@@ -85,18 +85,17 @@ def test_what_goes_wrong_behind(
     service: Service,
     client: httpx2.Client,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
     code: Code,
     failure: Exception,
 ) -> None:
     async def fail(*arguments: Any) -> None:
         raise failure
 
-    caplog.set_level(logging.INFO, "handler.request")
-    with monkeypatch.context() as patch:
-        patch.setattr(service.database, "write", fail)
-        response = client.post("/api/items", json={"name": "x"})
-    assert assert_problem(response, code.status)["code"] == code
-    client.get("/health")  # on the same connection, so the line of the one before is written by now
-    (line, *_) = [record.__dict__ for record in caplog.records if record.name == "handler.request"]
+    with kept_lines("handler.request") as lines:
+        with monkeypatch.context() as patch:
+            patch.setattr(service.database, "write", fail)
+            response = client.post("/api/items", json={"name": "x"})
+        assert assert_problem(response, code.status)["code"] == code
+        client.get("/health")  # on the same connection, so the line of the one before is written by now
+    line = lines[0]
     assert (line["status_code"], line["code"]) == (code.status, code)
