@@ -14,11 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from core.errors import MaintenanceCancelled, ServiceError
+from core.errors import MaintenanceCancelled, ServiceError, StoreError
 from infra.backups.backups import open_backups
 from infra.maintenance.apart import GRACE_SECONDS, STOP_SIGNALS
 from infra.maintenance.job import Maintenance, open_maintenance
+from infra.maintenance.report import report_problem
 from infra.settings import Settings
+from infra.storage.object_store import ObjectStore
 from infra.telemetry import catalogue
 from infra.telemetry.metrics import Metrics
 
@@ -40,7 +42,13 @@ def main() -> None:
     try:
         settings = Settings.model_validate(order["settings"])
         logging.basicConfig(handlers=[_Lines()], level=settings.log_level)
-        maintenance = open_maintenance(settings, open_backups(settings, metrics.backups_asked), metrics)
+        try:
+            backups = open_backups(settings, metrics.backups_asked)
+        except StoreError as error:
+            if order["work"] == "run":  # others learn of it by the report alone
+                report_problem(ObjectStore(settings.replica_url), error)
+            raise
+        maintenance = open_maintenance(settings, backups, metrics)
         merged = maintenance.steps.merged
         merged.update((int(level), txid) for level, txid in order["merged"].items())
         end["merged"] = merged

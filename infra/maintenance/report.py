@@ -84,6 +84,14 @@ def read_report(store: MaintenanceStore) -> Report:
     return read_note(store, NAME, _REPORT, lambda report: report.last_success, "python -m infra maintain") or Report()
 
 
+def report_problem(store: MaintenanceStore, error: Exception) -> Report:
+    """Add to the last report what keeps a run from its beginning, for whoever asks. Raises StoreError."""
+    report = read_report(store)
+    report.problems = [str(error)]
+    write_report(store, report)
+    return report
+
+
 def report_of(found: Any) -> Report:
     """Make a report of what `asdict` has made of one, whoever has carried it here. Raises ValidationError."""
     return _REPORT.validate_python(found)
