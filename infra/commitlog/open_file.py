@@ -246,8 +246,10 @@ class OpenFile:
     def checkpoint(self) -> None:
         """Backfill as much of the WAL as nobody reads. Raises DatabaseLocked when something in it is not shipped."""
         self._move_anchor()  # to the end of the WAL, so that all of it can be backfilled
-        is_complete = backfill(self.writer.connection())
-        self._state, self._backfilled = state_of(self.path), self._index().backfilled
+        try:
+            is_complete = backfill(self.writer.connection())
+        finally:  # what a full disk has stopped halfway has changed the file as well, by what the WAL still has
+            self._state, self._backfilled = state_of(self.path), self._index().backfilled
         if is_complete:
             self._committer.note_checkpoint()
             self._move_anchor()  # off the WAL, so that it can be begun anew
