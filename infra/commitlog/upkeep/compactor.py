@@ -243,8 +243,11 @@ class Compactor:
             return
         try:
             self._store.create(name, path.read_bytes(), written_at)
-        except ObjectExists:  # or a conflict of several, of which none is stored
-            self._store.put(name, path, written_at)
+        except ObjectExists:
+            try:
+                self._store.read_end(name, 1)
+            except ObjectMissing:  # it was a conflict of several, of which none is stored
+                self._store.put(name, path, written_at)
 
     # Deleting
 
