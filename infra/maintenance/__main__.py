@@ -53,6 +53,8 @@ def main() -> None:
         merged.update((int(level), txid) for level, txid in order["merged"].items())
         end["merged"] = merged
         end["result"] = _result(order, maintenance, lambda: _check(stopping))
+    except MaintenanceCancelled:
+        end["cancelled"] = True
     except ServiceError as error:
         end["refused"] = str(error)
     except Exception:

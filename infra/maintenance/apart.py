@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from infra.telemetry.metrics import Metrics
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE_SECONDS = 2.0  # to clean up in, for a process that is to stop
+_DRAIN_SECONDS = 10.0  # more than a server takes
 _LOOK_MS = 100  # how often whoever waits for it looks whether it is to stop
 _ROOT = Path(__file__).parents[2]  # of the packages, wherever the process is started
 
@@ -71,6 +73,9 @@ class MaintenanceApart:
         self._steps.merged.update((int(level), txid) for level, txid in end["merged"].items())
         for labels, counts, total in end["asked"]:
             self._metrics.histogram(catalogue.STORE_DURATION, *labels).add(counts, total)
+        if end.get("cancelled"):
+            _wait_for_the_same(check)
+            raise MaintenanceError("its process was told to stop, and this one was not")
         if refused := end.get("refused"):
             raise MaintenanceError(refused)
         if failed := end.get("failed"):
@@ -121,6 +126,14 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait(2 * GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
+
+
+def _wait_for_the_same(check: Callable[[], None]) -> None:
+    """A signal to the whole group has this process stop as well, when it has answered what it has in hand."""
+    until = time.monotonic() + _DRAIN_SECONDS
+    while time.monotonic() < until:
+        check()
+        time.sleep(_LOOK_MS / 1000)
 
 
 def _log(line: dict[str, Any]) -> None:

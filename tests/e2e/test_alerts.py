@@ -22,7 +22,7 @@ import pytest
 from infra.objectives.history_file import HistoryFile
 from infra.operators.status import read_status
 from infra.settings import Settings
-from tests.e2e.processes import ROOT, SHELL, Process, StartProcess
+from tests.e2e.processes import ROOT, SHELL, Process, StartProcess, until
 
 pytestmark = pytest.mark.e2e
 
@@ -236,7 +236,7 @@ def file_removed(place: Place) -> Iterator[None]:
 def file_damaged(place: Place) -> Iterator[None]:
     place.write(60)
     with closing(apsw.Connection(str(place.database))) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        until(lambda: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0] == 0)
     with place.database.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (place.database.stat().st_size - 4096))
