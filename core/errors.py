@@ -25,6 +25,7 @@ ServiceError
 │   ├── ObjectExists            create-if-absent found the name taken
 │   ├── ObjectMissing
 │   ├── StoreRefused            no such bucket, access denied: stays wrong until somebody acts
+│   │   └── StoreFull           no space is left in its directory
 │   └── StoreUnavailable        timeouts, 5xx: may work again later
 │       └── StoreUnreachable    no connection: the store has not even seen the request
 ├── CommitError                 the commit log
@@ -159,6 +160,10 @@ class ObjectMissing(StoreError):
 
 
 class StoreRefused(StoreError):
+    pass
+
+
+class StoreFull(StoreRefused):
     pass
 
 

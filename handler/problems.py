@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 
 from core.errors import (
     CommitError,
+    CommitNotStored,
     CommitOutcomeUnknown,
     DatabaseError,
     DatabaseFull,
@@ -23,6 +24,7 @@ from core.errors import (
     NotFound,
     ServiceError,
     StoreError,
+    StoreFull,
     TooManyCopies,
     TooManyWrites,
     TransactionTooLarge,
@@ -151,9 +153,11 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
             return _try_again(
                 request.scope, Code.TRANSACTION_TOO_SLOW, "The request took too long in the database. Try again."
             )
-        case DatabaseFull():
+        case DatabaseFull() | StoreFull() | CommitNotStored(__cause__=StoreFull()):
             logger.error("%s", error)
-            return problem(request.scope, Code.DATABASE_FULL, "No space is left for the database; nothing was stored.")
+            return problem(
+                request.scope, Code.DATABASE_FULL, "No space is left for the database or its log; nothing was stored."
+            )
         case TxidNotReached():
             return problem(request.scope, Code.TXID_NOT_REACHED, str(error))
         case TransactionTooLarge():

@@ -74,7 +74,7 @@ class RequestLog:
             fields["code"] = code
         message = f"{method} {path} {status}"
         if is_slow:
-            message += f" after {milliseconds:.0f} ms"
+            message += f" after {int(milliseconds)} ms"
         if status < 500 and not is_slow:
             log_request(logger, message, fields)
         else:

@@ -30,6 +30,7 @@ from core.errors import (
     ObjectMissing,
     SettingsError,
     StoreError,
+    StoreFull,
     StoreRefused,
     StoreUnavailable,
     StoreUnreachable,
@@ -60,7 +61,6 @@ _WITHOUT_LINKS = (
     "{} cannot be created only if absent: its file system makes no hard links ({}), as FAT and some network shares. "
     "Use a directory of another file system, or S3"
 )
-_STAYS_WRONG = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,7 +411,9 @@ class ObjectStore:
             return StoreRefused(f"{self.url}: the file system does not permit that ({ending.summary})")
         if isinstance(error, PermissionError | PermissionDeniedError | UnauthenticatedError):
             return StoreRefused(f"{self.url}: access denied ({ending.summary})")
-        if isinstance(error, OSError) and error.errno in _STAYS_WRONG:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StoreFull(f"{self.url}: nothing can be written: {error.strerror}")
+        if isinstance(error, OSError) and error.errno == errno.EROFS:
             return StoreRefused(f"{self.url}: nothing can be written: {error.strerror}")
         return StoreUnreachable(message) if ending.unsent else StoreUnavailable(message)
 

@@ -108,7 +108,7 @@ def test_full_log_refuses_writes_loses_none_and_goes_on_when_there_is_room(
     url = (disk.path / "replica").as_uri()
     server = start_server(REPLICA_URL=url, MAINTENANCE_INTERVAL_SECONDS="0")
     claims = Claims()
-    assert assert_problem(fill(server, claims), 503)["stored"] == "no"
+    assert assert_problem(fill(server, claims), 507)["code"] == "database_full"
     assert server.process.wait_for("nothing can be written: No space left on device")
     assert len(claims.acknowledged) > 50
     assert server.client.get("/api/items", params={"limit": 1}).status_code == 200
