@@ -1,4 +1,4 @@
-"""What comes in and what goes out, as Pydantic models."""
+"""What comes in, as Pydantic models that check it, and what goes out, as dataclasses and models of them."""
 
 import re
 from dataclasses import dataclass

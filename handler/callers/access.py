@@ -8,7 +8,7 @@ _DOCS = re.compile(r"/docs(/[^/]*)?|/openapi\.json")
 _ACCESS = (
     (re.compile(r"/health|/ready"), None),
     (re.compile(r"/dashboard(/[^/]*)?"), None),  # a page without data: its script asks /ops, with the key of who looks
-    # each of these with all that begins like it: the router takes "/metrics\n" for it, too
+    # each of these with all that begins like it, whatever the router makes of that
     (re.compile(r"/(metrics|dashboard|ops).*", re.DOTALL), Scope.OPS),
 )
 _READING = ("GET", "HEAD", "OPTIONS")  # of all other paths, which may be any: whoever is not let in learns of none
