@@ -29,8 +29,8 @@ from handler.__main__ import server_config
 from handler.asgi import create_app
 from handler.problems import Code
 from handler.service import Service, open_server_service
-from infra.database import Database, open_database
 from infra.settings import Settings
+from infra.sqlite.database import SqliteDatabase, open_sqlite
 from infra.telemetry.metrics import Metrics
 from tests.described import assert_described
 from tests.infra.storage.certificates import Authority
@@ -101,9 +101,9 @@ def settings(make_settings: MakeSettings) -> Settings:
 
 def open_at(
     path: Path, busy_timeout: float = 0.2, give_up: Callable[[Exception], None] | None = None, **environment: str
-) -> Database:
+) -> SqliteDatabase:
     """A server's database, with its log beside it."""
-    return open_database(
+    return open_sqlite(
         Settings.from_environment(
             {"DATABASE_PATH": str(path), "BUSY_TIMEOUT_SECONDS": str(busy_timeout), **environment}
         ),
@@ -111,7 +111,7 @@ def open_at(
     )
 
 
-def write(database: Database, name: str) -> None:
+def write(database: SqliteDatabase, name: str) -> None:
     asyncio.run(database.write(partial(items.create_item, new=NewItem(name=name))))
 
 
