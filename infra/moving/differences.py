@@ -1,0 +1,43 @@
+"""Which rows differ between two states of a log: the one that was copied, attached as `copied`, and the newest."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from infra.moving.rows import Table, selected
+
+Row = tuple[Any, ...]
+
+
+@contextmanager
+def attached(connection: apsw.Connection, copied: Path) -> Iterator[None]:
+    """For as long as the context lasts."""
+    connection.execute("ATTACH ? AS copied", (str(copied),))
+    try:
+        yield
+    finally:
+        connection.execute("DETACH copied")
+
+
+def gone(connection: apsw.Connection, table: Table) -> Iterator[Row]:
+    """Rows as they were, which are not there any more, or not so."""
+    return _only_in("copied", "main", connection, table)
+
+
+def come(connection: apsw.Connection, table: Table) -> Iterator[Row]:
+    """Rows as they are, which were not there before, or not so."""
+    return _only_in("main", "copied", connection, table)
+
+
+def _only_in(one: str, other: str, connection: apsw.Connection, table: Table) -> Iterator[Row]:
+    by_key = " AND ".join(f'one."{name}" = other."{name}"' for name in table.key)
+    differs = " OR ".join(f"one.{column.quoted} IS NOT other.{column.quoted}" for column in table.columns)
+    return iter(
+        connection.execute(
+            f"SELECT {selected(table, 'one')} FROM {one}.{table.quoted} AS one "  # noqa: S608
+            f"LEFT JOIN {other}.{table.quoted} AS other ON {by_key} WHERE {differs}"
+        )
+    )
