@@ -141,7 +141,7 @@ lint-files: .venv/installed ## check Dockerfile, workflows and shell scripts
 
 requirements: .venv/installed ## write requirements*.txt anew after a change of a requirements*.in (UPGRADE=1 also raises what no .in names)
 	@$(VENV)/$(PIP) -r requirements-lint.txt >&2
-	@for name in requirements requirements-s3 requirements-otel requirements-dev requirements-lint requirements-sam requirements-contract requirements-bench; do \
+	@for name in requirements requirements-s3 requirements-otel requirements-postgres requirements-dev requirements-lint requirements-sam requirements-contract requirements-bench; do \
 	  $(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(if $(UPGRADE),--upgrade) \
 	    --output-file $$name.txt $$name.in || exit; \
 	done
