@@ -103,6 +103,11 @@ bench: ROUNDS = 3
 bench: .venv/installed .venv-bench/installed ## measure the service beside its peers, into docs/performance.md (SECONDS=3 ROUNDS=3 of each load; needs wrk)
 	@$(VENV)/python -m benchmarks.http --seconds $(SECONDS) --rounds $(ROUNDS)
 
+bench-scaling: SECONDS = 3
+bench-scaling: ROUNDS = 3
+bench-scaling: .venv/installed ## measure the service on one log and on PostgreSQL, into docs/scaling.md (needs wrk, PostgreSQL)
+	@$(VENV)/python -m benchmarks.scaling --seconds $(SECONDS) --rounds $(ROUNDS)
+
 bench-quick: .venv/installed .venv-bench/installed ## the same in short, and hold what can be counted to benchmarks/counts.json (needs wrk, valgrind)
 	@$(VENV)/python -m benchmarks.http --quick
 	@$(VENV)/python -m benchmarks.counts
@@ -206,4 +211,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf build *.egg-info .venv .venv-sam .venv-contract .venv-bench .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.* .coverage-of-revision
 
-.PHONY: help install serve dev test test-coverage sim fuzz model check drill evidence contract e2e bench bench-quick bench-log bench-search bench-costs bench-images bench-middleware bench-metrics lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-coverage sim fuzz model check drill evidence contract e2e bench bench-quick bench-log bench-search bench-costs bench-images bench-middleware bench-metrics bench-calm bench-scaling lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
