@@ -5,7 +5,7 @@ What a table has is asked of the migrations, so a new noun's table moves like th
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,8 +135,12 @@ class Lines:
                 raise OddRow(f"{self.table.named(row)}: {column.name} {odd}") from None
         return b"\t".join(values) + b"\n"
 
-    def each(self, rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
-        return map(self.line, rows)
+    def key(self, row: Sequence[Any]) -> tuple[Any, ...]:
+        """As PostgreSQL is asked for it."""
+        return tuple(
+            row[place].decode(self._encoding) if self.table.columns[place].type == "TEXT" else row[place]
+            for place in self.table.key_places
+        )
 
 
 def selected(table: Table, alias: str = "") -> str:
