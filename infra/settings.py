@@ -28,6 +28,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    database_url: str = Field("", alias="DATABASE_URL")
+    database_connections: int = Field(8, alias="DATABASE_CONNECTIONS", ge=1, le=1000)
+    database_token: Literal["", "rds", "dsql"] = Field("", alias="DATABASE_TOKEN")
     database_path: Path = Field(Path("data/app.db"), alias="DATABASE_PATH", validate_default=True)
     replica_url: str = Field("", alias="REPLICA_URL", validate_default=True)
     read_freshness_seconds: float = Field(1.0, alias="READ_FRESHNESS_SECONDS", ge=0)
@@ -121,6 +124,13 @@ class Settings(BaseModel):
                 raise ValueError(f"{network!r} is neither an address nor a network like 10.0.0.0/8") from None
         return networks
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, url: str) -> str:
+        if url and not url.startswith(("postgresql://", "postgres://")):
+            raise ValueError("begins with postgresql://; without it the service has a database of its own")
+        return url
+
     @field_validator("database_path", mode="before")
     @classmethod
     def _without_home(cls, path: Any) -> Any:
@@ -152,7 +162,10 @@ class Settings(BaseModel):
     @classmethod
     def _defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
         database = Path(os.path.realpath(values.get("DATABASE_PATH") or cls.model_fields["database_path"].default))
-        if values.pop(_FUNCTION_NAME, None):
+        is_function = values.pop(_FUNCTION_NAME, None)
+        if values.get("DATABASE_URL"):
+            return _on_postgresql(values, is_function=bool(is_function))
+        if is_function:
             if not values.get("BACKUP_URL") and not values.get("REPLICA_URL"):
                 raise ValueError("REPLICA_URL must be set on Lambda: nothing else outlives the function's /tmp")
             return {"READ_FRESHNESS_SECONDS": 0, **values}
@@ -170,6 +183,15 @@ class Settings(BaseModel):
             return cls.model_validate({name: environ[name] for name in names if environ.get(name)})
         except ValidationError as error:
             raise SettingsError("; ".join(map(_explain, error.errors()))) from None
+
+
+def _on_postgresql(values: dict[str, Any], *, is_function: bool) -> dict[str, Any]:
+    """It keeps its own log and backups."""
+    for name in ("REPLICA_URL", "BACKUP_URL"):
+        if values.get(name):
+            raise ValueError(f"DATABASE_URL is set, and so is {name}, for another database: unset one of the two")
+    defaults = {"DATABASE_CONNECTIONS": 1} if is_function else {}
+    return {**defaults, **values, "REPLICA_URL": "", "BACKUP_URL": "", "MAINTENANCE_INTERVAL_SECONDS": 0}
 
 
 def _parts(listed: str | list[str]) -> list[str]:
