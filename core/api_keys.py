@@ -17,6 +17,7 @@ from typing import Any
 
 from peewee import Database
 
+from core.dialects import execute, is_postgresql
 from core.errors import KeyNotFound, KeyRefused
 from core.stored import now
 
@@ -69,7 +70,8 @@ def create(db: Database, name: str, scopes: frozenset[Scope], expires_at: str | 
     """The key, which nobody can be told again."""
     key = _new_key()
     key_id, secret = key.split("_")[1:]
-    db.execute_sql(
+    execute(
+        db,
         "INSERT INTO api_keys (id, name, secret_sha256, scopes, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)",
         (key_id, name, _sha256(secret), " ".join(scope for scope in Scope if scope in scopes), now(), expires_at),
     )
@@ -78,17 +80,21 @@ def create(db: Database, name: str, scopes: frozenset[Scope], expires_at: str | 
 
 def list_keys(db: Database) -> list[KeyView]:
     """Oldest first."""
-    [(encoding,)] = db.execute_sql("PRAGMA encoding").fetchall()
-    columns = ", ".join(f"CAST({name} AS BLOB)" for name in KeyView.__slots__)
+    if is_postgresql(db):
+        encoding, as_bytes = "UTF-8", "convert_to({}, 'UTF8')"
+    else:
+        [(encoding,)] = db.execute_sql("PRAGMA encoding").fetchall()
+        as_bytes = "CAST({} AS BLOB)"
+    columns = ", ".join(as_bytes.format(name) for name in KeyView.__slots__)
     rows = db.execute_sql(f"SELECT {columns} FROM api_keys ORDER BY created_at, id")  # noqa: S608 (of the class)
     return [KeyView(*(_shown(value, encoding) for value in row)) for row in rows.fetchall()]
 
 
 def revoke(db: Database, key_id: str) -> None:
     """From now on it lets nobody in; the row stays, for whoever finds its id in a log. Raises KeyNotFound."""
-    if not db.execute_sql("SELECT 1 FROM api_keys WHERE id = ?", (key_id,)).fetchall():
+    if not execute(db, "SELECT 1 FROM api_keys WHERE id = ?", (key_id,)).fetchall():
         raise KeyNotFound(key_id)
-    db.execute_sql("UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", (now(), key_id))
+    execute(db, "UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", (now(), key_id))
 
 
 def holder(db: Database, key_id: str, secret: str, moment: str) -> Holder:
@@ -97,7 +103,8 @@ def holder(db: Database, key_id: str, secret: str, moment: str) -> Holder:
     Whatever a shell has written into the row, it comes as numbers and bytes.
     """
     given = _sha256(secret)
-    rows = db.execute_sql(_HOLDER, (moment, moment[:10], key_id)).fetchall()
+    query = _HOLDER_ON_POSTGRESQL if is_postgresql(db) else _HOLDER
+    rows = execute(db, query, (moment, moment[:10], key_id)).fetchall()
     kept, is_revoked, is_expired, used_today, *has = rows[0] if rows else (_NOBODYS, 0, 0, 0, 0, 0, 0)
     if not hmac.compare_digest(given, kept or _NOBODYS):
         raise KeyRefused(key_id, "wrong_secret" if rows else "unknown")
@@ -108,7 +115,8 @@ def holder(db: Database, key_id: str, secret: str, moment: str) -> Holder:
 
 def note_use(db: Database, key_id: str, day: str) -> None:
     """Changes nothing when that day, or a later one, is noted."""
-    db.execute_sql(
+    execute(
+        db,
         "UPDATE api_keys SET last_used_on = ? WHERE id = ? AND (last_used_on IS NULL OR last_used_on < ?)",
         (day, key_id, day),
     )
@@ -120,6 +128,13 @@ _HOLDER = f"""
     SELECT CAST(secret_sha256 AS BLOB), revoked_at IS NOT NULL,
         expires_at IS NOT NULL AND NOT ifnull(julianday(expires_at) > julianday(?), 0), ifnull(last_used_on >= ?, 0),
         {_HAS}
+    FROM api_keys WHERE id = ?
+"""  # noqa: S608 (of the scopes)
+_HAS_ON_POSTGRESQL = ", ".join(f"position(' {scope} ' IN ' ' || scopes || ' ') > 0" for scope in Scope)
+# Its table takes times of one form, so they compare as text
+_HOLDER_ON_POSTGRESQL = f"""
+    SELECT secret_sha256, revoked_at IS NOT NULL, coalesce(expires_at <= ?, FALSE), coalesce(last_used_on >= ?, FALSE),
+        {_HAS_ON_POSTGRESQL}
     FROM api_keys WHERE id = ?
 """  # noqa: S608 (of the scopes)
 

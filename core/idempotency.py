@@ -2,18 +2,22 @@
 own transaction.
 
 So they are there if and only if the write is, on every instance. Two that come at once are one behind the other, on one
-instance in its queue, on two by the log, which makes the second run again on what the first has left.
+instance in its queue, on two by the log, which makes the second run again on what the first has left. PostgreSQL does
+that, too: there the key is taken first, and the second waits for the first.
 """
 
 import json
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from peewee import Database
 
+from core.dialects import execute, is_postgresql
 from core.errors import IdempotencyKeyReused, WriteRefused
 from core.models import IdempotencyKey
+from core.prepared import Row
 
 _MOST_REMOVED = 4  # of what is too old, by each write that adds one
 _HOUR_SECONDS = 3600
@@ -30,6 +34,23 @@ LIMIT 1
 """
 _OLD = "SELECT hour, caller, key FROM idempotency_keys WHERE hour < ? ORDER BY hour, caller, key LIMIT ?"
 _REMOVE = "DELETE FROM idempotency_keys WHERE hour = ? AND caller = ? AND key = ?"  # of several at once it is a scan
+
+# On PostgreSQL, where a serializable transaction must not read an index that all others write to: what finds out
+# whether the key is taken is an INSERT, of no answer yet, and what then keeps the answer is the same once more.
+_TAKE = """
+INSERT INTO idempotency_keys AS kept (hour, caller, key, fingerprint, status, headers, body)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (caller, key) DO UPDATE SET hour = excluded.hour, fingerprint = excluded.fingerprint,
+    status = excluded.status, headers = excluded.headers, body = excluded.body
+WHERE kept.hour < ? OR kept.status = 0
+RETURNING 1
+"""
+_FIND_TAKEN = "SELECT fingerprint, status, headers, body FROM idempotency_keys WHERE caller = ? AND key = ?"
+_REMOVE_SOME = """
+DELETE FROM idempotency_keys
+WHERE (caller, key) IN (SELECT caller, key FROM idempotency_keys WHERE hour < ? ORDER BY hour LIMIT ?)
+"""
+_ONE_IN = 16  # writes removes what each would: two that remove at once are in each other's way
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +70,9 @@ class Answer:
     is_repeated: bool = False
 
 
+_NONE_YET = Answer(0, {}, b"")
+
+
 def once(db: Database, attempt: Attempt, write: Callable[[Database], Answer], keep_hours: int) -> Answer:
     """Write, and keep the answer for as long; or return what an earlier attempt was answered.
 
@@ -56,6 +80,8 @@ def once(db: Database, attempt: Attempt, write: Callable[[Database], Answer], ke
     what `write` raises: then nothing is kept.
     """
     hour = int(time.time()) // _HOUR_SECONDS
+    if is_postgresql(db):
+        return _once_taken(db, attempt, write, hour, hour - keep_hours)
     if found := _find(db, attempt, hour - keep_hours):
         return found
     answer = write(db)
@@ -72,10 +98,31 @@ def once(db: Database, attempt: Attempt, write: Callable[[Database], Answer], ke
     return answer
 
 
+def _once_taken(
+    db: Database, attempt: Attempt, write: Callable[[Database], Answer], hour: int, first_kept: int
+) -> Answer:
+    if not _take(db, attempt, _NONE_YET, hour, first_kept):
+        return _answer_of(attempt, execute(db, _FIND_TAKEN, (attempt.caller, attempt.key)).fetchone())
+    answer = write(db)
+    _take(db, attempt, answer, hour, first_kept)
+    if random.randrange(_ONE_IN) == 0:  # noqa: S311 (no secret)
+        execute(db, _REMOVE_SOME, (first_kept, _MOST_REMOVED * _ONE_IN))
+    return answer
+
+
+def _take(db: Database, attempt: Attempt, answer: Answer, hour: int, first_kept: int) -> bool:
+    """False when somebody else has the key."""
+    kept = (answer.status, json.dumps(answer.headers), answer.body)
+    row = (hour, attempt.caller, attempt.key, attempt.fingerprint, *kept)
+    return bool(execute(db, _TAKE, (*row, first_kept)).fetchall())
+
+
 def _find(db: Database, attempt: Attempt, first_kept: int) -> Answer | None:
     found = db.execute_sql(_FIND, (first_kept, attempt.caller, attempt.key)).fetchone()
-    if found is None:
-        return None
+    return found and _answer_of(attempt, found)
+
+
+def _answer_of(attempt: Attempt, found: Row) -> Answer:
     fingerprint, status, headers, body = found
     if bytes(fingerprint) != attempt.fingerprint:
         raise IdempotencyKeyReused(attempt.key)

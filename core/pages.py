@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 from peewee import SQL, Database, Select, Tuple, Value, fn
 
 from core.cursor import Cursor, View
+from core.dialects import Either, is_postgresql
 from core.errors import NotFound
 from core.prepared import Prepared, Row, rows, value
 from core.schemas import PageQuery
@@ -49,15 +50,27 @@ def count_of(db: Database, table: Stored[V], *conditions: Any) -> int | None:
     if not conditions:
         return int(table.model.select().count(db))
     met = table.model.select(*(condition.alias("met") for condition in conditions)).limit(_MOST_COUNTED + 1)
-    [(looked_at, count)] = Select([met], [fn.COUNT(SQL("*")), fn.SUM(met.c.met)]).tuples().execute(db)
+    number = Either(sqlite=met.c.met, postgresql=met.c.met.cast("integer"))
+    [(looked_at, count)] = Select([met], [fn.COUNT(SQL("*")), fn.SUM(number)]).tuples().execute(db)
     return None if looked_at > _MOST_COUNTED else count or 0
 
 
 def all_of(db: Database, table: Stored[V], order: str, *conditions: Any) -> Iterator[V]:
     """The views of all rows, a few at a time."""
+    if is_postgresql(db):  # whose cursor would bring all of them at once
+        yield from _all_by_pages(db, table, order, *conditions)
+        return
     found = _selected(table, order, "first", *conditions).tuples().execute(db).iterator()
     while some := list(islice(found, _AT_A_TIME)):
         yield from table.views_of(some)
+
+
+def _all_by_pages(db: Database, table: Stored[V], order: str, *conditions: Any) -> Iterator[V]:
+    begin: Begin = "first"
+    values: dict[str, Any] = {"limit": _AT_A_TIME}
+    while views := table.views_of(rows(db, _page(table, order, begin, *conditions), values)):
+        yield from views
+        begin, values = "place", {**values, "created_at": views[-1].created_at, "id": views[-1].id}
 
 
 def _beginning(db: Database, table: Stored[V], query: PageQuery) -> tuple[Begin, dict[str, Any]]:
@@ -117,7 +130,7 @@ def _place(created_at: Any, row_id: Value) -> Tuple:
     """SQLite looks up the id in the index as well only if it has a collation: else it goes through all rows that have
     the same `created_at`.
     """
-    return Tuple(created_at, row_id.collate("BINARY"))
+    return Tuple(created_at, Either(sqlite=row_id.collate("BINARY"), postgresql=row_id))
 
 
 def _key(table: Stored[V]) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """Rows as they are stored, whoever has stored them: whatever SQLite lets into a table can be read.
 
 A shell may write past what the API checks, and past the table's constraints: text that is no UTF-8, another type in any
-column. So SQLite is asked for bytes and whole numbers, which always come.
+column. So SQLite is asked for bytes and whole numbers, which always come. PostgreSQL lets nobody past its types.
 """
 
 import logging
@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from peewee import SQL, Database, ForeignKeyField, IntegerField, Model, PeeweeException, TextField
 
+from core.dialects import Either, is_postgresql
 from core.errors import WriteRefused
 from core.prepared import Prepared, Row, value
 from core.schemas import ROWIDS
@@ -19,7 +20,9 @@ logger = logging.getLogger(__name__)
 
 V = TypeVar("V")
 
-_ENCODINGS = {b"a": "utf-8", b"a\0": "utf-16-le", b"\0a": "utf-16-be"}  # of the database, by what an "a" is in it
+# Of the database, by what an "a" is in it
+_ENCODINGS = {b"a": "utf-8", b"a\0": "utf-16-le", b"\0a": "utf-16-be", "a": None}
+_NO_ID_IS_LEFT = "2200H"  # PostgreSQL's sequence_generator_limit_exceeded
 
 
 class Stored(Generic[V]):
@@ -37,7 +40,10 @@ class Stored(Generic[V]):
         self._texts = [place for place, field in enumerate(fields) if isinstance(field, TextField)]
         as_expected = " AND ".join(map(_is_as_expected, fields[1:]))
         # One node, which Peewee need not put together for each query
-        self.columns = SQL(", ".join(["id", *map(_as_it_comes, fields[1:]), as_expected, "CAST('a' AS BLOB)"]))
+        self.columns = Either(
+            sqlite=SQL(", ".join(["id", *map(_as_it_comes, fields[1:]), as_expected, "CAST('a' AS BLOB)"])),
+            postgresql=SQL(", ".join([*(field.column_name for field in fields), "TRUE", "'a'"])),
+        )
         self._insert = Prepared(self._insert_of)
         self._find = Prepared(lambda: self.model.select(self.columns).where(self.model.id == value("id")))
 
@@ -46,7 +52,7 @@ class Stored(Generic[V]):
         views, odd = [], []
         for *values, as_expected, a in rows:
             encoding, is_odd = _ENCODINGS[a], not as_expected
-            for place in self._texts:
+            for place in self._texts if encoding else ():
                 if (text := values[place]) is not None:
                     try:
                         values[place] = text.decode(encoding)
@@ -70,7 +76,7 @@ class Stored(Generic[V]):
         try:
             rows = self._insert.rows(db, values, *values)
         except PeeweeException as error:
-            if self._ids_are_used_up(db):
+            if self._ids_are_used_up(db, error):
                 raise WriteRefused(f"No id is left: the highest possible one, {ROWIDS[-1]}, has been used.") from error
             raise
         if not rows:
@@ -90,7 +96,9 @@ class Stored(Generic[V]):
     def _insert_of(self, *names: str) -> Any:
         return self.model.insert(**{name: value(name) for name in names}).returning(self.columns)
 
-    def _ids_are_used_up(self, db: Database) -> bool:
+    def _ids_are_used_up(self, db: Database, error: PeeweeException) -> bool:
+        if is_postgresql(db):  # which answers nothing more in this transaction
+            return getattr(getattr(error, "orig", None), "sqlstate", None) == _NO_ID_IS_LEFT
         found = db.execute_sql("SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (self._table,)).fetchone()
         return bool(found[0] == ROWIDS[-1])
 

@@ -1,4 +1,5 @@
-"""Numbered SQL files, run in order; `PRAGMA user_version` is the number of the last one that ran.
+"""Numbered SQL files, run in order, each one for SQLite and one for PostgreSQL. Here they are run on SQLite, where
+`PRAGMA user_version` is the number of the last one that ran; in core.migrations.postgresql on the other.
 
 A file is never edited after a release: add the next number. Each version of the code must work on the
 next version's schema (add first, remove later), so that a rollback of the code is safe. All that are due run in one
@@ -48,9 +49,9 @@ class Column:
         return cls(name, bool(not_null), place_in_key, declared.upper() if place_in_key else "")
 
 
-def scripts() -> list[str]:
+def scripts(dialect: str = "sqlite") -> list[str]:
     """The SQL of every migration, in order."""
-    files = [file for file in resources.files(__name__).iterdir() if file.name.endswith(".sql")]
+    files = [file for file in resources.files(__name__).iterdir() if file.name.endswith(f".{dialect}.sql")]
     return [file.read_text("utf-8") for file in sorted(files, key=lambda file: file.name)]
 
 
@@ -78,7 +79,7 @@ def check_served(connection: Connection) -> bool:
     [(version,)] = connection.execute("PRAGMA user_version")
     [(application_id,)] = connection.execute("PRAGMA application_id")
     known = len(scripts())
-    needed = _schema_after(min(max(version, 0), known))
+    needed = schema_after(min(max(version, 0), known))
     if version < 1 or application_id != needed.application_id:
         raise NotServed(
             f"It is not a database of this service: it has application_id {application_id} and schema version {version}"
@@ -93,7 +94,7 @@ def check_served(connection: Connection) -> bool:
 
 
 @lru_cache
-def _schema_after(version: int) -> Schema:
+def schema_after(version: int) -> Schema:
     with closing(apsw.Connection(":memory:")) as connection:
         for script in scripts()[:version]:
             connection.execute(script)

@@ -6,6 +6,7 @@ from peewee import Database
 
 from core import items
 from core.cursor import Cursor
+from core.dialects import is_postgresql
 from core.errors import InvalidInput, ItemNotFound, NotFound
 from core.models import Item
 from core.schemas import ItemPatch, ItemQuery, NewItem
@@ -119,6 +120,13 @@ def test_ids_are_never_used_again(db: Database) -> None:
 
 
 def test_model_and_migrations_agree(db: Database) -> None:
-    columns = {row[1] for row in db.execute_sql("PRAGMA table_info(items)").fetchall()}
-    assert columns == set(Item._meta.columns)
-    assert ("idx_items_created",) in db.execute_sql("SELECT name FROM sqlite_schema WHERE type = 'index'").fetchall()
+    columns, indexes = (
+        (
+            "SELECT column_name FROM information_schema.columns WHERE table_name = 'items'",
+            "SELECT indexname FROM pg_indexes",
+        )
+        if is_postgresql(db)
+        else ("SELECT name FROM pragma_table_info('items')", "SELECT name FROM sqlite_schema WHERE type = 'index'")
+    )
+    assert {name for (name,) in db.execute_sql(columns).fetchall()} == set(Item._meta.columns)
+    assert ("idx_items_created",) in db.execute_sql(indexes).fetchall()

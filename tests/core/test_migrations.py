@@ -1,3 +1,5 @@
+"""On SQLite."""
+
 from contextlib import closing
 
 import apsw
@@ -10,6 +12,11 @@ from core.migrations import check_served, migrate, schema_version, scripts
 from core.schemas import ItemPatch, ItemQuery, NewItem
 
 NEXT = len(scripts()) + 1
+
+
+@pytest.fixture
+def db(on_sqlite: Database) -> Database:
+    return on_sqlite
 
 
 def test_release_works_on_the_next_releases_schema(db: Database) -> None:

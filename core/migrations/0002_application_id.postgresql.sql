@@ -1,0 +1,1 @@
+-- Nothing: here the table schema_migrations says whose database this is
