@@ -71,6 +71,14 @@ class Settings(BaseModel):
     jwt_scope_prefix: str = Field("", alias="JWT_SCOPE_PREFIX")
     iam_ops_arns: tuple[str, ...] = Field((), alias="IAM_OPS_ARNS")
 
+    @property
+    def database(self) -> str:
+        """Which it is, for messages."""
+        if not self.database_url:
+            return str(self.database_path)
+        parts = urlsplit(self.database_url)
+        return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+
     @field_validator("runbook_url")
     @classmethod
     def _is_page(cls, url: str) -> str:
@@ -203,5 +211,5 @@ def _explain(error: Any) -> str:
     if not error["loc"]:
         return message
     name, value = str(error["loc"][0]), error["input"]
-    shown = redacted(value) if name.endswith("_URL") else value
+    shown = "***" if name == "DATABASE_URL" else redacted(value) if name.endswith("_URL") else value
     return f"{name}={shown!r}: {message[0].lower()}{message[1:]}"

@@ -56,7 +56,7 @@ class PeeweeConnection(peewee.PostgresqlDatabase):
     def __init__(self, connection: Connection, slow_statement_ms: int = 0) -> None:
         self.driver = connection
         self._slow_seconds = slow_statement_ms / 1000
-        super().__init__("", thread_safe=False)
+        super().__init__(connection.info.dbname, thread_safe=False)
         self._adapter: Any = _Adapter()
         self.connect()
 
@@ -103,11 +103,11 @@ class _Transaction:
         self._db = db
 
     def __enter__(self) -> None:
-        self._db.execute_sql(self._db.begin_statement)
+        self._db.driver.execute(self._db.begin_statement)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is None:
-            self._db.execute_sql("COMMIT")
+            self._db.driver.execute("COMMIT")
         elif not self._db.driver.closed:
             self._db.rollback()
 

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TypeVar
 
 from core import errors
+from core.migrations.postgresql import is_migrated, migrate
 from infra.database import Copy, GiveUp, Session, UseCase
 from infra.disk.ownership import make_directories
 from infra.postgresql.connections import Connector
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _START_PAUSE_SECONDS = 0.5
+_MIGRATION_SECONDS = 3600.0
+_PASSING = (errors.DatabaseUnavailable, errors.DatabaseLocked)  # as another start that migrates
 
 
 class PostgresqlDatabase:
@@ -53,12 +56,12 @@ class PostgresqlDatabase:
         self._asked = 0  # and not answered; of the event loop
         self._takes_writes = True
         self._closed = threading.Event()
-        self._start_waits_for: errors.DatabaseUnavailable | None = None
+        self._start_waits_for: errors.DatabaseError | None = None
         try:
             self._open()
         except errors.DatabaseRefused:
             raise
-        except errors.DatabaseUnavailable as error:
+        except _PASSING as error:
             if give_up is None:
                 raise
             logger.error("the start waits, and until then whatever asks for rows is a 503: %s", error)
@@ -134,7 +137,11 @@ class PostgresqlDatabase:
         db = self._connector.connect()
         try:
             with translated_errors():
-                self._takes_writes = db.driver.takes_writes
+                db.driver.deadline = monotonic() + _MIGRATION_SECONDS
+                if not is_migrated(db):
+                    db.execute_sql("SET statement_timeout = 0")  # what a migration does may take long
+                migrate(db, is_dsql=self._settings.database_token == "dsql")  # noqa: S105
+            self._takes_writes = db.driver.takes_writes
         finally:
             db.driver.close()
 
@@ -143,7 +150,7 @@ class PostgresqlDatabase:
             try:
                 self._open()
             except Exception as error:
-                if not isinstance(error, errors.DatabaseUnavailable) or isinstance(error, errors.DatabaseRefused):
+                if isinstance(error, errors.DatabaseRefused) or not isinstance(error, _PASSING):
                     give_up(error)
                     return
                 self._start_waits_for = error

@@ -99,7 +99,7 @@ class Transactions:
         db = self._connected(until)
 
         def run() -> T:
-            db.execute_sql(f"BEGIN ISOLATION LEVEL {self._connector.isolation} READ WRITE")
+            db.driver.execute(f"BEGIN ISOLATION LEVEL {self._connector.isolation}")
             result = use_case(db)
             db.check_is_there()  # or nobody could say whether COMMIT was heard
             return result
@@ -122,7 +122,7 @@ class Transactions:
     def _commit(self, db: PeeweeConnection) -> None:
         began = monotonic()
         try:
-            cursor = db.execute_sql("COMMIT")
+            cursor = db.driver.execute("COMMIT")
         except Exception as error:
             cause = driver_error(error)
             if is_conflict(cause) or (cause is not None and (cause.sqlstate or "").startswith("23")):
