@@ -88,7 +88,7 @@ def open_service(
         maintenance = open_maintenance(settings, backups, metrics)
         apart = MaintenanceApart(settings, maintenance.steps, metrics) if lasting else None
         job = MaintenanceRoutine(maintenance, metrics, lambda: database.txid, apart)
-    logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
+    logger.info("%s %s serves %s", SERVICE, __version__, settings.database)
     return Service(settings, database, job, metrics, lasting, started, tracing)
 
 
@@ -109,6 +109,8 @@ def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
 
 def open_server_service(settings: Settings, give_up: GiveUp | None = None) -> Service:
     """Raises ServiceError when the database or the place for backups is unusable. `give_up`: see `Database`."""
+    if settings.database_url:  # it is backed up by those who look after it
+        return open_service(settings, Metrics(), None, give_up=give_up)
     from infra.backups.backups import open_backups  # see `open_service`
 
     metrics = Metrics()

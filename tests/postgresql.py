@@ -239,3 +239,20 @@ def database_name(postgresql: Cluster) -> Iterator[str]:
 @pytest.fixture
 def database_url(postgresql: Cluster, database_name: str) -> str:
     return postgresql.url(database_name)
+
+
+@pytest.fixture
+def migrated_url(postgresql: Cluster) -> Iterator[str]:
+    """Of a new one with the newest schema."""
+    name = postgresql.create_database(postgresql.template("migrated", _migrate))
+    yield postgresql.url(name)
+    postgresql.drop_database(name)
+
+
+def _migrate(url: str) -> None:
+    from core.migrations.postgresql import migrate
+    from infra.postgresql.connections import Connection, PeeweeConnection
+
+    driver = Connection.connect(url, autocommit=True)
+    migrate(PeeweeConnection(driver))
+    driver.close()

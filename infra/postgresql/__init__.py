@@ -1,0 +1,24 @@
+"""PostgreSQL, and what speaks its protocol: the same use cases, on a server that others look after."""
+
+from typing import TYPE_CHECKING
+
+from core.errors import SettingsError
+from infra.database import Database, GiveUp
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+    from infra.telemetry.metrics import Metrics
+
+
+def open_postgresql(
+    settings: "Settings", *, lasting: bool, metrics: "Metrics", give_up: GiveUp | None = None
+) -> Database:
+    """See `PostgresqlDatabase`. Raises SettingsError when what it needs is not installed."""
+    try:
+        from infra.postgresql.database import PostgresqlDatabase
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"DATABASE_URL is set, and {error.name} is not installed: pip install -r requirements-postgres.txt, "
+            "or build the image with POSTGRES=yes, or unset it"
+        ) from error
+    return PostgresqlDatabase(settings, lasting=lasting, metrics=metrics, give_up=give_up)
