@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -43,8 +43,9 @@ from infra.operators.incident import (
 from infra.operators.keys import as_line, in_log, keys_in, parse_expiry, parse_name, state_of
 from infra.operators.progress import progress_display
 from infra.operators.restore import parse_moment, publish, restore_log
-from infra.operators.sql import Outcome, as_members, as_text, parts_of, run_parts
+from infra.operators.sql import Outcome, as_members, as_text, parts_of, private_copy, run_parts
 from infra.operators.status import Status, check_log_is_there, read_status
+from infra.postgresql import driver_is_needed
 from infra.progress import Progress
 from infra.settings import SERVICE, Settings
 from infra.storage.object_store import TRANSFER_SECONDS, ObjectStore
@@ -55,8 +56,7 @@ _EXIT_CODES = {"well": 0, "attention": 1, "degraded": 3, "down": 4}  # of `statu
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        settings = Settings.from_environment()
-        return int(options.run(settings, options))
+        return int(options.run(options.settings(), options))
     except SettingsError as error:
         return _fail(str(error), 2)
     except ServiceError as error:
@@ -332,6 +332,59 @@ def _hex(position: Position) -> str:
     return f"{position.txid:016x}"
 
 
+def _move(log_settings: Settings, options: argparse.Namespace) -> int:
+    settings = _settings_of_database(options.url)
+    with driver_is_needed():
+        from infra.moving.target import Target
+        from infra.moving.there import Move
+    if options.back:
+        return _move_back(log_settings, settings, options)
+    with (
+        workspace() as scratch,
+        progress_display(not options.json) as progress,
+        closing(Target(settings)) as target,
+        private_copy(_open_log(log_settings), Clock(), scratch / "app.db") as replica,
+    ):
+        move = Move(replica, target, scratch, log_settings.keep_idempotency_keys_hours, progress, _say)
+        if options.cancel:
+            return _print_done(options, move.cancel())
+        if options.dry_run:
+            move.rehearse()
+            return _print_done(options, f"all of it can be moved to {target.place}; nothing was changed anywhere")
+        moved = move.run()
+    if not moved:
+        return _print_done(options, f"it was moved to {target.place} before")
+    for table, total in moved.sums.items():
+        _say(f"{table}: {total}, on both sides")
+    message = f"moved to {moved.place}; nobody could write for {moved.stopped_seconds:.2f} s"
+    undo = f"restore --txid {moved.before:016x}"
+    message += f"\nto undo it, without what is written there from now on: python -m infra {undo}"
+    counts = {table: total.rows for table, total in moved.sums.items()}
+    return _print_done(options, message, rows=counts, stopped_seconds=moved.stopped_seconds, undo=undo)
+
+
+def _print_done(options: argparse.Namespace, message: str, **fields: Any) -> int:
+    print(json.dumps({"message": message, **fields}) if options.json else message)
+    return 0
+
+
+def _settings_of_log() -> Settings:
+    """Of the one side of a move; the other has DATABASE_URL."""
+    return Settings.from_environment({name: value for name, value in os.environ.items() if name != "DATABASE_URL"})
+
+
+def _settings_of_database(url: str | None) -> Settings:
+    given = {name: value for name, value in os.environ.items() if name not in ("REPLICA_URL", "BACKUP_URL")}
+    settings = Settings.from_environment(given | ({"DATABASE_URL": url} if url else {}))
+    if not settings.database_url:
+        raise SettingsError("say which database, as postgresql://host/database, or set DATABASE_URL")
+    return settings
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _changes(settings: Settings, options: argparse.Namespace) -> int:
     try:
         changeset = options.file.read_bytes()
@@ -525,7 +578,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Any, help: str, commands: Any = commands) -> argparse.ArgumentParser:
         added: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
         added.add_argument("--json", action="store_true", help="print one JSON document for programs")
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, settings=Settings.from_environment)
         return added
 
     maintain = command("maintain", _maintain, "merge, write snapshot and backup, prove both, delete what is old")
@@ -570,6 +623,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     help = "where the new file is to be, incidents unless given; - prints it"
     incident.add_argument("-o", "--output", metavar="DIRECTORY", default="incidents", help=help)
+    help = "move the data into an empty PostgreSQL while the servers run, or with --back into a new log"
+    move = command("move", _move, help)
+    move.set_defaults(settings=_settings_of_log)
+    move.add_argument("url", nargs="?", metavar="DATABASE_URL", help="postgresql://host/database; the log is REPLICA_URL")
+    how = move.add_mutually_exclusive_group()
+    how.add_argument("--dry-run", action="store_true", help="see whether all of it can be moved, and change nothing")
+    how.add_argument("--cancel", action="store_true", help="undo a move that has not come to its end")
+    move.add_argument("--back", action="store_true", help="the other way, into the log at REPLICA_URL, which is empty")
     command("log", _log, "what the commit log holds: ranges, sizes, times")
     help = "objectives, alerts, database, backup, maintenance; exit code 1: needs attention, 3: degraded, 4: down"
     command("status", _status, help)

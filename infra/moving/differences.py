@@ -3,13 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import apsw
 
-from infra.moving.rows import Table, selected
-
-Row = tuple[Any, ...]
+from infra.moving.rows import Row, Table, selected
 
 
 @contextmanager
@@ -37,7 +34,7 @@ def _only_in(one: str, other: str, connection: apsw.Connection, table: Table) ->
     differs = " OR ".join(f"one.{column.quoted} IS NOT other.{column.quoted}" for column in table.columns)
     return iter(
         connection.execute(
-            f"SELECT {selected(table, 'one')} FROM {one}.{table.quoted} AS one "  # noqa: S608
-            f"LEFT JOIN {other}.{table.quoted} AS other ON {by_key} WHERE {differs}"
+            f"SELECT {selected(table, 'one')} FROM {table.rows(one)} AS one "  # noqa: S608
+            f"LEFT JOIN {table.rows(other)} AS other ON {by_key} WHERE {differs}"
         )
     )

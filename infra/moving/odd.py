@@ -83,7 +83,7 @@ def _odd_values(
     connection: apsw.Connection, table: Table, found: Survey, progress: Progress, size: int
 ) -> Iterator[str]:
     lines, total = Lines(table, str(connection.pragma("encoding"))), Sum()
-    for row in connection.execute(f"SELECT {selected(table)} FROM {table.quoted} NOT INDEXED"):  # noqa: S608
+    for row in connection.execute(f"SELECT {selected(table)} FROM {table.rows()}"):  # noqa: S608
         try:
             found.bytes += len(line := lines.line(row))
             total.add(line)
@@ -140,8 +140,8 @@ def _refused_by_constraints(image: Path, tables: list[Table]) -> Iterator[str]:
 def _refused_of(connection: apsw.Connection, table: Table) -> Iterator[str]:
     names, name, key = table.names, table.quoted, table.key_names
     with connection:
-        connection.execute(f"INSERT OR IGNORE INTO main.{name} ({names}) SELECT {names} FROM theirs.{name}")  # noqa: S608
-    left = f"SELECT {selected(table)} FROM theirs.{name} WHERE ({key}) NOT IN (SELECT {key} FROM main.{name})"  # noqa: S608
+        connection.execute(f"INSERT OR IGNORE INTO main.{name} ({names}) SELECT {names} FROM {table.rows('theirs')}")  # noqa: S608
+    left = f"SELECT {selected(table)} FROM {table.rows('theirs')} WHERE ({key}) NOT IN (SELECT {key} FROM main.{name})"  # noqa: S608
     for row in connection.execute(left):
         yield f"{table.named(row)}: the table's own constraints would not let it in"
 

@@ -5,15 +5,17 @@ What a table has is asked of the migrations, so a new noun's table moves like th
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import apsw
 
 from core.errors import MoveRefused
+from core.idempotency import oldest_kept
 from core.migrations import scripts
 from core.schemas import MAX_INTEGER
 
@@ -22,6 +24,13 @@ _ESCAPES = {b"\\": b"\\\\", b"\b": b"\\b", b"\t": b"\\t", b"\n": b"\\n", b"\v": 
 _NULL = rb"\N"
 _OF_ANOTHER_TYPE = 0.5  # no column of ours holds one
 _WRAP = 2**128
+
+
+Row = tuple[Any, ...]
+T = TypeVar("T")
+
+_BATCH = 2000  # rows, and
+_BATCH_BYTES = 1024 * 1024  # of lines, in one transaction
 
 
 class OddValue(Exception):
@@ -48,10 +57,16 @@ class Table:
     name: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    condition: str = ""  # of the rows that count, in SQLite; empty: all
 
     @property
     def quoted(self) -> str:
         return f'"{self.name}"'
+
+    def rows(self, schema: str = "main") -> str:
+        """Those that count, for a FROM of SQLite."""
+        name = f"{schema}.{self.quoted}"
+        return f"(SELECT * FROM {name} WHERE {self.condition})" if self.condition else name  # noqa: S608
 
     @property
     def names(self) -> str:
@@ -81,18 +96,22 @@ class Table:
         return f"{self.name} {', '.join(map(_shown, self.key_of(row)))}"
 
 
-def tables() -> list[Table]:
-    """All that the migrations make. Raises MoveRefused for a column whose values are not the same on both sides."""
+def tables(keep_hours: int) -> list[Table]:
+    """All that the migrations make. `keep_hours`: of an Idempotency-Key that is older nobody asks any more.
+
+    Raises MoveRefused for a column whose values are not the same on both sides.
+    """
+    conditions = {"idempotency_keys": f"hour >= {oldest_kept(keep_hours)}"}
     with closing(apsw.Connection(":memory:")) as connection:
         for script in scripts():
             connection.execute(script)
         names = connection.execute(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY rowid"
         ).fetchall()
-        return [_table(connection, str(name)) for (name,) in names]
+        return [_table(connection, str(name), conditions.get(str(name), "")) for (name,) in names]
 
 
-def _table(connection: apsw.Connection, name: str) -> Table:
+def _table(connection: apsw.Connection, name: str, condition: str) -> Table:
     columns, key = [], {}
     found = connection.execute('SELECT name, upper(type), "notnull", pk FROM pragma_table_info(?)', (name,)).fetchall()
     for column, kind, not_null, place in found:
@@ -103,7 +122,7 @@ def _table(connection: apsw.Connection, name: str) -> Table:
             key[place] = str(column)
     if not key:
         raise MoveRefused(f"table {name} has no primary key, so its rows cannot be told apart")
-    return Table(name, tuple(columns), tuple(key[place] for place in sorted(key)))
+    return Table(name, tuple(columns), tuple(key[place] for place in sorted(key)), condition)
 
 
 # Lines
@@ -216,6 +235,22 @@ def _shown(value: Any) -> str:
         text = value.decode(errors="replace")
         return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
     return "?" if value is None or isinstance(value, float) else str(value)
+
+
+def batches(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """As many of them as one transaction takes. `size`: of one, in bytes."""
+    items = iter(items)
+    while batch := list(_next_of(items, size)):
+        yield batch
+
+
+def _next_of(items: Iterator[T], size: Callable[[T], int]) -> Iterator[T]:
+    total = 0
+    for item in islice(items, _BATCH):
+        yield item
+        total += size(item)
+        if total > _BATCH_BYTES:
+            return
 
 
 # Sums

@@ -4,9 +4,8 @@ From the first thing that is made there until the move is over it has the table 
 nobody's but the move's, and no service serves it. Whoever moves holds a lock on its row, so there is one at a time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from time import monotonic
 from typing import Any
 
@@ -14,17 +13,15 @@ import psycopg
 from psycopg import sql
 
 from core.errors import DatabaseRefused, MoveFailed, MoveRefused, StatementRefused
+from core.migrations.postgresql import UNFINISHED_MOVE as MARKER
 from core.migrations.postgresql import migrate
 from infra.moving.rows import Table, values_of
 from infra.postgresql.connections import Connector, PeeweeConnection
 from infra.postgresql.errors import translated_errors
 from infra.settings import Settings
 
-MARKER = "unfinished_move"
 Key = tuple[Any, ...]
 
-_BATCH = 2000  # rows in a transaction
-_BATCH_BYTES = 1024 * 1024
 _MOST_NAMED = 20
 _MARKED = f"CREATE TABLE IF NOT EXISTS {MARKER} (place integer PRIMARY KEY, move text NOT NULL, log text NOT NULL)"
 _MARK = f"INSERT INTO {MARKER} (place, move, log) VALUES (1, %s, %s) ON CONFLICT DO NOTHING"  # noqa: S608
@@ -78,6 +75,11 @@ class Target:
         self._db.driver.deadline = monotonic() + seconds
 
     # Whose it is
+
+    def has_marker(self) -> bool:
+        """Whether a move into it has not come to its end."""
+        with translated_errors():
+            return (MARKER,) in self._db.driver.execute(_RELATIONS).fetchall()
 
     def unfinished(self) -> tuple[str, str] | None:
         """The id of the move that has begun to fill it, and the log's; None if it is empty. Raises MoveRefused."""
@@ -138,16 +140,21 @@ class Target:
     # Its schema
 
     def begin(self) -> None:
-        """Make the tables, without what would stand against rows that come in any order: they are put back by
-        `complete`.
-        """
+        """Make the tables anew."""
         with translated_errors():
             self.clear()
             try:
-                migrate(self._db, is_dsql=self._is_dsql)
+                migrate(self._db, is_dsql=self._is_dsql, for_move=True)
             except StatementRefused as error:
                 raise MoveRefused(str(error)) from error
-            self._foreign_keys = [] if self._is_dsql else self._db.driver.execute(_FOREIGN_KEYS).fetchall()
+            self.loosen()
+
+    def loosen(self) -> None:
+        """Let rows come in any order: what stands against that is put back by `complete`."""
+        if self._is_dsql:  # which has neither foreign keys nor triggers
+            return
+        with translated_errors():
+            self._foreign_keys = self._db.driver.execute(_FOREIGN_KEYS).fetchall()
             for table, name, _ in self._foreign_keys:
                 self._run("ALTER TABLE {} DROP CONSTRAINT {}", table, name)
             self._triggers("DISABLE")
@@ -157,7 +164,8 @@ class Target:
         with translated_errors():
             for table, name, definition in self._foreign_keys:
                 self._run(f"ALTER TABLE {{}} ADD CONSTRAINT {{}} {definition}", table, name)
-            self._triggers("ENABLE")
+            if not self._is_dsql:
+                self._triggers("ENABLE")
             for table, number in highest.items():
                 [(sequence,)] = self._db.driver.execute(
                     "SELECT pg_get_serial_sequence(%s, %s)", (table.quoted, table.id)
@@ -175,9 +183,8 @@ class Target:
         return [str(name) for (name,) in self._db.driver.execute(_RELATIONS).fetchall() if name != MARKER]
 
     def _triggers(self, verb: str) -> None:
-        if not self._is_dsql:  # which has none
-            for name in self._tables():
-                self._run(f"ALTER TABLE {{}} {verb} TRIGGER USER", name)
+        for name in self._tables():
+            self._run(f"ALTER TABLE {{}} {verb} TRIGGER USER", name)
 
     def _run(self, statement: str, *names: str) -> None:
         self._db.driver.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))  # type: ignore[arg-type]
@@ -190,18 +197,14 @@ class Target:
 
     # Its rows
 
-    def copy(self, table: Table, lines: Iterable[bytes]) -> None:
-        """Add rows. Raises MoveRefused, which names those that it does not take."""
-        statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
-            sql.Identifier(table.name), sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns)
-        )
-        lines = iter(lines)
+    def copy(self, table: Table, batch: list[bytes]) -> None:
+        """Add rows, in one transaction. Raises MoveRefused, which names those that it does not take."""
+        statement = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table.name), _columns(table))
         with translated_errors():
-            while batch := list(_next_of(lines)):
-                try:
-                    self._copy_batch(statement, batch)
-                except (psycopg.DataError, psycopg.IntegrityError) as error:
-                    raise self._refusal(table, statement, batch) from error
+            try:
+                self._copy_batch(statement, batch)
+            except (psycopg.DataError, psycopg.IntegrityError) as error:
+                raise self._refusal(table, statement, batch) from error
 
     def _copy_batch(self, statement: sql.Composed, lines: list[bytes]) -> None:
         with self._db.driver.transaction(), self._db.driver.cursor() as cursor, cursor.copy(statement) as copy:
@@ -222,37 +225,28 @@ class Target:
             + (f"\n  and {more:,} more" if more else "")
         )
 
-    def delete(self, table: Table, keys: Iterable[Key]) -> None:
-        """Remove rows. Raises MoveFailed when they are not there."""
+    def delete(self, table: Table, batch: list[Key]) -> None:
+        """Remove rows, in one transaction. Raises MoveFailed when they are not there."""
         condition = sql.SQL(" AND ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in table.key)
         statement = sql.SQL("DELETE FROM {} WHERE {}").format(sql.Identifier(table.name), condition)
-        keys = iter(keys)
-        with translated_errors():
-            while batch := list(islice(keys, _BATCH)):
-                with self._db.driver.transaction(), self._db.driver.cursor() as cursor:
-                    cursor.executemany(statement, batch)
-                    if cursor.rowcount != len(batch):
-                        raise MoveFailed(f"{self.place} has been changed by somebody else: rows are not there any more")
+        with translated_errors(), self._db.driver.transaction(), self._db.driver.cursor() as cursor:
+            cursor.executemany(statement, batch)
+            if cursor.rowcount != len(batch):
+                raise MoveFailed(f"{self.place} has been changed by somebody else: rows are not there any more")
 
     def lines(self, table: Table) -> Iterator[bytes]:
         """All rows."""
         return self._lines(sql.SQL("COPY {} ({}) TO STDOUT").format(sql.Identifier(table.name), _columns(table)))
 
-    def lines_of(self, table: Table, keys: Iterable[Key]) -> Iterator[bytes]:
+    def lines_of(self, table: Table, batch: list[Key]) -> Iterator[bytes]:
         """Those of the rows with these keys that are there."""
-        keys = iter(keys)
-        while batch := list(islice(keys, _BATCH)):
-            listed = sql.SQL(", ").join(
-                sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, key))) for key in batch
+        keys = (sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, key))) for key in batch)
+        names = sql.SQL(", ").join(map(sql.Identifier, table.key))
+        return self._lines(
+            sql.SQL("COPY (SELECT {} FROM {} WHERE ({}) IN ({})) TO STDOUT").format(
+                _columns(table), sql.Identifier(table.name), names, sql.SQL(", ").join(keys)
             )
-            yield from self._lines(
-                sql.SQL("COPY (SELECT {} FROM {} WHERE ({}) IN ({})) TO STDOUT").format(
-                    _columns(table),
-                    sql.Identifier(table.name),
-                    sql.SQL(", ").join(map(sql.Identifier, table.key)),
-                    listed,
-                )
-            )
+        )
 
     def _lines(self, statement: sql.Composed) -> Iterator[bytes]:
         rest = b""
@@ -265,13 +259,3 @@ class Target:
 
 def _columns(table: Table) -> sql.Composed:
     return sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns)
-
-
-def _next_of(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """As much as one transaction takes."""
-    size = 0
-    for line in islice(lines, _BATCH):
-        yield line
-        size += len(line)
-        if size > _BATCH_BYTES:
-            return

@@ -1,5 +1,7 @@
 """PostgreSQL, and what speaks its protocol: the same use cases, on a server that others look after."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from core.errors import SettingsError
@@ -14,11 +16,18 @@ def open_postgresql(
     settings: "Settings", *, lasting: bool, metrics: "Metrics", give_up: GiveUp | None = None
 ) -> Database:
     """See `PostgresqlDatabase`. Raises SettingsError when what it needs is not installed."""
-    try:
+    with driver_is_needed():
         from infra.postgresql.database import PostgresqlDatabase
+    return PostgresqlDatabase(settings, lasting=lasting, metrics=metrics, give_up=give_up)
+
+
+@contextmanager
+def driver_is_needed() -> Iterator[None]:
+    """For what is imported. Raises SettingsError when it is not installed."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"DATABASE_URL is set, and {error.name} is not installed: pip install -r requirements-postgres.txt, "
             "or build the image with POSTGRES=yes, or unset it"
         ) from error
-    return PostgresqlDatabase(settings, lasting=lasting, metrics=metrics, give_up=give_up)
