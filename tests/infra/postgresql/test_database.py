@@ -153,7 +153,8 @@ def test_while_it_is_away_nobody_waits_and_soon_after_it_is_back_all_is_well(
 async def _until_there(database: Any) -> None:
     for _ in range(500):
         try:
-            return await database.read(probe)
+            await database.read(probe)
+            return
         except DatabaseUnavailable:
             await asyncio.sleep(0.02)
     raise AssertionError("it did not come back")
