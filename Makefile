@@ -137,12 +137,14 @@ lint: .venv/installed ## check style and common mistakes
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
 
-lint-files: .venv/installed ## check Dockerfile, workflows and shell scripts
+lint-files: .venv/installed ## check Dockerfile, workflows, shell scripts, and that Aurora DSQL takes the migrations
 	@$(VENV)/$(PIP) -r requirements-lint.txt >&2
 	@$(VENV)/hadolint Dockerfile
 	@$(VENV)/actionlint -shellcheck $(VENV)/shellcheck
 	@$(VENV)/zizmor --quiet --offline .github
 	@$(VENV)/shellcheck .ci/run scripts/*.sh
+	@sql=$$($(VENV)/python -c 'from core.migrations import postgresql, scripts; print(*map(postgresql.for_dsql, scripts("postgresql")))') \
+	  && echo "$$sql" | $(VENV)/dsql-lint -
 
 requirements: .venv/installed ## write requirements*.txt anew after a change of a requirements*.in (UPGRADE=1 also raises what no .in names)
 	@$(VENV)/$(PIP) -r requirements-lint.txt >&2

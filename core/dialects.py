@@ -2,11 +2,28 @@
 
 from typing import Any
 
-from peewee import Context, Database, Node, PostgresqlDatabase
+from peewee import Context, Database, DataError, IntegrityError, Node, PeeweeException, PostgresqlDatabase
+
+# What a connection to PostgreSQL is set to: a serializable transaction that reads a small table from end to end, as a
+# planner likes to, is in the way of all who write to it
+SETTINGS = {"enable_seqscan": "off"}
+
+_RAISED = "P0001"  # raise_exception: a trigger's own words
 
 
 def is_postgresql(db: Database) -> bool:
     return isinstance(db, PostgresqlDatabase)
+
+
+def state_of(error: BaseException) -> str:
+    """The SQLSTATE of what PostgreSQL has said; empty for whatever is nothing of it."""
+    return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
+
+
+def refusal(error: PeeweeException) -> str:
+    """Why a table does not take a row, in one line; empty if that is not the error."""
+    refused = isinstance(error, IntegrityError | DataError) or state_of(error) == _RAISED
+    return str(error).partition("\n")[0] if refused else ""
 
 
 def execute(db: Database, sql: str, values: tuple[Any, ...] = ()) -> Any:
@@ -22,4 +39,5 @@ class Either(Node):
         self._postgresql = postgresql
 
     def __sql__(self, ctx: Context) -> Context:
-        return ctx.sql(self._sqlite if ctx.state.param == "?" else self._postgresql)
+        told: Context = ctx.sql(self._sqlite if ctx.state.param == "?" else self._postgresql)
+        return told

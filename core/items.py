@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from peewee import Database, IntegrityError
+from peewee import Database, PeeweeException
 
+from core.dialects import refusal
 from core.errors import ItemNotFound, WriteRefused
 from core.models import Item
 from core.pages import all_of, count_of, page_of
@@ -70,8 +71,12 @@ def create_items(db: Database, new: NewItems) -> CreatedItems:
     for place, item in enumerate(new.items):
         try:
             created.append(ITEMS.insert(db, **item.model_dump(), created_at=created_at, updated_at=created_at))
-        except (WriteRefused, IntegrityError) as error:
+        except WriteRefused as error:
             raise WriteRefused(f"items.{place}: {error}") from error
+        except PeeweeException as error:
+            if reason := refusal(error):
+                raise WriteRefused(f"items.{place}: {reason}") from error
+            raise
     return CreatedItems(items=created)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from peewee import SQL, Database, ForeignKeyField, IntegerField, Model, PeeweeException, TextField
 
-from core.dialects import Either, is_postgresql
+from core.dialects import Either, is_postgresql, state_of
 from core.errors import WriteRefused
 from core.prepared import Prepared, Row, value
 from core.schemas import ROWIDS
@@ -98,7 +98,7 @@ class Stored(Generic[V]):
 
     def _ids_are_used_up(self, db: Database, error: PeeweeException) -> bool:
         if is_postgresql(db):  # which answers nothing more in this transaction
-            return getattr(getattr(error, "orig", None), "sqlstate", None) == _NO_ID_IS_LEFT
+            return state_of(error) == _NO_ID_IS_LEFT
         found = db.execute_sql("SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (self._table,)).fetchone()
         return bool(found[0] == ROWIDS[-1])
 

@@ -18,6 +18,7 @@ from core.idempotency import Answer, once
 from handler.idempotency import attempt_of, kept_of, response_of
 from infra.database import Database, GiveUp, Session, UseCase, open_database
 from infra.settings import SERVICE, Settings
+from infra.telemetry.catalogue import OF_THE_LOG
 from infra.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def open_service(
     """
     started = time.time()
     tracing = _open_tracing(settings, metrics)
+    if settings.database_url:
+        metrics.leave_out(OF_THE_LOG)
     database = open_database(settings, lasting=lasting, metrics=metrics, give_up=give_up)
     job = None
     if backups:  # a function leaves it to another one, and would load a tenth of its modules in vain

@@ -65,6 +65,7 @@ class Cluster:
             configuration.write(
                 f"listen_addresses = '127.0.0.1'\nport = {self.port}\nunix_socket_directories = '{directory}'\n"
                 "shared_buffers = 32MB\ndeadlock_timeout = 50ms\n"
+                "fsync = off\n"  # what is written outlives its processes without
             )
         self.start()
         with self.superuser() as db:

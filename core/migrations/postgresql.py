@@ -15,6 +15,7 @@ from typing import Any
 
 from peewee import Database, PeeweeException
 
+from core.dialects import state_of
 from core.errors import DatabaseLocked, NotServed, StatementRefused
 from core.migrations import check_known, schema_after, scripts
 from core.statements import first_word, shortened
@@ -171,7 +172,7 @@ def _run(db: Database, what: str, statement: str, values: tuple[Any, ...] = ()) 
         try:
             return db.execute_sql(statement, values)
         except PeeweeException as error:
-            state = str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
+            state = state_of(error)
             if state in _IN_THE_WAY and attempt + 1 < _ATTEMPTS:
                 time.sleep(_POLL_SECONDS * secrets.randbelow(100) / 100)
                 continue

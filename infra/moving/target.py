@@ -12,11 +12,12 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from core.errors import DatabaseRefused, MoveFailed, MoveRefused, StatementRefused
+from core.errors import MoveFailed, MoveRefused, StatementRefused
 from core.migrations.postgresql import UNFINISHED_MOVE as MARKER
 from core.migrations.postgresql import migrate
 from infra.moving.rows import Table, values_of
-from infra.postgresql.connections import Connector, PeeweeConnection
+from infra.moving.side import Side
+from infra.postgresql.connections import PeeweeConnection
 from infra.postgresql.errors import translated_errors
 from infra.settings import Settings
 
@@ -25,50 +26,25 @@ Key = tuple[Any, ...]
 _MOST_NAMED = 20
 _MARKED = f"CREATE TABLE IF NOT EXISTS {MARKER} (place integer PRIMARY KEY, move text NOT NULL, log text NOT NULL)"
 _MARK = f"INSERT INTO {MARKER} (place, move, log) VALUES (1, %s, %s) ON CONFLICT DO NOTHING"  # noqa: S608
-_RELATIONS = """
-SELECT relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-WHERE nspname = current_schema() AND relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY relname
-"""
 _FOREIGN_KEYS = """
 SELECT conrelid::regclass::text, conname, pg_get_constraintdef(pg_constraint.oid)
 FROM pg_constraint JOIN pg_namespace ON pg_namespace.oid = connamespace
 WHERE nspname = current_schema() AND contype = 'f'
 """
-_SESSION = (
-    "SET statement_timeout = 0",
-    "SET idle_in_transaction_session_timeout = 0",
-    "SET default_transaction_isolation = 'read committed'",
-    "SET client_encoding = 'UTF8'",
-)
 
-
-class Target:
-    """One move's. Raises MoveRefused for a place that it cannot go to, DatabaseUnavailable while that is away."""
+class Target(Side):
+    """One move's. Raises MoveRefused for a place that it cannot go to."""
 
     def __init__(self, settings: Settings) -> None:
-        self._connector = Connector(settings)
-        self.place = self._connector.target.shown  # without the password
-        self._is_dsql = settings.database_token == "dsql"  # noqa: S105 (the name of a kind)
-        self._db = self._connected()
+        super().__init__(settings)
         self._guard: PeeweeConnection | None = None  # in the transaction that has the lock
         self._foreign_keys: list[tuple[str, str, str]] = []
 
-    def _connected(self) -> PeeweeConnection:
-        try:
-            db = self._connector.connect()
-        except DatabaseRefused as error:
-            raise MoveRefused(str(error)) from error
-        db.driver.deadline = float("inf")
-        if not self._is_dsql:
-            for statement in _SESSION:
-                db.driver.execute(statement)
-        return db
-
     def close(self) -> None:
         """Let go of it. Safe to call twice."""
-        for db in (self._guard, self._db):
-            if db:
-                db.driver.close()
+        super().close()
+        if self._guard:
+            self._guard.driver.close()
 
     def until(self, seconds: float) -> None:
         """Give up on an answer that is not there by then: whoever waits for the move cannot wait for longer."""
@@ -79,13 +55,13 @@ class Target:
     def has_marker(self) -> bool:
         """Whether a move into it has not come to its end."""
         with translated_errors():
-            return (MARKER,) in self._db.driver.execute(_RELATIONS).fetchall()
+            return MARKER in self._relations()
 
     def unfinished(self) -> tuple[str, str] | None:
         """The id of the move that has begun to fill it, and the log's; None if it is empty. Raises MoveRefused."""
         with translated_errors():
             self._check_usable()
-            found = [str(name) for (name,) in self._db.driver.execute(_RELATIONS)]
+            found = self._relations()
             if MARKER in found:
                 rows = self._db.driver.execute(f"SELECT move, log FROM {MARKER}").fetchall()  # noqa: S608
                 return rows[0] if rows else None  # it was killed in between
@@ -180,14 +156,11 @@ class Target:
                 self._run("DROP TABLE {} CASCADE", name)
 
     def _tables(self) -> list[str]:
-        return [str(name) for (name,) in self._db.driver.execute(_RELATIONS).fetchall() if name != MARKER]
+        return [name for name in self._relations() if name != MARKER]
 
     def _triggers(self, verb: str) -> None:
         for name in self._tables():
             self._run(f"ALTER TABLE {{}} {verb} TRIGGER USER", name)
-
-    def _run(self, statement: str, *names: str) -> None:
-        self._db.driver.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))  # type: ignore[arg-type]
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
@@ -199,7 +172,7 @@ class Target:
 
     def copy(self, table: Table, batch: list[bytes]) -> None:
         """Add rows, in one transaction. Raises MoveRefused, which names those that it does not take."""
-        statement = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table.name), _columns(table))
+        statement = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table.name), self._columns(table))
         with translated_errors():
             try:
                 self._copy_batch(statement, batch)
@@ -234,28 +207,12 @@ class Target:
             if cursor.rowcount != len(batch):
                 raise MoveFailed(f"{self.place} has been changed by somebody else: rows are not there any more")
 
-    def lines(self, table: Table) -> Iterator[bytes]:
-        """All rows."""
-        return self._lines(sql.SQL("COPY {} ({}) TO STDOUT").format(sql.Identifier(table.name), _columns(table)))
-
     def lines_of(self, table: Table, batch: list[Key]) -> Iterator[bytes]:
         """Those of the rows with these keys that are there."""
         keys = (sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, key))) for key in batch)
         names = sql.SQL(", ").join(map(sql.Identifier, table.key))
         return self._lines(
             sql.SQL("COPY (SELECT {} FROM {} WHERE ({}) IN ({})) TO STDOUT").format(
-                _columns(table), sql.Identifier(table.name), names, sql.SQL(", ").join(keys)
+                self._columns(table), sql.Identifier(table.name), names, sql.SQL(", ").join(keys)
             )
         )
-
-    def _lines(self, statement: sql.Composed) -> Iterator[bytes]:
-        rest = b""
-        with translated_errors(), self._db.driver.cursor() as cursor, cursor.copy(statement) as copy:
-            for block in copy:
-                *whole, rest = (rest + bytes(block)).split(b"\n")
-                for line in whole:
-                    yield line + b"\n"
-
-
-def _columns(table: Table) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns)

@@ -2,28 +2,38 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from core.errors import SettingsError
-from infra.database import Database, GiveUp
+from infra.database import Database, GiveUp, UseCase
 
 if TYPE_CHECKING:
     from infra.settings import Settings
     from infra.telemetry.metrics import Metrics
 
 
+T = TypeVar("T")
+
+
 def open_postgresql(
     settings: "Settings", *, lasting: bool, metrics: "Metrics", give_up: GiveUp | None = None
 ) -> Database:
     """See `PostgresqlDatabase`. Raises SettingsError when what it needs is not installed."""
-    with driver_is_needed():
+    with installed():
         from infra.postgresql.database import PostgresqlDatabase
     return PostgresqlDatabase(settings, lasting=lasting, metrics=metrics, give_up=give_up)
 
 
+def run_once(settings: "Settings", use_case: UseCase[T]) -> T:
+    """Run an operator's use case in a transaction. Raises NotServed when no service has made the tables yet."""
+    with installed():
+        from infra.postgresql.operators import in_a_transaction
+    return in_a_transaction(settings, use_case)
+
+
 @contextmanager
-def driver_is_needed() -> Iterator[None]:
-    """For what is imported. Raises SettingsError when it is not installed."""
+def installed() -> Iterator[None]:
+    """For what is imported in it. Raises SettingsError when it is not there."""
     try:
         yield
     except ModuleNotFoundError as error:

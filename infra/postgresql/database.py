@@ -1,4 +1,4 @@
-"""PostgreSQL as the endpoints see it: a few threads, each with a connection of its own.
+"""PostgreSQL as the endpoints see it: a few threads, and as many connections.
 
 Reads and writes use the same threads. What waits for one longer than the busy timeout is refused, and so is, at once,
 whatever comes while the server is known to be away.
@@ -51,8 +51,7 @@ class PostgresqlDatabase:
         self._settings = settings
         self._copies = Copies(self._connector)
         self._threads = ThreadPoolExecutor(settings.database_connections, "database")
-        self._own = threading.local()
-        self._all: list[Transactions] = []
+        self._idle: list[Transactions] = []
         self._asked = 0  # and not answered; of the event loop
         self._takes_writes = True
         self._closed = threading.Event()
@@ -128,7 +127,7 @@ class PostgresqlDatabase:
         """Finish what is under way, and close the connections. Safe to call twice."""
         self._closed.set()
         self._threads.shutdown(wait=True)
-        for transactions in self._all:
+        for transactions in self._idle:
             transactions.close()
 
     # Opening
@@ -210,16 +209,12 @@ class PostgresqlDatabase:
 
     def _run(self, run: Callable[[Transactions], T]) -> T:
         """On a thread of the pool."""
-        transactions = self._transactions_of_thread()
+        try:
+            transactions = self._idle.pop()  # the one that was used last: the others may be closed, or not open yet
+        except IndexError:
+            transactions = Transactions(self._connector, self._metrics, self._settings.commit_timeout_seconds)
         try:
             return run(transactions)
         finally:
             self._takes_writes = transactions.takes_writes
-
-    def _transactions_of_thread(self) -> Transactions:
-        found: Transactions | None = getattr(self._own, "transactions", None)
-        if found is None:
-            found = Transactions(self._connector, self._metrics, self._settings.commit_timeout_seconds)
-            self._own.transactions = found
-            self._all.append(found)
-        return found
+            self._idle.append(transactions)

@@ -48,7 +48,7 @@ class _Again(Exception):
 
 
 class Transactions:
-    """One connection, and what is run on it; of one thread."""
+    """One connection, and what is run on it; of one thread at a time."""
 
     def __init__(self, connector: Connector, metrics: Metrics, seconds: float) -> None:
         """`seconds`: how long a use case may take with all of its attempts."""

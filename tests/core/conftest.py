@@ -31,7 +31,9 @@ def on_sqlite() -> Iterator[Database]:
 def on_postgresql(shared_url: str) -> Iterator[PostgresqlDatabase]:
     """Of one database for all tests; one that changes more than rows has its own."""
     with closing(connected(shared_url)) as database:
-        database.execute_sql("TRUNCATE items, idempotency_keys, api_keys RESTART IDENTITY")
+        for table in ("items", "idempotency_keys", "api_keys"):
+            database.execute_sql(f"DELETE FROM {table}")  # TRUNCATE takes many times as long
+        database.execute_sql("ALTER TABLE items ALTER id RESTART")
         yield database
 
 

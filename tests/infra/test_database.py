@@ -655,7 +655,7 @@ def test_older_file_that_the_migration_cannot_take_is_kept_and_the_log_served(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = migrations.scripts()
-    monkeypatch.setattr(migrations, "_schema_after", migrations._schema_after.__wrapped__)
+    monkeypatch.setattr(migrations, "schema_after", migrations.schema_after.__wrapped__)
     monkeypatch.setattr(migrations, "scripts", lambda: [*known, "CREATE UNIQUE INDEX one ON items (name)"])
     open_at(path).close()
     path.unlink()
