@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from core import __version__, api_keys
 from core.errors import ServiceError, SettingsError, StatementRefused
@@ -52,6 +52,9 @@ from infra.settings import SERVICE, Settings
 from infra.storage.object_store import TRANSFER_SECONDS, ObjectStore
 
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from infra.moving.rows import Moved
 
 _EXIT_CODES = {"well": 0, "attention": 1, "degraded": 3, "down": 4}  # of `status`; 2 is for wrong settings
 
@@ -364,13 +367,42 @@ def _move(log_settings: Settings, options: argparse.Namespace) -> int:
         moved = move.run()
     if not moved:
         return _print_done(options, f"it was moved to {target.place} before")
+    undo = f"restore --txid {moved.before:016x}"
+    return _print_moved(options, moved, undo, f"python -m infra {undo}")
+
+
+def _print_moved(options: argparse.Namespace, moved: "Moved", undo: str, how: str) -> int:
     for table, total in moved.sums.items():
         _say(f"{table}: {total}, on both sides")
-    message = f"moved to {moved.place}; nobody could write for {moved.stopped_seconds:.2f} s"
-    undo = f"restore --txid {moved.before:016x}"
-    message += f"\nto undo it, without what is written there from now on: python -m infra {undo}"
+    message = (
+        f"moved to {moved.place}; nobody could write for {moved.stopped_seconds:.2f} s\n"
+        f"to undo it, without what is written there from now on: {how}"
+    )
     counts = {table: total.rows for table, total in moved.sums.items()}
     return _print_done(options, message, rows=counts, stopped_seconds=moved.stopped_seconds, undo=undo)
+
+
+def _move_back(log_settings: Settings, settings: Settings, options: argparse.Namespace) -> int:
+    from infra.moving.back import MoveBack
+    from infra.moving.source import Source
+
+    if options.cancel:
+        raise SettingsError("a move back that was stopped has changed nothing for anybody: run it again, or do not")
+    log = _open_log(log_settings)
+    with (
+        workspace() as scratch,
+        progress_display(not options.json) as progress,
+        closing(Source(settings)) as source,
+    ):
+        move = MoveBack(log, source, scratch, progress, _say)
+        if options.dry_run:
+            move.rehearse()
+            return _print_done(options, f"all of it can be moved to {log.url}; nothing was changed anywhere")
+        moved = move.run()
+    if not moved:
+        return _print_done(options, f"it was moved to {log.url} before")
+    undo = "DROP FUNCTION write_stop() CASCADE"
+    return _print_moved(options, moved, undo, f'psql -c "{undo}" at {source.place}')
 
 
 def _print_done(options: argparse.Namespace, message: str, **fields: Any) -> int:
@@ -648,7 +680,9 @@ def _parser() -> argparse.ArgumentParser:
     help = "move the data into an empty PostgreSQL while the servers run, or with --back into a new log"
     move = command("move", _move, help)
     move.set_defaults(settings=_settings_of_log)
-    move.add_argument("url", nargs="?", metavar="DATABASE_URL", help="postgresql://host/database; the log is REPLICA_URL")
+    move.add_argument(
+        "url", nargs="?", metavar="DATABASE_URL", help="postgresql://host/database; the log is REPLICA_URL"
+    )
     how = move.add_mutually_exclusive_group()
     how.add_argument("--dry-run", action="store_true", help="see whether all of it can be moved, and change nothing")
     how.add_argument("--cancel", action="store_true", help="undo a move that has not come to its end")

@@ -6,9 +6,8 @@ can anybody write to both. The commit of the latter is the moment of the move; t
 
 import secrets
 import time
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import apsw
@@ -18,9 +17,9 @@ from playhouse.apsw_ext import APSWDatabase
 from core.errors import MoveFailed, MoveRefused
 from core.migrations import migrate
 from infra.clock import Clock
-from infra.commitlog import CommitLog, publish_file
+from infra.commitlog import CommitLog, Replica, opened_image, publish_file
 from infra.moving import write_stop
-from infra.moving.rows import Lines, Sum, Table, batches, selected, tables, values_of
+from infra.moving.rows import Lines, Moved, Sum, Table, batches, selected, tables, values_of
 from infra.moving.source import Source
 from infra.moving.write_stop import Reason, Stop
 from infra.operators.sql import private_copy
@@ -30,16 +29,6 @@ Say = Callable[[str], None]
 
 _COMMIT_SECONDS = 60.0
 _PAGE_SIZE = 1024  # as a log has that begins without a file
-
-
-@dataclass(frozen=True, slots=True)
-class MovedBack:
-    """What has become of it."""
-
-    place: str
-    txid: int  # of the log's first commit that takes writes
-    stopped_seconds: float  # how long nobody could write
-    sums: dict[str, Sum]
 
 
 class MoveBack:
@@ -53,7 +42,6 @@ class MoveBack:
         self._clock = Clock()
         self._source = source
         self._image = scratch / "app.db"
-        self._private = scratch / "private"
         self._progress = progress
         self._say = say
         self._tables = tables()
@@ -62,44 +50,56 @@ class MoveBack:
     def rehearse(self) -> None:
         """Copy everything, and put it nowhere."""
         self._source.check(self._tables)
-        self._unfinished()
+        self._check_is_free(self._stop_in_log())
         self._begin()
         with self._source.one_state():
             self._copy_all()
 
-    def run(self) -> MovedBack:
-        """Stop writes, copy, compare, move."""
+    def run(self) -> Moved | None:
+        """Returns None when it was moved there before."""
         begun = time.monotonic()
         self._source.check(self._tables)
-        move, stopped = self._unfinished(), self._source.stopped_by()
-        if stopped and stopped != move:
-            raise MoveRefused(f"writes are stopped in {self._source.place}: it was moved back before (move {stopped})")
-        if not stopped:
-            move = move or secrets.token_hex(8)
+        there_is, stop = self._stop_in_log(), self._source.stop()
+        if stop and stop.place != self._log.url:
+            raise MoveRefused(f"writes are stopped in {self._source.place}: {stop}")
+        if stop and (not there_is or there_is.move != stop.move):
+            return None
+        if not stop:
+            stop = Stop(Reason.MOVED, self._log.url, self._check_is_free(there_is) or secrets.token_hex(8))
             self._begin()
             with self._source.locked(self._tables):
                 begun = time.monotonic()
                 self._say(f"writes wait in {self._source.place}")
+                if self._source.stop():
+                    raise MoveFailed(f"another process has moved {self._source.place} meanwhile")
                 self._copy_all()
-                self._publish(Stop(Reason.COMING, self._source.place, move))
-                self._source.stop_writes(Stop(Reason.MOVED, self._log.url, move), self._tables)
+                self._publish(Stop(Reason.COMING, self._source.place, stop.move))
+                self._source.stop_writes(stop, self._tables)
         self._say(f"writes are stopped in {self._source.place}")
-        txid = self._lift(move)
-        return MovedBack(self._log.url, txid, time.monotonic() - begun, self._sums)
+        self._lift(stop)
+        return Moved(self._log.url, time.monotonic() - begun, self._sums)
 
-    def _unfinished(self) -> str:
-        """The id of the move that has left a state in the log; empty if the log has nothing. Raises MoveRefused."""
+    def _stop_in_log(self) -> Stop | None:
         if not self._log.objects.everything():
-            return ""
-        self._private.mkdir()
-        with private_copy(self._log, self._clock, self._private / "app.db") as replica:
-            stop = write_stop.found_in(replica.reader.connection())
+            return None
+        with self._private_copy("found") as replica:
+            return write_stop.found_in(replica.reader.connection())
+
+    @contextmanager
+    def _private_copy(self, name: str) -> Iterator[Replica]:
+        directory = self._image.with_name(name)
+        directory.mkdir()
+        with private_copy(self._log, self._clock, directory / "app.db") as replica:
+            yield replica
+
+    def _check_is_free(self, stop: Stop | None) -> str:
+        """Returns the id of the move that has left a state in the log; empty if the log has nothing."""
         if stop and stop.reason is Reason.COMING and stop.place == self._source.place:
             return stop.move
-        raise MoveRefused(
-            f"{self._log.url} has a log already: set REPLICA_URL to a place that has nothing"
-            + (f" ({stop})" if stop else "")
-        )
+        if self._log.objects.everything():
+            said = f" ({stop})" if stop else ""
+            raise MoveRefused(f"{self._log.url} has a log already: set REPLICA_URL to a place that has nothing{said}")
+        return ""
 
     def _begin(self) -> None:
         with self._opened() as db:
@@ -138,24 +138,25 @@ class MoveBack:
             )
 
     def _publish(self, stop: Stop) -> None:
+        def keep(path: Path, newest: Path) -> None:
+            with opened_image(newest) as connection:
+                if (there_is := write_stop.found_in(connection)) != stop:
+                    raise MoveRefused(f"{self._log.url} has been begun by somebody else ({there_is})")
+
         with self._opened() as db, db.atomic():
             write_stop.put(db, stop, [table.name for table in self._tables])
-        _, after = publish_file(self._image, self._log, self._clock)
+        _, after = publish_file(self._image, self._log, self._clock, keep)
         self._say(f"TXID {after.txid:016x} of {self._log.url} has all of it")
 
-    def _lift(self, move: str) -> int:
+    def _lift(self, stop: Stop) -> None:
         """From now on the log takes writes."""
 
         def use_case(db: peewee.Database) -> None:
-            stop = write_stop.found_in(db.connection())
-            if stop and stop.move == move:
+            if (there_is := write_stop.found_in(db.connection())) and there_is.move == stop.move:
                 write_stop.lift(db)
 
-        directory = self._private.with_name("lifting")
-        directory.mkdir()
-        with private_copy(self._log, self._clock, directory / "app.db") as replica:
+        with self._private_copy("newest") as replica:
             replica.write(use_case, self._clock.now() + _COMMIT_SECONDS, float("-inf"))
-            return replica.stored.txid
 
 
 def _insert(connection: apsw.Connection, table: Table, batch: list[bytes]) -> None:

@@ -170,9 +170,7 @@ def _not_of_the_release(connection: apsw.Connection, tables: list[Table], found:
                 found.left_behind.append(f"column {name} of table {table.name}")
 
 
-_OBJECTS = (
-    "SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type = 'table' DESC, name"
-)
+_OBJECTS = "SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type = 'table' DESC, name"
 
 
 def _has_rows(connection: apsw.Connection, what: str) -> bool:

@@ -96,12 +96,13 @@ class Table:
         return f"{self.name} {', '.join(map(_shown, self.key_of(row)))}"
 
 
-def tables(keep_hours: int) -> list[Table]:
-    """All that the migrations make. `keep_hours`: of an Idempotency-Key that is older nobody asks any more.
+def tables(keep_hours: int | None = None) -> list[Table]:
+    """All that the migrations make. `keep_hours`: for an Idempotency-Key that is older nobody asks any more, and the row
+    does not count.
 
     Raises MoveRefused for a column whose values are not the same on both sides.
     """
-    conditions = {"idempotency_keys": f"hour >= {oldest_kept(keep_hours)}"}
+    conditions = {} if keep_hours is None else {"idempotency_keys": f"hour >= {oldest_kept(keep_hours)}"}
     with closing(apsw.Connection(":memory:")) as connection:
         for script in scripts():
             connection.execute(script)
@@ -116,7 +117,9 @@ def _table(connection: apsw.Connection, name: str, condition: str) -> Table:
     found = connection.execute('SELECT name, upper(type), "notnull", pk FROM pragma_table_info(?)', (name,)).fetchall()
     for column, kind, not_null, place in found:
         if kind not in _LINES:
-            raise MoveRefused(f"column {column} of table {name} is {kind or 'of no type'}: only {', '.join(_LINES)} move")
+            raise MoveRefused(
+                f"column {column} of table {name} is {kind or 'of no type'}: only {', '.join(_LINES)} move"
+            )
         columns.append(Column(str(column), str(kind), not (not_null or place)))
         if place:
             key[place] = str(column)
@@ -279,3 +282,13 @@ class Sum:
 
 def _number(line: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(line, digest_size=16).digest())
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What has become of a move."""
+
+    place: str  # where everything is now
+    stopped_seconds: float  # how long nobody could write
+    sums: dict[str, Sum]  # by table
+    before: int = 0  # the log's last commit before the write stop, a TXID

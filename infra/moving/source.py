@@ -13,21 +13,26 @@ from core.migrations.postgresql import check_whole, schema_version
 from infra.moving.rows import Table
 from infra.moving.side import Side
 from infra.moving.write_stop import Stop
-from infra.postgresql.errors import WRITES_ARE_STOPPED, translated_errors
+from infra.postgresql.errors import WRITES_STOPPED, translated_errors
+from infra.sqlite_errors import WRITES_ARE_STOPPED
 
 _LOCK_SECONDS = 60.0  # to wait for those who write
 _LOCK_ATTEMPT = "2s"  # others who write wait behind it
 _PAUSE_SECONDS = 0.5
 _NAME = "write_stop"  # of the function, and of its trigger on each table
 _STOPPED = "SELECT prosrc FROM pg_proc WHERE proname = %s AND pronamespace = to_regnamespace(current_schema())"
-_COLUMNS = "SELECT column_name FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = %s"
+_COLUMNS = (
+    "SELECT column_name FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = %s"
+)
 
 
 class Source(Side):
     def check(self, tables: list[Table]) -> None:
         """Raises MoveRefused unless it is a database of this release, and has nothing that would be lost."""
         if self._is_dsql:
-            raise MoveRefused("Aurora DSQL has neither LOCK TABLE nor triggers, so nobody's writes can be stopped there")
+            raise MoveRefused(
+                "Aurora DSQL has neither LOCK TABLE nor triggers, so nobody's writes can be stopped there"
+            )
         with translated_errors():
             if not self._db.driver.takes_writes:
                 raise MoveRefused(f"{self.place} is a standby, or set to be only read")
@@ -56,11 +61,19 @@ class Source(Side):
         statement = sql.SQL(f"SELECT 1 FROM {what} LIMIT 1")  # type: ignore[arg-type]
         return bool(self._db.driver.execute(statement.format(*map(sql.Identifier, names))).fetchall())
 
-    def stopped_by(self) -> str:
-        """The id of the move that writes are stopped for; empty if they are not."""
+    def stop(self) -> Stop | None:
+        """What writes are stopped for; None if they are not."""
         with translated_errors():
             found = self._db.driver.execute(_STOPPED, (_NAME,)).fetchall()
-        return found[0][0].partition("(move ")[2].partition(")")[0] if found else ""
+        return Stop.said_in(found[0][0]) if found else None
+
+    def size(self, tables: list[Table]) -> int:
+        """In bytes, about."""
+        with translated_errors():
+            return sum(
+                self._db.driver.execute("SELECT pg_table_size(%s::regclass)", (table.quoted,)).fetchall()[0][0]
+                for table in tables
+            )
 
     def highest_id(self, table: Table) -> int:
         """That a row has, or ever had; 0 if none."""
@@ -90,7 +103,7 @@ class Source(Side):
         """Others read, and wait to write, for as long as the context lasts; what is done in it, is done at its end."""
         names = sql.SQL(", ").join(sql.Identifier(table.name) for table in tables)
         with translated_errors():
-            self._db.driver.execute("SET lock_timeout = {}".format(f"'{_LOCK_ATTEMPT}'"))
+            self._db.driver.execute(f"SET lock_timeout = '{_LOCK_ATTEMPT}'")
             given_up = monotonic() + _LOCK_SECONDS
             while True:
                 self._db.driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
@@ -100,7 +113,9 @@ class Source(Side):
                 except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
                     self._db.driver.execute("ROLLBACK")
                     if monotonic() > given_up:
-                        raise MoveFailed(f"others hold what {self.place} has for {_LOCK_SECONDS:.0f} s: try again") from error
+                        raise MoveFailed(
+                            f"others hold what {self.place} has for {_LOCK_SECONDS:.0f} s: try again"
+                        ) from error
                     sleep(_PAUSE_SECONDS)
             try:
                 yield
@@ -112,9 +127,9 @@ class Source(Side):
 
     def stop_writes(self, stop: Stop, tables: list[Table]) -> None:
         """For good, when the transaction is committed."""
-        message = sql.Literal(f"{WRITES_ARE_STOPPED[1]}{stop}")
+        message = sql.Literal(f"{WRITES_ARE_STOPPED}{stop}")
         body = sql.SQL("BEGIN RAISE EXCEPTION USING MESSAGE = {}, ERRCODE = {}; END").format(
-            message, sql.Literal(WRITES_ARE_STOPPED[0])
+            message, sql.Literal(WRITES_STOPPED)
         )
         with translated_errors():
             self._db.driver.execute(

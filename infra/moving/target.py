@@ -32,6 +32,7 @@ FROM pg_constraint JOIN pg_namespace ON pg_namespace.oid = connamespace
 WHERE nspname = current_schema() AND contype = 'f'
 """
 
+
 class Target(Side):
     """One move's. Raises MoveRefused for a place that it cannot go to."""
 

@@ -6,12 +6,10 @@ directly behind the commit whose state was copied, or one more round is due. Tha
 Until then nothing has changed for anybody, and whatever was killed is run again.
 """
 
-import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import apsw
@@ -23,12 +21,10 @@ from infra.commitlog import Replica
 from infra.moving import write_stop
 from infra.moving.differences import attached, come, gone
 from infra.moving.odd import Survey, check_schema, highest_id, survey
-from infra.moving.rows import Lines, Row, Sum, Table, batches, selected, tables
+from infra.moving.rows import Lines, Moved, Row, Sum, Table, batches, selected, tables
 from infra.moving.target import Target
 from infra.moving.write_stop import Reason, Stop
 from infra.progress import Progress
-
-logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 
@@ -38,19 +34,6 @@ _MOST_STOPS = 5
 _STOP_SECONDS = 60  # the longest, if whoever has made it is killed; and no more than so often what a round took
 _TIMES_A_ROUND = 10
 _COMMIT_SECONDS = 60.0
-
-
-@dataclass(slots=True)
-class Moved:
-    """What has become of it."""
-
-    place: str
-    txid: int  # the last commit that was copied
-    before: int  # the one before the write stop
-    stopped_seconds: float  # how long nobody could write
-    sums: dict[str, Sum] = field(default_factory=dict)
-    left_behind: list[str] = field(default_factory=list)
-    was_moved: bool = False  # before, by a run that did not come to its end
 
 
 class OneMoreRound(Exception):
@@ -91,7 +74,6 @@ class Move:
         with self._target.rehearsal():
             self._target.begin()
             self._copy_all(found)
-        self._say(f"all of it can be moved to {self._target.place}; nothing was changed anywhere")
 
     def run(self) -> Moved | None:
         """Returns None when it was moved before."""
@@ -293,7 +275,7 @@ class Move:
                 self._target.complete(self._highest_ids())
                 self._target.check_claimed()
                 if self._make_it_last():
-                    return Moved(self._target.place, self._at.txid + 1, before, time.monotonic() - begun, self._here)
+                    return Moved(self._target.place, time.monotonic() - begun, self._here, before)
                 self._target.loosen()
                 seconds = max(seconds, _TIMES_A_ROUND * (time.monotonic() - round_begun))
                 self._replica.catch_up()

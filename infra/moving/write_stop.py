@@ -18,9 +18,7 @@ from infra.sqlite_errors import WRITES_ARE_STOPPED
 
 _PREFIX = "write_stop_"
 _CHANGES = ("INSERT", "UPDATE", "DELETE")
-_FORM = re.compile(
-    rf"'{WRITES_ARE_STOPPED}(.*) \(move ([0-9a-f]+)\)'\)(?: WHERE unixepoch\(\) < ([0-9]+))?", re.DOTALL
-)
+_FORM = re.compile(rf"'{WRITES_ARE_STOPPED}(.*) \(move ([0-9a-f]+)\)'(?:\) WHERE unixepoch\(\) < ([0-9]+))?", re.DOTALL)
 
 
 class Reason(StrEnum):
@@ -40,6 +38,17 @@ class Stop:
 
     def __str__(self) -> str:
         return f"{self.reason} {self.place} (move {self.move})"
+
+    @classmethod
+    def said_in(cls, code: str) -> "Stop | None":
+        """The one that a trigger's code tells whoever meets it."""
+        if not (found := _FORM.search(code)):
+            return None
+        words, move, until = found[1].replace("''", "'"), found[2], found[3]
+        for reason in Reason:
+            if words.startswith(f"{reason} "):
+                return cls(reason, words.removeprefix(f"{reason} "), move, int(until) if until else None)
+        return None
 
 
 def put(db: peewee.Database, stop: Stop, tables: Iterable[str]) -> None:
@@ -63,13 +72,7 @@ def lift(db: peewee.Database) -> None:
 
 def found_in(connection: apsw.Connection) -> Stop | None:
     """Return the stop that a database has, also one that has ended by itself."""
-    for _, sql in _triggers(connection):
-        if found := _FORM.search(sql):
-            words, move, until = found[1].replace("''", "'"), found[2], found[3]
-            for reason in Reason:
-                if words.startswith(f"{reason} "):
-                    return Stop(reason, words.removeprefix(f"{reason} "), move, int(until) if until else None)
-    return None
+    return next((stop for _, sql in _triggers(connection) if (stop := Stop.said_in(sql))), None)
 
 
 def _triggers(connection: apsw.Connection) -> list[tuple[str, str]]:
