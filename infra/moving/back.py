@@ -1,7 +1,7 @@
 """The way back: PostgreSQL's data as the first state of a new log, while others read, and wait to write.
 
-What is put into the log has a write stop of its own (see write_stop.py) until PostgreSQL has one for good: so at no time
-can anybody write to both. The commit of the latter is the moment of the move; then the log's is lifted.
+What is put into the log has a write stop of its own (see write_stop.py) until PostgreSQL has one for good: so at no
+time can anybody write to both. The commit of the latter is the moment of the move; then the log's is lifted.
 """
 
 import secrets

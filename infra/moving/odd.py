@@ -105,11 +105,9 @@ def _odd_ids(connection: apsw.Connection, tables: list[Table]) -> Iterator[str]:
 
 def highest_id(connection: apsw.Connection, table: Table) -> int:
     """That a row has, or ever had; 0 if none. Raises OddRow for what is no such number."""
-    rows = connection.execute(
-        f"SELECT typeof(seq), CASE typeof(seq) WHEN 'integer' THEN seq END FROM sqlite_sequence WHERE name = ? "
-        f"UNION ALL SELECT 'integer', max({table.key_names}) FROM {table.quoted}",  # noqa: S608
-        (table.name,),
-    ).fetchall()
+    sequences = "SELECT typeof(seq), CASE typeof(seq) WHEN 'integer' THEN seq END FROM sqlite_sequence WHERE name = ?"
+    highest = f"SELECT 'integer', max({table.key_names}) FROM {table.quoted}"  # noqa: S608
+    rows = connection.execute(f"{sequences} UNION ALL {highest}", (table.name,)).fetchall()
     if odd := [kind for kind, _ in rows if kind != "integer"]:
         raise OddRow(f"sqlite_sequence {table.name}: seq is {odd[0]}, and no whole number")
     return max([0, *(int(number) for _, number in rows if number is not None)])
@@ -170,7 +168,9 @@ def _not_of_the_release(connection: apsw.Connection, tables: list[Table], found:
                 found.left_behind.append(f"column {name} of table {table.name}")
 
 
-_OBJECTS = "SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type = 'table' DESC, name"
+_OBJECTS = """
+SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type = 'table' DESC, name
+"""
 
 
 def _has_rows(connection: apsw.Connection, what: str) -> bool:
@@ -180,5 +180,5 @@ def _has_rows(connection: apsw.Connection, what: str) -> bool:
         return True
 
 
-def _quotable(name: str) -> str:
-    return name.replace('"', '""')
+def _quotable(name: object) -> str:
+    return str(name).replace('"', '""')

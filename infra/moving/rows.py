@@ -33,6 +33,9 @@ _BATCH = 2000  # rows, and
 _BATCH_BYTES = 1024 * 1024  # of lines, in one transaction
 
 
+_NAMES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY rowid"
+
+
 class OddValue(Exception):
     """What the column may not hold."""
 
@@ -97,8 +100,8 @@ class Table:
 
 
 def tables(keep_hours: int | None = None) -> list[Table]:
-    """All that the migrations make. `keep_hours`: for an Idempotency-Key that is older nobody asks any more, and the row
-    does not count.
+    """All that the migrations make. `keep_hours`: for an Idempotency-Key that is older nobody asks any more, and its
+    row does not count.
 
     Raises MoveRefused for a column whose values are not the same on both sides.
     """
@@ -106,9 +109,7 @@ def tables(keep_hours: int | None = None) -> list[Table]:
     with closing(apsw.Connection(":memory:")) as connection:
         for script in scripts():
             connection.execute(script)
-        names = connection.execute(
-            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY rowid"
-        ).fetchall()
+        names = connection.execute(_NAMES).fetchall()
         return [_table(connection, str(name), conditions.get(str(name), "")) for (name,) in names]
 
 

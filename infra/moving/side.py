@@ -65,4 +65,4 @@ class Side:
         return [str(name) for (name,) in self._db.driver.execute(_RELATIONS).fetchall()]
 
     def _run(self, statement: str, *names: str) -> None:
-        self._db.driver.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))  # type: ignore[arg-type]
+        self._db.driver.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))

@@ -95,7 +95,7 @@ class Target(Side):
                 guard.driver.execute(_MARKED)
                 guard.driver.execute(_MARK, (move, log))
                 guard.driver.execute("BEGIN")
-                found = guard.driver.execute(f"SELECT move FROM {MARKER} FOR UPDATE NOWAIT").fetchall()  # noqa: S608
+                found = guard.driver.execute(f"SELECT move FROM {MARKER} FOR UPDATE").fetchall()  # noqa: S608
             except (psycopg.errors.LockNotAvailable, psycopg.errors.UniqueViolation) as error:
                 raise MoveFailed(f"another process is moving something into {self.place} now") from error
         if found != [(move,)]:
@@ -143,9 +143,9 @@ class Target(Side):
                 self._run(f"ALTER TABLE {{}} ADD CONSTRAINT {{}} {definition}", table, name)
             if not self._is_dsql:
                 self._triggers("ENABLE")
-            for table, number in highest.items():
+            for counted, number in highest.items():
                 [(sequence,)] = self._db.driver.execute(
-                    "SELECT pg_get_serial_sequence(%s, %s)", (table.quoted, table.id)
+                    "SELECT pg_get_serial_sequence(%s, %s)", (counted.quoted, counted.id)
                 )
                 if sequence and number > 0:
                     self._db.driver.execute("SELECT setval(%s, %s)", (sequence, number))
@@ -185,7 +185,8 @@ class Target(Side):
             copy.write(b"".join(lines))
 
     def _refusal(self, table: Table, statement: sql.Composed, batch: list[bytes]) -> MoveRefused:
-        named, more = [], 0
+        named: list[str] = []
+        more = 0
         for line in batch:
             try:
                 self._copy_batch(statement, [line])

@@ -79,19 +79,21 @@ class Move:
         """Returns None when it was moved before."""
         stop = self._stop_now()
         if stop and stop.reason is Reason.MOVED and stop.place == self._target.place:
-            return self._finish(stop)
+            self._finish(stop)
+            return None
         self._id = self._check_may_begin() or secrets.token_hex(8)
         found = self._look_at_all()
         self._target.claim(self._id, self._log)
-        self._target.begin()
         try:
+            self._target.begin()
             self._copy_all(found)
-        except MoveRefused:
+            self._catch_up()
+            self._compare(found)
+            moved = self._stopped()
+        except MoveRefused:  # somebody must mend something first
             self._target.clear()
+            self._target.release()
             raise
-        self._catch_up()
-        self._compare(found)
-        moved = self._stopped()
         self._target.release()
         return moved
 
@@ -104,7 +106,7 @@ class Move:
     def cancel(self) -> str:
         """Undo a move that has not come to its end; returns what was done."""
         stop = self._stop_now()
-        if stop and stop.reason is not Reason.MOVING:
+        if stop and (stop.reason is not Reason.MOVING or stop.place != self._target.place):
             raise MoveRefused(f"there is nothing to cancel: {stop}")
         unfinished = self._target.unfinished()
         if unfinished:
