@@ -46,7 +46,7 @@ from infra.operators.progress import progress_display
 from infra.operators.restore import parse_moment, publish, restore_log
 from infra.operators.sql import Outcome, as_members, as_text, parts_of, private_copy, run_parts
 from infra.operators.status import Status, check_log_is_there, read_status
-from infra.postgresql import installed
+from infra.postgresql import driver_is_needed
 from infra.progress import Progress
 from infra.settings import SERVICE, Settings
 from infra.storage.object_store import TRANSFER_SECONDS, ObjectStore
@@ -347,7 +347,7 @@ def _hex(position: Position) -> str:
 
 def _move(log_settings: Settings, options: argparse.Namespace) -> int:
     settings = _settings_of_database(options.url)
-    with installed():
+    with driver_is_needed():
         from infra.moving.target import Target
         from infra.moving.there import Move
     if options.back:

@@ -88,7 +88,7 @@ class PostgresqlDatabase:
         """Run it in a transaction; when this returns, that is stored.
 
         Raises DatabaseLocked when no connection was free within the busy timeout, TooManyWrites at once when too many
-        wait for one, CommitNotStored when others were first until the time was over, CommitOutcomeUnknown.
+        wait for one, DatabaseLocked as well when others were first until the time was over, CommitOutcomeUnknown.
         """
         return await self._on_thread(lambda transactions: transactions.write(use_case), self._metrics.write_queued)
 

@@ -13,6 +13,7 @@ from peewee import PeeweeException
 from core.errors import (
     CommitNotStored,
     CommitOutcomeUnknown,
+    DatabaseLocked,
     DatabaseRefused,
     DatabaseUnavailable,
     ServiceError,
@@ -142,7 +143,7 @@ class Transactions:
             return
         if is_conflict(cause):
             self._metrics.commit_conflicted()
-            raise _Again(CommitNotStored(f"Other transactions were first, for {self._seconds:g} s.")) from error
+            raise _Again(DatabaseLocked(f"Other transactions were first, for {self._seconds:g} s.")) from error
         if needs_plain_statements(cause):
             self._connector.prepare_after = None
             self.close()

@@ -133,7 +133,7 @@ def test_who_is_never_first_is_told_that_nothing_is_stored(opened: Open, migrate
             other.execute("UPDATE items SET quantity = quantity + 1 WHERE id = 1")
         db.execute_sql("UPDATE items SET name = 'second' WHERE id = 1")
 
-    with pytest.raises(CommitNotStored, match="Other transactions were first"):
+    with pytest.raises(DatabaseLocked, match="Other transactions were first"):
         run(database.write(always_second))
     assert names(database) == ["n"]
 
