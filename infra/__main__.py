@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from core import __version__, api_keys
-from core.errors import ServiceError, SettingsError, StatementRefused
+from core.errors import MoveFailed, ServiceError, SettingsError, StatementRefused
 from core.stored import now
 from infra.backups.backups import Manifest, open_backups
 from infra.backups.retention import is_label
@@ -348,10 +348,19 @@ def _hex(position: Position) -> str:
 def _move(log_settings: Settings, options: argparse.Namespace) -> int:
     settings = _settings_of_database(options.url)
     with driver_is_needed():
-        from infra.moving.target import Target
-        from infra.moving.there import Move
-    if options.back:
-        return _move_back(log_settings, settings, options)
+        import infra.postgresql.connections  # noqa: F401 (its driver)
+    try:
+        return (_move_back if options.back else _move_there)(log_settings, settings, options)
+    except SettingsError:
+        raise
+    except ServiceError as error:
+        raise MoveFailed(f"{error}\nRun it again: nothing is lost, whatever it has come to") from error
+
+
+def _move_there(log_settings: Settings, settings: Settings, options: argparse.Namespace) -> int:
+    from infra.moving.target import Target
+    from infra.moving.there import Move
+
     with (
         workspace() as scratch,
         progress_display(not options.json) as progress,

@@ -118,8 +118,8 @@ class MoveBack:
             for table in self._tables:
                 with connection:
                     for batch in batches(self._source.lines(table), len):
-                        _insert(connection, table, batch)
                         for line in batch:
+                            _insert(connection, table, line)
                             self._sums[table.name].add(line)
                         done += sum(map(len, batch))
                         self._progress("copy", min(done, total - 1), total)
@@ -159,12 +159,13 @@ class MoveBack:
             replica.write(use_case, self._clock.now() + _COMMIT_SECONDS, float("-inf"))
 
 
-def _insert(connection: apsw.Connection, table: Table, batch: list[bytes]) -> None:
-    places = ", ".join("?" for _ in table.columns)
-    connection.executemany(
-        f"INSERT INTO {table.quoted} ({table.names}) VALUES ({places})",  # noqa: S608
-        [values_of(table, line) for line in batch],
-    )
+def _insert(connection: apsw.Connection, table: Table, line: bytes) -> None:
+    values = values_of(table, line)
+    places = ", ".join("?" for _ in values)
+    try:
+        connection.execute(f"INSERT INTO {table.quoted} ({table.names}) VALUES ({places})", values)  # noqa: S608
+    except apsw.ConstraintError as error:
+        raise MoveRefused(f"{table.named(values)}: {error}; nothing has changed for anybody") from error
 
 
 def _set_sequence(connection: apsw.Connection, table: Table, highest: int) -> None:

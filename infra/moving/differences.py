@@ -1,7 +1,6 @@
 """Which rows differ between two states of a log: the one that was copied, attached as `copied`, and the newest."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
@@ -9,14 +8,8 @@ import apsw
 from infra.moving.rows import Row, Table, selected
 
 
-@contextmanager
-def attached(connection: apsw.Connection, copied: Path) -> Iterator[None]:
-    """For as long as the context lasts."""
+def attach(connection: apsw.Connection, copied: Path) -> None:
     connection.execute("ATTACH ? AS copied", (str(copied),))
-    try:
-        yield
-    finally:
-        connection.execute("DETACH copied")
 
 
 def gone(connection: apsw.Connection, table: Table) -> Iterator[Row]:

@@ -19,7 +19,7 @@ from core.errors import CommitOutcomeUnknown, MoveFailed, MoveRefused, ServiceEr
 from infra.clock import Clock
 from infra.commitlog import Replica
 from infra.moving import write_stop
-from infra.moving.differences import attached, come, gone
+from infra.moving.differences import attach, come, gone
 from infra.moving.odd import Survey, check_schema, highest_id, survey
 from infra.moving.rows import Lines, Moved, Row, Sum, Table, batches, selected, tables
 from infra.moving.target import Target
@@ -200,7 +200,8 @@ class Move:
         if newest == self._at:
             return 0
         self._keep_newest()
-        with closing(apsw.Connection(str(self._newest))) as connection, attached(connection, self._copied):
+        with closing(apsw.Connection(str(self._newest))) as connection:
+            attach(connection, self._copied)
             check_schema(connection)
             for table in self._tables:
                 rows += self._remove(connection, table)

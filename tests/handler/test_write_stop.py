@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -60,10 +59,9 @@ def item(client: httpx2.Client) -> str:
 
 
 @pytest.fixture
-def stopped(client: httpx2.Client, item: str, settings: Settings, tmp_path: Path) -> Iterator[None]:
+def stopped(client: httpx2.Client, item: str, settings: Settings, tmp_path: Path) -> None:
     """Committed by somebody else: the server does not know it before it writes."""
     stop_writes(settings.replica_url, tmp_path / "stop")
-    yield
 
 
 def assert_stopped(answer: httpx2.Response) -> None:
