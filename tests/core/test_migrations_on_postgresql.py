@@ -119,7 +119,7 @@ def test_database_of_another_program_is_refused_and_left_as_it_is(empty: Postgre
 @pytest.mark.parametrize(
     ("script", "missing"),
     [
-        ("DROP TABLE items", "table items: created_at, description, id"),
+        ("DROP TABLE items CASCADE", "table items: created_at, description, id"),
         ("ALTER TABLE items DROP COLUMN description", "table items: description"),
         ("ALTER TABLE items ALTER COLUMN name DROP NOT NULL", "table items: name"),
         ("DROP TABLE api_keys", "table api_keys: "),
@@ -280,6 +280,6 @@ def test_migration_is_split_where_postgresql_ends_a_statement(
 def test_what_dsql_does_not_take_is_left_out_of_what_it_is_told() -> None:
     told = " ".join(for_dsql(statement) for script in scripts("postgresql") for statement in statements(script))
     assert "COLLATE" not in told
-    assert told.count("INDEX ASYNC IF NOT EXISTS") == told.count("INDEX") == 2
+    assert told.count("INDEX ASYNC IF NOT EXISTS") == told.count("INDEX") > 1
     assert for_dsql("CREATE UNIQUE INDEX a ON b (c)") == "CREATE UNIQUE INDEX ASYNC a ON b (c)"
     assert for_dsql(for_dsql("CREATE INDEX a ON b (c)")) == "CREATE INDEX ASYNC a ON b (c)"
