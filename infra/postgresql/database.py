@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TypeVar
 
 from core import errors
-from core.migrations.postgresql import is_migrated, migrate
+from core.migrations.postgresql import migrate
 from infra.database import Copy, GiveUp, Session, UseCase
 from infra.disk.ownership import make_directories
 from infra.postgresql.connections import Connector
@@ -137,8 +137,7 @@ class PostgresqlDatabase:
         try:
             with translated_errors():
                 db.driver.deadline = monotonic() + _MIGRATION_SECONDS
-                if not is_migrated(db):
-                    db.execute_sql("SET statement_timeout = 0")  # what a migration does may take long
+                db.driver.execute("SET statement_timeout = 0")  # what a migration does may take long
                 migrate(db, is_dsql=self._settings.database_token == "dsql")  # noqa: S105
             self._takes_writes = db.driver.takes_writes
         finally:
