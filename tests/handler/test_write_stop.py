@@ -137,8 +137,10 @@ def test_key_whose_use_cannot_be_noted_lets_in_all_the_same(make_settings: MakeS
 
 
 @pytest.mark.usefixtures("stopped")
-def test_start_serves_what_is_there_and_says_that_it_takes_no_writes(make_settings: MakeSettings) -> None:
-    other = make_settings(DATABASE_PATH="other/app.db", REPLICA_URL=make_settings().replica_url)
+def test_start_serves_what_is_there_and_says_that_it_takes_no_writes(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    other = make_settings(DATABASE_PATH=tmp_path / "other" / "app.db", REPLICA_URL=make_settings().replica_url)
     with serving(open_server_service(other)) as client:
         found = client.get("/ready").json()
         assert (found["status"], "is being moved to db.example.com/it's" in found["database"]) == ("degraded", True)
