@@ -23,7 +23,7 @@ from core.stored import now
 from infra.backups.backups import Manifest, open_backups
 from infra.backups.retention import is_label
 from infra.clock import Clock
-from infra.commitlog import START, CommitLog, Position, open_log, statements_of_changes
+from infra.commitlog import START, CommitLog, Position, Replica, open_log, statements_of_changes
 from infra.commitlog.upkeep import Doubt, commit_before, date_text, verify_log
 from infra.database import UseCase
 from infra.disk.ownership import give_to_owner_of
@@ -365,7 +365,7 @@ def _move_there(log_settings: Settings, settings: Settings, options: argparse.Na
         workspace() as scratch,
         progress_display(not options.json) as progress,
         closing(Target(settings)) as target,
-        private_copy(_open_log(log_settings), Clock(), scratch / "app.db") as replica,
+        _private_copy(log_settings, scratch) as replica,
     ):
         move = Move(replica, target, scratch, log_settings.keep_idempotency_keys_hours, progress, _say)
         if options.cancel:
@@ -389,6 +389,14 @@ def _print_moved(options: argparse.Namespace, moved: "Moved", undo: str, how: st
     )
     counts = {table: total.rows for table, total in moved.sums.items()}
     return _print_done(options, message, rows=counts, stopped_seconds=moved.stopped_seconds, undo=undo)
+
+
+@contextmanager
+def _private_copy(settings: Settings, scratch: Path) -> Iterator[Replica]:
+    log = _open_log(settings)
+    _say(f"a private copy of {log.url} is being made")
+    with private_copy(log, Clock(), scratch / "app.db") as replica:
+        yield replica
 
 
 def _move_back(log_settings: Settings, settings: Settings, options: argparse.Namespace) -> int:
