@@ -23,6 +23,7 @@ from core.errors import (
 from core.items import export_items, probe
 from core.schemas import ExportQuery
 from infra.postgresql import transactions
+from infra.postgresql.connections import Connection
 from infra.telemetry.metrics import Metrics
 from tests.e2e.processes import until
 from tests.infra.postgresql.conftest import Open
@@ -136,16 +137,19 @@ def test_connection_is_made_anew_before_it_is_an_hour_old(
 
 
 def test_while_it_is_away_nobody_waits_and_soon_after_it_is_back_all_is_well(
-    opened: Open, postgresql: Cluster, migrated_url: str
+    opened: Open, postgresql: Cluster, migrated_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = opened(migrated_url, COMMIT_TIMEOUT_SECONDS="0.2")
     run(database.write(add))
     with postgresql.away():
         with pytest.raises(DatabaseUnavailable, match="No connection to"):
             run(database.write(add))
-        begun: list[int] = []
-        with pytest.raises(DatabaseUnavailable):
-            run(database.read(lambda db: begun.append(1)))
+        tried: list[object] = []
+        monkeypatch.setattr(Connection, "connect", lambda **parameters: tried.append(parameters))
+        with pytest.raises(DatabaseUnavailable, match="No connection to"):
+            run(database.read(probe))
+        assert tried == []  # it was away a moment ago
+        monkeypatch.undo()
     run(_until_there(database))
     assert names(database) == ["n"]
 

@@ -165,6 +165,21 @@ def test_read_writes_nothing(opened: Open, migrated_url: str) -> None:
     assert names(database) == []
 
 
+def test_row_that_another_has_just_made_is_seen_the_next_time(opened: Open, migrated_url: str) -> None:
+    database = opened(migrated_url)
+    key = "INSERT INTO api_keys (id, name, secret_sha256, scopes, created_at) VALUES ('k', '', '', '', '')"
+
+    def make_if_absent(db: peewee.Database) -> bool:
+        is_there = bool(db.execute_sql("SELECT 1 FROM items LIMIT 1").fetchall())  # and so the state is chosen
+        if not db.execute_sql("SELECT 1 FROM api_keys WHERE id = 'k'").fetchall():
+            with psycopg.connect(migrated_url) as other:
+                other.execute(key + " ON CONFLICT DO NOTHING")
+            db.execute_sql(key)
+        return is_there
+
+    assert run(database.write(make_if_absent)) is False
+
+
 # What the use case does
 
 
