@@ -90,6 +90,8 @@ class PostgresqlDatabase:
         Raises DatabaseLocked when no connection was free within the busy timeout, TooManyWrites at once when too many
         wait for one, DatabaseLocked as well when others were first until the time was over, CommitOutcomeUnknown.
         """
+        if self._waiting >= self._settings.write_queue_limit:
+            raise errors.TooManyWrites(f"{self._waiting} requests wait for a connection already.")
         return await self._on_thread(lambda transactions: transactions.write(use_case), self._metrics.write_queued)
 
     def copy(self, at_least: int) -> AbstractContextManager[Copy]:
@@ -170,7 +172,7 @@ class PostgresqlDatabase:
         self.check()
         self._connector.check_not_away()
         if self._waiting >= self._settings.write_queue_limit:
-            raise errors.TooManyWrites(f"{self._waiting} requests wait for a connection already.")
+            raise errors.DatabaseLocked(f"{self._waiting} requests wait for a connection already.")
         context, arrived = copy_context(), monotonic()
 
         def job() -> T:
