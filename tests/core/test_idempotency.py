@@ -89,7 +89,7 @@ def test_on_postgresql_one_write_in_some_removes_for_all(
     on_postgresql: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = iter([1, 15, 0])
-    monkeypatch.setattr(idempotency.random, "randrange", lambda end: next(drawn))
+    monkeypatch.setattr("random.randrange", lambda end: next(drawn))
     for number in range(70):
         put(on_postgresql, 1, f"old {number:02}")
     left = []
