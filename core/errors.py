@@ -16,7 +16,8 @@ ServiceError
 │   ├── DatabaseFull            no space left for the database
 │   ├── WriteRefused            the database's own constraint or trigger stands against it, or no id is left
 │   ├── DatabaseInUse           another process owns the file
-│   ├── DatabaseUnavailable     missing, replaced or unreadable file
+│   ├── DatabaseUnavailable     missing, replaced or unreadable file; a server that is away
+│   │   ├── DatabaseRefused     a wrong password, no such database: stays wrong until somebody acts
 │   │   └── DatabaseDamaged
 │   └── NotServed               a database that this release cannot serve: another program's, not whole, or one that
 │       │                       needs what this SQLite lacks
@@ -132,6 +133,10 @@ class DatabaseInUse(DatabaseError):
 
 
 class DatabaseUnavailable(DatabaseError):
+    pass
+
+
+class DatabaseRefused(DatabaseUnavailable):
     pass
 
 

@@ -49,7 +49,7 @@ def _open(settings: Settings) -> Service:
     # /tmp outlives a crash of the runtime: each process has a directory of its own, and removes those of the dead
     directory = workspace_of_this_process()
     settings = settings.model_copy(update={"database_path": directory / "app.db"})
-    if settings.replica_url:
+    if settings.replica_url or settings.database_url:
         return open_service(settings, _metrics, None, lasting=False)
     from infra.backups.backups import open_backups  # nothing else that this function does needs it
 

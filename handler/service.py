@@ -18,6 +18,7 @@ from core.idempotency import Answer, once
 from handler.idempotency import attempt_of, kept_of, response_of
 from infra.database import Database, GiveUp, Session, UseCase, open_database
 from infra.settings import SERVICE, Settings
+from infra.telemetry.catalogue import OF_THE_LOG
 from infra.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def open_service(
     """
     started = time.time()
     tracing = _open_tracing(settings, metrics)
+    if settings.database_url:
+        metrics.leave_out(OF_THE_LOG)
     database = open_database(settings, lasting=lasting, metrics=metrics, give_up=give_up)
     job = None
     if backups:  # a function leaves it to another one, and would load a tenth of its modules in vain
@@ -88,7 +91,7 @@ def open_service(
         maintenance = open_maintenance(settings, backups, metrics)
         apart = MaintenanceApart(settings, maintenance.steps, metrics) if lasting else None
         job = MaintenanceRoutine(maintenance, metrics, lambda: database.txid, apart)
-    logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
+    logger.info("%s %s serves %s", SERVICE, __version__, settings.database)
     return Service(settings, database, job, metrics, lasting, started, tracing)
 
 
@@ -109,6 +112,8 @@ def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
 
 def open_server_service(settings: Settings, give_up: GiveUp | None = None) -> Service:
     """Raises ServiceError when the database or the place for backups is unusable. `give_up`: see `Database`."""
+    if settings.database_url:  # it is backed up by those who look after it
+        return open_service(settings, Metrics(), None, give_up=give_up)
     from infra.backups.backups import open_backups  # see `open_service`
 
     metrics = Metrics()

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from core import __version__, api_keys
 from core.errors import ServiceError, SettingsError, StatementRefused
@@ -25,6 +25,7 @@ from infra.backups.retention import is_label
 from infra.clock import Clock
 from infra.commitlog import START, CommitLog, Position, open_log, statements_of_changes
 from infra.commitlog.upkeep import Doubt, commit_before, date_text, verify_log
+from infra.database import UseCase
 from infra.disk.ownership import give_to_owner_of
 from infra.disk.workspace import workspace, workspace_in
 from infra.inspection import open_live
@@ -40,7 +41,7 @@ from infra.operators.incident import (
     read_log,
     write_report_file,
 )
-from infra.operators.keys import as_line, in_log, keys_in, parse_expiry, parse_name, state_of
+from infra.operators.keys import as_line, in_log, in_postgresql, keys_in, parse_expiry, parse_name, state_of
 from infra.operators.progress import progress_display
 from infra.operators.restore import parse_moment, publish, restore_log
 from infra.operators.sql import Outcome, as_members, as_text, parts_of, run_parts
@@ -49,6 +50,8 @@ from infra.progress import Progress
 from infra.settings import SERVICE, Settings
 from infra.storage.object_store import TRANSFER_SECONDS, ObjectStore
 
+T = TypeVar("T")
+
 _EXIT_CODES = {"well": 0, "attention": 1, "degraded": 3, "down": 4}  # of `status`; 2 is for wrong settings
 
 
@@ -56,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = Settings.from_environment()
+        if settings.database_url and options.on_postgresql:
+            raise SettingsError(f"DATABASE_URL is set, and PostgreSQL has a tool of its own: {options.on_postgresql}")
         return int(options.run(settings, options))
     except SettingsError as error:
         return _fail(str(error), 2)
@@ -290,8 +295,7 @@ def _create_key(settings: Settings, options: argparse.Namespace) -> int:
     name = parse_name(options.name)
     expires_at = parse_expiry(options.expires) if options.expires else None
     make = partial(api_keys.create, name=name, scopes=frozenset(options.scope), expires_at=expires_at)
-    with workspace() as scratch:
-        key = in_log(_open_log(settings), scratch / "app.db", make)
+    key = _with_keys(settings, make)
     key_id = key.split("_")[1]
     if options.json:
         print(json.dumps({"id": key_id, "key": key}))
@@ -302,26 +306,31 @@ def _create_key(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _list_keys(settings: Settings, options: argparse.Namespace) -> int:
-    with workspace() as scratch:
-        found = in_log(_open_log(settings), scratch / "app.db", api_keys.list_keys)
+    found = _with_keys(settings, api_keys.list_keys)
     moment = now()
     if options.json:
         print(json.dumps([{**asdict(key), "state": state_of(key, moment)} for key in found]))
         return 0
     for key in found:
         print(as_line(key, moment))
-    print(f"{len(found)} keys at {settings.replica_url}")
+    print(f"{len(found)} keys at {settings.database if settings.database_url else settings.replica_url}")
     return 0
 
 
 def _revoke_key(settings: Settings, options: argparse.Namespace) -> int:
-    with workspace() as scratch:
-        in_log(_open_log(settings), scratch / "app.db", partial(api_keys.revoke, key_id=options.id))
+    _with_keys(settings, partial(api_keys.revoke, key_id=options.id))
     if options.json:
         print(json.dumps({"id": options.id, "state": "revoked"}))
         return 0
     print(f"key {options.id} is revoked, and lets nobody in any more after READ_FRESHNESS_SECONDS")
     return 0
+
+
+def _with_keys(settings: Settings, use_case: UseCase[T]) -> T:
+    if settings.database_url:
+        return in_postgresql(settings, use_case)
+    with workspace() as scratch:
+        return in_log(_open_log(settings), scratch / "app.db", use_case)
 
 
 def _rows(rows: dict[str, int]) -> str:
@@ -522,23 +531,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def command(name: str, run: Any, help: str, commands: Any = commands) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Any, help: str, commands: Any = commands, on_postgresql: str = ""
+    ) -> argparse.ArgumentParser:
+        """`on_postgresql`: what does it there, where the command has nothing to look after."""
         added: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
         added.add_argument("--json", action="store_true", help="print one JSON document for programs")
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, on_postgresql=on_postgresql)
         return added
 
-    maintain = command("maintain", _maintain, "merge, write snapshot and backup, prove both, delete what is old")
+    help = "merge, write snapshot and backup, prove both, delete what is old"
+    maintain = command("maintain", _maintain, help, on_postgresql="autovacuum, and whatever makes its backups")
     maintain.add_argument("--dry-run", action="store_true", help="print what would be done, and why, and do nothing")
-    backup = command("backup", _backup, "back up the log's newest state and check the upload")
+    help = "back up the log's newest state and check the upload"
+    backup = command("backup", _backup, help, on_postgresql="pg_dump, or the snapshots of whoever runs it")
     backup.add_argument("--label", type=_label, help="a word such as pre-deploy; a labelled backup is never pruned")
-    command("backups", _backups, "list the backups, oldest first")
-    restore = command("restore", _restore, "make an earlier state the newest commit, or write it to a file")
+    command("backups", _backups, "list the backups, oldest first", on_postgresql="whatever makes its backups")
+    help = "make an earlier state the newest commit, or write it to a file"
+    restore = command("restore", _restore, help, on_postgresql="pg_restore, or its point-in-time recovery (PITR)")
     restore.add_argument("name", nargs="?", help="a name from `backups`, or `latest`")
     restore.add_argument("--at", metavar="TIME", help="the log's state before this moment, as 2026-01-31T12:00:00Z")
     restore.add_argument("--txid", metavar="N", type=_txid, help="the log's state after this commit, hexadecimal")
     restore.add_argument("-o", "--output", type=Path, metavar="FILE", help="only write it, to this new file")
-    sql = command("sql", _sql, "run SQL as commits of the log, whoever serves it meanwhile; VACUUM and SELECT too")
+    help = "run SQL as commits of the log, whoever serves it meanwhile; VACUUM and SELECT too"
+    sql = command("sql", _sql, help, on_postgresql="psql")
     sql.add_argument("statements", nargs="*", help="one or more; none, or -, reads a script from standard input")
     sql.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0, help="for each commit; 60 unless given")
     help = "let callers in, with keys of their own, and keep them out again"
@@ -556,11 +572,16 @@ def _parser() -> argparse.ArgumentParser:
     command("list", _list_keys, "whose keys there are, what for, and when each was last used", keys)
     revoke = command("revoke", _revoke_key, "let nobody in any more with this key", keys)
     revoke.add_argument("id", help="as `list` shows it")
-    verify = command("verify", _verify, "read the whole commit log and check it; or one backup, by name")
+    help = "read the whole commit log and check it; or one backup, by name"
+    verify = command("verify", _verify, help, on_postgresql="pg_amcheck, and pg_restore for a backup")
     verify.add_argument("name", nargs="?", help="a name from `backups`, or `latest`: check that backup instead")
-    changes = command("changes", _changes, "show a kept app.db.changes-... file as SQL")
+    help = "show a kept app.db.changes-... file as SQL"
+    changes = command("changes", _changes, help, on_postgresql="none, for it keeps no such files")
     changes.add_argument("file", type=Path, help="it names rows of the database at DATABASE_PATH")
-    command("drill", _drill, "restore newest state and newest backup into scratch, check them, measure RTO and RPO")
+    help = "restore newest state and newest backup into scratch, check them, measure RTO and RPO"
+    command(
+        "drill", _drill, help, on_postgresql="pg_restore into another database, or its point-in-time recovery (PITR)"
+    )
     help = "begin the report of an incident, with what can be known filled in; metrics may want an API_KEY of scope ops"
     incident = command("incident", _incident, help)
     incident.add_argument("title", help="what happened, in a few words")
@@ -570,9 +591,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     help = "where the new file is to be, incidents unless given; - prints it"
     incident.add_argument("-o", "--output", metavar="DIRECTORY", default="incidents", help=help)
-    command("log", _log, "what the commit log holds: ranges, sizes, times")
+    help = "what the commit log holds: ranges, sizes, times"
+    command("log", _log, help, on_postgresql="pg_waldump, and its statistics (pg_stat_wal)")
     help = "objectives, alerts, database, backup, maintenance; exit code 1: needs attention, 3: degraded, 4: down"
-    command("status", _status, help)
+    on_postgresql = "psql (pg_stat_activity, pg_stat_database); how the service is, it says itself at /ops/status"
+    command("status", _status, help, on_postgresql=on_postgresql)
     return parser
 
 

@@ -90,6 +90,10 @@ def open_database(
     `lasting`: the process is a server, and no instance on Lambda; `give_up`: whom to tell, on another thread, what
     stands against a start that was waiting.
     """
+    if settings.database_url:
+        from infra.postgresql import open_postgresql
+
+        return open_postgresql(settings, lasting=lasting, metrics=metrics, give_up=give_up)
     from infra.sqlite.database import open_sqlite
 
     return open_sqlite(settings, lasting=lasting, metrics=metrics, give_up=give_up)

@@ -28,6 +28,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    database_url: str = Field("", alias="DATABASE_URL")
+    database_connections: int = Field(8, alias="DATABASE_CONNECTIONS", ge=1, le=1000)
+    database_token: Literal["", "rds", "dsql"] = Field("", alias="DATABASE_TOKEN")
     database_path: Path = Field(Path("data/app.db"), alias="DATABASE_PATH", validate_default=True)
     replica_url: str = Field("", alias="REPLICA_URL", validate_default=True)
     read_freshness_seconds: float = Field(1.0, alias="READ_FRESHNESS_SECONDS", ge=0)
@@ -67,6 +70,14 @@ class Settings(BaseModel):
     jwt_jwks_url: str = Field("", alias="JWT_JWKS_URL")
     jwt_scope_prefix: str = Field("", alias="JWT_SCOPE_PREFIX")
     iam_ops_arns: tuple[str, ...] = Field((), alias="IAM_OPS_ARNS")
+
+    @property
+    def database(self) -> str:
+        """Which it is, for messages."""
+        if not self.database_url:
+            return str(self.database_path)
+        parts = urlsplit(self.database_url)
+        return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     @field_validator("runbook_url")
     @classmethod
@@ -121,6 +132,13 @@ class Settings(BaseModel):
                 raise ValueError(f"{network!r} is neither an address nor a network like 10.0.0.0/8") from None
         return networks
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, url: str) -> str:
+        if url and not url.startswith(("postgresql://", "postgres://")):
+            raise ValueError("begins with postgresql://; without it the service has a database of its own")
+        return url
+
     @field_validator("database_path", mode="before")
     @classmethod
     def _without_home(cls, path: Any) -> Any:
@@ -152,7 +170,10 @@ class Settings(BaseModel):
     @classmethod
     def _defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
         database = Path(os.path.realpath(values.get("DATABASE_PATH") or cls.model_fields["database_path"].default))
-        if values.pop(_FUNCTION_NAME, None):
+        is_function = values.pop(_FUNCTION_NAME, None)
+        if values.get("DATABASE_URL"):
+            return _on_postgresql(values, is_function=bool(is_function))
+        if is_function:
             if not values.get("BACKUP_URL") and not values.get("REPLICA_URL"):
                 raise ValueError("REPLICA_URL must be set on Lambda: nothing else outlives the function's /tmp")
             return {"READ_FRESHNESS_SECONDS": 0, **values}
@@ -172,6 +193,15 @@ class Settings(BaseModel):
             raise SettingsError("; ".join(map(_explain, error.errors()))) from None
 
 
+def _on_postgresql(values: dict[str, Any], *, is_function: bool) -> dict[str, Any]:
+    """It keeps its own log and backups."""
+    for name in ("REPLICA_URL", "BACKUP_URL"):
+        if values.get(name):
+            raise ValueError(f"DATABASE_URL is set, and so is {name}, for another database: unset one of the two")
+    defaults = {"DATABASE_CONNECTIONS": 1} if is_function else {}
+    return {**defaults, **values, "REPLICA_URL": "", "BACKUP_URL": "", "MAINTENANCE_INTERVAL_SECONDS": 0}
+
+
 def _parts(listed: str | list[str]) -> list[str]:
     return [part.strip() for part in (listed.split(",") if isinstance(listed, str) else listed)]
 
@@ -181,5 +211,5 @@ def _explain(error: Any) -> str:
     if not error["loc"]:
         return message
     name, value = str(error["loc"][0]), error["input"]
-    shown = redacted(value) if name.endswith("_URL") else value
+    shown = "***" if name == "DATABASE_URL" else redacted(value) if name.endswith("_URL") else value
     return f"{name}={shown!r}: {message[0].lower()}{message[1:]}"

@@ -38,8 +38,8 @@ def check_function_mode(settings: Settings) -> None:
         raise SettingsError(
             "AUTH_MODE is not set: say whom the function lets in; iam, keys, jwt, or none for everybody"
         )
-    if settings.auth_mode == "keys" and not settings.replica_url:
-        raise SettingsError("AUTH_MODE=keys needs REPLICA_URL: keys are made, and revoked, in the commit log")
+    if settings.auth_mode == "keys" and not (settings.replica_url or settings.database_url):
+        raise SettingsError("AUTH_MODE=keys needs REPLICA_URL or DATABASE_URL: keys are made, and revoked, there")
 
 
 def check_server_mode(settings: Settings) -> None:

@@ -111,29 +111,33 @@ function show(status) {
     ["Started", (value) => putTime(value, service.started_at)],
     ...ofGauges(IN_CONTAINER, status.gauges),
   ]);
-  const { log } = status;
+  const gauges = Object.entries(status.gauges).sort().map(([name, value]) => ({ name, value }));
+  fill($("gauges"), gauges, [
+    code("name"),
+    toTheRight((cell, { name, value }) => putData(cell, value, (number) => gauge(name, number))),
+  ]);
+  $("of-the-log").hidden = !status.log; // PostgreSQL has its own, and its own backups
+  if (status.log) showLog(status);
+}
+
+function showLog({ log, backups, gauges }) {
   define($("log"), [
     ["At", (value) => put(only(value, "code"), log.txid)],
     ["In", (value) => put(only(value, "code"), log.url)],
     ["Lag", (value) => putData(value, log.lag, (lag) => `${count(lag)} ${lag === 1 ? "commit" : "commits"}`)],
     ["Since the last compaction", (value) => putData(value, log.since_compaction, count)],
     ["Since the last snapshot", (value) => putData(value, log.since_snapshot, count)],
-    ...ofGauges(OF_DATABASE, status.gauges),
+    ...ofGauges(OF_DATABASE, gauges),
   ]);
   fill($("commits"), log.commits.slice(0, 10), [code("txid"), time("at"), data("writes", count), data("bytes", bytes)]);
-  fill($("backups"), status.backups, [
+  fill($("backups"), backups, [
     code("name"),
     time("at"),
     (cell, backup) => {
-      if (backup.proven_at || backup !== status.backups[0]) putTime(cell, backup.proven_at);
+      if (backup.proven_at || backup !== backups[0]) putTime(cell, backup.proven_at);
       else put(cell, "not yet"); // the newest is what is proven next, an older one never
     },
     data("bytes", bytes),
-  ]);
-  const gauges = Object.entries(status.gauges).sort().map(([name, value]) => ({ name, value }));
-  fill($("gauges"), gauges, [
-    code("name"),
-    toTheRight((cell, { name, value }) => putData(cell, value, (number) => gauge(name, number))),
   ]);
 }
 

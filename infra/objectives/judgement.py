@@ -39,7 +39,7 @@ class Judgement:
         return [objective for objective in self.objectives if objective.state in ("at_risk", "broken")]
 
 
-def judge(facts: Facts, *, per_instance: bool = False) -> Judgement:
+def judge(facts: Facts, *, per_instance: bool = False, has_log: bool = True) -> Judgement:
     """Ask every alert and every objective."""
     alerts = [(alert, says) for alert in ALERTS if (says := alert.says(facts))]
-    return Judgement(facts, alerts, measured(facts.history, facts.gauges, per_instance=per_instance))
+    return Judgement(facts, alerts, measured(facts.history, facts.gauges, per_instance=per_instance, has_log=has_log))

@@ -122,7 +122,8 @@ class ErrorView(Model):
 
 class StatusView(Model):
     """How the service is, and what it says so by. `state` follows the alerts: `down` is P0, `degraded` P1, `attention`
-    all others and objectives that are not met; `reason` says it in words. `not_asked`: what did not answer in time, so
+    all others and objectives that are not met; `reason` says it in words. `log`: null where the database is PostgreSQL,
+    which has its own, and its own backups. `not_asked`: what did not answer in time, so
     that what is shown of it is old, or missing.
     """
 
@@ -132,7 +133,7 @@ class StatusView(Model):
     service: ServiceView
     objectives: list[ObjectiveView]
     alerts: list[AlertView]
-    log: LogView
+    log: LogView | None
     backups: list[BackupView]
     errors: list[ErrorView]
     gauges: dict[str, float]

@@ -38,6 +38,7 @@ class Objective:
     bad: Callable[[Window], int] | None = None  # events; none where a time is measured, or what is now
     of_all_instances: bool = False  # also where there are several
     of_a_server: bool = False  # and of nothing on Lambda
+    of_the_log: bool = False  # or its backups, which PostgreSQL has of its own
     is_of_now: bool = False  # the same over each span
     unknown: str = "nothing was measured yet"
     failure: Callable[[Gauges], str] = lambda gauges: ""  # why it is missed whatever was measured
@@ -126,6 +127,7 @@ OBJECTIVES = (
         unit="seconds",
         is_met=lambda value: value < 1,  # another program's commit waits for the next look
         value=lambda window, gauges: window.worst("unsaved_seconds"),
+        of_the_log=True,
         decides="1h",
         of_all_instances=True,
     ),
@@ -136,6 +138,7 @@ OBJECTIVES = (
         unit="seconds",
         is_met=lambda value: value <= 3900,  # and what the run takes that makes the next one
         value=lambda window, gauges: window.worst("unbacked_seconds"),
+        of_the_log=True,
         decides="1h",
         of_all_instances=True,
         unknown="no backup was proven yet",
@@ -147,6 +150,7 @@ OBJECTIVES = (
         unit="seconds",
         is_met=lambda value: value <= 600,
         value=lambda window, gauges: gauges.get("restore_drill_duration_seconds"),
+        of_the_log=True,
         of_all_instances=True,
         is_of_now=True,
         unknown="there was no drill yet",
@@ -166,12 +170,18 @@ OBJECTIVES = (
 )
 
 
-def measured(history: History, gauges: Gauges, *, per_instance: bool = False) -> list[ObjectiveView]:
+def measured(
+    history: History, gauges: Gauges, *, per_instance: bool = False, has_log: bool = True
+) -> list[ObjectiveView]:
     """Judge every objective by what the history has. `per_instance`: there may be other instances, of which it knows
-    nothing.
+    nothing. `has_log`: the database is SQLite over the commit log.
     """
     windows = {span: history.window(span) for span in SPANS}
-    return [_judged(objective, windows, gauges, per_instance) for objective in OBJECTIVES]
+    return [
+        _judged(objective, windows, gauges, per_instance)
+        for objective in OBJECTIVES
+        if has_log or not objective.of_the_log
+    ]
 
 
 def _judged(objective: Objective, windows: Mapping[Span, Window], gauges: Gauges, per_instance: bool) -> ObjectiveView:

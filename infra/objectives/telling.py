@@ -29,12 +29,14 @@ def tell(
     *,
     writes: Mapping[int, int],
     shown_gauges: Mapping[str, float],
-    replica_url: str,
+    replica_url: str | None,
     started: float,
     per_instance: bool,
     not_asked: list[str],
 ) -> StatusView:
-    """Say how the service is. `writes`: that share a commit, by TXID. `started`: this process, seconds since 1970."""
+    """Say how the service is. `writes`: that share a commit, by TXID. `replica_url`: None where no log
+    of ours is. `started`: this process, seconds since 1970.
+    """
     facts = judgement.facts
     return StatusView(
         state=judgement.state,
@@ -43,7 +45,7 @@ def tell(
         service=_service(started, per_instance),
         objectives=judgement.objectives,
         alerts=alerts_of(judgement),
-        log=_log(found, writes, facts.gauges, replica_url),
+        log=None if replica_url is None else _log(found, writes, facts.gauges, replica_url),
         backups=_backups(found, facts.now),
         errors=_errors(),
         gauges=dict(shown_gauges),

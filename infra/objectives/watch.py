@@ -108,7 +108,8 @@ class Watch:
 
     def look(self, condition: Condition) -> None:
         """Take down what has happened since the last look, and judge it."""
-        self._seen = {"database_kept_files": len(kept_files(self._settings.database_path))}
+        if not self._settings.database_url:
+            self._seen = {"database_kept_files": len(kept_files(self._settings.database_path))}
         totals, gauges = self._totals(), self._known_gauges()
         with self._seeing:
             now, elapsed = self._now(), self._elapsed()
@@ -160,7 +161,7 @@ class Watch:
                 found,
                 writes=self._writes(),
                 shown_gauges=self._gauges(),
-                replica_url=self._settings.replica_url,
+                replica_url=None if self._settings.database_url else self._settings.replica_url,
                 started=self._started,
                 per_instance=not self._lasting,
                 not_asked=[*not_asked, *found.troubles],
@@ -196,7 +197,7 @@ class Watch:
             maintained_within=2.0 * interval,
             started=self._started,
         )
-        return judge(facts, per_instance=not self._lasting)
+        return judge(facts, per_instance=not self._lasting, has_log=not self._settings.database_url)
 
     def _known_gauges(self) -> dict[str, float]:
         gauges = {**process.gauges(), **self._gauges()}

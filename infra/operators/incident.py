@@ -214,6 +214,8 @@ def _facts(
 
 def _kept(settings: Settings) -> dict[str, Any]:
     """How the service is by the history beside its database, when it does not say so itself."""
+    if settings.database_url:
+        return {}
     try:
         return asdict(read_status(settings))
     except ServiceError:
@@ -222,6 +224,9 @@ def _kept(settings: Settings) -> dict[str, Any]:
 
 def _stored_facts(settings: Settings) -> Iterator[str]:
     """What log and backups say for themselves, whether or not the service runs."""
+    if settings.database_url:
+        yield f"- database: PostgreSQL, {settings.database}; its own tools know its log and its backups"
+        return
     yield f"- commit log {redacted(settings.replica_url) or 'none'}: {_told(lambda: _log_fact(settings))}"
     yield f"- backups {redacted(settings.backup_url)}: newest {_told(lambda: _backup_fact(settings))}"
     yield f"- maintenance: {_told(lambda: _maintenance_fact(settings))}"

@@ -17,6 +17,7 @@ from core.stored import as_stored
 from infra.clock import Clock
 from infra.commitlog import CommitLog, open_database, opened_image
 from infra.operators.sql import private_copy
+from infra.settings import Settings
 from infra.sqlite_errors import translated_errors
 
 T = TypeVar("T")
@@ -69,6 +70,20 @@ def in_log(log: CommitLog, file: Path, use_case: Callable[[peewee.Database], T])
                 "shows that TXID or a later one, `python -m infra keys list` tells; revoke a key that nobody was told",
                 error.txid,
             ) from error
+
+
+def in_postgresql(settings: Settings, use_case: Callable[[peewee.Database], T]) -> T:
+    """The same where PostgreSQL is the database: a transaction like any other."""
+    from infra.postgresql import run_once  # and its driver
+
+    try:
+        return run_once(settings, use_case)
+    except CommitOutcomeUnknown as error:
+        raise CommitOutcomeUnknown(
+            f"it is not known whether that is stored ({error}): `python -m infra keys list` tells; revoke a key that "
+            "nobody was told",
+            error.txid,
+        ) from error
 
 
 def keep_callers(database: Path, newest: Path) -> None:

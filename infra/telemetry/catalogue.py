@@ -57,7 +57,7 @@ QUEUE_DURATION = Metric(
 QUERY_DURATION = Metric(
     "database_query_duration_seconds",
     "histogram",
-    "Time of a use case in SQLite, without queue and store",
+    "Time of a use case in the database, without queue and store",
     {"kind": ("read", "write")},
     DURATION_BUCKETS,
 )
@@ -168,6 +168,17 @@ BUILD_INFO = Metric(
     on_lambda=False,
 )
 COLD_STARTS = Metric("cold_starts_total", "counter", "Execution environments of Lambda that have begun")
+
+# What is not counted where PostgreSQL is the database, which has no log of ours and is not looked after by us
+OF_THE_LOG = (
+    DATABASE_BUSY,
+    LOCK_WAIT_DURATION,
+    COMMIT_BYTES,
+    WRITES_PER_COMMIT,
+    STORE_DURATION,
+    MAINTENANCE_RUNS,
+    MAINTENANCE_DURATION,
+)
 
 METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 BY_NAME = {metric.name: metric for metric in METRICS}

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from infra.telemetry import catalogue
@@ -73,6 +73,12 @@ class Metrics:
 
     def histogram(self, metric: Metric, *labels: str) -> Histogram:
         return self.histograms.setdefault(metric.name, {}).setdefault(labels, self._new_histogram(metric.buckets))
+
+    def leave_out(self, metrics: Iterable[Metric]) -> None:
+        """Do not show what does not apply."""
+        for metric in metrics:
+            self.counters.pop(metric.name, None)
+            self.histograms.pop(metric.name, None)
 
     # Requests
 

@@ -7,6 +7,7 @@ from playhouse.apsw_ext import APSWDatabase
 
 from core import migrations
 from core.migrations.postgresql import migrate
+from infra.postgresql.connections import Connection, PeeweeConnection
 from tests.postgresql import Cluster
 
 
@@ -45,6 +46,4 @@ def shared_url(postgresql: Cluster) -> str:
 
 
 def connected(url: str) -> PostgresqlDatabase:
-    database = PostgresqlDatabase(url, prefer_psycopg3=True, thread_safe=False)
-    database.connect()
-    return database
+    return PeeweeConnection(Connection.connect(url, autocommit=True))
