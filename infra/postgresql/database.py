@@ -90,6 +90,8 @@ class PostgresqlDatabase:
         Raises DatabaseLocked when no connection was free within the busy timeout, TooManyWrites at once when too many
         wait for one, DatabaseLocked as well when others were first until the time was over, CommitOutcomeUnknown.
         """
+        if self._waiting >= self._settings.write_queue_limit:
+            raise errors.TooManyWrites(f"{self._waiting} requests wait for a connection already.")
         return await self._on_thread(lambda transactions: transactions.write(use_case), self._metrics.write_queued)
 
     def copy(self, at_least: int) -> AbstractContextManager[Copy]:
@@ -139,6 +141,7 @@ class PostgresqlDatabase:
                 db.driver.deadline = monotonic() + _MIGRATION_SECONDS
                 db.driver.execute("SET statement_timeout = 0")  # what a migration does may take long
                 migrate(db, is_dsql=self._settings.database_token == "dsql")  # noqa: S105
+                db.driver.execute("RESET statement_timeout")  # of a session that PgBouncer may give to others
             self._takes_writes = db.driver.takes_writes
         finally:
             db.driver.close()
@@ -169,7 +172,7 @@ class PostgresqlDatabase:
         self.check()
         self._connector.check_not_away()
         if self._waiting >= self._settings.write_queue_limit:
-            raise errors.TooManyWrites(f"{self._waiting} requests wait for a connection already.")
+            raise errors.DatabaseLocked(f"{self._waiting} requests wait for a connection already.")
         context, arrived = copy_context(), monotonic()
 
         def job() -> T:
