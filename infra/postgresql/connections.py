@@ -16,6 +16,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
+from core.dialects import SETTINGS
 from core.errors import DatabaseRefused, DatabaseUnavailable, SettingsError
 from core.statements import without_values
 from infra.postgresql.errors import is_full, is_refused
@@ -214,6 +215,7 @@ class Connector:
             f"SET statement_timeout = {longest}; SET lock_timeout = {lock}; "
             f"SET idle_in_transaction_session_timeout = {longest + round(_GRACE_SECONDS * 1000)}; "
             f"SET default_transaction_isolation = '{isolation}'"
+            + "".join(f"; SET {name} = {value}" for name, value in SETTINGS.items())
         )
 
     def _told(self, error: psycopg.Error) -> DatabaseUnavailable:

@@ -91,7 +91,7 @@ def translated(error: psycopg.Error) -> errors.ServiceError | None:
             return errors.DatabaseRefused(f"The database's user may not do that: {said}")
         case (("42P01" | "42703" | "3F000"), _):
             return errors.NotServed(f"The database lacks what this release needs: {said}")
-        case _, ("22" | "23" | "54"):
+        case _, ("22" | "23" | "54" | "P0"):  # the last: in a trigger's own words
             return errors.WriteRefused(f"The database refuses it: {said}")
         case _, ("08" | "53" | "57" | "58" | "XX"):
             return errors.DatabaseUnavailable(f"The database cannot be used now: {said}")

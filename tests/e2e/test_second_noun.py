@@ -273,6 +273,17 @@ def clients(copy: Path, start: StartProcess) -> Iterator[Clients]:
     assert {one.process.end(), two.process.end()} == {-signal.SIGTERM}
 
 
+@pytest.fixture
+def on_postgresql(clients: Clients, copy: Path, start: StartProcess, database_url: str) -> Iterator[httpx2.Client]:
+    """A server of the same copy."""
+    command = ("env", f"--chdir={copy}", sys.executable, "-m", "handler")
+    process = start(*command, DATABASE_URL=database_url)
+    url = process.wait_for(r"Uvicorn running on (http://[0-9.:]+)")[1]
+    with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
+        yield client
+    assert process.end() == -signal.SIGTERM
+
+
 def order(client: httpx2.Client, **fields: object) -> httpx2.Response:
     return client.post("/api/orders", json={"item_id": 1, **fields})
 
@@ -352,6 +363,22 @@ def test_item_that_an_order_refers_to_stays(clients: Clients) -> None:
     problem = assert_problem(clients[0].delete("/api/items/1"), 409)
     assert "a row would refer to one that is not there" in problem["detail"]
     assert clients[0].get("/api/items/1").status_code == 200
+
+
+def test_the_same_is_served_from_postgresql(on_postgresql: httpx2.Client) -> None:
+    client = on_postgresql
+    assert client.post("/api/items", json={"name": "Lamp", "quantity": 4}).json()["id"] == 1
+    made = order(client, quantity=2, note="soon")
+    assert made.status_code == 201, made.text
+    assert client.get(made.headers["location"]).json() == made.json()
+    assert made.json()["item"] == {"id": 1, "quantity": 2}
+    assert client.get("/api/items/1").json()["quantity"] == 2
+    assert "Not so many are left; order fewer" in assert_problem(order(client, quantity=3), 409)["detail"]
+    assert_problem(order(client, item_id=99), 422)
+    assert_problem(client.delete("/api/items/1"), 409)
+    first = client.get("/api/orders", params={"limit": "1"}).json()
+    assert [order["id"] for order in first["orders"]] == [made.json()["id"]]
+    assert_problem(client.get("/api/orders/999"), 404)
 
 
 def test_what_a_shell_has_written_past_the_checks_is_served(clients: Clients, copy: Path) -> None:
