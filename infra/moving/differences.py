@@ -9,6 +9,7 @@ from infra.moving.rows import Row, Table, selected
 
 
 def attach(connection: apsw.Connection, copied: Path) -> None:
+    """Put the state that was copied beside the newest, which the connection is on."""
     connection.execute("ATTACH ? AS copied", (str(copied),))
 
 

@@ -47,7 +47,7 @@ def survey(image: Path, tables: list[Table], progress: Progress) -> Survey:
             chain(
                 _odd_ids(connection, tables),
                 _refused_by_foreign_keys(connection),
-                _refused_by_constraints(image, tables),
+                _refused_by_constraints(image, tables, str(connection.pragma("encoding"))),
             )
         )
         progress("check", size, size)
@@ -118,14 +118,15 @@ def _refused_by_foreign_keys(connection: apsw.Connection) -> Iterator[str]:
         yield f"{table} {rowid}: it refers to a row of {parent} that is not there"
 
 
-def _refused_by_constraints(image: Path, tables: list[Table]) -> Iterator[str]:
-    """Rows that a shell has forced past what the migrations ask for."""
+def _refused_by_constraints(image: Path, tables: list[Table], encoding: str) -> Iterator[str]:
+    """Rows that a shell has forced past what the migrations ask for. `encoding`: of the texts in the image."""
     scratch = image.with_name("constraints.db")
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
     try:
         with closing(open_database(str(scratch), flags)) as connection:
             connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
             connection.execute("PRAGMA journal_mode = off; PRAGMA synchronous = off")
+            connection.pragma("encoding", encoding)
             for script in scripts():
                 connection.execute(script)
             connection.execute("ATTACH ? AS theirs", (f"{image.absolute().as_uri()}?immutable=1",))

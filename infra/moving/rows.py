@@ -46,6 +46,8 @@ class OddRow(MoveRefused):
 
 @dataclass(frozen=True, slots=True)
 class Column:
+    """Of a table, as the migrations declare it."""
+
     name: str
     type: str  # INTEGER, TEXT or BLOB
     nullable: bool
@@ -57,6 +59,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
+    """That a migration makes."""
+
     name: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
@@ -92,6 +96,7 @@ class Table:
         return [names.index(name) for name in self.key]
 
     def key_of(self, row: Sequence[Any]) -> tuple[Any, ...]:
+        """Pick the parts of the key."""
         return tuple(row[place] for place in self.key_places)
 
     def named(self, row: Sequence[Any]) -> str:

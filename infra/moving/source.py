@@ -27,6 +27,8 @@ _COLUMNS = (
 
 
 class Source(Side):
+    """Raises MoveRefused for what cannot be moved."""
+
     def check(self, tables: list[Table]) -> None:
         """Raises MoveRefused unless it is a database of this release, and has nothing that would be lost."""
         if self._is_dsql:

@@ -136,6 +136,11 @@ class Target(Side):
                 self._run("ALTER TABLE {} DROP CONSTRAINT {}", table, name)
             self._triggers("DISABLE")
 
+    def analyze(self) -> None:
+        """Let the engine know what it has, before anybody asks for it."""
+        with translated_errors():
+            self._db.driver.execute("ANALYZE")
+
     def complete(self, highest: dict[Table, int]) -> None:
         """Let the database look after itself again. `highest`: the highest id that each table ever had."""
         with translated_errors():

@@ -89,6 +89,7 @@ class Move:
             self._copy_all(found)
             self._catch_up()
             self._compare(found)
+            self._target.analyze()
             moved = self._stopped()
         except MoveRefused:  # somebody must mend something first
             self._target.clear()

@@ -18,6 +18,9 @@ from infra.sqlite_errors import WRITES_ARE_STOPPED
 
 _PREFIX = "write_stop_"
 _CHANGES = ("INSERT", "UPDATE", "DELETE")
+_FIND = """
+SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema WHERE type = 'trigger' AND substr(name, 1, ?) = ?
+"""
 _FORM = re.compile(rf"'{WRITES_ARE_STOPPED}(.*) \(move ([0-9a-f]+)\)'(?:\) WHERE unixepoch\(\) < ([0-9]+))?", re.DOTALL)
 
 
@@ -31,6 +34,8 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stop:
+    """What writes are stopped for, and until when."""
+
     reason: Reason
     place: str  # the other side
     move: str  # its id
@@ -67,7 +72,8 @@ def put(db: peewee.Database, stop: Stop, tables: Iterable[str]) -> None:
 def lift(db: peewee.Database) -> None:
     """Let everybody write again."""
     for name, _ in _triggers(db.connection()):
-        db.execute_sql(f'DROP TRIGGER "{name}"')
+        quoted = name.replace('"', '""')
+        db.execute_sql(f'DROP TRIGGER "{quoted}"')
 
 
 def found_in(connection: apsw.Connection) -> Stop | None:
@@ -76,7 +82,10 @@ def found_in(connection: apsw.Connection) -> Stop | None:
 
 
 def _triggers(connection: apsw.Connection) -> list[tuple[str, str]]:
-    found = connection.execute(
-        "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND substr(name, 1, ?) = ?", (len(_PREFIX), _PREFIX)
-    )
-    return [(str(name), str(sql)) for name, sql in found.fetchall()]
+    encoding = str(connection.pragma("encoding"))  # a shell may have made one that is no text
+    found = connection.execute(_FIND, (len(_PREFIX), _PREFIX)).fetchall()
+    return [
+        (name.decode(encoding, "replace"), sql.decode(encoding, "replace"))
+        for name, sql in found
+        if isinstance(name, bytes) and isinstance(sql, bytes)
+    ]
