@@ -1,24 +1,28 @@
 """The service on PostgreSQL as processes: many at once, and a server that is killed, frozen or wrong."""
 
 import itertools
+import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import httpx2
 import psycopg
 import pytest
 
+from tests.conftest import assert_problem
 from tests.e2e.conftest import Server
 from tests.e2e.evidence import run_together
 from tests.e2e.processes import StartProcess, until
-from tests.postgresql import Cluster
+from tests.postgresql import USER, Cluster
 
 pytestmark = pytest.mark.e2e
 
@@ -218,6 +222,44 @@ def test_server_stops_in_time_while_postgresql_is_frozen(
 def _ask(client: httpx2.Client) -> None:
     with suppress(httpx2.TransportError):
         client.get("/api/items")
+
+
+@pytest.fixture
+def small_disk(postgresql: Cluster) -> Iterator[Path]:
+    """PostgreSQL's, for one database."""
+    path = postgresql.directory / "small"
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", path], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    owner = postgresql.directory.stat()
+    os.chown(path, owner.st_uid, owner.st_gid)
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def test_full_disk_of_postgresql_is_a_507_until_there_is_room(
+    start_server: Callable[..., Server], postgresql: Cluster, migrated_url: str, small_disk: Path
+) -> None:
+    template = migrated_url.rpartition("/")[2]
+    with postgresql.superuser() as db:
+        db.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'")
+        db.execute(f"CREATE DATABASE small OWNER {USER} TEMPLATE {template} TABLESPACE small")
+    try:
+        server = start_server(DATABASE_URL=postgresql.url("small"))
+        item = {"name": "x", "description": "y" * 1000}
+        acknowledged = 0
+        while (answer := server.client.post("/api/items/batch", json={"items": [item] * 400})).status_code == 201:
+            acknowledged += 400
+        assert assert_problem(answer, 507)["code"] == "database_full"
+        assert server.client.get("/api/items", params={"limit": 1}).status_code == 200
+        subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+        server.client.post("/api/items", json=item).raise_for_status()
+        server.process.end()
+        assert rows(postgresql.url("small"), "SELECT count(*) FROM items") == [(acknowledged + 1,)]
+    finally:
+        postgresql.drop_database("small")
+        with postgresql.superuser() as db:
+            db.execute("DROP TABLESPACE small")
 
 
 def test_wrong_password_ends_the_process_with_2_and_is_in_no_line(
