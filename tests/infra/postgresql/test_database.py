@@ -22,7 +22,7 @@ from core.errors import (
 )
 from core.items import export_items, probe
 from core.schemas import ExportQuery
-from infra.postgresql import transactions
+from infra.postgresql import connections, transactions
 from infra.postgresql.connections import Connection
 from infra.telemetry.metrics import Metrics
 from tests.e2e.processes import until
@@ -146,7 +146,8 @@ def test_connection_that_was_forgotten_while_it_rested_is_not_waited_for(
         database = opened(url, metrics=metrics, DATABASE_CONNECTIONS=1)
         run(database.write(add))
         proxy.forget()
-        monkeypatch.setattr(transactions, "monotonic", lambda: time.monotonic() + 61)
+        for module in (transactions, connections):
+            monkeypatch.setattr(module, "monotonic", lambda: time.monotonic() + 61)
         run(database.write(add))
     assert metrics._retries.value == 0
 
