@@ -281,6 +281,27 @@ def test_server_whose_connections_others_have_is_no_server_that_is_away(
             db.execute("ALTER ROLE app CONNECTION LIMIT -1")
 
 
+def test_connections_that_there_are_go_on_while_no_new_one_can_be_made(
+    opened: Open, postgresql: Cluster, migrated_url: str
+) -> None:
+    with proxy_before(postgresql.port) as proxy:
+        url = migrated_url.replace(str(postgresql.port), str(proxy.port))
+        database = opened(url, DATABASE_CONNECTIONS=2, COMMIT_TIMEOUT_SECONDS="0.3")
+        run(database.read(probe))
+        proxy.accepts = False
+
+        async def both() -> None:
+            busy = threading.Event()
+            tasks = await started(database, busy)
+            with pytest.raises(DatabaseUnavailable):
+                await database.read(probe)
+            busy.set()
+            await asyncio.gather(*tasks)
+            await database.read(probe)
+
+        run(both())
+
+
 def test_closed_one_refuses_and_leaves_no_connection(opened: Open, postgresql: Cluster, migrated_url: str) -> None:
     database = opened(migrated_url)
     run(database.write(add))
