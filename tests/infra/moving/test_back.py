@@ -56,6 +56,7 @@ def test_everything_arrives_and_ids_go_on(
     assert capsys.readouterr().out.endswith(f"it was moved to {log_url} before\n")
 
 
+@pytest.mark.e2e
 def test_undo_that_is_printed_lets_writes_go_on(
     there: PostgresqlDatabase, source: Side, log_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +67,7 @@ def test_undo_that_is_printed_lets_writes_go_on(
     write(there, "x")
 
 
+@pytest.mark.e2e
 def test_writes_wait_and_reads_go_on(there: PostgresqlDatabase, log_url: str, at_step: AtStep) -> None:
     def use() -> None:
         assert len(names(there)) == 2
@@ -76,6 +78,7 @@ def test_writes_wait_and_reads_go_on(there: PostgresqlDatabase, log_url: str, at
     assert main(["move", "--back"]) == 0
 
 
+@pytest.mark.e2e
 def test_write_that_waits_meets_the_stop_and_is_not_stored(
     there: PostgresqlDatabase, source: Side, log_url: str, tmp_path: Path, at_step: AtStep
 ) -> None:
@@ -108,6 +111,7 @@ def test_write_that_waits_meets_the_stop_and_is_not_stored(
         assert len(names(server)) == 2
 
 
+@pytest.mark.e2e
 def test_write_that_is_under_way_is_waited_for(
     there: PostgresqlDatabase, source: Side, log_url: str, tmp_path: Path
 ) -> None:
@@ -161,6 +165,7 @@ def test_one_that_is_stopped_behind_its_last_step_is_ended_by_the_next_run(
         write(server, "x")
 
 
+@pytest.mark.e2e
 def test_two_at_once_are_one(
     there: PostgresqlDatabase,
     source: Side,
@@ -238,6 +243,7 @@ def test_database_that_has_more_or_less_is_refused(
     assert not (tmp_path / "log").exists()
 
 
+@pytest.mark.e2e
 def test_row_that_the_logs_constraints_would_not_let_in_ends_it(
     there: PostgresqlDatabase, source: Side, log_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,6 +259,7 @@ def test_row_that_the_logs_constraints_would_not_let_in_ends_it(
     write(there, "goes on")
 
 
+@pytest.mark.e2e
 def test_there_and_back_and_there_again(
     server: SqliteDatabase, target: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Open,
     capsys: pytest.CaptureFixture[str],
