@@ -1,4 +1,4 @@
-"""The way back: PostgreSQL's data as the first state of a new log, while others read, and wait to write.
+"""The way back: PostgreSQL's data as the first state of a new log, while others read.
 
 What is put into the log has a write stop of its own (see write_stop.py) until PostgreSQL has one for good: so at no
 time can anybody write to both. The commit of the latter is the moment of the move; then the log's is lifted.
@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -65,17 +66,16 @@ class MoveBack:
         if stop and (not there_is or there_is.move != stop.move):
             return None
         if not stop:
-            stop = Stop(Reason.MOVED, self._log.url, self._check_is_free(there_is) or secrets.token_hex(8))
+            move = self._check_is_free(there_is) or secrets.token_hex(8)
+            stop = Stop(Reason.MOVED, self._log.url, move)
             self._begin()
-            with self._source.locked(self._tables):
+            with self._source.stopped(replace(stop, reason=Reason.MOVING), self._tables):
                 begun = time.monotonic()
-                self._say(f"writes wait in {self._source.place}")
-                if self._source.stop():
-                    raise MoveFailed(f"another process has moved {self._source.place} meanwhile")
+                self._say(f"writes are stopped in {self._source.place}")
                 self._copy_all()
-                self._publish(Stop(Reason.COMING, self._source.place, stop.move))
-                self._source.stop_writes(stop, self._tables)
-        self._say(f"writes are stopped in {self._source.place}")
+                self._publish(Stop(Reason.COMING, self._source.place, move))
+                self._source.stop_for_good(stop, self._tables)
+        self._say(f"{self._source.place} takes no writes any more")
         self._lift(stop)
         return Moved(self._log.url, time.monotonic() - begun, self._sums)
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from core import items
-from core.errors import DatabaseLocked, WritesStopped
+from core.errors import WritesStopped
 from infra.__main__ import main
 from infra.postgresql.database import PostgresqlDatabase
 from infra.sqlite.database import SqliteDatabase
@@ -21,6 +21,8 @@ from tests.infra.moving.conftest import Hook, Side, head, names, write
 from tests.infra.postgresql.conftest import Open
 
 AtStep = Callable[[str, Hook], None]
+
+STOPPED = "writes are stopped"
 
 
 @pytest.fixture
@@ -67,22 +69,22 @@ def test_undo_that_is_printed_lets_writes_go_on(
     write(there, "x")
 
 
-@pytest.mark.e2e
-def test_writes_wait_and_reads_go_on(there: PostgresqlDatabase, log_url: str, at_step: AtStep) -> None:
+def test_writes_are_refused_at_once_and_reads_go_on(there: PostgresqlDatabase, log_url: str, at_step: AtStep) -> None:
+    """None waits, or would keep a connection from those that read."""
+
     def use() -> None:
         assert len(names(there)) == 2
-        with pytest.raises(DatabaseLocked):
+        with pytest.raises(WritesStopped, match="is being moved to"):
             write(there, "x")
 
-    at_step("writes wait", use)
+    at_step(STOPPED, use)
     assert main(["move", "--back"]) == 0
 
 
 @pytest.mark.e2e
-def test_write_that_waits_meets_the_stop_and_is_not_stored(
+def test_write_whose_transaction_has_begun_before_is_refused_as_well(
     there: PostgresqlDatabase, source: Side, log_url: str, tmp_path: Path, at_step: AtStep
 ) -> None:
-    """Behind the lock, when its transaction has begun before that."""
     outcome: list[psycopg.Error] = []
     begun = threading.Event()
 
@@ -103,7 +105,7 @@ def test_write_that_waits_meets_the_stop_and_is_not_stored(
         thread.start()
         assert begun.wait(30)
 
-    at_step("writes wait", wait)
+    at_step(STOPPED, wait)
     assert main(["move", "--back"]) == 0
     thread.join()
     assert [error.sqlstate for error in outcome] == ["WS001"]
@@ -125,7 +127,7 @@ def test_write_that_is_under_way_is_waited_for(
         assert "under way" in names(server)
 
 
-@pytest.mark.parametrize("step", ["writes wait", "has all of it"])
+@pytest.mark.parametrize("step", [STOPPED, "has all of it"])
 def test_one_that_is_stopped_before_its_last_step_has_changed_nothing_and_is_run_again(
     there: PostgresqlDatabase, source: Side, log_url: str, tmp_path: Path, at_step: AtStep, step: str
 ) -> None:
@@ -154,7 +156,7 @@ def test_one_that_is_stopped_behind_its_last_step_is_ended_by_the_next_run(
     def stop() -> None:
         raise KeyboardInterrupt
 
-    at_step("writes are stopped", stop)
+    at_step("takes no writes any more", stop)
     assert main(["move", "--back"]) == 130
     with pytest.raises(WritesStopped):
         write(there, "x")
@@ -180,9 +182,11 @@ def test_two_at_once_are_one(
 
     def begin_second() -> None:
         second.start()
-        until(lambda: source.rows("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(1,)])
+        until(
+            lambda: source.rows("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(1,)]
+        )  # it waits for the first
 
-    at_step("writes wait", begin_second)
+    at_step(STOPPED, begin_second)
     assert main(["move", "--back"]) == 0
     with closing(served(tmp_path, log_url)) as server:
         write(server, "new")
@@ -190,6 +194,19 @@ def test_two_at_once_are_one(
         assert codes == [1]
         write(server, "newer")
         assert names(server)[-2:] == ["new", "newer"]
+
+
+def test_writes_go_on_as_soon_as_whoever_moves_is_gone(
+    there: PostgresqlDatabase, source: Side, log_url: str, at_step: AtStep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cut() -> None:
+        source.rows("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+        write(there, "goes on")
+
+    at_step(STOPPED, cut)
+    assert main(["move", "--back"]) == 1
+    assert "Run it again" in capsys.readouterr().err
+    write(there, "and on")
 
 
 def test_rehearsal_changes_nothing(
@@ -215,7 +232,7 @@ def test_log_that_has_something_is_refused(
 def test_log_that_somebody_begins_meanwhile_is_left_to_them(
     there: PostgresqlDatabase, log_url: str, tmp_path: Path, at_step: AtStep, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at_step("writes wait", lambda: served(tmp_path, log_url).close())
+    at_step(STOPPED, lambda: served(tmp_path, log_url).close())
     assert main(["move", "--back"]) == 2
     assert "has been begun by somebody else" in capsys.readouterr().err
     write(there, "goes on")
