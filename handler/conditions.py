@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from core.errors import NotFound
-from handler.fields import field_of
+from handler.fields import fields_of
 from handler.problems import Code, Refusal
 from handler.service import service_of
 from infra.database import UseCase
@@ -55,7 +55,8 @@ def uncoded(tag: str) -> str:
 
 def has_conditions(scope: Scope) -> bool:
     """Whether a request says anything about the state that it wants to meet."""
-    return field_of(scope, b"if-match") is not None or field_of(scope, b"if-none-match") is not None
+    fields = fields_of(scope)
+    return b"if-match" in fields or b"if-none-match" in fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
 import re
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,14 +21,13 @@ class CommitTxid:
         self.app = app
         self.database = database
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            return self.app(scope, receive, send)
         given = field_of(scope, _FIELD)
         if given is not None and not _TXID.fullmatch(given):
             detail = f"{HEADER} should be 16 hexadecimal digits below 2^63, as an answer has it."
-            answer = problem(scope, Code.MALFORMED_HEADER, detail)
-            return await answer(scope, receive, send)
+            return problem(scope, Code.MALFORMED_HEADER, detail)(scope, receive, send)
         session = self.database.session(int(given, 16) if given else 0)
         scope["state"]["session"] = session
 
@@ -36,4 +36,4 @@ class CommitTxid:
                 message["headers"].append((_FIELD, b"%016x" % session.shown))
 
         on_answer(scope, add_txid)
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)

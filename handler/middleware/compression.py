@@ -1,3 +1,5 @@
+from collections.abc import Awaitable
+
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.gzip import GZipResponder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,12 +18,12 @@ class Compression:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            return self.app(scope, receive, send)
         if "gzip" not in (field_of(scope, b"accept-encoding") or ""):
             on_answer(scope, _say_that_it_varies)
-            return await self.app(scope, receive, send)
+            return self.app(scope, receive, send)
 
         async def send_with_tag(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -31,7 +33,7 @@ class Compression:
             await send(message)
 
         responder = GZipResponder(self.app, _SMALLEST, _LEVEL, exclude_content_types=_COMPRESSED_ALREADY)
-        await responder(scope, receive, send_with_tag)
+        return responder(scope, receive, send_with_tag)
 
 
 def _say_that_it_varies(message: Message) -> None:
