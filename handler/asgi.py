@@ -1,7 +1,7 @@
 """The ASGI application: `create_app(service)`, and `app` for `uvicorn handler.asgi:app`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -71,14 +71,17 @@ def create_app(service: Service) -> Starlette:
         Middleware(Compression),
         Middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_timeout_seconds),
     ]
-    app = _Application(middleware=middleware)
+    app = Application(service, middleware)
     app.router = IndexedRouter(ROUTES, lifespan=_lifespan)
-    app.state.service = service
     return app
 
 
-class _Application(Starlette):
+class Application(Starlette):
     """Has no layers that are not named above: UnhandledErrors is around all of them that may fail."""
+
+    def __init__(self, service: Service, middleware: Sequence[Middleware]) -> None:
+        super().__init__(middleware=middleware)
+        self.service = service
 
     def build_middleware_stack(self) -> ASGIApp:
         app: ASGIApp = self.router.app
@@ -96,11 +99,11 @@ def _request_span(service: Service) -> list[Middleware]:
 
 
 @asynccontextmanager
-async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+async def _lifespan(app: Application) -> AsyncIterator[dict[str, Any]]:
     """A server's life: maintenance on a timer; at the end the WAL is moved into the file and the lock released. The
     state is for those who see what never becomes a request.
     """
-    service: Service = app.state.service
+    service = app.service
     interval = service.settings.maintenance_interval_seconds
     async with AsyncExitStack() as at_the_end:  # the last first, and each whatever becomes of the others
         at_the_end.enter_context(lines_on_a_thread())

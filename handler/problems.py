@@ -143,7 +143,7 @@ def _answer_to_service_error(scope: Scope, error: ServiceError) -> JSONResponse:
             return problem(scope, Code.WRITE_REFUSED, str(error))
         case DatabaseLocked():
             logger.error("%s", error)
-            scope["app"].state.service.metrics.database_locked()
+            scope["app"].service.metrics.database_locked()
             return _try_again(scope, Code.DATABASE_LOCKED, "The database is busy, or locked. Try again.")
         case TooManyWrites():
             logger.warning("%s", error)

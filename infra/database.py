@@ -162,7 +162,14 @@ class Database:
         try:
             while True:
                 try:
-                    return self._run(use_case, session, is_counted)
+                    with self._file_is_whole, self._translated_errors:
+                        started = time.perf_counter()
+                        try:
+                            return self._slow.watch(use_case, self._replica.reader)
+                        finally:
+                            session.shown = self._replica.stored.txid  # after it: it may have seen a new commit
+                            if is_counted:
+                                self.log.observer.query_finished("read", time.perf_counter() - started)
                 except errors.DatabaseLocked:
                     now = self._clock.now()
                     begun = begun or now
@@ -174,16 +181,6 @@ class Database:
         finally:
             if waited:
                 self.log.observer.lock_waited(waited)
-
-    def _run(self, use_case: UseCase[T], session: Session, is_counted: bool) -> T:
-        with self._file_is_whole, self._translated_errors:
-            started = time.perf_counter()
-            try:
-                return self._slow.watch(use_case, self._replica.reader)
-            finally:
-                session.shown = self._replica.stored.txid  # after it: it may have seen a new commit
-                if is_counted:
-                    self.log.observer.query_finished("read", time.perf_counter() - started)
 
     async def write(self, use_case: UseCase[T], session: Session | None = None) -> T:
         """Run in a transaction, with whatever else waits; when this returns, the commit is in the log.

@@ -39,7 +39,8 @@ class Authentication:
             return await answer_to(scope, error)(scope, receive, send)
         scope["state"]["caller"] = caller
         await self.app(scope, receive, send)
-        await self.gate.leave(scope)
+        if self.gate.leave:
+            await self.gate.leave(scope)
 
     def _lacks(self, needed: str) -> NotLetIn:
         headers = challenge("insufficient_scope", scope=needed) if self.gate.takes_bearers else None

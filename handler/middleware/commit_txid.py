@@ -3,13 +3,13 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from handler.fields import field_of, on_answer
+from handler.fields import fields_of, on_answer
 from handler.problems import Code, problem
 from infra.database import Database
 
 HEADER = "X-Commit-Txid"
 _FIELD = HEADER.lower().encode()
-_TXID = re.compile(r"[0-7][0-9a-f]{15}", re.ASCII)
+_TXID = re.compile(rb"[0-7][0-9a-f]{15}")
 
 
 class CommitTxid:
@@ -24,7 +24,7 @@ class CommitTxid:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
             return self.app(scope, receive, send)
-        given = field_of(scope, _FIELD)
+        given = fields_of(scope).get(_FIELD)
         if given is not None and not _TXID.fullmatch(given):
             detail = f"{HEADER} should be 16 hexadecimal digits below 2^63, as an answer has it."
             return problem(scope, Code.MALFORMED_HEADER, detail)(scope, receive, send)

@@ -5,7 +5,7 @@ from starlette.middleware.gzip import GZipResponder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from handler.conditions import coded
-from handler.fields import field_of, on_answer
+from handler.fields import fields_of, on_answer
 
 _SMALLEST = 1000  # bytes of an answer that is worth it
 _LEVEL = 6
@@ -21,7 +21,7 @@ class Compression:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
             return self.app(scope, receive, send)
-        if "gzip" not in (field_of(scope, b"accept-encoding") or ""):
+        if b"gzip" not in fields_of(scope).get(b"accept-encoding", b""):
             on_answer(scope, _say_that_it_varies)
             return self.app(scope, receive, send)
 
@@ -37,6 +37,6 @@ class Compression:
 
 
 def _say_that_it_varies(message: Message) -> None:
-    length = next((value for name, value in message["headers"] if name == b"content-length"), None)
+    length = dict(message["headers"]).get(b"content-length")
     if length is None or int(length) >= _SMALLEST:
         MutableHeaders(scope=message).add_vary_header("Accept-Encoding")

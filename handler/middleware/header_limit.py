@@ -1,4 +1,5 @@
 from collections.abc import Awaitable
+from itertools import chain
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,7 +17,7 @@ class HeaderLimit:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
-            size = sum(len(name) + len(value) for name, value in scope["headers"])
+            size = sum(map(len, chain.from_iterable(scope["headers"])))
             if len(scope["headers"]) > MAX_HEADERS or size > MAX_HEADER_BYTES:
                 detail = f"At most {MAX_HEADERS} header fields of {MAX_HEADER_BYTES} bytes together are accepted."
                 return problem(scope, Code.HEADERS_TOO_LARGE, detail)(scope, receive, send)

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from handler.fields import edit_answer, fields_of, has_begun
 from infra.telemetry.logs import CONTEXT_KEYS, log_request
 from infra.telemetry.metrics import Metrics
-from infra.telemetry.trace_context import trace_of
+from infra.telemetry.trace_context import Trace, trace_of
 
 logger = logging.getLogger("handler.request")
 
@@ -40,9 +40,11 @@ class RequestLog:
         for part in ("method", "path"):
             if not scope[part].isascii():
                 scope[part] = scope[part].encode("utf-8", "replace").decode()
-        request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
-        CONTEXT_KEYS.set({"request_id": request_id, "route": _Route(scope), **_trace(scope)})
+        fields, state = fields_of(scope), scope.setdefault("state", {})
+        request_id = state["request_id"] = _request_id(scope, fields)
+        trace = state.get("trace") or _trace(fields)  # what the request's span has left, or its caller says
+        keys = {"request_id": request_id, "route": _Route(scope)}
+        CONTEXT_KEYS.set(keys | trace._asdict() if trace else keys)
         status = 500
         self.metrics.in_flight += 1
 
@@ -96,10 +98,9 @@ def route_of(scope: Scope) -> str:
     return str(scope["route"].path) if "route" in scope else "none"
 
 
-def _trace(scope: Scope) -> dict[str, str]:
-    """What the request's span has left, or its caller says."""
-    trace = scope["state"].get("trace") or trace_of(fields_of(scope).get(b"traceparent", b"").decode("latin-1"))
-    return trace._asdict() if trace else {}
+def _trace(fields: dict[bytes, bytes]) -> Trace | None:
+    given = fields.get(b"traceparent")
+    return trace_of(given.decode("latin-1")) if given else None
 
 
 def is_in_sample(request_id: str, share: float) -> bool:
@@ -112,8 +113,8 @@ def _method(scope: Scope) -> str:
     return scope["method"] if scope["method"] in METHODS else "other"
 
 
-def _request_id(scope: Scope) -> str:
-    given = fields_of(scope).get(b"x-request-id")
+def _request_id(scope: Scope, fields: dict[bytes, bytes]) -> str:
+    given = fields.get(b"x-request-id")
     if given and _REQUEST_ID.fullmatch(given):
         return given.decode()
     if "aws.context" in scope:

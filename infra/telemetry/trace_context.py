@@ -22,7 +22,7 @@ class Trace(NamedTuple):
 
 def trace_of(traceparent: str) -> Trace | None:
     """Read the header; None for one that is not valid, which counts as if it were not there."""
-    found = traceparent and _TRACEPARENT.fullmatch(traceparent)
+    found = _TRACEPARENT.fullmatch(traceparent)
     if not found or (found[1] == "00" and len(traceparent) != 55):
         return None
     trace = Trace(found[2], found[3])
