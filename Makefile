@@ -15,7 +15,7 @@ SAM := .venv-sam/bin/sam
 # What operators keep beside the code
 PLACES := backups incidents logs metrics
 # Services of Compose with an image of their own that the profiles ask for
-BESIDES = $(if $(findstring s3,$(COMPOSE_PROFILES)),s3) $(if $(findstring observability,$(COMPOSE_PROFILES)),prometheus)
+BESIDES = $(if $(findstring s3,$(COMPOSE_PROFILES)),s3) $(if $(findstring postgres,$(COMPOSE_PROFILES)),postgres) $(if $(findstring observability,$(COMPOSE_PROFILES)),prometheus)
 REVISION_HERE := git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null || echo unknown
 FAST_TESTS := -m "not e2e" -n $(WORKERS) --dist worksteal
 
@@ -141,7 +141,7 @@ lint-files: .venv/installed ## check Dockerfile, workflows and shell scripts
 
 requirements: .venv/installed ## write requirements*.txt anew after a change of a requirements*.in (UPGRADE=1 also raises what no .in names)
 	@$(VENV)/$(PIP) -r requirements-lint.txt >&2
-	@for name in requirements requirements-s3 requirements-otel requirements-dev requirements-lint requirements-sam requirements-contract requirements-bench; do \
+	@for name in requirements requirements-s3 requirements-otel requirements-postgres requirements-dev requirements-lint requirements-sam requirements-contract requirements-bench; do \
 	  $(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(if $(UPGRADE),--upgrade) \
 	    --output-file $$name.txt $$name.in || exit; \
 	done
@@ -184,12 +184,12 @@ build: ## build the container image
 version: ## print the version, which core/__init__.py has
 	@sed -n 's/^__version__ = "\([^"]*\)".*/\1/p' core/__init__.py
 
-run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3, observability Prometheus and Grafana)
+run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3, postgres one on PostgreSQL, observability Prometheus and Grafana)
 	@mkdir -p data $(PLACES)
 	docker compose up -d --wait
 
 stop: ## stop and remove the containers; the data stays
-	docker compose --profile s3 --profile observability down
+	docker compose --profile '*' down
 
 logs: ## follow the container's log
 	docker compose logs --follow --no-log-prefix app

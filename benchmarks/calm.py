@@ -26,8 +26,8 @@ import peewee
 from core.items import create_item
 from core.models import Item
 from core.schemas import NewItem
-from infra.database import open_database
 from infra.settings import Settings
+from infra.sqlite.database import open_sqlite
 
 WRITERS = 64
 EVERY_SECONDS = 0.005
@@ -77,7 +77,7 @@ def p99(latencies: list[float]) -> float:
 def fill(directory: Path, megabytes: int) -> None:
     """A database of that size with a log beside it, which nobody has merged yet."""
     environment = {"DATABASE_PATH": str(directory / "app.db"), "SLOW_STATEMENT_MS": "0"}
-    database = open_database(Settings.from_environment(environment))
+    database = open_sqlite(Settings.from_environment(environment))
 
     def rows(db: peewee.Database) -> None:
         for _ in range(20):

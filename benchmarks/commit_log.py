@@ -26,8 +26,8 @@ from core.idempotency import Answer, Attempt, once
 from core.items import create_item, probe
 from core.models import IdempotencyKey, Item
 from core.schemas import NewItem
-from infra.database import Database, open_database
 from infra.settings import Settings
+from infra.sqlite.database import SqliteDatabase, open_sqlite
 from tests.e2e.processes import starting_processes
 from tests.e2e.proxy import Forward, Proxy, Reply, Request, delayed, pass_on, proxy_before
 from tests.e2e.stores import S3, bucket_at, start_ministack
@@ -63,9 +63,9 @@ def main() -> None:
                 report(bucket, proxy, Path(directory))
 
 
-def open_at(path: Path, *, lasting: bool = True, **settings: str) -> Database:
+def open_at(path: Path, *, lasting: bool = True, **settings: str) -> SqliteDatabase:
     environment = {**os.environ, "DATABASE_PATH": str(path), "READ_FRESHNESS_SECONDS": "0", **settings}
-    return open_database(Settings.from_environment(environment), lasting=lasting)
+    return open_sqlite(Settings.from_environment(environment), lasting=lasting)
 
 
 def insert(number: int) -> Callable[[peewee.Database], object]:
@@ -283,7 +283,7 @@ def insert_once(number: int) -> Callable[[peewee.Database], object]:
 
 
 def bytes_a_write(
-    database: Database,
+    database: SqliteDatabase,
     proxy: Proxy,
     make: Callable[[int], Callable[[peewee.Database], object]],
     together: int,
@@ -298,7 +298,7 @@ def bytes_a_write(
     return Tally(proxy).sent / (together * commits)
 
 
-async def write_together(database: Database, concurrent: int) -> list[float]:
+async def write_together(database: SqliteDatabase, concurrent: int) -> list[float]:
     """The seconds that each write took, each of so many writers writing one after the other."""
     found: list[float] = []
     end = time.monotonic() + WRITING_SECONDS

@@ -16,8 +16,8 @@ import peewee
 
 from core.items import create_item, list_items
 from core.schemas import ItemQuery, NewItem
-from infra.database import Database, open_database
 from infra.settings import Settings
+from infra.sqlite.database import SqliteDatabase, open_sqlite
 
 SIZES = [10_000, 100_000]  # items
 COMMITS = 100
@@ -62,8 +62,8 @@ async def measure(directory: Path, size: int, indexed: bool) -> None:
         database.close()
 
 
-def open_at(path: Path) -> Database:
-    return open_database(Settings.from_environment({**os.environ, "DATABASE_PATH": str(path)}))
+def open_at(path: Path) -> SqliteDatabase:
+    return open_sqlite(Settings.from_environment({**os.environ, "DATABASE_PATH": str(path)}))
 
 
 def commits_in(directory: Path) -> list[Path]:
@@ -84,7 +84,7 @@ def find_by_index(db: peewee.Database) -> None:
     db.execute_sql("SELECT rowid FROM items_name WHERE name LIKE '%zzxq%' LIMIT 51").fetchall()
 
 
-async def milliseconds(database: Database, read: Callable[[peewee.Database], None]) -> float:
+async def milliseconds(database: SqliteDatabase, read: Callable[[peewee.Database], None]) -> float:
     """Of the processor, on average."""
     await database.read(read)
     started = time.process_time()

@@ -115,7 +115,7 @@ async def _lifespan(app: Application) -> AsyncIterator[dict[str, Any]]:
             at_the_end.push_async_callback(asyncio.to_thread, service.maintenance.stop)
         at_the_end.callback(LogLines(service.metrics).start().stop)
         at_the_end.callback(asyncio.create_task(watch_event_loop(service.metrics.loop_delayed)).cancel)
-        service.watch.start(status.prober(service.database, asyncio.get_running_loop()))
+        service.watch.start(status.prober(service, asyncio.get_running_loop()))
         if interval and service.maintenance:
             service.maintenance.start(interval)
         yield {METRICS: service.metrics}

@@ -63,7 +63,7 @@ async def exported(request: Request, name: str, view: Any, form: Form, rows: Use
     await read(request, _nothing)  # whatever is here is fresh enough for the caller then, and the copy is no older
     stack, shown = ExitStack(), session_of(request).shown
     try:
-        copy = await run_in_threadpool(stack.enter_context, service_of(request).copies.newest(shown))
+        copy = await run_in_threadpool(stack.enter_context, service_of(request).database.copy(shown))
     except BaseException as error:
         stack.close()
         if isinstance(error, DatabaseFull):

@@ -16,7 +16,6 @@ from core import __version__
 from core.errors import SettingsError, StoreUnavailable
 from core.idempotency import Answer, once
 from handler.idempotency import attempt_of, kept_of, response_of
-from infra.copies import Copies
 from infra.database import Database, GiveUp, Session, UseCase, open_database
 from infra.settings import SERVICE, Settings
 from infra.telemetry.metrics import Metrics
@@ -38,7 +37,6 @@ class Service:
     database: Database
     maintenance: "MaintenanceRoutine | None"  # None: another process does it
     metrics: Metrics
-    copies: Copies
     lasting: bool  # a server, and no instance on Lambda
     started: float  # seconds since 1970
     tracing: "Tracing | None"
@@ -91,8 +89,7 @@ def open_service(
         apart = MaintenanceApart(settings, maintenance.steps, metrics) if lasting else None
         job = MaintenanceRoutine(maintenance, metrics, lambda: database.txid, apart)
     logger.info("%s %s serves %s", SERVICE, __version__, settings.database_path)
-    copies = Copies(database.log.url, observer=metrics)
-    return Service(settings, database, job, metrics, copies, lasting, started, tracing)
+    return Service(settings, database, job, metrics, lasting, started, tracing)
 
 
 def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":

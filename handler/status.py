@@ -13,7 +13,7 @@ from core.schemas import Model
 from handler.openapi import operation
 from handler.ops import condition_of
 from handler.requests import read_query
-from handler.service import service_of
+from handler.service import Service, service_of
 from infra.database import Database
 from infra.objectives.status import Condition, HistoryView, StatusView
 
@@ -54,16 +54,16 @@ async def _condition(database: Database, *, ask_store: bool) -> Condition:
         return Condition(unready="no answer of the database in time", degraded=None)
 
 
-def prober(database: Database, loop: asyncio.AbstractEventLoop) -> Callable[[], Condition]:
+def prober(service: Service, loop: asyncio.AbstractEventLoop) -> Callable[[], Condition]:
     """For a thread that asks now and then: it is asked on the loop, which may have come to a stop."""
     asked = float("-inf")
-    pause = 0.0 if database.log.url.startswith("file:") else _PAUSE_SECONDS
+    pause = _PAUSE_SECONDS if service.settings.replica_url.startswith("s3:") else 0.0
 
     def probe() -> Condition:
         nonlocal asked
         if ask_store := time.monotonic() - asked >= pause:
             asked = time.monotonic()
-        asking = asyncio.run_coroutine_threadsafe(_condition(database, ask_store=ask_store), loop)
+        asking = asyncio.run_coroutine_threadsafe(_condition(service.database, ask_store=ask_store), loop)
         try:
             return asking.result(_PROBE_SECONDS)
         except TimeoutError:

@@ -29,12 +29,15 @@ from handler.__main__ import server_config
 from handler.asgi import create_app
 from handler.problems import Code
 from handler.service import Service, open_server_service
-from infra.database import Database, open_database
 from infra.settings import Settings
+from infra.sqlite.database import SqliteDatabase, open_sqlite
 from infra.telemetry.metrics import Metrics
 from tests.described import assert_described
 from tests.infra.storage.certificates import Authority
 from tests.log_watch import Watch
+from tests.postgresql import database_name, database_url, postgresql
+
+__all__ = ["database_name", "database_url", "postgresql"]  # fixtures
 
 hypothesis.settings.register_profile("plain", deadline=None)  # the time an example takes is no property
 hypothesis.settings.load_profile("plain")
@@ -101,9 +104,9 @@ def settings(make_settings: MakeSettings) -> Settings:
 
 def open_at(
     path: Path, busy_timeout: float = 0.2, give_up: Callable[[Exception], None] | None = None, **environment: str
-) -> Database:
+) -> SqliteDatabase:
     """A server's database, with its log beside it."""
-    return open_database(
+    return open_sqlite(
         Settings.from_environment(
             {"DATABASE_PATH": str(path), "BUSY_TIMEOUT_SECONDS": str(busy_timeout), **environment}
         ),
@@ -111,7 +114,7 @@ def open_at(
     )
 
 
-def write(database: Database, name: str) -> None:
+def write(database: SqliteDatabase, name: str) -> None:
     asyncio.run(database.write(partial(items.create_item, new=NewItem(name=name))))
 
 

@@ -13,8 +13,8 @@ import pytest
 from handler import __main__ as server
 from handler.asgi import ROUTES
 from handler.openapi.document import build_openapi
-from infra import write_queue
 from infra.settings import Settings
+from infra.sqlite import write_queue
 
 ROOT = Path(__file__).parent.parent
 METHODS = ("get", "post", "put", "patch", "delete")

@@ -84,7 +84,7 @@ def test_what_the_database_refuses_names_the_place_and_nothing_is_stored(
     service: Service, script: str, refused: str
 ) -> None:
     with serving(service) as client:
-        with closing(apsw.Connection(str(service.database.path))) as shell:
+        with closing(apsw.Connection(str(service.settings.database_path))) as shell:
             shell.set_busy_timeout(5000)
             shell.execute(script)
         problem = assert_problem(batch(client, *named("a", "b", "a", "c")), 409)

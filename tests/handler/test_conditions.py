@@ -221,7 +221,7 @@ def test_tag_of_before_a_restore_does_not_match_the_same_version_after_it(servic
     with serving(service) as client:
         url, _ = create(client)
         before = client.patch(url, json={"quantity": 1}).headers["etag"]
-        with closing(apsw.Connection(str(service.database.path))) as shell:
+        with closing(apsw.Connection(str(service.settings.database_path))) as shell:
             shell.execute("UPDATE items SET quantity = 0, version = 1")  # as a restore puts it back
         after = client.patch(url, json={"quantity": 7})
         assert (after.json()["version"], before[:3]) == (2, '"2-')
@@ -236,7 +236,7 @@ def test_tag_of_before_a_restore_does_not_match_the_same_version_after_it(servic
 def test_tag_changes_with_all_that_a_shell_may_change_without_counting_it(service: Service, assignment: str) -> None:
     with serving(service) as client:
         url, tag = create(client)
-        with closing(apsw.Connection(str(service.database.path))) as shell:
+        with closing(apsw.Connection(str(service.settings.database_path))) as shell:
             shell.set_busy_timeout(5000)
             shell.execute(f"UPDATE items SET {assignment}")
         assert client.get(url, headers={"if-none-match": tag}).status_code == 200

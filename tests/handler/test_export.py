@@ -25,7 +25,7 @@ from core.schemas import ItemView
 from handler import export
 from handler.export import CSV, FORMS, NDJSON
 from handler.service import Service, open_server_service
-from infra.copies import MOST_AT_ONCE
+from infra.sqlite.copies import MOST_AT_ONCE
 from tests.conftest import MakeSettings, assert_problem, open_at, serving
 
 VIEW = ItemView(1, "Lamp", None, "0.00", 0, "", "", 1)
@@ -245,7 +245,7 @@ def test_state_is_one_while_others_write_and_the_file_is_checkpointed_and_replac
             asyncio.run(other.write(lambda db: db.execute_sql("UPDATE items SET quantity = 7")))
             other.close()
             assert client.get("/api/items/1", headers={"x-commit-txid": f"{other.txid:016x}"}).json()["quantity"] == 7
-            with closing(apsw.Connection(str(service.database.path))) as shell:
+            with closing(apsw.Connection(str(service.settings.database_path))) as shell:
                 assert shell.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             found += [json.loads(line) for line in lines]
             assert answer.headers["x-commit-txid"] == before
@@ -337,7 +337,7 @@ def test_full_disk_is_507_and_says_where(client: httpx2.Client, scratch: Path, m
 
 def test_store_that_is_away_is_503(client: httpx2.Client, service: Service, scratch: Path) -> None:
     batch(client, "Lamp")
-    log = service.database.path.parent / "replica" / "ltx"
+    log = service.settings.database_path.parent / "replica" / "ltx"
     log.rename(log.with_name("away"))
     assert_problem(client.get("/api/items/export"), 503)
     log.with_name("away").rename(log)
@@ -347,7 +347,7 @@ def test_store_that_is_away_is_503(client: httpx2.Client, service: Service, scra
 
 def test_odd_rows_are_exported_as_the_list_shows_them(service: Service) -> None:
     with serving(service) as client:
-        with closing(apsw.Connection(str(service.database.path))) as shell:
+        with closing(apsw.Connection(str(service.settings.database_path))) as shell:
             shell.set_busy_timeout(5000)
             shell.execute(
                 "PRAGMA ignore_check_constraints = 1;"

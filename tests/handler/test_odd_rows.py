@@ -42,7 +42,7 @@ TIME = "2026-01-31T12:00:00.000000Z"  # as the API writes it
 @contextmanager
 def shell(service: Service) -> Iterator[apsw.Connection]:
     """What an operator has beside the running service."""
-    with closing(apsw.Connection(str(service.database.path))) as connection:
+    with closing(apsw.Connection(str(service.settings.database_path))) as connection:
         connection.set_busy_timeout(5000)
         yield connection
 

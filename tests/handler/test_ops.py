@@ -9,8 +9,8 @@ import pytest
 
 from handler.asgi import create_app
 from handler.service import Service, open_server_service
-from infra.database import Database
 from infra.maintenance.routine import MaintenanceRoutine
+from infra.sqlite.database import SqliteDatabase
 from tests.conftest import MakeSettings, assert_problem, open_at, serving
 from tests.log_watch import kept_lines
 
@@ -65,7 +65,7 @@ def test_what_nobody_expected_is_a_500_that_tells_nothing(
     def fail(*arguments: object) -> None:
         raise RuntimeError("secret inner workings")
 
-    monkeypatch.setattr(Database, "read", fail)
+    monkeypatch.setattr(SqliteDatabase, "read", fail)
     problem = assert_problem(client.get("/api/items"), 500)
     assert problem["detail"] == "Internal Server Error"
     assert "secret inner workings" in caplog.text

@@ -153,7 +153,7 @@ def test_what_stops_serving_is_down_and_what_serves_in_part_degraded(
     def is_read_only(database: object) -> None:
         raise errors.DatabaseUnavailable("it is not writable")
 
-    monkeypatch.setattr("infra.database.Database.check_writable", is_read_only)
+    monkeypatch.setattr("infra.sqlite.database.SqliteDatabase.check_writable", is_read_only)
     found = client.get("/ops/status").json()
     assert (found["state"], found["alerts"][0]["name"]) == ("degraded", "WritesRefused")
     assert "it is not writable" in found["reason"]
@@ -191,14 +191,14 @@ async def hang(*arguments: object) -> None:
 
 
 def test_ready_waits_for_no_store_that_hangs(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.database.Database.verify", hang)
+    monkeypatch.setattr("infra.sqlite.database.SqliteDatabase.verify", hang)
     monkeypatch.setattr("handler.ops._STORE_TIMEOUT_SECONDS", 0.05)
     found = client.get("/ready").json()
     assert (found["status"], found["store"][:18]) == ("degraded", "No answer in time:")
 
 
 def test_status_waits_for_no_database_that_hangs(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.database.Database.read_local", hang)
+    monkeypatch.setattr("infra.sqlite.database.SqliteDatabase.read_local", hang)
     monkeypatch.setattr("handler.status._CONDITION_SECONDS", 0.05)
     found = client.get("/ops/status").json()
     assert (found["state"], found["reason"]) == (
@@ -214,7 +214,7 @@ def test_process_that_hangs_is_noticed_by_the_thread_that_watches(
 ) -> None:
     monkeypatch.setattr("handler.status._PROBE_SECONDS", 0.05)
     loop = asyncio.new_event_loop()  # which nobody runs
-    assert prober(service.database, loop)().unready.startswith("the process did not answer within ")
+    assert prober(service, loop)().unready.startswith("the process did not answer within ")
     for _ in range(3):
         loop.run_until_complete(asyncio.sleep(0))
     loop.close()

@@ -14,6 +14,7 @@ from core import items
 from core.schemas import NewItem
 from handler.asgi import server_app
 from handler.service import Service, open_server_service
+from infra.sqlite.database import SqliteDatabase
 from tests.collector import Collector, SentSpan, collecting
 from tests.conftest import MakeSettings, serving, settings_in
 from tests.e2e.processes import free_port, until
@@ -109,6 +110,7 @@ def test_commit_of_several_writes_is_one_put_that_is_linked_to_each(
 ) -> None:
     tracing, database, held = traced.tracing, traced.database, threading.Event()
     assert tracing
+    assert isinstance(database, SqliteDatabase)
 
     async def request(number: int) -> str:
         with tracing.request("", "") as span:

@@ -28,9 +28,10 @@ from core.errors import (
     TooManyWrites,
 )
 from core.schemas import ItemQuery, NewItem
-from infra import write_queue
 from infra.commitlog.raw_file import RawFile, page_size_of
-from infra.database import Database, Session
+from infra.database import Session
+from infra.sqlite import write_queue
+from infra.sqlite.database import SqliteDatabase
 from infra.sqlite_errors import translated_errors
 from infra.storage.object_store import ObjectStore
 from tests.conftest import open_at
@@ -44,7 +45,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def database(path: Path) -> Iterator[Database]:
+def database(path: Path) -> Iterator[SqliteDatabase]:
     database = open_at(path, READ_FRESHNESS_SECONDS="0")
     yield database
     database.close()
@@ -62,7 +63,7 @@ def count(db: peewee.Database) -> int:
     return len(items.list_items(db, ItemQuery(limit=100)).items)
 
 
-def test_connections_keep_the_promised_settings(database: Database) -> None:
+def test_connections_keep_the_promised_settings(database: SqliteDatabase) -> None:
     def pragmas(db: peewee.Database) -> list[Any]:
         names = ("journal_mode", "synchronous", "foreign_keys")
         return [db.execute_sql(f"PRAGMA {name}").fetchone()[0] for name in names]
@@ -71,12 +72,14 @@ def test_connections_keep_the_promised_settings(database: Database) -> None:
     assert run(database.read(pragmas)) == ["wal", 2, 1]
 
 
-def test_reading_connection_cannot_write(database: Database) -> None:
+def test_reading_connection_cannot_write(database: SqliteDatabase) -> None:
     with pytest.raises(DatabaseUnavailable):
         run(database.read(add))
 
 
-def test_read_that_finds_the_file_damaged_answers_from_one_that_is_built_anew(database: Database, path: Path) -> None:
+def test_read_that_finds_the_file_damaged_answers_from_one_that_is_built_anew(
+    database: SqliteDatabase, path: Path
+) -> None:
     run(database.write(add))
     other = open_at(path.parent / "other" / "app.db", REPLICA_URL=database.log.url)
     run(other.write(add))
@@ -91,7 +94,7 @@ def test_read_that_finds_the_file_damaged_answers_from_one_that_is_built_anew(da
     assert list(path.parent.glob("app.db.diverged-*"))
 
 
-def test_failed_use_case_leaves_nothing_behind(database: Database) -> None:
+def test_failed_use_case_leaves_nothing_behind(database: SqliteDatabase) -> None:
     def add_and_fail(db: peewee.Database) -> None:
         add(db)
         raise ZeroDivisionError
@@ -101,7 +104,7 @@ def test_failed_use_case_leaves_nothing_behind(database: Database) -> None:
     assert run(database.read(count)) == 0
 
 
-def test_reads_do_not_wait_for_a_write_under_way(database: Database) -> None:
+def test_reads_do_not_wait_for_a_write_under_way(database: SqliteDatabase) -> None:
     inside, release = threading.Event(), threading.Event()
 
     def slow(db: peewee.Database) -> None:
@@ -120,7 +123,7 @@ def test_reads_do_not_wait_for_a_write_under_way(database: Database) -> None:
     assert run(scenario()) == (0, 1)
 
 
-def test_locked_database_is_reported_and_then_works_again(database: Database, path: Path) -> None:
+def test_locked_database_is_reported_and_then_works_again(database: SqliteDatabase, path: Path) -> None:
     other = apsw.Connection(str(path))
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(DatabaseLocked):
@@ -132,7 +135,7 @@ def test_locked_database_is_reported_and_then_works_again(database: Database, pa
     assert run(database.read(count)) == 1
 
 
-def test_waiting_behind_others_counts_against_the_timeout(database: Database, path: Path) -> None:
+def test_waiting_behind_others_counts_against_the_timeout(database: SqliteDatabase, path: Path) -> None:
     other = apsw.Connection(str(path))
     other.execute("BEGIN IMMEDIATE")
 
@@ -147,7 +150,7 @@ def test_waiting_behind_others_counts_against_the_timeout(database: Database, pa
     other.close()
 
 
-def test_busy_reader_tries_again_without_stopping_the_loop(database: Database) -> None:
+def test_busy_reader_tries_again_without_stopping_the_loop(database: SqliteDatabase) -> None:
     attempts = 0
 
     def busy_at_first(db: peewee.Database) -> str:
@@ -166,7 +169,7 @@ def test_busy_reader_tries_again_without_stopping_the_loop(database: Database) -
     assert run(scenario()) == ("read", True)
 
 
-def test_reader_that_stays_busy_is_told_so(database: Database) -> None:
+def test_reader_that_stays_busy_is_told_so(database: SqliteDatabase) -> None:
     def busy(db: peewee.Database) -> None:
         raise apsw.BusyError
 
@@ -174,7 +177,7 @@ def test_reader_that_stays_busy_is_told_so(database: Database) -> None:
         run(database.read(busy))
 
 
-def test_file_locked_by_another_program_cannot_be_opened(database: Database, path: Path) -> None:
+def test_file_locked_by_another_program_cannot_be_opened(database: SqliteDatabase, path: Path) -> None:
     # locking_mode=EXCLUSIVE keeps even readers of a WAL database out
     run(database.write(add))
     database.close()
@@ -306,7 +309,7 @@ def test_start_that_cannot_go_on_after_the_wait_is_given_up(left: Path) -> None:
     assert isinstance(give_up.call_args.args[0], LogDamaged)
 
 
-def test_second_owner_is_refused_and_told_who_has_it(database: Database, path: Path) -> None:
+def test_second_owner_is_refused_and_told_who_has_it(database: SqliteDatabase, path: Path) -> None:
     with pytest.raises(DatabaseInUse, match=f"in use by process {os.getpid()}"):
         open_at(path, busy_timeout=0)
 
@@ -324,7 +327,7 @@ def test_lock_of_a_killed_owner_is_free(path: Path) -> None:
 
 
 @pytest.mark.parametrize("act", [Path.unlink, lambda path: path.rename(path.with_suffix(".moved"))])
-def test_write_to_a_file_that_was_taken_away_is_refused(database: Database, path: Path, act: Any) -> None:
+def test_write_to_a_file_that_was_taken_away_is_refused(database: SqliteDatabase, path: Path, act: Any) -> None:
     run(database.write(add))
     act(path)
     with pytest.raises(
@@ -333,7 +336,7 @@ def test_write_to_a_file_that_was_taken_away_is_refused(database: Database, path
         run(database.write(add))
 
 
-def test_file_that_was_moved_back_is_served_again(database: Database, path: Path) -> None:
+def test_file_that_was_moved_back_is_served_again(database: SqliteDatabase, path: Path) -> None:
     moved = path.rename(path.with_suffix(".moved"))
     with pytest.raises(DatabaseUnavailable):
         run(database.write(add))
@@ -372,7 +375,7 @@ def test_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         open_at(tmp_path / "file" / "app.db", REPLICA_URL=(tmp_path / "replica").as_uri())
 
 
-def test_full_disk_is_reported_and_nothing_is_half_written(database: Database) -> None:
+def test_full_disk_is_reported_and_nothing_is_half_written(database: SqliteDatabase) -> None:
     def limit(db: peewee.Database) -> None:
         db.execute_sql(f"PRAGMA max_page_count = {db.execute_sql('PRAGMA page_count').fetchone()[0]}").fetchall()
 
@@ -399,7 +402,7 @@ def test_closing_moves_the_wal_into_the_file(path: Path) -> None:
 
 
 def test_one_question_to_the_store_answers_all_reads_that_wait(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
     read = ObjectStore.read
@@ -449,7 +452,7 @@ class HeldStore:
         monkeypatch.setattr(ObjectStore, "create", held)
 
 
-def test_writes_that_wait_share_the_next_commit(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_that_wait_share_the_next_commit(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     store = HeldStore(monkeypatch)
     before = database.txid
 
@@ -525,7 +528,9 @@ def test_write_beyond_the_limit_of_the_queue_is_refused_at_once(path: Path, monk
     database.close()
 
 
-def test_write_that_nobody_waits_for_any_more_is_not_begun(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_that_nobody_waits_for_any_more_is_not_begun(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = HeldStore(monkeypatch)
 
     async def scenario() -> None:
@@ -562,7 +567,7 @@ def test_what_is_queued_is_stored_before_the_database_closes(path: Path, monkeyp
 
 
 def test_fault_of_the_code_below_is_heard_of_by_everyone_who_waits(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> list[Any]:
         return await asyncio.gather(*(database.write(add) for _ in range(3)), return_exceptions=True)
@@ -574,7 +579,7 @@ def test_fault_of_the_code_below_is_heard_of_by_everyone_who_waits(
     assert run(database.write(add)) == 1
 
 
-def test_vacuum_runs_outside_of_transactions(database: Database) -> None:
+def test_vacuum_runs_outside_of_transactions(database: SqliteDatabase) -> None:
     run(database.write(add))
     before = database.txid
     run(database.write_alone(lambda db: db.execute_sql("VACUUM").fetchall()))

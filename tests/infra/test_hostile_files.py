@@ -16,8 +16,8 @@ from core.errors import WriteRefused
 from core.migrations import scripts
 from core.schemas import ItemQuery
 from infra.__main__ import main
-from infra.database import Database
 from infra.settings import Settings
+from infra.sqlite.database import SqliteDatabase
 from tests.conftest import open_at, write
 
 pytestmark = pytest.mark.usefixtures("served_database")
@@ -98,7 +98,7 @@ def backup(settings: Settings, image: Path) -> str:
     return name
 
 
-def names(database: Database) -> list[str]:
+def names(database: SqliteDatabase) -> list[str]:
     return [item.name for item in asyncio.run(database.read(partial(items.list_items, query=ItemQuery()))).items]
 
 

@@ -7,7 +7,7 @@ import peewee
 import pytest
 
 from core.errors import TransactionTooSlow
-from infra.database import Database
+from infra.sqlite.database import SqliteDatabase
 from infra.telemetry.logs import CONTEXT_KEYS
 from tests.conftest import open_at
 from tests.log_watch import kept_lines
@@ -17,7 +17,7 @@ SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i <
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteDatabase]:
     database = open_at(tmp_path_factory.mktemp("slow") / "app.db", SLOW_STATEMENT_MS="1")
     yield database
     database.close()
@@ -25,7 +25,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 @pytest.fixture
 def lines() -> Iterator[list[dict[str, Any]]]:
-    with kept_lines("infra.slow_statements") as lines:
+    with kept_lines("infra.sqlite.slow_statements") as lines:
         yield lines
 
 
@@ -43,7 +43,7 @@ def fetch_slowly(db: peewee.Database) -> int:
 
 
 def test_slow_statement_is_a_warning_with_its_plan_and_no_values(
-    database: Database, lines: list[dict[str, Any]]
+    database: SqliteDatabase, lines: list[dict[str, Any]]
 ) -> None:
     assert asyncio.run(database.read(count_slowly))[0] == 100_000
     (line,) = told(lines)
@@ -55,12 +55,14 @@ def test_slow_statement_is_a_warning_with_its_plan_and_no_values(
     assert "canary" not in str(line)
 
 
-def test_statement_lasts_while_its_rows_are_fetched(database: Database, lines: list[dict[str, Any]]) -> None:
+def test_statement_lasts_while_its_rows_are_fetched(database: SqliteDatabase, lines: list[dict[str, Any]]) -> None:
     assert asyncio.run(database.read(fetch_slowly)) == 100_000
     assert [line["sql"].rpartition(") ")[2] for line in told(lines)] == ["SELECT i FROM n"]
 
 
-def test_slow_statement_of_a_write_has_the_id_of_its_request(database: Database, lines: list[dict[str, Any]]) -> None:
+def test_slow_statement_of_a_write_has_the_id_of_its_request(
+    database: SqliteDatabase, lines: list[dict[str, Any]]
+) -> None:
     async def request(request_id: str) -> None:
         CONTEXT_KEYS.set({"request_id": request_id})
         await database.write(count_slowly)
@@ -73,12 +75,14 @@ def test_slow_statement_of_a_write_has_the_id_of_its_request(database: Database,
     assert sorted(line["request_id"] for line in told(lines)) == ["one", "two"]
 
 
-def test_slow_statement_outside_of_any_transaction_is_told(database: Database, lines: list[dict[str, Any]]) -> None:
+def test_slow_statement_outside_of_any_transaction_is_told(
+    database: SqliteDatabase, lines: list[dict[str, Any]]
+) -> None:
     assert asyncio.run(database.write_alone(count_slowly))[0] == 100_000
     assert len(told(lines)) == 1
 
 
-def test_statement_that_fails_after_long_is_told(database: Database, lines: list[dict[str, Any]]) -> None:
+def test_statement_that_fails_after_long_is_told(database: SqliteDatabase, lines: list[dict[str, Any]]) -> None:
     def fail_slowly(db: peewee.Database) -> None:
         count_slowly(db)
         raise ValueError

@@ -22,8 +22,9 @@ from core.schemas import ItemPatch, NewItem
 from infra.clock import Clock
 from infra.commitlog import open_file, open_log
 from infra.commitlog.open_file import OpenFile
-from infra.database import Database, Session, open_database
+from infra.database import Session
 from infra.settings import Settings
+from infra.sqlite.database import SqliteDatabase, open_sqlite
 from infra.storage.object_store import ObjectStore
 from tests.conftest import open_at
 from tests.e2e.processes import until
@@ -59,7 +60,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> SlowToReturn:
 
 
 @pytest.fixture
-def database(tmp_path: Path, slow: SlowToReturn) -> Iterator[Database]:
+def database(tmp_path: Path, slow: SlowToReturn) -> Iterator[SqliteDatabase]:
     with closing(open_at(tmp_path / "data" / "app.db")) as database:
         asyncio.run(database.write(partial(items.create_item, new=NewItem(name="n"))))
         yield database
@@ -73,7 +74,9 @@ def set_quantity(value: int, db: peewee.Database) -> None:
     items.patch_item(db, 1, ItemPatch(quantity=value))
 
 
-def test_commit_that_can_be_seen_is_named_before_its_writer_hears_of_it(database: Database, slow: SlowToReturn) -> None:
+def test_commit_that_can_be_seen_is_named_before_its_writer_hears_of_it(
+    database: SqliteDatabase, slow: SlowToReturn
+) -> None:
     before = database.txid
 
     async def scenario() -> tuple[int, int]:
@@ -90,7 +93,7 @@ def test_commit_that_can_be_seen_is_named_before_its_writer_hears_of_it(database
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_commit_that_appears_during_a_read_is_named(database: Database, slow: SlowToReturn, fails: bool) -> None:
+def test_commit_that_appears_during_a_read_is_named(database: SqliteDatabase, slow: SlowToReturn, fails: bool) -> None:
     before = database.txid
     seen = []
 
@@ -130,20 +133,20 @@ def test_no_answer_names_less_than_it_shows(url: str, tmp_path: Path, monkeypatc
     named: dict[int, int] = {0: 0}  # the TXID that made it so
     shown: list[tuple[int, int]] = []
 
-    async def write(database: Database, values: range) -> None:
+    async def write(database: SqliteDatabase, values: range) -> None:
         for value in values:
             session = Session()
             await database.write(partial(set_quantity, value), session)
             named[value] = session.shown
 
-    async def read(database: Database, writing: "asyncio.Future[Any]") -> None:
+    async def read(database: SqliteDatabase, writing: "asyncio.Future[Any]") -> None:
         while not writing.done():
             session = Session()
             found = await database.read(quantity, session)
             shown.append((found, session.shown))
             await asyncio.sleep(0.0005)
 
-    async def look_and_fail(database: Database, writing: "asyncio.Future[Any]") -> None:
+    async def look_and_fail(database: SqliteDatabase, writing: "asyncio.Future[Any]") -> None:
         """A write that commits nothing answers from what it has read."""
         while not writing.done():
             session = Session()
@@ -158,7 +161,7 @@ def test_no_answer_names_less_than_it_shows(url: str, tmp_path: Path, monkeypatc
             shown.append((found[-1], session.shown))
             await asyncio.sleep(0.005)
 
-    async def tidy(database: Database) -> None:
+    async def tidy(database: SqliteDatabase) -> None:
         for statement in ("ANALYZE", "REINDEX") * 2:
             await database.write_alone(methodcaller("execute_sql", statement))
             await asyncio.sleep(0.05)
@@ -185,7 +188,7 @@ class Counted:
 
     def __init__(self, path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = ManualClock()
-        self.database = Database(path, open_log(url, self.clock), self.clock, freshness=3600)
+        self.database = SqliteDatabase(path, open_log(url, self.clock), self.clock, freshness=3600)
         self.asked = 0
         read, sleep = ObjectStore.read, asyncio.sleep
 
@@ -297,7 +300,7 @@ def test_function_takes_the_number_of_an_unknown_outcome_with_its_next_request(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"DATABASE_PATH": str(tmp_path / "app.db"), "REPLICA_URL": url, "COMMIT_TIMEOUT_SECONDS": "0.1"}
-    database = open_database(Settings.from_environment(settings), lasting=False)
+    database = open_sqlite(Settings.from_environment(settings), lasting=False)
 
     def fail(*arguments: object) -> None:
         raise StoreUnavailable("no reply")

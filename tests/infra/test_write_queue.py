@@ -2,9 +2,9 @@
 
 import asyncio
 
-from infra import write_queue
 from infra.commitlog import Write
-from infra.write_queue import Waiting
+from infra.sqlite import write_queue
+from infra.sqlite.write_queue import Waiting
 
 
 def test_others_have_a_turn_between_two_answers_of_one_commit() -> None:

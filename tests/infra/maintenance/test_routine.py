@@ -19,12 +19,12 @@ from infra.backups.backups import Backups, Manifest, open_backups
 from infra.clock import Clock
 from infra.commitlog import open_log
 from infra.commitlog.upkeep import Compactor, Keep
-from infra.database import Database
 from infra.maintenance import routine
 from infra.maintenance.job import Maintenance, open_maintenance
 from infra.maintenance.report import Report
 from infra.maintenance.routine import MaintenanceRoutine
 from infra.settings import Settings
+from infra.sqlite.database import SqliteDatabase
 from infra.storage.object_store import ObjectInfo, ObjectStore
 from infra.telemetry.metrics import Metrics
 from tests.conftest import open_at, spoiled
@@ -33,19 +33,19 @@ RUN = 16  # commits
 
 
 @pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
+def database(settings: Settings) -> Iterator[SqliteDatabase]:
     database = open_at(settings.database_path)
     yield database
     database.close()
 
 
 @pytest.fixture
-def backups(database: Database, settings: Settings) -> Backups:
+def backups(database: SqliteDatabase, settings: Settings) -> Backups:
     return open_backups(settings)
 
 
 @pytest.fixture
-def job(database: Database, settings: Settings, backups: Backups) -> Iterator[MaintenanceRoutine]:
+def job(database: SqliteDatabase, settings: Settings, backups: Backups) -> Iterator[MaintenanceRoutine]:
     job = MaintenanceRoutine(open_maintenance(settings, backups), Metrics(), lambda: database.txid)
     yield job
     job.stop()
@@ -56,7 +56,7 @@ def log(settings: Settings) -> Path:
     return settings.database_path.parent / "replica" / "ltx"
 
 
-def reach(database: Database, txid: int) -> None:
+def reach(database: SqliteDatabase, txid: int) -> None:
     while database.txid < txid:
         asyncio.run(database.write(partial(items.create_item, new=NewItem(name="x"))))
 
@@ -86,7 +86,7 @@ def waits_of(job: MaintenanceRoutine, monkeypatch: pytest.MonkeyPatch, steps: in
 
 
 def test_timer_runs_at_once_and_again_after_the_interval(
-    job: MaintenanceRoutine, backups: Backups, database: Database
+    job: MaintenanceRoutine, backups: Backups, database: SqliteDatabase
 ) -> None:
     job.start(0.05)
     until(backups.list)
@@ -229,7 +229,7 @@ def test_stopping_ends_a_run_in_the_middle_and_is_no_failure(
     assert MaintenanceRoutine(open_maintenance(settings, backups), Metrics()).run().backup, "the next goes on"
 
 
-def test_stopping_ends_merging(job: MaintenanceRoutine, database: Database, log: Path) -> None:
+def test_stopping_ends_merging(job: MaintenanceRoutine, database: SqliteDatabase, log: Path) -> None:
     reach(database, RUN)
     job.stop()
     with pytest.raises(MaintenanceCancelled):
@@ -263,7 +263,7 @@ def test_stop_waits_for_the_run_to_clean_up_but_not_for_ever(
 
 
 def test_between_the_runs_commits_are_merged_as_soon_as_a_run_of_them_is_there(
-    job: MaintenanceRoutine, database: Database, backups: Backups, log: Path, monkeypatch: pytest.MonkeyPatch
+    job: MaintenanceRoutine, database: SqliteDatabase, backups: Backups, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach(database, database.txid + 1)  # what is not empty is backed up by the interval alone
     monkeypatch.setattr(routine, "_LOOK_SECONDS", 0.01)
@@ -278,7 +278,7 @@ def test_between_the_runs_commits_are_merged_as_soon_as_a_run_of_them_is_there(
 
 
 def test_first_rows_are_backed_up_before_the_interval_is_over_and_later_ones_are_not(
-    job: MaintenanceRoutine, database: Database, backups: Backups, monkeypatch: pytest.MonkeyPatch
+    job: MaintenanceRoutine, database: SqliteDatabase, backups: Backups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(routine, "_LOOK_SECONDS", 0.01)
     job.start(3600)
@@ -291,7 +291,7 @@ def test_first_rows_are_backed_up_before_the_interval_is_over_and_later_ones_are
     assert not job._has_first_rows()
 
 
-def test_emptied_database_is_no_new_one(job: MaintenanceRoutine, database: Database) -> None:
+def test_emptied_database_is_no_new_one(job: MaintenanceRoutine, database: SqliteDatabase) -> None:
     job._hurried = True
     job.run()
     reach(database, database.txid + 1)
@@ -299,7 +299,7 @@ def test_emptied_database_is_no_new_one(job: MaintenanceRoutine, database: Datab
 
 
 def test_store_is_not_asked_before_a_run_of_commits_is_there(
-    job: MaintenanceRoutine, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    job: MaintenanceRoutine, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(store: ObjectStore, directory: str = "", after: str = "") -> NoReturn:
         raise StoreUnavailable("the store is away")

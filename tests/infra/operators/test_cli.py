@@ -19,16 +19,16 @@ from core.schemas import ItemQuery
 from infra.__main__ import main
 from infra.backups.backups import open_backups
 from infra.commitlog import START
-from infra.database import Database
 from infra.maintenance.report import Report, write_report
 from infra.settings import Settings
+from infra.sqlite.database import SqliteDatabase
 from infra.storage.object_store import ObjectStore
 from tests.conftest import open_at, write
 
 pytestmark = pytest.mark.usefixtures("served_database", "quick_machine")
 
 
-def names(database: Database) -> list[str]:
+def names(database: SqliteDatabase) -> list[str]:
     found = asyncio.run(database.read(partial(items.list_items, query=ItemQuery())))
     return [item.name for item in found.items]
 

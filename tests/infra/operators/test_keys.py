@@ -18,9 +18,9 @@ from core import api_keys
 from core.errors import KeyRefused
 from core.stored import now
 from infra.__main__ import main
-from infra.database import Database
 from infra.operators import keys, restore
 from infra.settings import Settings
+from infra.sqlite.database import SqliteDatabase
 from tests.conftest import open_at, write
 
 pytestmark = pytest.mark.usefixtures("served_database")
@@ -43,7 +43,7 @@ def id_of(key: str) -> str:
     return key.split("_")[1]
 
 
-def why_refused(database: Database, key: str) -> str:
+def why_refused(database: SqliteDatabase, key: str) -> str:
     """Empty when the key lets its holder in."""
     found = api_keys.parse(key)
     assert found

@@ -24,14 +24,14 @@ from infra.backups.backups import open_backups
 from infra.clock import Clock
 from infra.commitlog import START
 from infra.commitlog.commit_clock import CommitClock
-from infra.database import Database
 from infra.settings import Settings
+from infra.sqlite.database import SqliteDatabase
 from tests.conftest import open_at, write
 
 pytestmark = pytest.mark.usefixtures("served_database")
 
 
-def names(database: Database) -> list[str]:
+def names(database: SqliteDatabase) -> list[str]:
     found = asyncio.run(database.read(partial(items.list_items, query=ItemQuery())))
     return [item.name for item in found.items]
 

@@ -18,8 +18,8 @@ from core.schemas import ItemPatch, ItemQuery, NewItem
 from infra.__main__ import main
 from infra.clock import Clock
 from infra.commitlog import ltx, open_log
-from infra.database import Database
 from infra.operators.sql import parts_of
+from infra.sqlite.database import SqliteDatabase
 from infra.storage.object_store import ObjectStore
 from tests.conftest import open_at
 
@@ -36,7 +36,7 @@ def file_url(tmp_path: Path) -> str:
     return (tmp_path / "log").as_uri()
 
 
-def served(path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Database:
+def served(path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> SqliteDatabase:
     """Another instance that serves the log, with the items a and b in it."""
     monkeypatch.setenv("REPLICA_URL", url)
     database = open_at(path, REPLICA_URL=url, READ_FRESHNESS_SECONDS="0")
@@ -46,12 +46,12 @@ def served(path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Database:
 
 
 @pytest.fixture
-def server(tmp_path: Path, file_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+def server(tmp_path: Path, file_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteDatabase]:
     with closing(served(tmp_path / "data" / "app.db", file_url, monkeypatch)) as database:
         yield database
 
 
-def quantities(database: Database) -> list[int]:
+def quantities(database: SqliteDatabase) -> list[int]:
     found = asyncio.run(database.read(partial(items.list_items, query=ItemQuery())))
     return [item.quantity for item in found.items]
 
@@ -77,7 +77,7 @@ def test_server_that_runs_takes_the_commit_up_and_it_can_be_undone(
 
 
 def test_select_prints_the_newest_rows_and_commits_nothing(
-    server: Database, file_url: str, capsys: pytest.CaptureFixture[str]
+    server: SqliteDatabase, file_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = head(file_url)
     assert main(["sql", "SELECT name, description, 1.5, x'41' FROM items; SELECT 'x;y'"]) == 0
@@ -85,7 +85,7 @@ def test_select_prints_the_newest_rows_and_commits_nothing(
     assert head(file_url) == before
 
 
-def test_json_has_rows_and_commits(server: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_rows_and_commits(server: SqliteDatabase, capsys: pytest.CaptureFixture[str]) -> None:
     before = server.txid
     assert main(["sql", "--json", "SELECT name, x'41' AS blob FROM items; UPDATE items SET quantity = 1"]) == 0
     assert json.loads(capsys.readouterr().out) == {
@@ -98,7 +98,7 @@ def test_json_has_rows_and_commits(server: Database, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("arguments", [[], ["-"]])
 def test_script_comes_from_standard_input(
-    server: Database, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+    server: SqliteDatabase, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     script = "-- a comment; no statement\nUPDATE items SET quantity = 3; CREATE INDEX mine ON items (name);\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(script))
@@ -109,7 +109,7 @@ def test_script_comes_from_standard_input(
 
 
 def test_what_sqlite_allows_only_outside_is_a_commit_of_its_own(
-    server: Database, file_url: str, capsys: pytest.CaptureFixture[str]
+    server: SqliteDatabase, file_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = head(file_url)
     assert main(["sql", "REINDEX; UPDATE items SET quantity = 3; VACUUM; ANALYZE"]) == 0
@@ -149,7 +149,7 @@ def test_what_sqlite_allows_only_outside_is_a_commit_of_its_own(
     ],
 )
 def test_what_fails_or_is_refused_stores_nothing(
-    server: Database, file_url: str, capsys: pytest.CaptureFixture[str], script: str, message: str
+    server: SqliteDatabase, file_url: str, capsys: pytest.CaptureFixture[str], script: str, message: str
 ) -> None:
     before = head(file_url)
     assert main(["sql", script]) == 1
@@ -162,7 +162,7 @@ def test_what_fails_or_is_refused_stores_nothing(
 
 
 def test_failure_behind_a_commit_leaves_that_and_names_it(
-    server: Database, file_url: str, capsys: pytest.CaptureFixture[str]
+    server: SqliteDatabase, file_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = head(file_url)
     assert main(["sql", "UPDATE items SET quantity = 5; VACUUM; SELEC"]) == 1
@@ -170,7 +170,9 @@ def test_failure_behind_a_commit_leaves_that_and_names_it(
     assert quantities(server) == [5, 5]
 
 
-def test_change_of_nothing_is_no_commit(server: Database, file_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_change_of_nothing_is_no_commit(
+    server: SqliteDatabase, file_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = head(file_url)
     assert main(["sql", "UPDATE items SET quantity = 5 WHERE name = 'c'"]) == 0
     assert capsys.readouterr().out == "nothing was changed, so there is no commit\n"
@@ -178,7 +180,7 @@ def test_change_of_nothing_is_no_commit(server: Database, file_url: str, capsys:
 
 
 def test_commit_of_another_instance_in_between_runs_it_again_on_the_new_state(
-    server: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: SqliteDatabase, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     create = ObjectStore.create
     lost: list[str] = []
@@ -200,7 +202,7 @@ def test_commit_of_another_instance_in_between_runs_it_again_on_the_new_state(
 
 
 def test_unknown_outcome_names_the_number_and_is_not_run_again(
-    server: Database, file_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: SqliteDatabase, file_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tries = []
     create = ObjectStore.create
@@ -223,7 +225,7 @@ def test_unknown_outcome_names_the_number_and_is_not_run_again(
 
 
 def test_store_that_is_away_stores_nothing_and_says_so(
-    server: Database, file_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: SqliteDatabase, file_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*arguments: object) -> None:
         raise StoreUnreachable("away")

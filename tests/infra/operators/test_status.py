@@ -10,18 +10,18 @@ import pytest
 
 from handler.service import open_server_service
 from infra.__main__ import main
-from infra.database import Database
 from infra.maintenance.drill import Drill
 from infra.maintenance.report import Report, write_report
 from infra.objectives.history_file import HistoryFile
 from infra.objectives.status import Condition, moment_text
 from infra.settings import Settings
+from infra.sqlite.database import SqliteDatabase
 from infra.storage.object_store import ObjectStore
 from infra.telemetry.metrics import Totals
 
 
 @pytest.fixture
-def served(settings: Settings, monkeypatch: pytest.MonkeyPatch, quick_machine: None) -> Database:
+def served(settings: Settings, monkeypatch: pytest.MonkeyPatch, quick_machine: None) -> SqliteDatabase:
     """By a server that was seen to be well, and whose history is kept."""
     monkeypatch.setenv("DATABASE_PATH", str(settings.database_path))
     service = open_server_service(settings)
@@ -30,6 +30,7 @@ def served(settings: Settings, monkeypatch: pytest.MonkeyPatch, quick_machine: N
     assert service.maintenance
     service.maintenance.run()
     service.watch.keep()
+    assert isinstance(service.database, SqliteDatabase)
     return service.database
 
 
@@ -38,7 +39,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_status_of_a_running_service_is_by_what_it_has_kept(
-    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+    served: SqliteDatabase, capsys: pytest.CaptureFixture[str], settings: Settings
 ) -> None:
     with closing(served):
         assert main(["status"]) == 0
@@ -67,7 +68,7 @@ def test_status_of_a_running_service_is_by_what_it_has_kept(
 
 
 def test_status_of_a_stopped_service_is_down_and_the_time_since_counts(
-    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+    served: SqliteDatabase, capsys: pytest.CaptureFixture[str], settings: Settings
 ) -> None:
     served.close()
     file = HistoryFile(settings.database_path)
@@ -90,7 +91,7 @@ def test_status_of_a_stopped_service_is_down_and_the_time_since_counts(
 
 
 def test_service_that_keeps_no_history_hangs_or_cannot_write(
-    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+    served: SqliteDatabase, capsys: pytest.CaptureFixture[str], settings: Settings
 ) -> None:
     file = HistoryFile(settings.database_path)
     history = file.read()
@@ -124,7 +125,7 @@ def test_server_that_cannot_keep_its_history_says_that_it_is_there(settings: Set
 
 
 def test_disk_is_asked_and_not_the_history(
-    served: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    served: SqliteDatabase, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = {"data_volume_free_bytes": 0.0, "data_volume_size_bytes": 100.0}
     monkeypatch.setattr("infra.disk.volume.gauges", lambda directory: full)
@@ -136,7 +137,7 @@ def test_disk_is_asked_and_not_the_history(
 
 
 def test_drill_that_has_failed_is_said_and_not_what_the_one_before_has_measured(
-    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+    served: SqliteDatabase, capsys: pytest.CaptureFixture[str], settings: Settings
 ) -> None:
     file, store = HistoryFile(settings.database_path), ObjectStore(settings.replica_url)
     history = file.read()
@@ -154,7 +155,7 @@ def test_drill_that_has_failed_is_said_and_not_what_the_one_before_has_measured(
 
 
 def test_store_that_stays_silent_is_named_and_asked_once(
-    served: Database, capsys: pytest.CaptureFixture[str], s3: str, monkeypatch: pytest.MonkeyPatch
+    served: SqliteDatabase, capsys: pytest.CaptureFixture[str], s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infra.operators.status._STORE_SECONDS", 0.2)
     with closing(served), socket.create_server(("127.0.0.1", 0)) as silent:
@@ -173,7 +174,7 @@ def test_store_that_stays_silent_is_named_and_asked_once(
 
 
 def test_status_without_a_history_is_by_the_rest(
-    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+    served: SqliteDatabase, capsys: pytest.CaptureFixture[str], settings: Settings
 ) -> None:
     HistoryFile(settings.database_path).path.unlink()
     with closing(served):
@@ -185,7 +186,7 @@ def test_status_without_a_history_is_by_the_rest(
 
 
 def test_service_that_has_stopped_is_down_whatever_else_is_gone(
-    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings
+    served: SqliteDatabase, capsys: pytest.CaptureFixture[str], settings: Settings
 ) -> None:
     served.close()
     for gone in (HistoryFile(settings.database_path).path, settings.database_path):
@@ -196,7 +197,7 @@ def test_service_that_has_stopped_is_down_whatever_else_is_gone(
 
 
 def test_history_that_is_damaged_is_said_and_harms_no_answer(
-    served: Database, capsys: pytest.CaptureFixture[str], settings: Settings, caplog: pytest.LogCaptureFixture
+    served: SqliteDatabase, capsys: pytest.CaptureFixture[str], settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     HistoryFile(settings.database_path).path.write_bytes(b"garbage")
     with closing(served):

@@ -25,6 +25,7 @@ from infra.commitlog import open_log
 from infra.maintenance.drill import run_drill
 from infra.objectives.stores import stores_of
 from infra.settings import Settings
+from infra.sqlite.database import SqliteDatabase
 from infra.storage.object_store import ObjectStore
 from infra.telemetry import event_loop
 from infra.telemetry.build import build
@@ -187,6 +188,7 @@ def test_request_that_asks_is_in_flight(client: httpx2.Client) -> None:
 
 def test_commits_that_are_known_and_not_shown_are_the_lag(client: httpx2.Client, service: Service) -> None:
     assert value(client, "commit_log_lag_commits") == 0
+    assert isinstance(service.database, SqliteDatabase)
     head = service.database.log.head
     head.remember(0.0, head.known_end + 3)
     assert value(client, "commit_log_lag_commits") == 3

@@ -8,25 +8,18 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import peewee
 from playhouse.apsw_ext import APSWDatabase
 
 from core.errors import LogDamaged, TooManyCopies
 from infra.clock import Clock
 from infra.commitlog import Observer, defend, open_log
+from infra.database import Copy
 from infra.disk.workspace import workspace_in
 from infra.sqlite_errors import translated_errors
 
 MOST_AT_ONCE = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    db: peewee.Database
-    txid: int  # the commit that it is the state of
 
 
 class Copies:

@@ -37,26 +37,34 @@ class SlowStatements:
         if not self._seconds:
             return use_case(db)
         connection: apsw.Connection = db.connection()
-        slow: list[tuple[str, Any, float]] = []
-        under_way: tuple[float, str, Any] = float("inf"), "", None  # since when, its text and its values
-
-        def begins(cursor: apsw.Cursor | None, sql: str, bindings: Any) -> bool:
-            """APSW calls it before each statement, and asks whether to go on."""
-            nonlocal under_way
-            moment = perf_counter()
-            if moment - under_way[0] > self._seconds:
-                slow.append((*under_way[1:], moment - under_way[0]))
-            under_way = moment, sql, bindings
-            return True
-
-        connection.exec_trace = begins
+        watch = _Watch(self._seconds)
+        connection.exec_trace = watch.begins
         try:
             return use_case(db)
         finally:
             connection.exec_trace = None
-            begins(None, "", None)
-            for sql, bindings, seconds in slow:
+            watch.ends()
+            for sql, bindings, seconds in watch.slow:
                 _warn(sql, _plan(connection, sql, bindings), seconds)
+
+
+class _Watch:
+    __slots__ = ("_began", "_bindings", "_seconds", "_sql", "slow")
+
+    def __init__(self, seconds: float) -> None:
+        self.slow: list[tuple[str, Any, float]] = []
+        self._seconds = seconds
+        self._sql, self._bindings, self._began = "", None, 0.0
+
+    def begins(self, cursor: apsw.Cursor, sql: str, bindings: Any) -> bool:
+        """APSW calls it before each statement, and asks whether to go on."""
+        self.ends()
+        self._sql, self._bindings, self._began = sql, bindings, perf_counter()
+        return True
+
+    def ends(self) -> None:
+        if self._sql and (took := perf_counter() - self._began) > self._seconds:
+            self.slow.append((self._sql, self._bindings, took))
 
 
 def _plan(connection: apsw.Connection, sql: str, bindings: Any) -> str | None:

@@ -1,0 +1,1 @@
+"""SQLite over the commit log, as endpoints see it."""
