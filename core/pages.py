@@ -95,7 +95,7 @@ def _cursor_at(table: Stored[V], row: Row, view: V) -> str:
 
 def _page(table: Stored[V], order: str, begin: Begin, columns: Columns, *conditions: Any) -> Any:
     selected = _selected(table, order, begin, *conditions, columns=table.columns_of(columns))
-    return selected.limit(value("limit"))
+    return selected.limit(value("limit").cast("INTEGER"))  # each new value of a bare one has SQLite plan anew
 
 
 def _end(table: Stored[V], order: str, begin: Begin) -> Any:

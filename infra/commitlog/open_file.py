@@ -126,7 +126,6 @@ class OpenFile:
         for each in (writer, self.reader.connection()):
             defend(each)
             each.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-            each.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)  # or each new value of a LIMIT has it plan anew
         writer.set_wal_hook(self._on_commit)
         writer.set_commit_hook(self._refuse_stray_commit)
         writer.set_progress_handler(self._take_too_long, _STEPS_BETWEEN_LOOKS)

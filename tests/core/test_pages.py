@@ -41,6 +41,22 @@ def statements(db: Database) -> Iterator[list[tuple[str, int]]]:
     db.connection().trace_v2(0, None)
 
 
+def test_page_is_planned_once(db: Database) -> None:
+    fill(db, 100)
+    planned_anew = []
+
+    def note(event: Any) -> None:
+        planned_anew.append(event["stmt_status"]["SQLITE_STMTSTATUS_REPREPARE"])
+
+    for limit in (10, 20, 10):
+        query = ItemQuery(limit=limit)
+        items.list_items(db, query)
+        db.connection().trace_v2(apsw.SQLITE_TRACE_PROFILE, note)
+        items.list_items(db, query)
+        db.connection().trace_v2(0, None)
+    assert planned_anew == [0, 0, 0]
+
+
 def walk(db: Database, **query: Any) -> list[Any]:
     found: list[Any] = []
     cursor = None
