@@ -12,7 +12,8 @@ class OutsideAddress:
         self.app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        event, (address, port) = scope["aws.event"], scope["client"]
-        root, path = mount_point(event, scope["path"])
-        scope.update(root_path=root, path=root + path, client=(source_of(event, str(address)), port))
+        if event := scope.get("aws.event"):
+            root, path = mount_point(event, scope["path"])
+            address, port = scope["client"]
+            scope.update(root_path=root, path=root + path, client=(source_of(event, str(address)), port))
         return self.app(scope, receive, send)
