@@ -160,10 +160,10 @@ def test_name_that_was_found_is_made_safe_before_the_content_is_used(
             events.append(f"fsync of {path.relative_to(tmp_path)}")
         fsync(descriptor)
 
-    def record_open(path: Path, *arguments: Any) -> Any:
+    def record_open(path: Path | str, *arguments: Any) -> Any:
         found = open_file(path, *arguments)
-        if path.is_file():
-            events.append(f"{path.relative_to(tmp_path)} is open")
+        if Path(path).is_file():
+            events.append(f"{Path(path).relative_to(tmp_path)} is open")
         return found
 
     def interrupted(*arguments: Any) -> None:
@@ -331,12 +331,12 @@ def test_name_that_may_not_outlive_a_power_cut_is_no_refusal(tmp_path: Path, mon
     def broken(path: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    def read_only(path: Path, missing_ok: bool = False) -> None:
+    def read_only(path: str) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     with monkeypatch.context() as patch:
         patch.setattr(object_store, "fsync_directory", broken)
-        patch.setattr(Path, "unlink", read_only)
+        patch.setattr(os, "unlink", read_only)
         with pytest.raises(StoreUnavailable, match="power cut"):
             store.create("x", b"1")
     assert b"".join(store.read("x")) == b"1"
