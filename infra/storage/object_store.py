@@ -517,9 +517,7 @@ def _directories(top: Path, depth: int) -> Iterator[Path]:
                     yield from _directories(Path(entry.path), depth - 1)
 
 
-def _write_file(
-    folder: Path, name: str, body: Path | bytes | bytearray, mode: str, written_at: datetime | None
-) -> int:
+def _write_file(folder: Path, name: str, body: Path | bytes | bytearray, mode: str, written_at: datetime | None) -> int:
     """Whole, and safe from a power cut, before the name is there for anybody to see. Returns the inode.
 
     obstore's LocalStore would link the file into place without any fsync.
