@@ -1,6 +1,6 @@
 # The images of the service: `lambda` for AWS Lambda, `server` (the last, so the default) for anywhere else; besides
-# them `test`, which runs the tests inside the image, `s3`, a local S3 for development, and `monitoring`, Prometheus and
-# Alertmanager. No --mount and no syntax line: `sam build` speaks to the builder that knows neither.
+# them `test`, which runs the tests inside the image, `s3`, a local S3 for development, `postgres`, and `monitoring`,
+# Prometheus and Alertmanager. No --mount and no syntax line: `sam build` speaks to the builder that knows neither.
 # Another base, or this one by its digest: --build-arg BASE_IMAGE=python:3.13-slim@sha256:...
 ARG BASE_IMAGE=base
 
@@ -15,12 +15,14 @@ RUN pip install --no-cache-dir --disable-pip-version-check --no-warn-script-loca
         --prefix /install -r requirements.txt \
     && find /install -depth \( -type d \( -name test -o -name tests \) \
         -o -name swagger-ui.js -o -name 'swagger-ui-standalone*' \) -exec rm -r {} +
-# Those of traces apart, for the images that are to have them: traces-no is empty
-COPY requirements-otel.txt ./
-RUN mkdir /traces-no \
+# Those of traces and of PostgreSQL apart, for the images that are to have them: traces-no and postgres-no are empty
+COPY requirements-otel.txt requirements-postgres.txt ./
+RUN mkdir /traces-no /postgres-no \
     && pip install --no-cache-dir --disable-pip-version-check --no-warn-script-location --no-deps --require-hashes \
         --prefix /traces-yes -r requirements-otel.txt \
-    && find /traces-yes -depth -type d \( -name test -o -name tests \) -exec rm -r {} +
+    && pip install --no-cache-dir --disable-pip-version-check --no-warn-script-location --no-deps --require-hashes \
+        --prefix /postgres-yes -r requirements-postgres.txt \
+    && find /traces-yes /postgres-yes -depth -type d \( -name test -o -name tests \) -exec rm -r {} +
 COPY core/ app/core/
 COPY infra/ app/infra/
 COPY handler/ app/handler/
@@ -48,6 +50,9 @@ RUN dpkg --purge libsqlite3-0
 # --build-arg TRACES=yes for OTEL_EXPORTER_OTLP_ENDPOINT
 ARG TRACES=no
 COPY --from=build /traces-${TRACES} /usr/local
+# For DATABASE_URL. Who never sets it may leave it out: --build-arg POSTGRES=no
+ARG POSTGRES=yes
+COPY --from=build /postgres-${POSTGRES} /usr/local
 ARG VERSION=dev
 ARG REVISION=unknown
 ARG COVERAGE=
@@ -81,6 +86,26 @@ HEALTHCHECK --interval=3s --timeout=3s --start-period=20s \
     CMD ["python", "-c", "import http.client as h, sys; c = h.HTTPConnection('127.0.0.1', 9000, timeout=2); c.request('GET', '/_ministack/ready'); sys.exit(c.getresponse().status != 200)"]
 CMD ["ministack"]
 
+# Debian's, of the base image's release. POSTGRES_PASSWORD is that of the user and database `items`, which the first
+# start makes
+FROM ${BASE_IMAGE} AS postgres
+# hadolint ignore=DL3008
+RUN mkdir -p /etc/postgresql-common \
+    && echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.conf \
+    && apt-get update \
+    && apt-get install -y --no-install-recommends postgresql \
+    && rm -rf /var/lib/apt/lists/* \
+    && ln -s /usr/lib/postgresql/*/bin /usr/lib/postgresql/bin \
+    && install -d -o postgres -g postgres -m 700 /data
+COPY scripts/start_postgres.sh /usr/local/bin/
+USER postgres
+ENV PATH=/usr/lib/postgresql/bin:$PATH PGDATA=/data/cluster
+EXPOSE 5432
+VOLUME /data
+STOPSIGNAL SIGINT
+HEALTHCHECK --interval=3s --timeout=3s --start-period=20s CMD ["pg_isready", "-q", "-h", "127.0.0.1", "-U", "items"]
+CMD ["start_postgres.sh"]
+
 # Debian's, of the base image's release. What they read is mounted: infra/monitoring/
 FROM ${BASE_IMAGE} AS monitoring
 # hadolint ignore=DL3008
@@ -105,6 +130,8 @@ RUN apt-get update \
     && chown 1000:1000 data
 ARG TRACES=yes
 COPY --from=build /traces-${TRACES} /usr/local
+ARG POSTGRES=yes
+COPY --from=build /postgres-${POSTGRES} /usr/local
 USER 1000:1000
 ENV HOST=0.0.0.0
 EXPOSE 8000

@@ -15,7 +15,7 @@ SAM := .venv-sam/bin/sam
 # What operators keep beside the code
 PLACES := backups incidents logs metrics
 # Services of Compose with an image of their own that the profiles ask for
-BESIDES = $(if $(findstring s3,$(COMPOSE_PROFILES)),s3) $(if $(findstring observability,$(COMPOSE_PROFILES)),prometheus)
+BESIDES = $(if $(findstring s3,$(COMPOSE_PROFILES)),s3) $(if $(findstring postgres,$(COMPOSE_PROFILES)),postgres) $(if $(findstring observability,$(COMPOSE_PROFILES)),prometheus)
 REVISION_HERE := git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null || echo unknown
 FAST_TESTS := -m "not e2e" -n $(WORKERS) --dist worksteal
 
@@ -103,6 +103,11 @@ bench: ROUNDS = 3
 bench: .venv/installed .venv-bench/installed ## measure the service beside its peers, into docs/performance.md (SECONDS=3 ROUNDS=3 of each load; needs wrk)
 	@$(VENV)/python -m benchmarks.http --seconds $(SECONDS) --rounds $(ROUNDS)
 
+bench-scaling: SECONDS = 3
+bench-scaling: ROUNDS = 3
+bench-scaling: .venv/installed ## measure the service on one log and on PostgreSQL, into docs/scaling.md (needs wrk, PostgreSQL)
+	@$(VENV)/python -m benchmarks.scaling --seconds $(SECONDS) --rounds $(ROUNDS)
+
 bench-quick: .venv/installed .venv-bench/installed ## the same in short, and hold what can be counted to benchmarks/counts.json (needs wrk, valgrind)
 	@$(VENV)/python -m benchmarks.http --quick
 	@$(VENV)/python -m benchmarks.counts
@@ -141,7 +146,7 @@ lint-files: .venv/installed ## check Dockerfile, workflows and shell scripts
 
 requirements: .venv/installed ## write requirements*.txt anew after a change of a requirements*.in (UPGRADE=1 also raises what no .in names)
 	@$(VENV)/$(PIP) -r requirements-lint.txt >&2
-	@for name in requirements requirements-s3 requirements-otel requirements-dev requirements-lint requirements-sam requirements-contract requirements-bench; do \
+	@for name in requirements requirements-s3 requirements-otel requirements-postgres requirements-dev requirements-lint requirements-sam requirements-contract requirements-bench; do \
 	  $(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(if $(UPGRADE),--upgrade) \
 	    --output-file $$name.txt $$name.in || exit; \
 	done
@@ -184,12 +189,12 @@ build: ## build the container image
 version: ## print the version, which core/__init__.py has
 	@sed -n 's/^__version__ = "\([^"]*\)".*/\1/p' core/__init__.py
 
-run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3, observability Prometheus and Grafana)
+run: build ## run the service in a container, in the background (COMPOSE_PROFILES=s3 adds one on a local S3, postgres one on PostgreSQL, observability Prometheus and Grafana)
 	@mkdir -p data $(PLACES)
 	docker compose up -d --wait
 
 stop: ## stop and remove the containers; the data stays
-	docker compose --profile s3 --profile observability down
+	docker compose --profile '*' down
 
 logs: ## follow the container's log
 	docker compose logs --follow --no-log-prefix app
@@ -206,4 +211,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf build *.egg-info .venv .venv-sam .venv-contract .venv-bench .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.* .coverage-of-revision
 
-.PHONY: help install serve dev test test-coverage sim fuzz model check drill evidence contract e2e bench bench-quick bench-log bench-search bench-costs bench-images bench-middleware bench-metrics lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-coverage sim fuzz model check drill evidence contract e2e bench bench-quick bench-log bench-search bench-costs bench-images bench-middleware bench-metrics bench-calm bench-scaling lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean

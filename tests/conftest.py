@@ -35,6 +35,9 @@ from infra.telemetry.metrics import Metrics
 from tests.described import assert_described
 from tests.infra.storage.certificates import Authority
 from tests.log_watch import Watch
+from tests.postgresql import database_name, database_url, postgresql
+
+__all__ = ["database_name", "database_url", "postgresql"]  # fixtures
 
 hypothesis.settings.register_profile("plain", deadline=None)  # the time an example takes is no property
 hypothesis.settings.load_profile("plain")

@@ -13,12 +13,33 @@ from tests.e2e.pages import blocks
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def resources() -> dict[str, Any]:
+def resources_when(*conditions: str) -> dict[str, Any]:
+    """Those of a stack for which these conditions hold; what comes from no other than `Fn::If` is not resolved."""
     template, problems = decode(str(ROOT / "template.yaml"))
     assert not problems
     assert template is not None
-    return dict(template["Resources"])
+    found = resolved(template["Resources"], conditions)
+    return {name: resource for name, resource in found.items() if resource.get("Condition") in (None, *conditions)}
+
+
+def resolved(value: Any, conditions: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {"Fn::If"}:
+            condition, if_so, if_not = value["Fn::If"]
+            return resolved(if_so if condition in conditions else if_not, conditions)
+        found = {name: resolved(each, conditions) for name, each in value.items()}
+        return {name: each for name, each in found.items() if each != NO_VALUE}
+    if isinstance(value, list):
+        return [each for each in (resolved(each, conditions) for each in value) if each != NO_VALUE]
+    return value
+
+
+NO_VALUE = {"Ref": "AWS::NoValue"}
+
+
+@pytest.fixture
+def resources() -> dict[str, Any]:
+    return resources_when("UsesLog", "UsesJwt", "MakesTopic", "TellsByEmail")
 
 
 def allowed(role: Any) -> dict[str, set[str]]:
@@ -111,13 +132,42 @@ def test_functions_know_their_log_and_only_maintenance_the_backups(resources: di
         {
             name: text(value).removeprefix("s3://${Bucket}")
             for name, value in resources[function]["Properties"]["Environment"]["Variables"].items()
-            if text(value) != "AWS::NoValue"
         }
         for function in ("Function", "MaintenanceFunction")
     )
     said = {"AUTH_MODE": "AuthMode", "IAM_OPS_ARNS": "OperatorArns", "JWT_SCOPE_PREFIX": "JwtScopePrefix"}
     assert serving == {"REPLICA_URL": "/log", **said}
     assert maintaining == {"REPLICA_URL": "/log", "BACKUP_URL": "/backups"}
+
+
+def test_function_on_postgresql_has_the_secret_and_nothing_in_the_bucket() -> None:
+    resources = resources_when("UsesPostgres")
+    variables = resources["Function"]["Properties"]["Environment"]["Variables"]
+    assert text(variables["DATABASE_URL"]) == "{{resolve:secretsmanager:${DatabaseUrl}:SecretString}}"
+    assert not {"REPLICA_URL", "DATABASE_TOKEN"} & set(variables)
+    assert set(allowed(resources["FunctionRole"])) == {"logs:CreateLogStream", "logs:PutLogEvents"}
+    assert "VpcConfig" not in resources["Function"]["Properties"]
+    events = resources["MaintenanceFunction"]["Properties"]["Events"].values()
+    assert {event["Properties"]["State"] for event in events} == {"DISABLED"}
+    assert not {"MaintenanceFailedAlarm", "NoMaintenanceAlarm", "BackupOldAlarm"} & set(resources)
+
+
+@pytest.mark.parametrize(
+    ("kind", "connect", "to"),
+    [(["UsesDsql"], "dsql:DbConnect", ":cluster/${DatabaseId}"), ([], "rds-db:connect", ":dbuser:${DatabaseId}")],
+)
+def test_function_with_tokens_may_connect_as_one_user(kind: list[str], connect: str, to: str) -> None:
+    resources = resources_when("UsesPostgres", "UsesToken", *kind)
+    assert text(resources["Function"]["Properties"]["Environment"]["Variables"]["DATABASE_TOKEN"]) == "DatabaseToken"
+    (there,) = allowed(resources["FunctionRole"])[connect]
+    assert there.endswith(to)
+
+
+def test_function_in_a_vpc_may_make_its_interfaces() -> None:
+    resources = resources_when("UsesLog", "InVpc")
+    assert set(resources["Function"]["Properties"]["VpcConfig"]) == {"SubnetIds", "SecurityGroupIds"}
+    network = {action for action in allowed(resources["FunctionRole"]) if action.startswith("ec2:")}
+    assert {"ec2:CreateNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DeleteNetworkInterface"} <= network
 
 
 def test_each_door_asks_before_the_function_does(resources: dict[str, Any]) -> None:

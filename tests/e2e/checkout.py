@@ -30,7 +30,7 @@ class Checkout:
         self.data = directory / "data"
         # asked for more often than the image says, or most of the time here would be waiting
         (directory / "docker-compose.override.yml").write_text(
-            "services: {app: &often {healthcheck: {interval: 1s}}, app-s3: *often}\n"
+            "services: {app: &often {healthcheck: {interval: 1s}}, app-s3: *often, app-postgres: *often}\n"
         )
         self.environment = {
             **_own_environment(),
@@ -39,9 +39,12 @@ class Checkout:
             "PORT": str(self.port),
             "S3_PORT": str(free_port()),
             "S3_APP_PORT": str(app_s3 := free_port()),
+            "POSTGRES_PORT": str(free_port()),
+            "POSTGRES_APP_PORT": str(app_postgres := free_port()),
             "COMPOSE_ANSI": "never",
         }
         self.app_s3 = f"http://localhost:{app_s3}"
+        self.app_postgres = f"http://localhost:{app_postgres}"
         self._latest = self.run(f"docker image inspect --format '{{{{.Id}}}}' {IMAGE}").stdout.strip()
         self.client = httpx2.Client(base_url=f"http://localhost:{self.port}", timeout=30, trust_env=False)
 
@@ -107,7 +110,7 @@ class Checkout:
 
     def close(self) -> None:
         self.client.close()
-        self.run("make stop; docker compose --profile s3 --profile observability down --volumes")
+        self.run("make stop; docker compose --profile '*' down --volumes")
         self.run(f"docker tag {self._latest} {IMAGE}" if self._latest else f"docker rmi {IMAGE}")
 
 

@@ -351,3 +351,16 @@ def test_app_stands_alone_by_default_and_the_s3_profile_adds_a_store(service: Ch
     assert service.names() == ["in the embedded log"]
     service.sh("COMPOSE_PROFILES=s3 make run && make stop")
     assert service.sh("docker compose --profile s3 ps --all --quiet") == ""
+
+
+def test_postgres_profile_adds_a_service_that_keeps_everything_there(service: Checkout) -> None:
+    service.sh("COMPOSE_PROFILES=postgres make build && docker compose --profile postgres up -d --wait")
+    assert sorted(service.sh("docker compose ps --services").split()) == ["app", "app-postgres", "postgres"]
+    with httpx2.Client(base_url=service.app_postgres, trust_env=False, timeout=30) as client:
+        assert client.post("/api/items", json={"name": "in PostgreSQL"}).status_code == 201
+        service.sh("docker compose --profile postgres rm -sf app-postgres && docker compose restart postgres")
+        service.sh("docker compose --profile postgres up -d --wait")
+        assert [item["name"] for item in client.get("/api/items").json()["items"]] == ["in PostgreSQL"]
+        assert client.get("/ready").json() == {"status": "ready", "database": "connected"}
+    service.sh("make stop")
+    assert service.sh("docker compose --profile postgres ps --all --quiet") == ""
