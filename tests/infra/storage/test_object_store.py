@@ -342,6 +342,17 @@ def test_name_that_may_not_outlive_a_power_cut_is_no_refusal(tmp_path: Path, mon
     assert b"".join(store.read("x")) == b"1"
 
 
+@pytest.mark.parametrize("is_file", [True, False])
+def test_object_is_whole_where_the_system_takes_it_bit_by_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_file: bool
+) -> None:
+    store, write = ObjectStore((tmp_path / "store").as_uri()), os.write
+    (tmp_path / "body").write_bytes(b"12345")
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:2]))
+    store.create("x", tmp_path / "body" if is_file else b"12345")
+    assert read(store, "x") == b"12345"
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 def test_disk_that_takes_nothing_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     store = ObjectStore((tmp_path / "store").as_uri())
