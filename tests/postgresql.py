@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -142,17 +143,18 @@ class Cluster:
 
     @contextmanager
     def silent(self) -> Iterator[None]:
-        """It keeps its connections, and answers nothing."""
+        """It keeps its connections, and answers nothing; who waits all the same does so no longer than a minute."""
         assert self._process is not None
         stopped = [self._process.pid, *self._children()]
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
+        timer = threading.Timer(_SECONDS, _go_on, [stopped])
+        timer.start()
         try:
             yield
         finally:
-            for pid in stopped:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
+            timer.cancel()
+            _go_on(stopped)
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -195,6 +197,12 @@ class Cluster:
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run([*_as_somebody(), self._programs / program, *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def _go_on(stopped: list[int]) -> None:
+    for pid in stopped:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

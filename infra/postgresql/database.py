@@ -170,7 +170,8 @@ class PostgresqlDatabase:
         self, run: Callable[[Transactions], T], queued: Callable[[float], None] = lambda seconds: None
     ) -> T:
         self.check()
-        self._connector.check_not_away()
+        if not (self._idle and self._idle[-1].is_connected):
+            self._connector.check_not_away()
         if self._waiting >= self._settings.write_queue_limit:
             raise errors.DatabaseLocked(f"{self._waiting} requests wait for a connection already.")
         context, arrived = copy_context(), monotonic()

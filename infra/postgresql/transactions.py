@@ -70,6 +70,11 @@ class Transactions:
         return self._until_done(lambda until, attempts: self._write(use_case, until, attempts))
 
     @property
+    def is_connected(self) -> bool:
+        """As far as is known."""
+        return self._db is not None and not self._db.driver.closed
+
+    @property
     def takes_writes(self) -> bool:
         return self._db is None or self._db.driver.closed or self._db.driver.takes_writes
 

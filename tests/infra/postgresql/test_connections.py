@@ -256,6 +256,7 @@ def test_without_credentials_the_database_cannot_be_used(place: str, monkeypatch
 # The driver
 
 
+@pytest.mark.e2e
 def test_driver_is_imported_when_it_is_needed() -> None:
     script = "import sys, handler.asgi, infra.__main__; assert not [name for name in sys.modules if 'psycopg' in name]"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -22,7 +22,7 @@ from core.errors import (
 )
 from core.items import export_items, probe
 from core.schemas import ExportQuery
-from infra.postgresql import transactions
+from infra.postgresql import connections, transactions
 from infra.postgresql.connections import Connection
 from infra.telemetry.metrics import Metrics
 from tests.e2e.processes import until
@@ -146,7 +146,8 @@ def test_connection_that_was_forgotten_while_it_rested_is_not_waited_for(
         database = opened(url, metrics=metrics, DATABASE_CONNECTIONS=1)
         run(database.write(add))
         proxy.forget()
-        monkeypatch.setattr(transactions, "monotonic", lambda: time.monotonic() + 61)
+        for module in (transactions, connections):
+            monkeypatch.setattr(module, "monotonic", lambda: time.monotonic() + 61)
         run(database.write(add))
     assert metrics._retries.value == 0
 
@@ -279,6 +280,27 @@ def test_server_whose_connections_others_have_is_no_server_that_is_away(
     finally:
         with postgresql.superuser() as db:
             db.execute("ALTER ROLE app CONNECTION LIMIT -1")
+
+
+def test_connections_that_there_are_go_on_while_no_new_one_can_be_made(
+    opened: Open, postgresql: Cluster, migrated_url: str
+) -> None:
+    with proxy_before(postgresql.port) as proxy:
+        url = migrated_url.replace(str(postgresql.port), str(proxy.port))
+        database = opened(url, DATABASE_CONNECTIONS=2, COMMIT_TIMEOUT_SECONDS="0.3")
+        run(database.read(probe))
+        proxy.accepts = False
+
+        async def both() -> None:
+            busy = threading.Event()
+            tasks = await started(database, busy)
+            with pytest.raises(DatabaseUnavailable):
+                await database.read(probe)
+            busy.set()
+            await asyncio.gather(*tasks)
+            await database.read(probe)
+
+        run(both())
 
 
 def test_closed_one_refuses_and_leaves_no_connection(opened: Open, postgresql: Cluster, migrated_url: str) -> None:
