@@ -163,7 +163,7 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
         case TransactionTooLarge():
             return problem(request.scope, Code.TRANSACTION_TOO_LARGE, str(error))
         case CommitOutcomeUnknown(txid=txid):
-            logger.error("TXID %016x may be stored, or not: %s", txid, error)
+            logger.error("%s may be stored, or not: %s", f"TXID {txid:016x}" if txid else "a transaction", error)
             return _outcome_unknown(request.scope, txid)
         case IdentityProviderUnavailable():
             logger.error("%s", error)

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from itertools import count
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _BINARIES = "/usr/lib/postgresql/*/bin"  # Debian's
 _SECONDS = 60  # for whatever takes milliseconds on a quiet machine
+
+_begins = ThreadPoolExecutor(1)  # its thread lives as long as the process
 
 USER, PASSWORD = "app", "app-secret"  # of the service: it owns its databases, and is no superuser
 
@@ -167,14 +170,17 @@ class Cluster:
 
     def _started(self, options: list[str]) -> bool:
         with (self.directory / "log").open("ab") as log:
-            # With the process that runs the tests it ends as well, however that ends
-            self._process = subprocess.Popen(
-                [*_as_somebody("--pdeathsig=QUIT"), self._programs / "postgres", "-D", self._data, *options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+            # With the process that runs the tests it ends as well, however that ends: with the thread that began it
+            started = _begins.submit(
+                lambda: subprocess.Popen(
+                    [*_as_somebody("--pdeathsig=QUIT"), self._programs / "postgres", "-D", self._data, *options],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
             )
+            self._process = started.result()
         while self._process.poll() is None:
             if (
                 subprocess.run(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _AWAY_SECONDS = 1.0
 _LONGEST = 1000  # characters of a statement in the log
 # Where systems keep the authorities they trust; the driver's own TLS library looks elsewhere
 _AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+_PORTS = re.compile(r"[0-9,]*", re.ASCII)
 _IDLE: dict[str, Any] = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
@@ -143,7 +145,9 @@ def target_of(settings: Settings) -> Target:
     """Raises SettingsError for a URL that cannot be used."""
     try:
         parameters: dict[str, Any] = dict(conninfo_to_dict(settings.database_url))
-    except psycopg.Error:  # which says what it could not read, and that may be the password
+        if "@" in parameters.get("dbname", "") or not _PORTS.fullmatch(parameters.get("port", "")):
+            raise ValueError("a / of the password ends the host")
+    except (psycopg.Error, ValueError):  # which say what they could not read, and that may be the password
         raise SettingsError(
             "DATABASE_URL cannot be read: write postgresql://user:password@host:port/database?name=value, with what "
             "is no letter and no digit in user and password as %XX"

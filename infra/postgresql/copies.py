@@ -2,9 +2,11 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any
+
+import psycopg
 
 from core.errors import TooManyCopies
 from infra.database import Copy
@@ -38,6 +40,8 @@ class Copies:
                     db.driver.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
                 yield Copy(_Read(db), 0)
             finally:
+                with suppress(psycopg.Error):
+                    db.rollback()
                 db.driver.close()
         finally:
             self._free.release()

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TypeVar
 
 from core import errors
-from core.migrations.postgresql import is_migrated, migrate
+from core.migrations.postgresql import migrate
 from infra.database import Copy, GiveUp, Session, UseCase
 from infra.disk.ownership import make_directories
 from infra.postgresql.connections import Connector
@@ -88,8 +88,10 @@ class PostgresqlDatabase:
         """Run it in a transaction; when this returns, that is stored.
 
         Raises DatabaseLocked when no connection was free within the busy timeout, TooManyWrites at once when too many
-        wait for one, CommitNotStored when others were first until the time was over, CommitOutcomeUnknown.
+        wait for one, DatabaseLocked as well when others were first until the time was over, CommitOutcomeUnknown.
         """
+        if self._waiting >= self._settings.write_queue_limit:
+            raise errors.TooManyWrites(f"{self._waiting} requests wait for a connection already.")
         return await self._on_thread(lambda transactions: transactions.write(use_case), self._metrics.write_queued)
 
     def copy(self, at_least: int) -> AbstractContextManager[Copy]:
@@ -137,9 +139,9 @@ class PostgresqlDatabase:
         try:
             with translated_errors():
                 db.driver.deadline = monotonic() + _MIGRATION_SECONDS
-                if not is_migrated(db):
-                    db.execute_sql("SET statement_timeout = 0")  # what a migration does may take long
+                db.driver.execute("SET statement_timeout = 0")  # what a migration does may take long
                 migrate(db, is_dsql=self._settings.database_token == "dsql")  # noqa: S105
+                db.driver.execute("RESET statement_timeout")  # of a session that PgBouncer may give to others
             self._takes_writes = db.driver.takes_writes
         finally:
             db.driver.close()
@@ -170,7 +172,7 @@ class PostgresqlDatabase:
         self.check()
         self._connector.check_not_away()
         if self._waiting >= self._settings.write_queue_limit:
-            raise errors.TooManyWrites(f"{self._waiting} requests wait for a connection already.")
+            raise errors.DatabaseLocked(f"{self._waiting} requests wait for a connection already.")
         context, arrived = copy_context(), monotonic()
 
         def job() -> T:

@@ -50,6 +50,11 @@ def is_lost(error: psycopg.Error | None) -> bool:
     return error.sqlstate in _LOST or error.sqlstate.startswith("08")
 
 
+def is_stale(error: psycopg.Error) -> bool:
+    """Whether the session knows a statement as it was before another release has migrated."""
+    return error.sqlstate == "0A000" and "cached plan" in str(error)
+
+
 def needs_plain_statements(error: psycopg.Error | None) -> bool:
     return error is not None and error.sqlstate in _NO_PREPARED
 

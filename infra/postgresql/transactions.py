@@ -13,6 +13,7 @@ from peewee import PeeweeException
 from core.errors import (
     CommitNotStored,
     CommitOutcomeUnknown,
+    DatabaseLocked,
     DatabaseRefused,
     DatabaseUnavailable,
     ServiceError,
@@ -24,6 +25,7 @@ from infra.postgresql.errors import (
     is_conflict,
     is_duplicate,
     is_lost,
+    is_stale,
     needs_plain_statements,
     translated,
 )
@@ -36,6 +38,7 @@ T = TypeVar("T")
 _SHORTEST, _LONGEST = 45 * 60.0, 55 * 60.0  # of a connection: DSQL ends one after an hour
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.5
 _GRACE_SECONDS = 1.0  # for the server to end by itself what takes too long, before it is not waited for any more
+_RESTED_SECONDS, _PATIENCE_SECONDS = 60.0, 1.0  # what is between may have forgotten a connection that long unused
 _MOST_DUPLICATES = 3  # attempts at a row that is there: twice it may have come just now
 
 
@@ -56,7 +59,7 @@ class Transactions:
         self._metrics = metrics
         self._seconds = seconds
         self._db: PeeweeConnection | None = None
-        self._renew_at = 0.0  # by the clock `monotonic`
+        self._renew_at = self._used_at = 0.0  # by the clock `monotonic`
 
     def read(self, use_case: UseCase[T]) -> T:
         """Run it, each statement for itself, or in a transaction that it begins."""
@@ -121,6 +124,7 @@ class Transactions:
 
     def _commit(self, db: PeeweeConnection) -> None:
         began = monotonic()
+        db.driver.deadline = max(db.driver.deadline, began + _GRACE_SECONDS)
         try:
             cursor = db.driver.execute("COMMIT")
         except Exception as error:
@@ -142,13 +146,13 @@ class Transactions:
             return
         if is_conflict(cause):
             self._metrics.commit_conflicted()
-            raise _Again(CommitNotStored(f"Other transactions were first, for {self._seconds:g} s.")) from error
+            raise _Again(DatabaseLocked(f"Other transactions were first, for {self._seconds:g} s.")) from error
         if needs_plain_statements(cause):
             self._connector.prepare_after = None
             self.close()
             raise _Again(DatabaseUnavailable("What is before the database has lost a prepared statement.")) from error
         service_error = translated(cause)
-        if is_lost(cause):
+        if is_lost(cause) or is_stale(cause):
             self.close()
             raise _Again(service_error or DatabaseUnavailable(str(cause))) from error
         if is_duplicate(cause) and service_error and attempts < _MOST_DUPLICATES:
@@ -160,8 +164,9 @@ class Transactions:
 
     def _connected(self, until: float) -> PeeweeConnection:
         now = monotonic()
-        if self._db and (self._db.driver.closed or now >= self._renew_at):
+        if self._db and (self._db.driver.closed or now >= self._renew_at or not self._is_there(self._db, now)):
             self.close()
+        self._used_at = now
         if not self._db:
             try:
                 self._db = self._connector.connect()
@@ -172,6 +177,17 @@ class Transactions:
             self._renew_at = now + random.uniform(_SHORTEST, _LONGEST)  # noqa: S311  # not all at once
         self._db.driver.deadline = until + _GRACE_SECONDS
         return self._db
+
+    def _is_there(self, db: PeeweeConnection, now: float) -> bool:
+        """Asked of one that has rested: a lost packet is waited for as long as the whole request may take."""
+        if now - self._used_at < _RESTED_SECONDS:
+            return True
+        db.driver.deadline = monotonic() + _PATIENCE_SECONDS
+        try:
+            db.driver.execute("SELECT 1")
+        except psycopg.Error:
+            return False
+        return True
 
     def _undo(self, db: PeeweeConnection) -> None:
         if db.driver.closed or not db.is_in_transaction:

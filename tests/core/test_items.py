@@ -9,7 +9,7 @@ from core.cursor import Cursor
 from core.dialects import is_postgresql
 from core.errors import InvalidInput, ItemNotFound, NotFound
 from core.models import Item
-from core.schemas import ItemPatch, ItemQuery, NewItem
+from core.schemas import MAX_INTEGER, ItemPatch, ItemQuery, NewItem
 
 
 def add(db: Database, *names: str) -> list[int]:
@@ -53,11 +53,84 @@ def test_page_is_stable_while_items_are_added_and_removed(db: Database) -> None:
 
 
 def test_search_takes_the_text_literally(db: Database) -> None:
-    plain, percent, underscore = add(db, "Blue lamp", "100% wool", "snake_case")
+    plain, percent, underscore, backslash = add(db, "Blue lamp", "100% wool", "snake_case", "C:\\new")
     assert pages(db, q="LAMP") == [[plain]]
     assert pages(db, q="%") == [[percent]]
     assert pages(db, q="_") == [[underscore]]
-    assert pages(db, q="'; DROP TABLE items; --") == [[]]
+    assert pages(db, q="\\") == pages(db, q=":\\N") == [[backslash]]
+    assert pages(db, q="'; DROP TABLE items; --") == pages(db, q="%s") == [[]]
+
+
+def test_search_knows_of_the_case_of_ascii_letters_alone(db: Database) -> None:
+    capital, small, long_s, dotless = add(db, "Ärger", "ärger", "\u017fo", "\u0131")
+    assert pages(db, q="ÄRGER") == [[capital]]
+    assert pages(db, q="äRGER") == [[small]]
+    assert pages(db, q="ſ") == [[long_s]]
+    assert pages(db, q="s") == pages(db, q="i") == [[]]
+    assert pages(db, q="ı") == [[dotless]]
+
+
+def test_text_is_ordered_by_its_bytes(db: Database) -> None:
+    times = ["", " 2", "-1", "2026-01-31T12:00:00.000000Z", "B", "_", "a", "aB", "b", "Ä", "é", "\uffee", "\U0001f600"]
+    ids = add(db, *(str(number) for number in range(len(times))))
+    for item_id, time in sorted(zip(ids, times, strict=True), key=lambda pair: hash(pair)):
+        Item.update(created_at=time).where(Item.id == item_id).execute(db)
+    assert functools.reduce(operator.iadd, pages(db, limit=1), []) == ids
+    assert functools.reduce(operator.iadd, pages(db, limit=3, order="-created_at"), []) == ids[::-1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "'",
+            '"',
+            "\\",
+            "\\'",
+            "%",
+            "%s",
+            "%(a)s",
+            "$1",
+            "{}",
+            "?",
+            ":a",
+            "--",
+            "/*",
+            ";",
+            "NULL",
+            "E'\\x00'",
+            "\\x41",
+        ),
+        *(
+            "\n",
+            "\r\n",
+            "\t",
+            "\x01",
+            "\x7f",
+            "\x85",
+            "\u2028",
+            "\ufeff",
+            "\ufffe",
+            "\uffff",
+            "\U0010ffff",
+            "\u202eabc",
+            "e\u0301",
+        ),
+    ],
+)
+def test_text_comes_back_as_it_was(db: Database, text: str) -> None:
+    created = items.create_item(db, NewItem(name=text, description=text))
+    assert (created.name, created.description) == (text, text)
+    assert items.get_item(db, created.id) == created
+    assert pages(db, q=text) == [[created.id]]
+
+
+def test_numbers_are_kept_to_the_last_digit(db: Database) -> None:
+    most = NewItem.model_validate_json(f'{{"name": "n", "price": "9999999999.99", "quantity": {MAX_INTEGER}}}')
+    created = items.create_item(db, most)
+    assert (created.price, created.quantity) == ("9999999999.99", 2**53 - 1)
+    assert items.get_item(db, created.id) == created
+    assert items.patch_item(db, created.id, ItemPatch.model_validate_json('{"price": "0.01"}')).price == "0.01"
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_database_of_another_program_is_refused_and_left_as_it_is(empty: Postgre
 @pytest.mark.parametrize(
     ("script", "missing"),
     [
-        ("DROP TABLE items", "table items: created_at, description, id"),
+        ("DROP TABLE items CASCADE", "table items: created_at, description, id"),
         ("ALTER TABLE items DROP COLUMN description", "table items: description"),
         ("ALTER TABLE items ALTER COLUMN name DROP NOT NULL", "table items: name"),
         ("DROP TABLE api_keys", "table api_keys: "),
@@ -210,6 +210,22 @@ def test_eight_starts_at_once_migrate_once(database_url: str, monkeypatch: pytes
         assert database.execute_sql("SELECT count(*) FROM runs").fetchall() == [(1,)]
 
 
+def test_two_that_create_the_same_table_at_once_both_go_on(database_url: str) -> None:
+    """PostgreSQL says of the second that a name is there already, whatever IF NOT EXISTS says."""
+    with (
+        closing(connected(database_url)) as first,
+        closing(connected(database_url)) as second,
+        ThreadPoolExecutor() as threads,
+    ):
+        first.execute_sql("BEGIN")
+        first.execute_sql(on_it._TABLE)
+        start = threads.submit(migrate, second)
+        while not first.execute_sql("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall():
+            assert not start.done()
+        first.execute_sql("COMMIT")
+        assert start.result() == KNOWN
+
+
 def test_lease_of_somebody_else_is_waited_for_until_it_ends(
     db: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +247,12 @@ def test_whoever_has_lost_the_lease_does_nothing_more(db: PostgresqlDatabase, mo
     on_it._run_script(db, KNOWN + 1, ONCE, "one", False)
     assert "runs" not in on_it._tables(db)
     assert schema_version(db) == KNOWN
+
+
+def test_what_is_done_is_nobodys_to_do_again(db: PostgresqlDatabase) -> None:
+    """Whoever has looked before it was done may ask for it afterwards."""
+    db.execute_sql("UPDATE schema_migrations SET held_until = now() - interval '1 hour'")
+    assert not on_it._hold(db, KNOWN, "late")
 
 
 @pytest.mark.parametrize(
@@ -280,6 +302,6 @@ def test_migration_is_split_where_postgresql_ends_a_statement(
 def test_what_dsql_does_not_take_is_left_out_of_what_it_is_told() -> None:
     told = " ".join(for_dsql(statement) for script in scripts("postgresql") for statement in statements(script))
     assert "COLLATE" not in told
-    assert told.count("INDEX ASYNC IF NOT EXISTS") == told.count("INDEX") == 2
+    assert told.count("INDEX ASYNC IF NOT EXISTS") == told.count("INDEX") > 1
     assert for_dsql("CREATE UNIQUE INDEX a ON b (c)") == "CREATE UNIQUE INDEX ASYNC a ON b (c)"
     assert for_dsql(for_dsql("CREATE INDEX a ON b (c)")) == "CREATE INDEX ASYNC a ON b (c)"

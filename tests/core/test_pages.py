@@ -10,7 +10,7 @@ from peewee import Database
 
 from core import items, pages
 from core.dialects import execute, is_postgresql
-from core.schemas import ItemPage, ItemQuery, NewItem, SortOrder
+from core.schemas import ExportQuery, ItemPage, ItemQuery, NewItem, SortOrder
 
 
 @pytest.fixture(autouse=True)
@@ -154,3 +154,14 @@ def test_total_of_nothing_is_0(db: Database) -> None:
 
 def test_nobody_is_told_a_total_who_has_not_asked(db: Database) -> None:
     assert set(items.list_items(db, ItemQuery()).model_dump()) == {"items", "next_cursor"}
+
+
+@pytest.mark.parametrize("order", ["created_at", "-created_at"])
+@pytest.mark.parametrize("rows", [1, 500, 501, 1234])
+def test_export_has_all_that_match_in_order(db: Database, order: SortOrder, rows: int) -> None:
+    fill(db, rows)
+    db.execute_sql("UPDATE items SET created_at = '2026' WHERE id > 400")  # so pages end between equal times
+    ids = [*range(401, rows + 1), *range(1, min(rows, 400) + 1)][:: -1 if order == "-created_at" else 1]
+    assert [item.id for item in items.export_items(db, ExportQuery(order=order))] == ids
+    needles = [item.id for item in items.export_items(db, ExportQuery(order=order, q="NEEDLE"))]
+    assert needles == [number for number in ids if number % 500 == 0]

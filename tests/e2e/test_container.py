@@ -135,8 +135,8 @@ def test_service_is_replaced_by_a_new_image_in_one_step(service: Checkout, compo
 
 def test_upgrade_and_rollback_on_the_same_data(service: Checkout) -> None:
     """The newer release has one more migration."""
-    migration = service.directory / "core" / "migrations" / "0004_colour.sql"
-    assert len(list(migration.parent.glob("*.sql"))) == 3, "number the next one here anew"
+    migration = service.directory / "core" / "migrations" / "0004_colour.sqlite.sql"
+    assert len(list(migration.parent.glob("*.sqlite.sql"))) == 3, "number the next one here anew"
 
     def released(name: str) -> None:
         service.sh(f"make build && docker tag cloud-native-poc:latest cloud-native-poc:{name}", VERSION=name)

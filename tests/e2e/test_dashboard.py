@@ -187,6 +187,17 @@ def test_everything_that_the_answers_have_is_shown(open_page: OpenPage, address:
     assert_shows(page, status_answer(), history_answer("day"))
 
 
+def test_nothing_is_said_of_a_log_where_postgresql_has_its_own(open_page: OpenPage, address: str) -> None:
+    page = open_page()
+    answer_with(page, status_answer())
+    assert shown(page, address).get_by_role("heading", name="Commit log").is_visible()
+    answer_with(page, {**status_answer(), "log": None, "backups": []})
+    page.reload()
+    page.get_by_role("heading", name="Alerts").wait_for()
+    for name in ("Commit log", "Backups"):
+        assert not page.get_by_role("heading", name=name).is_visible()
+
+
 def test_a_real_service_is_shown_as_it_is(open_page: OpenPage, start_server: Callable[..., Server]) -> None:
     server = start_server()
     for name in ("Lamp", "<img src=x onerror=alert(1)>"):

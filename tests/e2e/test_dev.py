@@ -80,7 +80,8 @@ def test_service_follows_its_code_and_keeps_the_data(developer: Developer) -> No
 
 def test_new_migration_is_run(developer: Developer) -> None:
     version = developer.schema()
-    (developer.code / "core" / "migrations" / f"{version + 1:04}_shelves.sql").write_text("CREATE TABLE shelves (id);")
+    migration = developer.code / "core" / "migrations" / f"{version + 1:04}_shelves.sqlite.sql"
+    migration.write_text("CREATE TABLE shelves (id);")
     until(lambda: developer.schema() == version + 1)
 
 

@@ -26,6 +26,7 @@ from infra.objectives.status import Condition
 from infra.settings import Settings
 from infra.storage.object_store import ObjectStore
 from tests.collector import collecting
+from tests.postgresql import Cluster
 
 EVENTS = Path(__file__).parents[1] / "events"
 ROOT = Path(__file__).parents[2]
@@ -41,11 +42,13 @@ NOT_AT_A_START = {
     "infra.maintenance",
     "infra.objectives.watch",
     "infra.operators",
+    "infra.postgresql",
     "jinja2",
     "joserfc",
     "multiprocessing",
     "opentelemetry",
     "prometheus_client",
+    "psycopg",
     "tqdm",
     "urllib.request",
     "uvicorn",
@@ -131,6 +134,19 @@ def test_create_is_answered_through_every_kind_of_gateway(start: Start, name: st
     assert answer["isBase64Encoded"] is False
     assert json.loads(answer["body"])["price"] == "12.50"
     assert answer["headers"]["location"] == ("/prod/api/items/1" if name == "rest_api_create" else "/api/items/1")
+
+
+def test_function_serves_from_postgresql(
+    start: Start, migrated_url: str, postgresql: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BACKUP_URL")
+    monkeypatch.setenv("DATABASE_URL", migrated_url)
+    invoke = start()
+    answer = invoke(event("function_url_create"))
+    assert (answer["statusCode"], "x-commit-txid" in answer["headers"]) == (201, False)
+    with postgresql.away():  # between two invocations
+        pass
+    assert json.loads(invoke(request("GET", "/api/items/1"))["body"])["price"] == "12.50"
 
 
 @pytest.mark.usefixtures("quick_machine")

@@ -19,6 +19,7 @@ class Proxy:
         self._server_port = port
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listening.getsockname()[1])
+        self._forgotten: set[tuple[socket.socket, socket.socket]] = set()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -26,6 +27,10 @@ class Proxy:
         """All connections that there are."""
         for pair in self._pairs:
             _end(*pair)
+
+    def forget(self) -> None:
+        """The connections that there are: nothing of them arrives any more, on either side."""
+        self._forgotten.update(self._pairs)
 
     def close(self) -> None:
         self._listening.close()
@@ -50,6 +55,8 @@ class Proxy:
     ) -> None:
         with suppress(OSError):
             while sent := client.recv(65536):
+                if (client, server) in self._forgotten:
+                    continue
                 if self.before(sent):
                     break
                 if self.after(sent):

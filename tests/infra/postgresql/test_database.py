@@ -23,9 +23,11 @@ from core.errors import (
 from core.items import export_items, probe
 from core.schemas import ExportQuery
 from infra.postgresql import transactions
+from infra.postgresql.connections import Connection
 from infra.telemetry.metrics import Metrics
 from tests.e2e.processes import until
 from tests.infra.postgresql.conftest import Open
+from tests.infra.postgresql.proxy import proxy_before
 from tests.infra.postgresql.test_transactions import add, backend_of, names, run
 from tests.postgresql import Cluster
 
@@ -77,6 +79,8 @@ def test_so_many_wait_and_no_more(opened: Open, migrated_url: str) -> None:
         assert database.gauges()["database_writes_waiting"] == 1
         with pytest.raises(TooManyWrites):
             await database.write(add)
+        with pytest.raises(DatabaseLocked, match="wait for a connection already"):
+            await database.read(probe)
         busy.set()
         await asyncio.gather(waiting, *tasks)
         assert database.gauges()["database_writes_waiting"] == 0
@@ -132,20 +136,38 @@ def test_connection_is_made_anew_before_it_is_an_hour_old(
     assert run(database.read(backend_of)) != first
 
 
+def test_connection_that_was_forgotten_while_it_rested_is_not_waited_for(
+    opened: Open, postgresql: Cluster, migrated_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a firewall, or while Lambda has kept the process frozen: nobody answers, and nobody says why."""
+    metrics = Metrics()
+    with proxy_before(postgresql.port) as proxy:
+        url = migrated_url.replace(str(postgresql.port), str(proxy.port))
+        database = opened(url, metrics=metrics, DATABASE_CONNECTIONS=1)
+        run(database.write(add))
+        proxy.forget()
+        monkeypatch.setattr(transactions, "monotonic", lambda: time.monotonic() + 61)
+        run(database.write(add))
+    assert metrics._retries.value == 0
+
+
 # The server is away
 
 
 def test_while_it_is_away_nobody_waits_and_soon_after_it_is_back_all_is_well(
-    opened: Open, postgresql: Cluster, migrated_url: str
+    opened: Open, postgresql: Cluster, migrated_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = opened(migrated_url, COMMIT_TIMEOUT_SECONDS="0.2")
     run(database.write(add))
     with postgresql.away():
         with pytest.raises(DatabaseUnavailable, match="No connection to"):
             run(database.write(add))
-        begun: list[int] = []
-        with pytest.raises(DatabaseUnavailable):
-            run(database.read(lambda db: begun.append(1)))
+        tried: list[object] = []
+        monkeypatch.setattr(Connection, "connect", lambda **parameters: tried.append(parameters))
+        with pytest.raises(DatabaseUnavailable, match="No connection to"):
+            run(database.read(probe))
+        assert tried == []  # it was away a moment ago
+        monkeypatch.undo()
     run(_until_there(database))
     assert names(database) == ["n"]
 

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
 
@@ -133,7 +134,7 @@ def test_who_is_never_first_is_told_that_nothing_is_stored(opened: Open, migrate
             other.execute("UPDATE items SET quantity = quantity + 1 WHERE id = 1")
         db.execute_sql("UPDATE items SET name = 'second' WHERE id = 1")
 
-    with pytest.raises(CommitNotStored, match="Other transactions were first"):
+    with pytest.raises(DatabaseLocked, match="Other transactions were first"):
         run(database.write(always_second))
     assert names(database) == ["n"]
 
@@ -163,6 +164,21 @@ def test_read_writes_nothing(opened: Open, migrated_url: str) -> None:
     with pytest.raises(DatabaseUnavailable, match="read-only transaction"):
         run(database.read(read))
     assert names(database) == []
+
+
+def test_row_that_another_has_just_made_is_seen_the_next_time(opened: Open, migrated_url: str) -> None:
+    database = opened(migrated_url)
+    key = "INSERT INTO api_keys (id, name, secret_sha256, scopes, created_at) VALUES ('k', '', '', '', '')"
+
+    def make_if_absent(db: peewee.Database) -> bool:
+        is_there = bool(db.execute_sql("SELECT 1 FROM items LIMIT 1").fetchall())  # and so the state is chosen
+        if not db.execute_sql("SELECT 1 FROM api_keys WHERE id = 'k'").fetchall():
+            with psycopg.connect(migrated_url) as other:
+                other.execute(key + " ON CONFLICT DO NOTHING")
+            db.execute_sql(key)
+        return is_there
+
+    assert run(database.write(make_if_absent)) is False
 
 
 # What the use case does
@@ -319,6 +335,38 @@ def test_commit_whose_answer_is_lost_is_unknown_and_settled_by_its_idempotency_k
         proxy.after = lambda sent: False
         assert run(database.write(add_once)) == Answer(201, {}, b"1", is_repeated=True)
         assert names(database) == ["n"]
+
+
+def test_commit_that_a_frozen_server_does_not_answer_is_unknown(
+    opened: Open, postgresql: Cluster, migrated_url: str
+) -> None:
+    database = opened(migrated_url, COMMIT_TIMEOUT_SECONDS="0.3")
+
+    with ExitStack() as frozen:
+
+        def add_and_freeze(db: peewee.Database) -> None:
+            add(db)
+            frozen.enter_context(postgresql.silent())
+
+        with pytest.raises(CommitOutcomeUnknown):
+            run(database.write(add_and_freeze))
+    assert len(names(database)) in (0, 1)
+
+
+def test_statement_that_another_release_has_changed_runs_again(opened: Open, migrated_url: str) -> None:
+    metrics = Metrics()
+    database = opened(migrated_url, metrics=metrics, DATABASE_CONNECTIONS=1)
+    run(database.write(add))
+
+    def quantities(db: peewee.Database) -> list[Any]:
+        return list(db.execute_sql("SELECT quantity FROM items").fetchall())
+
+    for _ in range(10):
+        run(database.read(quantities))
+    with psycopg.connect(migrated_url) as other:
+        other.execute("ALTER TABLE items ALTER quantity TYPE integer")
+    assert run(database.read(quantities)) == [(0,)]
+    assert repeated(metrics) == 1
 
 
 # It takes too long
