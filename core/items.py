@@ -61,7 +61,7 @@ def export_items(db: Database, query: ExportQuery) -> Iterator[ItemView]:
 def create_item(db: Database, new: NewItem) -> ItemView:
     """Raises WriteRefused when the table takes none."""
     created_at = now()
-    return ITEMS.insert(db, **new.model_dump(), created_at=created_at, updated_at=created_at)
+    return ITEMS.insert(db, **vars(new), created_at=created_at, updated_at=created_at)
 
 
 def create_items(db: Database, new: NewItems) -> CreatedItems:
@@ -70,7 +70,7 @@ def create_items(db: Database, new: NewItems) -> CreatedItems:
     created = []
     for place, item in enumerate(new.items):
         try:
-            created.append(ITEMS.insert(db, **item.model_dump(), created_at=created_at, updated_at=created_at))
+            created.append(ITEMS.insert(db, **vars(item), created_at=created_at, updated_at=created_at))
         except WriteRefused as error:
             raise WriteRefused(f"items.{place}: {error}") from error
         except PeeweeException as error:
@@ -87,7 +87,7 @@ def get_item(db: Database, item_id: int) -> ItemView:
 
 
 def replace_item(db: Database, item_id: int, new: NewItem) -> ItemView:
-    return _update(db, item_id, new.model_dump())
+    return _update(db, item_id, vars(new))
 
 
 def patch_item(db: Database, item_id: int, patch: ItemPatch) -> ItemView:

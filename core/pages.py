@@ -1,6 +1,7 @@
 """Keyset pages of a table, by `created_at` and id."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
@@ -11,7 +12,7 @@ from core.dialects import Either, is_postgresql
 from core.errors import NotFound
 from core.prepared import Prepared, Row, rows, value
 from core.schemas import PageQuery
-from core.stored import Stored, is_as_expected
+from core.stored import Columns, Stored
 
 V = TypeVar("V", bound=View)
 Begin = Literal["first", "place", "row"]  # behind no row, a place that the cursor carries, or a row that it names
@@ -30,18 +31,18 @@ def page_of(db: Database, table: Stored[V], query: PageQuery, *conditions: Any) 
     """
     if not conditions:
         begin, values = _beginning(db, table, query)
-        return _shown(table, query, _PAGE.rows(db, values, table, query.order, begin))
+        return _shown(table, query, table.rows(partial(_PAGE.rows, db, values, table, query.order, begin)))
     with db.atomic():  # one state for all of the statements
         begin, values = _beginning(db, table, query)
         ends = _END.rows(db, {**values, "offset": _MOST_LOOKED_AT - 1}, table, query.order, begin)
         if len(ends) < 2:  # it is the last of all, or there is none
-            return _shown(table, query, rows(db, _page(table, query.order, begin, *conditions), values))
+            return _shown(table, query, _matching_rows(db, table, query.order, begin, values, *conditions))
         end = ends[0][0]
-        page = _page(table, query.order, begin, *conditions, _up_to(table, query.order, end))
-        views, cursor = _shown(table, query, rows(db, page, values))
+        conditions = *conditions, _up_to(table, query.order, end)
+        views, cursor = _shown(table, query, _matching_rows(db, table, query.order, begin, values, *conditions))
         if cursor is None:
             last = table.rows_with_id(db, end)
-            cursor = _cursor_at(last[0], table.views_of(last)[0])
+            cursor = _cursor_at(table, last[0], table.views_of(last)[0])
         return views, cursor
 
 
@@ -68,9 +69,15 @@ def all_of(db: Database, table: Stored[V], order: str, *conditions: Any) -> Iter
 def _all_by_pages(db: Database, table: Stored[V], order: str, *conditions: Any) -> Iterator[V]:
     begin: Begin = "first"
     values: dict[str, Any] = {"limit": _AT_A_TIME}
-    while views := table.views_of(rows(db, _page(table, order, begin, *conditions), values)):
+    while views := table.views_of(rows(db, _page(table, order, begin, "plain", *conditions), values)):
         yield from views
         begin, values = "place", {**values, "created_at": views[-1].created_at, "id": views[-1].id}
+
+
+def _matching_rows(
+    db: Database, table: Stored[V], order: str, begin: Begin, values: dict[str, Any], *conditions: Any
+) -> list[Row]:
+    return table.rows(lambda columns: rows(db, _page(table, order, begin, columns, *conditions), values))
 
 
 def _beginning(db: Database, table: Stored[V], query: PageQuery) -> tuple[Begin, dict[str, Any]]:
@@ -89,18 +96,19 @@ def _beginning(db: Database, table: Stored[V], query: PageQuery) -> tuple[Begin,
 def _shown(table: Stored[V], query: PageQuery, found: list[Row]) -> tuple[list[V], str | None]:
     shown = found[: query.limit]
     views = table.views_of(shown)
-    return views, _cursor_at(shown[-1], views[-1]) if len(found) > query.limit else None
+    return views, _cursor_at(table, shown[-1], views[-1]) if len(found) > query.limit else None
 
 
-def _cursor_at(row: Row, view: View) -> str:
-    return Cursor.at(view, is_as_expected(row)).encode()
+def _cursor_at(table: Stored[V], row: Row, view: V) -> str:
+    return Cursor.at(view, table.is_as_expected(row)).encode()
 
 
 # Statements
 
 
-def _page(table: Stored[V], order: str, begin: Begin, *conditions: Any) -> Any:
-    return _selected(table, order, begin, *conditions).limit(value("limit"))
+def _page(table: Stored[V], order: str, begin: Begin, columns: Columns, *conditions: Any) -> Any:
+    selected = _selected(table, order, begin, *conditions, columns=table.columns_of(columns))
+    return selected.limit(value("limit").cast("INTEGER"))  # each new value of a bare one has SQLite plan anew
 
 
 def _end(table: Stored[V], order: str, begin: Begin) -> Any:

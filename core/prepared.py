@@ -33,9 +33,9 @@ class Prepared:
 
     def rows(self, db: Database, values: dict[str, Any], *shape: Hashable) -> list[Row]:
         """Run it; an error is what Peewee makes of it."""
-        text = self._texts.get((type(db), shape))
+        text = self._texts.get((type(db), *shape))
         if text is None:
-            text = self._texts[type(db), shape] = text_of(db, self._build(*shape))
+            text = self._texts[type(db), *shape] = text_of(db, self._build(*shape))
         return _rows(db, text, values)
 
 

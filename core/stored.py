@@ -1,13 +1,15 @@
 """Rows as they are stored, whoever has stored them: whatever SQLite lets into a table can be read.
 
 A shell may write past what the API checks, and past the table's constraints: text that is no UTF-8, another type in any
-column. So SQLite is asked for bytes and whole numbers, which always come. PostgreSQL lets nobody past its types.
+column. So a row counts as it is if its values have the types of the model's fields; else SQLite is asked once more, for
+bytes and whole numbers, which always come. PostgreSQL lets nobody past its types.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
 
 from peewee import SQL, Database, ForeignKeyField, IntegerField, Model, PeeweeException, TextField
 
@@ -19,10 +21,12 @@ from core.schemas import ROWIDS
 logger = logging.getLogger(__name__)
 
 V = TypeVar("V")
+Columns = Literal["plain", "any"]  # as they are, if that is as expected; as bytes and whole numbers, whatever they are
 
-# Of the database, by what an "a" is in it
-_ENCODINGS = {b"a": "utf-8", b"a\0": "utf-16-le", b"\0a": "utf-16-be", "a": None}
 _NO_ID_IS_LEFT = "2200H"  # PostgreSQL's sequence_generator_limit_exceeded
+# SQLite translates UTF-16, and what is none is mended on the way; that is to be seen
+_ID_WHERE_TEXT_IS_UTF_8 = "CASE CAST('a' AS BLOB) WHEN x'61' THEN id END"
+_ENCODINGS = {b"a": "utf-8", b"a\0": "utf-16-le", b"\0a": "utf-16-be"}  # of the database, by what an "a" is in it
 
 
 class Stored(Generic[V]):
@@ -38,21 +42,49 @@ class Stored(Generic[V]):
         if odd or fields[0].column_name != "id":
             raise TypeError(f"{model.__name__}: an id, and texts, whole numbers and foreign keys are stored, not {odd}")
         self._texts = [place for place, field in enumerate(fields) if isinstance(field, TextField)]
+        self._types = [_types_of(field) for field in fields]
         as_expected = " AND ".join(map(_is_as_expected, fields[1:]))
-        # One node, which Peewee need not put together for each query
-        self.columns = Either(
-            sqlite=SQL(", ".join(["id", *map(_as_it_comes, fields[1:]), as_expected, "CAST('a' AS BLOB)"])),
-            postgresql=SQL(", ".join([*(field.column_name for field in fields), "TRUE", "'a'"])),
-        )
+        # One node each, which Peewee need not put together for each query
+        names = [field.column_name for field in fields]
+        as_it_is = SQL(", ".join(names))
+        plain = SQL(", ".join([_ID_WHERE_TEXT_IS_UTF_8, *names[1:]]))
+        any_ = SQL(", ".join(["id", *map(_as_it_comes, fields[1:]), as_expected, "CAST('a' AS BLOB)"]))
+        self._plain = Either(sqlite=plain, postgresql=as_it_is)
+        self.columns = Either(sqlite=any_, postgresql=as_it_is)
         self._insert = Prepared(self._insert_of)
-        self._find = Prepared(lambda: self.model.select(self.columns).where(self.model.id == value("id")))
+        self._find = Prepared(self._find_of)
 
-    def views_of(self, rows: Iterable[Row]) -> list[V]:
-        """Of rows of `columns`. What is no text of the database's encoding is shown with replacement characters."""
+    def rows(self, select: Callable[[Columns], list[Row]]) -> list[Row]:
+        """What a query finds: `select` runs it, with the columns of that name."""
+        try:
+            found = select("plain")
+        except UnicodeDecodeError:
+            return select("any")
+        for row in found:
+            if not all(map(isinstance, row, self._types)):
+                return select("any")
+        return found
+
+    def columns_of(self, columns: Columns) -> Either:
+        return self._plain if columns == "plain" else self.columns
+
+    def is_as_expected(self, row: Row) -> bool:
+        """Whether one of `rows` is stored as it is shown."""
+        return self._is_plain(row) or bool(row[-2])
+
+    def _is_plain(self, row: Row) -> bool:
+        return len(row) == len(self._types)
+
+    def views_of(self, rows: Sequence[Row]) -> list[V]:
+        """Of rows of `columns`, or `rows`. What is no text of the database's encoding is shown with replacement
+        characters.
+        """
+        if rows and self._is_plain(rows[0]):
+            return [self._view(*row) for row in rows]
         views, odd = [], []
         for *values, as_expected, a in rows:
             encoding, is_odd = _ENCODINGS[a], not as_expected
-            for place in self._texts if encoding else ():
+            for place in self._texts:
                 if (text := values[place]) is not None:
                     try:
                         values[place] = text.decode(encoding)
@@ -84,14 +116,18 @@ class Stored(Generic[V]):
         return self.views_of(rows)[0]
 
     def find(self, db: Database, row_id: int) -> V | None:
-        return next(iter(self.views_of(self.rows_with_id(db, row_id))), None)
+        found = self.rows_with_id(db, row_id)
+        return self.views_of(found)[0] if found else None
 
     def has(self, db: Database, row_id: int) -> bool:
         return bool(self.rows_with_id(db, row_id))
 
     def rows_with_id(self, db: Database, row_id: int) -> list[Row]:
         """One, or none."""
-        return self._find.rows(db, {"id": row_id})
+        return self.rows(partial(self._find.rows, db, {"id": row_id}))
+
+    def _find_of(self, columns: Columns) -> Any:
+        return self.model.select(self.columns_of(columns)).where(self.model.id == value("id"))
 
     def _insert_of(self, *names: str) -> Any:
         return self.model.insert(**{name: value(name) for name in names}).returning(self.columns)
@@ -101,11 +137,6 @@ class Stored(Generic[V]):
             return state_of(error) == _NO_ID_IS_LEFT
         found = db.execute_sql("SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (self._table,)).fetchone()
         return bool(found[0] == ROWIDS[-1])
-
-
-def is_as_expected(row: Row) -> bool:
-    """Whether a row of `Stored.columns` is stored as it is shown."""
-    return bool(row[-2])
 
 
 def now() -> str:
@@ -120,6 +151,11 @@ def as_stored(moment: datetime) -> str:
 
 def _as_it_comes(field: Any) -> str:
     return f"CAST({field.column_name} AS {'BLOB' if isinstance(field, TextField) else 'INTEGER'})"
+
+
+def _types_of(field: Any) -> type | tuple[type, ...]:
+    kind = str if isinstance(field, TextField) else int
+    return (kind, type(None)) if field.null else kind
 
 
 def _is_as_expected(field: Any) -> str:

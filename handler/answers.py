@@ -6,17 +6,26 @@ from urllib.parse import quote
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from handler.conditions import Representation
+from handler.conditions import tag_of
 
 
-def answer(view: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    shown = Representation.of(view)
-    return Response(shown.body, status, {"ETag": shown.tag, **(headers or {})}, "application/json")
+class Shown(Response):
+    """A view, or a model of some, as JSON with its entity tag."""
+
+    def __init__(self, view: Any, status: int = 200) -> None:
+        self.status_code, self.background, self.body = status, None, to_json(view)
+        self.raw_headers = [
+            (b"etag", tag_of(view, self.body).encode()),
+            (b"content-length", b"%d" % len(self.body)),
+            (b"content-type", b"application/json"),
+        ]
 
 
 def created(view: Any, path: str) -> Response:
     """Say where it is from now on: at `path`."""
-    return answer(view, 201, {"Location": quote(path)})
+    response = Shown(view, 201)
+    response.headers["Location"] = quote(path)
+    return response
 
 
 def no_content(_: None) -> Response:

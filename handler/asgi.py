@@ -1,13 +1,12 @@
 """The ASGI application: `create_app(service)`, and `app` for `uvicorn handler.asgi:app`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
 from core.errors import ServiceError
@@ -29,7 +28,6 @@ from handler.middleware.rate_limit import RateLimit
 from handler.middleware.request_log import METRICS, RequestLog
 from handler.middleware.security_headers import SecurityHeaders
 from handler.middleware.unhandled_errors import UnhandledErrors
-from handler.problems import EXCEPTION_HANDLERS
 from handler.routing import IndexedRouter
 from handler.service import Service, open_server_service
 from handler.startup import end_failed_start, read_settings, refuse_to_start
@@ -45,8 +43,7 @@ def create_app(service: Service) -> Starlette:
     settings = service.settings
     buckets = Buckets(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
     middleware = [
-        Middleware(EarlyAnswers),
-        Middleware(OutsideAddress),
+        Middleware(EarlyAnswers) if service.lasting else Middleware(OutsideAddress),
         *_request_span(service),
         Middleware(
             RequestLog,
@@ -74,17 +71,20 @@ def create_app(service: Service) -> Starlette:
         Middleware(Compression),
         Middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_timeout_seconds),
     ]
-    app = _Application(middleware=middleware, exception_handlers=EXCEPTION_HANDLERS)
+    app = Application(service, middleware)
     app.router = IndexedRouter(ROUTES, lifespan=_lifespan)
-    app.state.service = service
     return app
 
 
-class _Application(Starlette):
+class Application(Starlette):
     """Has no layers that are not named above: UnhandledErrors is around all of them that may fail."""
 
+    def __init__(self, service: Service, middleware: Sequence[Middleware]) -> None:
+        super().__init__(middleware=middleware)
+        self.service = service
+
     def build_middleware_stack(self) -> ASGIApp:
-        app: ASGIApp = ExceptionMiddleware(self.router, self.exception_handlers)
+        app: ASGIApp = self.router.app
         for layer, args, kwargs in reversed(self.user_middleware):
             app = layer(app, *args, **kwargs)
         return app
@@ -99,11 +99,11 @@ def _request_span(service: Service) -> list[Middleware]:
 
 
 @asynccontextmanager
-async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+async def _lifespan(app: Application) -> AsyncIterator[dict[str, Any]]:
     """A server's life: maintenance on a timer; at the end the WAL is moved into the file and the lock released. The
     state is for those who see what never becomes a request.
     """
-    service: Service = app.state.service
+    service = app.service
     interval = service.settings.maintenance_interval_seconds
     async with AsyncExitStack() as at_the_end:  # the last first, and each whatever becomes of the others
         at_the_end.enter_context(lines_on_a_thread())

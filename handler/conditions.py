@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from core.errors import NotFound
-from handler.fields import field_of
+from handler.fields import fields_of
 from handler.problems import Code, Refusal
 from handler.service import service_of
 from infra.database import UseCase
@@ -26,22 +26,14 @@ _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _LIST = re.compile(r"[ \t]*(?:TAG[ \t]*)?(?:,[ \t]*(?:TAG[ \t]*)?)*".replace("TAG", _TAG.pattern))
 
 
-@dataclass(frozen=True, slots=True)
-class Representation:
-    """What is shown, and its entity tag: the version, if there is one, and a hash of all of it.
+def tag_of(shown: Any, body: bytes) -> str:
+    """The entity tag of a view, or a model of some, of which `body` is the JSON: the version, if there is one, and a
+    hash of all of it.
 
     After a restore the same version number may come with other contents, and a shell need not count it.
     """
-
-    body: bytes
-    tag: str
-
-    @classmethod
-    def of(cls, shown: Any) -> "Representation":
-        """`shown`: a view, or a model of some."""
-        body = to_json(shown)
-        version, digest = getattr(shown, "version", None), hashlib.sha256(body).hexdigest()[:_HASH_DIGITS]
-        return cls(body, f'"{digest}"' if version is None else f'"{version}-{digest}"')
+    version, digest = getattr(shown, "version", None), hashlib.sha256(body).hexdigest()[:_HASH_DIGITS]
+    return f'"{digest}"' if version is None else f'"{version}-{digest}"'
 
 
 def coded(tag: str) -> str:
@@ -55,7 +47,8 @@ def uncoded(tag: str) -> str:
 
 def has_conditions(scope: Scope) -> bool:
     """Whether a request says anything about the state that it wants to meet."""
-    return field_of(scope, b"if-match") is not None or field_of(scope, b"if-none-match") is not None
+    fields = fields_of(scope)
+    return b"if-match" in fields or b"if-none-match" in fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +117,14 @@ def guarded(request: Request, find: UseCase[V], change: UseCase[T]) -> UseCase[T
 def _check(conditions: Conditions, find: UseCase[V], db: Database) -> None:
     if_match, if_none_match = conditions.if_match, conditions.if_none_match
     try:
-        tag = Representation.of(find(db)).tag
+        found = find(db)
     except NotFound as error:  # whatever the conditions say (RFC 9110, 13.2.1)
         if if_none_match and if_none_match.any:
             raise NotFound(
                 f"{error} To make one under an id of one's own is not offered: POST gives it one."
             ) from error
         raise
+    tag = tag_of(found, to_json(found))
     if if_match and not if_match.name(tag, coded(tag)):
         raise if_match.refusal(tag)
     if if_none_match and if_none_match.name(tag, coded(tag)):

@@ -10,15 +10,20 @@ from starlette.types import Message, Scope
 
 Edit = Callable[[Message], None]
 
-_FIELDS, _EDITS = "handler.fields", "handler.edits"
+_FIELDS, _EDITS, _BEGUN = "handler.fields", "handler.edits", "handler.begun"
+
+
+def fields_of(scope: Scope) -> dict[bytes, bytes]:
+    """The fields of the request, by their names in lower case; of several with one name the first."""
+    fields: dict[bytes, bytes] | None = scope.get(_FIELDS)
+    if fields is None:
+        fields = scope[_FIELDS] = dict(reversed(scope["headers"]))
+    return fields
 
 
 def field_of(scope: Scope, name: bytes) -> str | None:
-    """The value of a field of the request, the first if it has more. `name`: in lower case."""
-    fields = scope.get(_FIELDS)
-    if fields is None:
-        fields = scope[_FIELDS] = dict(reversed(scope["headers"]))
-    value: bytes | None = fields.get(name)
+    """The value of one of these."""
+    value = fields_of(scope).get(name)
     return None if value is None else value.decode("latin-1")
 
 
@@ -28,6 +33,12 @@ def on_answer(scope: Scope, edit: Edit) -> None:
 
 
 def edit_answer(scope: Scope, message: Message) -> None:
-    """Do all of that."""
+    """Do all of that: the answer begins."""
+    scope[_BEGUN] = True
     for edit in reversed(scope.get(_EDITS, ())):
         edit(message)
+
+
+def has_begun(scope: Scope) -> bool:
+    """Whether an answer is on its way."""
+    return _BEGUN in scope

@@ -10,11 +10,13 @@ from starlette.responses import Response
 
 from core.idempotency import Answer, Attempt
 from handler.callers import caller_of
+from handler.fields import field_of
 from handler.problems import IDEMPOTENCY_KEY, Code, Refusal
 from handler.requests import read_body
 
 REPEATED = "Idempotent-Replayed"
 
+_FIELD = IDEMPOTENCY_KEY.lower().encode()
 _MOST_CHARACTERS = 255
 # A string of RFC 9651 (3.3.3); or the same without quotes, as many clients send it, of which no part could mean more
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"', re.ASCII)
@@ -26,9 +28,9 @@ _CONDITIONS = ("if-match", "if-none-match")
 
 async def attempt_of(request: Request) -> Attempt | None:
     """Read the key of a write, and what identifies the request. Raises Refusal (400) for what is no key."""
-    values = request.headers.getlist(IDEMPOTENCY_KEY)
-    if not values:
+    if field_of(request.scope, _FIELD) is None:
         return None
+    values = request.headers.getlist(IDEMPOTENCY_KEY)
     if len(values) > 1 or not 1 <= len(key := _key(values[0].strip(" \t"))) <= _MOST_CHARACTERS:
         example = "8e03978e-40d5-43dd-bc93"
         detail = f'{IDEMPOTENCY_KEY} should be one string of 1 to {_MOST_CHARACTERS} characters, as "{example}".'

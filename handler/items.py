@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from core import items
 from core.schemas import CreatedItems, ExportQuery, ItemPage, ItemPatch, ItemQuery, ItemView, NewItem, NewItems
-from handler.answers import answer, created, created_together, no_content
+from handler.answers import Shown, created, created_together, no_content
 from handler.conditions import guarded
 from handler.endpoint import Endpoint
 from handler.export import CSV, NDJSON, exported, form_for
@@ -22,7 +22,7 @@ class ItemList(Endpoint):
     @operation("list_items", "List items", query=ItemQuery, answers={200: ItemPage})
     async def get(self, request: Request) -> Response:
         query = read_query(request, ItemQuery)
-        return answer(await read(request, partial(items.list_items, query=query)))
+        return Shown(await read(request, partial(items.list_items, query=query)))
 
     @operation("create_item", "Create an item", body=NewItem, answers={201: ItemView})
     async def post(self, request: Request) -> Response:
@@ -55,19 +55,19 @@ class ItemExport(Endpoint):
 class ItemDetail(Endpoint):
     @operation("get_item", "Read an item", answers={200: ItemView})
     async def get(self, request: Request) -> Response:
-        return answer(await read(request, _find(request)))
+        return Shown(await read(request, _find(request)))
 
     @operation("replace_item", "Replace an item", body=NewItem, answers={200: ItemView})
     async def put(self, request: Request) -> Response:
         new = await read_json(request, NewItem)
         change = partial(items.replace_item, item_id=id_of(request), new=new)
-        return await write(request, guarded(request, _find(request), change), answer)
+        return await write(request, guarded(request, _find(request), change), Shown)
 
     @operation("patch_item", "Change some fields", body=ItemPatch, body_types=MERGE_PATCH, answers={200: ItemView})
     async def patch(self, request: Request) -> Response:
         patch = await read_json(request, ItemPatch, MERGE_PATCH)
         change = partial(items.patch_item, item_id=id_of(request), patch=patch)
-        return await write(request, guarded(request, _find(request), change), answer)
+        return await write(request, guarded(request, _find(request), change), Shown)
 
     @operation("delete_item", "Delete an item", answers={204: ()})
     async def delete(self, request: Request) -> Response:

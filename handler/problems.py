@@ -8,8 +8,8 @@ from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.types import Scope
 
 from core.errors import (
     CommitError,
@@ -119,79 +119,80 @@ def problem(
     return JSONResponse(body, code.status, headers, MEDIA_TYPE)
 
 
-async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
+def answer_to(scope: Scope, error: HTTPException | ServiceError) -> JSONResponse:
+    return _answer_to_service_error(scope, error) if isinstance(error, ServiceError) else _refused(scope, error)
+
+
+def _refused(scope: Scope, error: HTTPException) -> JSONResponse:
     detail = error.detail
     if detail == HTTPStatus(error.status_code).phrase:
-        detail = _DETAILS.get(error.status_code, detail).format(method=request.method, path=request.scope["path"])
+        detail = _DETAILS.get(error.status_code, detail).format(method=scope["method"], path=scope["path"])
     code = error.code if isinstance(error, Refusal) else _CODES[error.status_code]
-    return problem(request.scope, code, detail, error.headers)
+    return problem(scope, code, detail, error.headers)
 
 
-async def on_service_error(request: Request, error: Exception) -> JSONResponse:
+def _answer_to_service_error(scope: Scope, error: ServiceError) -> JSONResponse:
     match error:
         case NotFound():
-            return problem(request.scope, Code.NOT_FOUND, str(error))
+            return problem(scope, Code.NOT_FOUND, str(error))
         case InvalidInput(errors=errors):
             members = [{"field": error.field, "message": error.message} for error in errors]
-            return problem(request.scope, Code.INVALID_INPUT, "The input is not valid; see errors.", errors=members)
+            return problem(scope, Code.INVALID_INPUT, "The input is not valid; see errors.", errors=members)
         case IdempotencyKeyReused():
-            return problem(request.scope, Code.IDEMPOTENCY_KEY_REUSED, str(error))
+            return problem(scope, Code.IDEMPOTENCY_KEY_REUSED, str(error))
         case WriteRefused():
             logger.warning("%s", error)
-            return problem(request.scope, Code.WRITE_REFUSED, str(error))
+            return problem(scope, Code.WRITE_REFUSED, str(error))
         case WritesStopped():
             logger.warning("%s", error)
             return _try_again(
-                request.scope,
+                scope,
                 Code.WRITES_STOPPED,
                 "The data is being moved to another database: reads go on, writes are stopped. Try again.",
             )
         case DatabaseLocked():
             logger.error("%s", error)
-            request.app.state.service.metrics.database_locked()
-            return _try_again(request.scope, Code.DATABASE_LOCKED, "The database is busy, or locked. Try again.")
+            scope["app"].service.metrics.database_locked()
+            return _try_again(scope, Code.DATABASE_LOCKED, "The database is busy, or locked. Try again.")
         case TooManyWrites():
             logger.warning("%s", error)
-            return _try_again(request.scope, Code.TOO_MANY_WRITES, "Too many writes are waiting. Try again.")
+            return _try_again(scope, Code.TOO_MANY_WRITES, "Too many writes are waiting. Try again.")
         case TooManyCopies():
             logger.warning("%s", error)
-            return _try_again(request.scope, Code.TOO_MANY_EXPORTS, "Too many exports are under way. Try again.")
+            return _try_again(scope, Code.TOO_MANY_EXPORTS, "Too many exports are under way. Try again.")
         case TransactionTooSlow():
             logger.error("%s", error)
-            return _try_again(
-                request.scope, Code.TRANSACTION_TOO_SLOW, "The request took too long in the database. Try again."
-            )
+            return _try_again(scope, Code.TRANSACTION_TOO_SLOW, "The request took too long in the database. Try again.")
         case DatabaseFull() | StoreFull() | CommitNotStored(__cause__=StoreFull()):
             logger.error("%s", error)
             return problem(
-                request.scope, Code.DATABASE_FULL, "No space is left for the database or its log; nothing was stored."
+                scope, Code.DATABASE_FULL, "No space is left for the database or its log; nothing was stored."
             )
         case TxidNotReached():
-            return problem(request.scope, Code.TXID_NOT_REACHED, str(error))
+            return problem(scope, Code.TXID_NOT_REACHED, str(error))
         case TransactionTooLarge():
-            return problem(request.scope, Code.TRANSACTION_TOO_LARGE, str(error))
+            return problem(scope, Code.TRANSACTION_TOO_LARGE, str(error))
         case CommitOutcomeUnknown(txid=txid):
             logger.error("%s may be stored, or not: %s", f"TXID {txid:016x}" if txid else "a transaction", error)
-            return _outcome_unknown(request.scope, txid)
+            return _outcome_unknown(scope, txid)
         case IdentityProviderUnavailable():
             logger.error("%s", error)
             return _try_again(
-                request.scope,
+                scope,
                 Code.IDENTITY_PROVIDER_UNAVAILABLE,
                 "The keys that tokens are verified with cannot be had now. Try again.",
             )
         case CommitError() | StoreError():
             logger.error("%s", error)
             return _try_again(
-                request.scope,
+                scope,
                 Code.STORE_UNAVAILABLE,
                 "The store that holds the newest state cannot be used now. Try again.",
             )
         case DatabaseError():
             logger.error("%s", error)
             return _try_again(
-                request.scope,
+                scope,
                 Code.DATABASE_UNAVAILABLE,
                 "The database cannot be used now; GET /ready and the log say why.",
             )
@@ -239,5 +240,3 @@ _DETAILS = {
     404: "There is nothing at {path}.",
     405: "{method} is not allowed here; the Allow header lists what is.",
 }
-
-EXCEPTION_HANDLERS: dict[Any, Any] = {HTTPException: on_http_exception, ServiceError: on_service_error}

@@ -7,17 +7,19 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, ValidationError
 from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import Scope
 
 from core.errors import FieldError, InvalidInput
 from core.schemas import ROWIDS
+from handler.fields import field_of
 from handler.problems import Code, Refusal
 
 M = TypeVar("M", bound=BaseModel)
 
 MERGE_PATCH = ("application/json", "application/merge-patch+json")
 
+_BODY = "handler.body"  # where a request has it that was read
 _ID = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 _MAX_FIELDS = 50
 _MOST_ERRORS = 100  # a body of nothing but unknown fields has as many
@@ -57,14 +59,14 @@ def read_query(request: Request, model: type[M]) -> M:
 
 async def read_json(request: Request, model: type[M], media_types: tuple[str, ...] = ("application/json",)) -> M:
     """Raises Refusal (415 or 400) for another type or broken or cut-off JSON, InvalidInput for wrong fields."""
-    content_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    content_type, _, parameters = (field_of(request.scope, b"content-type") or "").partition(";")
     if content_type.strip().lower() not in media_types:
         raise Refusal(
             Code.UNSUPPORTED_MEDIA_TYPE, f"Send the body as {' or '.join(media_types)} (Content-Type header)."
         )
     if "charset" in parameters.lower() and "utf-8" not in parameters.lower():
         raise Refusal(Code.UNSUPPORTED_MEDIA_TYPE, "JSON is UTF-8; send no other charset.")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if (field_of(request.scope, b"content-encoding") or "identity").lower() != "identity":
         raise Refusal(Code.UNSUPPORTED_MEDIA_TYPE, "Send the body without Content-Encoding.")
     body = await read_body(request)
     try:
@@ -75,10 +77,18 @@ async def read_json(request: Request, model: type[M], media_types: tuple[str, ..
 
 async def read_body(request: Request) -> bytes:
     """Raises Refusal (400) for a body that is cut off."""
-    try:
-        return await request.body()
-    except ClientDisconnect:
-        raise Refusal(Code.MALFORMED_BODY, "The connection was closed before the whole body was there.") from None
+    body: bytes | None = request.scope.get(_BODY)
+    if body is None:
+        pieces, more = [], True
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                detail = "The connection was closed before the whole body was there."
+                raise Refusal(Code.MALFORMED_BODY, detail)
+            pieces.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        body = request.scope[_BODY] = b"".join(pieces)
+    return body
 
 
 def _invalid(error: ValidationError) -> Exception:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -127,12 +127,12 @@ def open_server_service(settings: Settings, give_up: GiveUp | None = None) -> Se
 
 
 def service_of(request: Request) -> Service:
-    service: Service = request.app.state.service
+    service: Service = request.scope["app"].service
     return service
 
 
-async def read(request: Request, use_case: UseCase[T]) -> T:
-    return await service_of(request).database.read(use_case, session_of(request))
+def read(request: Request, use_case: UseCase[T]) -> Awaitable[T]:
+    return service_of(request).database.read(use_case, session_of(request))
 
 
 async def write(request: Request, use_case: UseCase[T], answer_of: Callable[[T], Response]) -> Response:
@@ -157,9 +157,9 @@ async def write(request: Request, use_case: UseCase[T], answer_of: Callable[[T],
 
 def with_use_noted(request: Request, use_case: UseCase[T]) -> UseCase[T]:
     """What is to be noted of the caller's key goes into the same commit."""
-    use = getattr(request.state, "use", None)
+    use = request.scope["state"].get("use")
     return use.with_it(use_case) if use else use_case
 
 
 def session_of(request: Request) -> Session:
-    return getattr(request.state, "session", None) or Session()
+    return request.scope["state"].get("session") or Session()

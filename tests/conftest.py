@@ -35,7 +35,7 @@ from infra.telemetry.metrics import Metrics
 from tests.described import assert_described
 from tests.infra.storage.certificates import Authority
 from tests.log_watch import Watch
-from tests.postgresql import database_name, database_url, migrated_url, postgresql
+from tests.postgresql import Databases, database_name, database_url, migrated_url, postgresql
 
 __all__ = ["database_name", "database_url", "migrated_url", "postgresql"]  # fixtures
 
@@ -47,6 +47,22 @@ hypothesis.settings.load_profile("plain")
 def pytest_xdist_auto_num_workers() -> int:
     """Two more than there are processors, because tests also wait. Beyond eight they only start."""
     return min((os.cpu_count() or 1) + 2, 8)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--on",
+        choices=["sqlite", "postgresql"],
+        default="sqlite",
+        help="what the services of the fixtures keep rows in",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--on") == "postgresql":
+        for item in items:
+            if mark := item.get_closest_marker("sqlite_only"):
+                item.add_marker(pytest.mark.skip(reason=f"only of SQLite and its log: {mark.args[0]}"))
 
 
 def pytest_collection_finish() -> None:
@@ -83,8 +99,28 @@ def _every_line_of_the_log_is_described() -> Iterator[None]:
     assert faults == []
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cluster_if_asked_for(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.config.getoption("--on") == "postgresql":
+        _on_postgresql.append(Databases(request.getfixturevalue("postgresql")))
+    yield
+    _on_postgresql.clear()
+
+
+@pytest.fixture(autouse=True)
+def _databases_go_with_their_directory(request: pytest.FixtureRequest) -> Iterator[None]:
+    directory = request.getfixturevalue("tmp_path") if _on_postgresql and "tmp_path" in request.fixturenames else None
+    yield
+    if directory:
+        _on_postgresql[0].drop(directory)
+
+
+_on_postgresql: list[Databases] = []  # one, where the tests run on it
+
+
 def settings_in(directory: Path, **environment: Any) -> Settings:
     defaults = {
+        **({"DATABASE_URL": _on_postgresql[0].url(directory)} if _on_postgresql else {}),
         "DATABASE_PATH": str(directory / "data" / "app.db"),
         "MAINTENANCE_INTERVAL_SECONDS": "0",
         "BUSY_TIMEOUT_SECONDS": "1",

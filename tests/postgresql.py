@@ -205,6 +205,25 @@ def _go_on(stopped: list[int]) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
+class Databases:
+    """One for each directory in which a service is, with the newest schema."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._names: dict[Path, str] = {}
+
+    def url(self, directory: Path) -> str:
+        """The same for the same directory."""
+        if directory not in self._names:
+            self._names[directory] = self._cluster.create_database(self._cluster.template("migrated", _migrate))
+        return self._cluster.url(self._names[directory])
+
+    def drop(self, directory: Path) -> None:
+        """Those of a directory and of what is in it."""
+        for made in [made for made in self._names if made.is_relative_to(directory)]:
+            self._cluster.drop_database(self._names.pop(made))
+
+
 @contextmanager
 def cluster() -> Iterator[Cluster]:
     """One that is running; it is gone afterwards."""

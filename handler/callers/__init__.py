@@ -1,6 +1,6 @@
 """Who calls, and whether to let them in: a module for each AUTH_MODE."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,12 +43,13 @@ class Gate(Protocol):
     async def admit(self, scope: AsgiScope, needed: Scope) -> Caller:
         """Say who it is, who wants what the scope `needed` is for. Raises NotLetIn."""
 
-    async def leave(self, scope: AsgiScope) -> None:
+    @property
+    def leave(self) -> Callable[[AsgiScope], Awaitable[None]] | None:
         """What is to be done for a caller that was let in, when the answer is out."""
 
 
 def caller_of(request: Request) -> Caller:
-    caller: Caller = request.state.caller
+    caller: Caller = request.scope["state"]["caller"]
     return caller
 
 

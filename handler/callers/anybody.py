@@ -16,13 +16,11 @@ _PORT = re.compile(r":[0-9]*\Z")
 
 
 class Everybody:
+    leave = None
     takes_bearers = False
 
     async def admit(self, scope: AsgiScope, needed: Scope) -> Caller:
         return ANYBODY
-
-    async def leave(self, scope: AsgiScope) -> None:
-        pass
 
 
 class ThisMachine(Everybody):

@@ -19,6 +19,7 @@ _CALLER = frozenset({Scope.READ, Scope.WRITE})
 
 
 class ByIam:
+    leave = None
     takes_bearers = False
 
     def __init__(self, operators: Sequence[str]) -> None:
@@ -35,9 +36,6 @@ class ByIam:
             raise NotLetIn(Code.FORBIDDEN, detail, "unverified")
         know(scope, caller=arn)
         return Caller(arn, _CALLER | {Scope.OPS} if self._is_operator(arn) else _CALLER)
-
-    async def leave(self, scope: AsgiScope) -> None:
-        pass
 
     def _is_operator(self, arn: str) -> bool:
         return any(arn == one or (one.endswith("*") and arn.startswith(one[:-1])) for one in self._operators)

@@ -26,6 +26,7 @@ ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 
 
 class ByToken:
+    leave = None
     takes_bearers = True
 
     def __init__(self, settings: Settings) -> None:
@@ -41,9 +42,6 @@ class ByToken:
             raise invalid("token", "malformed")
         know(scope, caller=subject)
         return Caller(subject, scopes_in(claims, self._prefix))
-
-    async def leave(self, scope: AsgiScope) -> None:
-        pass
 
     async def _verified(self, scope: AsgiScope) -> dict[str, Any]:
         from joserfc import jws, jwt

@@ -1,11 +1,10 @@
 from starlette._utils import get_route_path
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import ServiceError
 from handler.callers import Caller, Gate, NotLetIn, challenge, know
 from handler.callers.access import scope_needed
-from handler.problems import Code, on_http_exception, on_service_error
+from handler.problems import Code, answer_to
 from infra.telemetry.metrics import Metrics
 
 _NOBODY = Caller("", frozenset())
@@ -35,14 +34,13 @@ class Authentication:
         except NotLetIn as error:
             self.metrics.caller_refused(error.reason)
             know(scope, **error.who, refused=error.reason)
-            answer = await on_http_exception(Request(scope), error)
-            return await answer(scope, receive, send)
+            return await answer_to(scope, error)(scope, receive, send)
         except ServiceError as error:  # nobody can say now who this is
-            answer = await on_service_error(Request(scope), error)
-            return await answer(scope, receive, send)
+            return await answer_to(scope, error)(scope, receive, send)
         scope["state"]["caller"] = caller
         await self.app(scope, receive, send)
-        await self.gate.leave(scope)
+        if self.gate.leave:
+            await self.gate.leave(scope)
 
     def _lacks(self, needed: str) -> NotLetIn:
         headers = challenge("insufficient_scope", scope=needed) if self.gate.takes_bearers else None

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,9 +19,9 @@ class BodyLimit:
         self.limit = limit
         self.seconds = seconds
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            return self.app(scope, receive, send)
         received, deadline, more = 0, 0.0, True
 
         async def receive_limited() -> Message:
@@ -40,7 +41,7 @@ class BodyLimit:
                 raise self._too_large()
             return message
 
-        await self.app(scope, receive_limited, send)
+        return self.app(scope, receive_limited, send)
 
     def _too_large(self) -> Refusal:
         return Refusal(Code.BODY_TOO_LARGE, f"The body is larger than {self.limit} bytes.")

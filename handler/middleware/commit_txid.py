@@ -1,14 +1,15 @@
 import re
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from handler.fields import field_of, on_answer
+from handler.fields import fields_of, on_answer
 from handler.problems import Code, problem
 from infra.database import Database
 
 HEADER = "X-Commit-Txid"
 _FIELD = HEADER.lower().encode()
-_TXID = re.compile(r"[0-7][0-9a-f]{15}", re.ASCII)
+_TXID = re.compile(rb"[0-7][0-9a-f]{15}")
 
 
 class CommitTxid:
@@ -20,14 +21,13 @@ class CommitTxid:
         self.app = app
         self.database = database
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        given = field_of(scope, _FIELD)
+            return self.app(scope, receive, send)
+        given = fields_of(scope).get(_FIELD)
         if given is not None and not _TXID.fullmatch(given):
             detail = f"{HEADER} should be 16 hexadecimal digits below 2^63, as an answer has it."
-            answer = problem(scope, Code.MALFORMED_HEADER, detail)
-            return await answer(scope, receive, send)
+            return problem(scope, Code.MALFORMED_HEADER, detail)(scope, receive, send)
         session = self.database.session(int(given, 16) if given else 0)
         scope["state"]["session"] = session
 
@@ -36,4 +36,4 @@ class CommitTxid:
                 message["headers"].append((_FIELD, b"%016x" % session.shown))
 
         on_answer(scope, add_txid)
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)

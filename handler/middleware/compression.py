@@ -1,9 +1,11 @@
+from collections.abc import Awaitable
+
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.gzip import GZipResponder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from handler.conditions import coded
-from handler.fields import field_of, on_answer
+from handler.fields import fields_of, on_answer
 
 _SMALLEST = 1000  # bytes of an answer that is worth it
 _LEVEL = 6
@@ -16,12 +18,12 @@ class Compression:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        if "gzip" not in (field_of(scope, b"accept-encoding") or ""):
+            return self.app(scope, receive, send)
+        if b"gzip" not in fields_of(scope).get(b"accept-encoding", b""):
             on_answer(scope, _say_that_it_varies)
-            return await self.app(scope, receive, send)
+            return self.app(scope, receive, send)
 
         async def send_with_tag(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -31,10 +33,10 @@ class Compression:
             await send(message)
 
         responder = GZipResponder(self.app, _SMALLEST, _LEVEL, exclude_content_types=_COMPRESSED_ALREADY)
-        await responder(scope, receive, send_with_tag)
+        return responder(scope, receive, send_with_tag)
 
 
 def _say_that_it_varies(message: Message) -> None:
-    length = next((value for name, value in message["headers"] if name == b"content-length"), None)
+    length = dict(message["headers"]).get(b"content-length")
     if length is None or int(length) >= _SMALLEST:
         MutableHeaders(scope=message).add_vary_header("Accept-Encoding")

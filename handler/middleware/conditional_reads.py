@@ -1,3 +1,5 @@
+from collections.abc import Awaitable
+
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,13 +17,13 @@ class ConditionalReads:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or not has_conditions(scope):
-            return await self.app(scope, receive, send)
+            return self.app(scope, receive, send)
         try:
             conditions = Conditions.read(Headers(scope=scope))
         except Refusal as error:
-            return await problem(scope, error.code, error.detail)(scope, receive, send)
+            return problem(scope, error.code, error.detail)(scope, receive, send)
         replaced = False
 
         async def send_unless_known(message: Message) -> None:
@@ -32,7 +34,7 @@ class ConditionalReads:
             if not replaced:
                 await send(message)
 
-        await self.app(scope, receive, send_unless_known)
+        return self.app(scope, receive, send_unless_known)
 
 
 def _instead(scope: Scope, conditions: Conditions, message: Message) -> Response | None:

@@ -1,3 +1,5 @@
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from handler.problems import too_many_connections
@@ -12,7 +14,7 @@ class ConnectionLimit:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http" and CROWDED in scope["state"] and not is_probe(scope):
-            return await too_many_connections(scope)(scope, receive, send)
-        await self.app(scope, receive, send)
+            return too_many_connections(scope)(scope, receive, send)
+        return self.app(scope, receive, send)

@@ -1,10 +1,11 @@
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from handler.fields import field_of
+from handler.fields import fields_of
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_SECONDS = 10.0
@@ -20,9 +21,11 @@ class EarlyAnswers:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or "aws.event" in scope or not _has_body(scope):
-            return await self.app(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        has_body = scope["type"] == "http" and _has_body(scope)
+        return (self._answer if has_body else self.app)(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         unread, early = True, False
 
         async def receive_to_the_end() -> Message:
@@ -57,4 +60,5 @@ async def _drop_body(receive: Receive) -> None:
 
 
 def _has_body(scope: Scope) -> bool:
-    return field_of(scope, b"transfer-encoding") is not None or field_of(scope, b"content-length") not in (None, "0")
+    fields = fields_of(scope)
+    return b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"

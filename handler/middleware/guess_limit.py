@@ -1,3 +1,5 @@
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from handler.buckets import Buckets
@@ -17,16 +19,16 @@ class GuessLimit:
         self.app = app
         self.buckets = buckets
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or is_probe(scope):
-            return await self.app(scope, receive, send)
+            return self.app(scope, receive, send)
         key = address_key(scope)
         if answer := too_many_requests(scope, self.buckets, key):
-            return await answer(scope, receive, send)
+            return answer(scope, receive, send)
 
         def count(message: Message) -> None:
             if COUNTED not in scope["state"]:
                 self.buckets.take(key)
 
         on_answer(scope, count)
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)

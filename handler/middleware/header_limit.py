@@ -1,3 +1,6 @@
+from collections.abc import Awaitable
+from itertools import chain
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from handler.problems import Code, problem
@@ -12,10 +15,10 @@ class HeaderLimit:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
-            size = sum(len(name) + len(value) for name, value in scope["headers"])
+            size = sum(map(len, chain.from_iterable(scope["headers"])))
             if len(scope["headers"]) > MAX_HEADERS or size > MAX_HEADER_BYTES:
                 detail = f"At most {MAX_HEADERS} header fields of {MAX_HEADER_BYTES} bytes together are accepted."
-                return await problem(scope, Code.HEADERS_TOO_LARGE, detail)(scope, receive, send)
-        await self.app(scope, receive, send)
+                return problem(scope, Code.HEADERS_TOO_LARGE, detail)(scope, receive, send)
+        return self.app(scope, receive, send)

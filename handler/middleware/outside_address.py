@@ -1,3 +1,5 @@
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from handler.gateways import mount_point, source_of
@@ -9,9 +11,9 @@ class OutsideAddress:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if "aws.event" in scope:
-            root, path = mount_point(scope["aws.event"], scope["path"])
-            client = source_of(scope["aws.event"], str(scope["client"][0])), scope["client"][1]
-            scope.update(root_path=root, path=root + path, client=client)
-        await self.app(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if event := scope.get("aws.event"):
+            root, path = mount_point(event, scope["path"])
+            address, port = scope["client"]
+            scope.update(root_path=root, path=root + path, client=(source_of(event, str(address)), port))
+        return self.app(scope, receive, send)

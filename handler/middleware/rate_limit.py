@@ -1,3 +1,4 @@
+from collections.abc import Awaitable
 from functools import lru_cache
 from ipaddress import ip_address
 from math import ceil
@@ -24,13 +25,13 @@ class RateLimit:
         self.app = app
         self.buckets = buckets
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or is_probe(scope):
-            return await self.app(scope, receive, send)
+            return self.app(scope, receive, send)
         key = _key_of(scope)
         scope["state"][COUNTED] = True
         if answer := too_many_requests(scope, self.buckets, key):
-            return await answer(scope, receive, send)
+            return answer(scope, receive, send)
         self.buckets.take(key)
 
         def add_level(message: Message) -> None:
@@ -38,7 +39,7 @@ class RateLimit:
             message["headers"] += [(name.lower().encode(), value.encode()) for name, value in fields]
 
         on_answer(scope, add_level)
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
 
 def too_many_requests(scope: Scope, buckets: Buckets, key: Key) -> Response | None:

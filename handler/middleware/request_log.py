@@ -1,22 +1,23 @@
 import logging
+import os
 import re
 import time
-from secrets import token_hex
+from collections.abc import Awaitable
 from zlib import crc32
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from handler.fields import edit_answer, field_of
-from infra.telemetry.logs import clear_context_keys, log_request, set_context_keys
+from handler.fields import edit_answer, fields_of, has_begun
+from infra.telemetry.logs import CONTEXT_KEYS, log_request
 from infra.telemetry.metrics import Metrics
-from infra.telemetry.trace_context import trace_of
+from infra.telemetry.trace_context import Trace, trace_of
 
 logger = logging.getLogger("handler.request")
 
 METRICS = "metrics"  # where a server's state has those that count what never becomes a request
 NOBODY_LEFT = 499  # to answer: nginx's number for a client that has gone
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestLog:
@@ -39,30 +40,32 @@ class RequestLog:
         for part in ("method", "path"):
             if not scope[part].isascii():
                 scope[part] = scope[part].encode("utf-8", "replace").decode()
-        request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
-        set_context_keys(request_id=request_id, route=_Route(scope), **_trace(scope))  # type: ignore[arg-type]
-        status, is_answered = 500, False
+        fields, state = fields_of(scope), scope.setdefault("state", {})
+        request_id = state["request_id"] = _request_id(scope, fields)
+        trace = state.get("trace") or _trace(fields)  # what the request's span has left, or its caller says
+        keys = {"request_id": request_id, "route": _Route(scope)}
+        CONTEXT_KEYS.set(keys | trace._asdict() if trace else keys)
+        status = 500
         self.metrics.in_flight += 1
 
-        async def send_with_id(message: Message) -> None:
-            nonlocal status, is_answered
+        def send_with_id(message: Message) -> Awaitable[None]:
+            nonlocal status
             if message["type"] == "http.response.start":
-                status, is_answered = message["status"], True
+                status = message["status"]
                 edit_answer(scope, message)
                 message["headers"].append((b"x-request-id", request_id.encode()))
-            await send(message)
+            return send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
-            status = status if is_answered else NOBODY_LEFT
+            status = status if has_begun(scope) else NOBODY_LEFT
         finally:
             seconds = time.perf_counter() - started
             self.metrics.in_flight -= 1
             route = route_of(scope)
             self.metrics.request_finished(_method(scope), route, status, seconds)
             self._log(scope, route, status, round(seconds * 1000, 3))
-            clear_context_keys()
+            CONTEXT_KEYS.set({})
 
     def _log(self, scope: Scope, route: str, status: int, milliseconds: float) -> None:
         is_slow, state, method, path = milliseconds > self.slow_ms, scope["state"], scope["method"], scope["path"]
@@ -95,10 +98,9 @@ def route_of(scope: Scope) -> str:
     return str(scope["route"].path) if "route" in scope else "none"
 
 
-def _trace(scope: Scope) -> dict[str, str]:
-    """What the request's span has left, or its caller says."""
-    trace = scope["state"].get("trace") or trace_of(field_of(scope, b"traceparent") or "")
-    return trace._asdict() if trace else {}
+def _trace(fields: dict[bytes, bytes]) -> Trace | None:
+    given = fields.get(b"traceparent")
+    return trace_of(given.decode("latin-1")) if given else None
 
 
 def is_in_sample(request_id: str, share: float) -> bool:
@@ -111,10 +113,10 @@ def _method(scope: Scope) -> str:
     return scope["method"] if scope["method"] in METHODS else "other"
 
 
-def _request_id(scope: Scope) -> str:
-    given = field_of(scope, b"x-request-id")
+def _request_id(scope: Scope, fields: dict[bytes, bytes]) -> str:
+    given = fields.get(b"x-request-id")
     if given and _REQUEST_ID.fullmatch(given):
-        return given
+        return given.decode()
     if "aws.context" in scope:
         return str(scope["aws.context"].aws_request_id)
-    return token_hex(16)
+    return os.urandom(16).hex()

@@ -1,3 +1,5 @@
+from collections.abc import Awaitable, Collection
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from handler.fields import on_answer
@@ -17,6 +19,7 @@ _SECURITY = [
 _NOT_KEPT = _encoded("Cache-Control", "no-store")
 # What has a validator may be kept by the one who asked, and used when the service says that it is still so
 _ASKED_FOR_EACH_TIME = _encoded("Cache-Control", "private, no-cache")
+_NAMES = frozenset(name for name, _ in (*_SECURITY, _NOT_KEPT))
 
 
 class SecurityHeaders:
@@ -27,11 +30,11 @@ class SecurityHeaders:
         self.hsts = _encoded("Strict-Transport-Security", f"max-age={hsts_seconds}")
         self.hsts_seconds = hsts_seconds
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            return self.app(scope, receive, send)
         on_answer(scope, self._add_safely if self.hsts_seconds and scope["scheme"] == "https" else _add_missing)
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
     def _add_safely(self, message: Message) -> None:
         _add_missing(message)
@@ -39,9 +42,11 @@ class SecurityHeaders:
 
 
 def _add_missing(message: Message) -> None:
-    message["headers"] += missing_fields(message["status"], {name for name, _ in message["headers"]})
+    message["headers"] += missing_fields(message["status"], dict(message["headers"]))
 
 
-def missing_fields(status: int, names: set[bytes]) -> list[tuple[bytes, bytes]]:
-    caching = _ASKED_FOR_EACH_TIME if status < 400 and b"etag" in names else _NOT_KEPT
-    return [field for field in (*_SECURITY, caching) if field[0] not in names]
+def missing_fields(status: int, given: Collection[bytes]) -> list[tuple[bytes, bytes]]:
+    """`given`: the names of those that are there."""
+    caching = _ASKED_FOR_EACH_TIME if status < 400 and b"etag" in given else _NOT_KEPT
+    fields = [*_SECURITY, caching]
+    return fields if _NAMES.isdisjoint(given) else [field for field in fields if field[0] not in given]

@@ -1,9 +1,9 @@
 import asyncio
 import logging
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from handler.fields import on_answer
+from handler.fields import has_begun
 from handler.problems import Code, problem, stopping
 
 logger = logging.getLogger("handler.error")
@@ -21,21 +21,14 @@ class UnhandledErrors:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started = False
-
-        def note(message: Message) -> None:
-            nonlocal started
-            started = True
-
-        on_answer(scope, note)
         try:
             await self.app(scope, receive, send)
         except asyncio.CancelledError:
-            if started:
+            if has_begun(scope):
                 raise
             await stopping(scope)(scope, receive, send)
         except Exception as error:
             logger.exception("unhandled %s", type(error).__name__)
-            if started:
+            if has_begun(scope):
                 raise
             await problem(scope, Code.INTERNAL_ERROR, "Internal Server Error")(scope, receive, send)

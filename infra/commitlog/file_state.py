@@ -1,5 +1,6 @@
 """What is known of a database file and its WAL: enough to see that nobody else has touched them since."""
 
+import os
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -56,6 +57,14 @@ def state_of(path: Path) -> FileState | None:
     except FileNotFoundError:
         return None
     return FileState(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def inode_of(path: str) -> int:
+    """Ask the file system; returns 0 when there is no file. Raises OSError."""
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def last_change_of(path: Path) -> int:

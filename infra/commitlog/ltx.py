@@ -80,9 +80,8 @@ class Writer:
         block = lz4.block.compress(page, store_size=False)
         head = _PAGE.pack(number, _SIZE_FOLLOWS, len(block))
         size = len(head) + len(block)
-        for value in (number, self._offset, size):
-            _append_varint(self._index, value)
-        self._crc = go_iso(page, go_iso(head, self._crc))
+        self._index += _varint(number) + _varint(self._offset) + _varint(size)
+        self._crc = go_iso(head + page, self._crc)
         self._offset += size
         self._write(head + block)
 
@@ -225,8 +224,9 @@ def _encode_header(header: Header) -> bytes:
     )
 
 
-def _append_varint(out: bytearray, value: int) -> None:
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
+def _varint(value: int) -> bytes:
+    if value < 1 << 7:
+        return bytes((value,))
+    if value < 1 << 14:
+        return bytes((value & 127 | 128, value >> 7))
+    return bytes((value & 127 | 128,)) + _varint(value >> 7)

@@ -19,7 +19,7 @@ from infra.commitlog.anchor import Anchor, begin_reading
 from infra.commitlog.checkpoint import CHECKPOINT_FRAMES, NO_BACKFILL, NOTHING, Backfill, WalIndex, backfill
 from infra.commitlog.commit import Committer
 from infra.commitlog.defences import defend
-from infra.commitlog.file_state import FileChanged, FileState, Known, Shipped, shm_of, state_of, wal_of
+from infra.commitlog.file_state import FileChanged, FileState, Known, Shipped, inode_of, shm_of, state_of, wal_of
 from infra.commitlog.schema import Schema
 from infra.commitlog.vfs import ShippingVFS
 from infra.commitlog.wal import salts_in
@@ -67,6 +67,7 @@ class OpenFile:
     def __init__(self, path: Path, clock: Clock, committer: Committer, schema: Schema, *, lasting: bool) -> None:
         """`schema`: what may become a commit. `lasting`: the file outlives this process."""
         self.path = path
+        self._wal, self._shm = str(wal_of(path)), str(shm_of(path))
         self.run_until = float("inf")  # by the clock: a statement that takes longer is stopped
         self.went_unshipped = False  # whether a commit has gone by that was not shipped
         self._clock = clock
@@ -374,8 +375,7 @@ class OpenFile:
 
     def _found_inodes(self) -> tuple[int, ...]:
         """0 for a file that is not there."""
-        found = (state_of(path) for path in (wal_of(self.path), shm_of(self.path)))
-        return tuple(state.inode if state else 0 for state in found)
+        return inode_of(self._wal), inode_of(self._shm)
 
     def _note_backfilled(self, backfilled: Backfill) -> None:
         """Take down how far the WAL is backfilled, and whether that is further than it is shipped.

@@ -14,8 +14,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-import peewee
-
 from core import errors
 from core.migrations import is_migrated, migrate
 from infra.clock import Clock
@@ -82,6 +80,7 @@ class SqliteDatabase:
         self._slow = SlowStatements(slow_statement_ms)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._file_is_whole = threading.Lock()
+        self._translated_errors = translated_errors(path)
         self._lasting = lasting
         self._probing_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-probe")
         self._copies = Copies(log.url, observer=log.observer)
@@ -130,32 +129,39 @@ class SqliteDatabase:
         self._check_open()
         session = session or Session()
         not_before = self._not_before(session)
-        use_case = self._timed(use_case)
-        await self._freshness.reach(not_before, session.at_least)
+        if not self._replica.is_fresh(not_before, session.at_least):
+            await self._freshness.reach(not_before, session.at_least)
         try:
-            return await self.read_local(use_case, session)
+            return await self._patiently(use_case, session, is_counted=True)
         except errors.DatabaseDamaged:
             if not self._replica.suspect():
                 raise
         await self._freshness.reach(not_before, session.at_least)  # which brings it in order
-        return await self.read_local(use_case, session)
+        return await self._patiently(use_case, session, is_counted=True)
 
     async def read_local(self, use_case: UseCase[T], session: Session | None = None) -> T:
-        """Run on the reading connection, on whatever state is here."""
+        """Run on the reading connection, on whatever state is here; no metric has it."""
         self._check_open()
-        session = session or Session()
-        use_case = self._slow.watched(use_case)
-        begun, waited = self._clock.now(), 0.0
+        return await self._patiently(use_case, session or Session(), is_counted=False)
+
+    async def _patiently(self, use_case: UseCase[T], session: Session, *, is_counted: bool) -> T:
+        """Again and again while another connection holds a lock."""
+        begun = waited = 0.0
         try:
             while True:
                 try:
-                    with self._file_is_whole, translated_errors(self.path):
+                    with self._file_is_whole, self._translated_errors:
+                        started = time.perf_counter()
                         try:
-                            return use_case(self._replica.reader)
+                            return self._slow.watch(use_case, self._replica.reader)
                         finally:
                             session.shown = self._replica.stored.txid  # after it: it may have seen a new commit
+                            if is_counted:
+                                self.log.observer.query_finished("read", time.perf_counter() - started)
                 except errors.DatabaseLocked:
-                    waited = self._clock.now() - begun
+                    now = self._clock.now()
+                    begun = begun or now
+                    waited = now - begun
                     self.log.observer.lock_met()
                     if waited >= self._busy_timeout:
                         raise
@@ -163,16 +169,6 @@ class SqliteDatabase:
         finally:
             if waited:
                 self.log.observer.lock_waited(waited)
-
-    def _timed(self, use_case: UseCase[T]) -> UseCase[T]:
-        def timed(db: peewee.Database) -> T:
-            started = time.perf_counter()
-            try:
-                return use_case(db)
-            finally:
-                self.log.observer.query_finished("read", time.perf_counter() - started)
-
-        return timed
 
     async def write(self, use_case: UseCase[T], session: Session | None = None) -> T:
         """Run in a transaction, with whatever else waits; when this returns, the commit is in the log.
@@ -317,7 +313,8 @@ class SqliteDatabase:
         self._lock.release()
 
     def _not_before(self, session: Session) -> float:
-        return min(session.arrived, self._clock.now()) - self._max_age
+        arrived = session.arrived if session.arrived < float("inf") else self._clock.now()
+        return arrived - self._max_age
 
     async def _catch_up(self) -> None:
         """A write that is being stored keeps its thread: beside it one can ask, and need not wait if nothing is new."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -29,22 +30,22 @@ class SlowStatements:
 
     def watched(self, use_case: UseCase[T]) -> UseCase[T]:
         """The same use case, with an eye on its statements."""
+        return partial(self.watch, use_case)
+
+    def watch(self, use_case: UseCase[T], db: peewee.Database) -> T:
+        """Run it, with an eye on its statements."""
         if not self._seconds:
-            return use_case
-
-        def run(db: peewee.Database) -> T:
-            connection: apsw.Connection = db.connection()
-            watch = _Watch(self._seconds)
-            connection.exec_trace = watch.begins
-            try:
-                return use_case(db)
-            finally:
-                connection.exec_trace = None
-                watch.ends()
-                for sql, bindings, seconds in watch.slow:
-                    _warn(sql, _plan(connection, sql, bindings), seconds)
-
-        return run
+            return use_case(db)
+        connection: apsw.Connection = db.connection()
+        watch = _Watch(self._seconds)
+        connection.exec_trace = watch.begins
+        try:
+            return use_case(db)
+        finally:
+            connection.exec_trace = None
+            watch.ends()
+            for sql, bindings, seconds in watch.slow:
+                _warn(sql, _plan(connection, sql, bindings), seconds)
 
 
 class _Watch:

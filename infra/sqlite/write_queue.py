@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MOST_TOGETHER = 256
+ANSWERED_IN_A_TURN = 4  # of the event loop, of those that share a commit
 _GATHER_SECONDS = 0.02  # the longest that writes wait for others that are just being read
 _PREPARE_SECONDS = 0.5
 WATCH_SECONDS = 0.5  # how often an idle server looks for the work of other programs
@@ -221,9 +223,10 @@ def _tell(group: list[Waiting]) -> None:
 
 
 def _resolve(loop: asyncio.AbstractEventLoop, futures: "Iterator[asyncio.Future[None]]") -> None:
-    """One in each turn of the loop: whoever reads meanwhile is not to wait until all of them are answered."""
-    for future in futures:
+    """A few in each turn of the loop: whoever reads meanwhile is not to wait until all of them are answered."""
+    some = list(islice(futures, ANSWERED_IN_A_TURN))
+    for future in some:
         if not future.done():
             future.set_result(None)
-            loop.call_soon(_resolve, loop, futures)
-            return
+    if len(some) == ANSWERED_IN_A_TURN:
+        loop.call_soon(_resolve, loop, futures)

@@ -6,9 +6,7 @@ plain http is allowed only for an endpoint that somebody named (AWS_ENDPOINT_URL
 
 import errno
 import os
-import shutil
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -52,6 +51,7 @@ _CHECK_SECONDS = 5
 _NAMES_REMEMBERED = 8
 _DEEPEST = 2  # levels of directories: ltx/0
 _UNFINISHED = ".being-written-"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _DAY_SECONDS = 24 * 3600
 _WRITTEN_AT = "litestream-timestamp"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -124,6 +124,7 @@ class ObjectStore:
         self._store: Any = None  # as long as it is a directory that is not there yet
         self._directory: Path | None = None
         self._inode: tuple[int, int] | None = None
+        self._folders: dict[str, Path] = {}  # those below it that were asked for, by their names in it
         self._lasting: set[Path] = set()  # directories below it whose names are safe from a power cut
         self._named: tuple[tuple[str, int], ...] = ()  # the newest files of which that is known: name, inode
         self._timeout = timeout
@@ -293,10 +294,10 @@ class ObjectStore:
     def _put(self, name: str, body: Any, mode: Any, written_at: datetime | None = None) -> None:
         with self._request("put"):
             if self._directory is not None:
-                path = self._directory / name
+                folder, file = self._place_of(name)
                 self._make_first()
-                self._make_directory(path.parent)
-                self._remember_named(name, _write_file(path, body, mode, written_at))
+                self._make_directory(folder)
+                self._remember_named(name, _write_file(folder, file, body, mode, written_at))
                 return
             attributes = {_WRITTEN_AT: written_at.isoformat().replace("+00:00", "Z")} if written_at else None
             obstore.put(
@@ -349,17 +350,25 @@ class ObjectStore:
         not have come to that yet, and never will if the power fails now. It is opened first, so that the name made
         safe is the one that was found.
         """
-        assert self._directory
-        path = self._directory / name
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        folder, file = self._place_of(name)
+        descriptor = os.open(f"{folder}/{file}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             inode = os.fstat(descriptor).st_ino
             if (name, inode) not in self._named:
-                fsync_directory(path.parent)
+                fsync_directory(folder)
                 self._remember_named(name, inode)
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def _place_of(self, name: str) -> tuple[Path, str]:
+        """The directory that an object lies in, and what its file is called there."""
+        assert self._directory
+        directory, _, file = name.rpartition("/")
+        folder = self._folders.get(directory)
+        if folder is None:
+            folder = self._folders[directory] = self._directory / directory
+        return folder, file
 
     def _remember_named(self, name: str, inode: int) -> None:
         """Any thread may: it is replaced as a whole."""
@@ -508,64 +517,75 @@ def _directories(top: Path, depth: int) -> Iterator[Path]:
                     yield from _directories(Path(entry.path), depth - 1)
 
 
-def _write_file(path: Path, body: Path | bytes | bytearray, mode: str, written_at: datetime | None) -> int:
+def _write_file(folder: Path, name: str, body: Path | bytes | bytearray, mode: str, written_at: datetime | None) -> int:
     """Whole, and safe from a power cut, before the name is there for anybody to see. Returns the inode.
 
     obstore's LocalStore would link the file into place without any fsync.
     """
+    path = f"{folder}/{name}"
     if mode == "create" and body == b"":
-        return _create_empty(path)  # which is whole at once, and needs no link
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED, suffix=".partial")
+        return _create_empty(folder, path)  # which is whole at once, and needs no link
+    unfinished = f"{folder}/{_UNFINISHED}{token_hex(8)}.partial"
+    descriptor = os.open(unfinished, _NEW, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            if isinstance(body, Path):
-                with body.open("rb") as source:
-                    shutil.copyfileobj(source, file, _CHUNK)
-            else:
-                file.write(body)
-            file.flush()
+        try:
+            for piece in _pieces_of(body) if isinstance(body, Path) else [body]:
+                _write_all(descriptor, piece)
             with if_kept():
                 os.fchmod(descriptor, 0o644)
-            give_to_owner_of(path.parent, descriptor)
+            give_to_owner_of(folder, descriptor)
             if written_at:
                 nanoseconds = (written_at - _EPOCH) // timedelta(microseconds=1) * 1000  # a float would miss some
                 with if_kept():
                     os.utime(descriptor, ns=(nanoseconds, nanoseconds))
             os.fsync(descriptor)
             inode = os.fstat(descriptor).st_ino
+        finally:
+            os.close(descriptor)
         if mode == "create":
             try:
-                os.link(partial, path)
+                os.link(unfinished, path)
             except FileExistsError:
-                fsync_directory(path.parent)  # whoever hears of the object may count on it
+                fsync_directory(folder)  # whoever hears of the object may count on it
                 raise
             except OSError as error:
                 if error.errno in _NO_LINKS:
                     raise StoreRefused(_WITHOUT_LINKS.format(path, error.strerror)) from error
                 raise
         else:
-            os.replace(partial, path)
-        _make_outlive_power_cuts(path)
+            os.replace(unfinished, path)
+        _make_outlive_power_cuts(folder, path)
         return inode
     finally:
         with suppress(OSError):  # it must not hide what has happened
-            Path(partial).unlink()
+            os.unlink(unfinished)
 
 
-def _create_empty(path: Path) -> int:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+def _create_empty(folder: Path, path: str) -> int:
+    descriptor = os.open(path, _NEW, 0o644)
     try:
-        give_to_owner_of(path.parent, descriptor)
+        give_to_owner_of(folder, descriptor)
         inode = os.fstat(descriptor).st_ino
     finally:
         os.close(descriptor)
-    _make_outlive_power_cuts(path)
+    _make_outlive_power_cuts(folder, path)
     return inode
 
 
-def _make_outlive_power_cuts(path: Path) -> None:
+def _pieces_of(source: Path) -> Iterator[bytes]:
+    with source.open("rb") as file:
+        yield from iter(partial(file.read, _CHUNK), b"")
+
+
+def _write_all(descriptor: int, data: bytes | bytearray) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _make_outlive_power_cuts(folder: Path, path: str) -> None:
     try:
-        fsync_directory(path.parent)
+        fsync_directory(folder)
     except OSError as error:
         # unlike every error before it this one leaves an object behind
         raise StoreUnavailable(f"{path}: cannot be made to outlive a power cut: {error.strerror}") from error

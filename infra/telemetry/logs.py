@@ -12,18 +12,16 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from aws_lambda_powertools.logging.formatter import (
-    LambdaPowertoolsFormatter,
-    clear_context_keys,
-    set_context_keys,
-)
+from aws_lambda_powertools.logging.formatter import THREAD_LOCAL_KEYS, LambdaPowertoolsFormatter
 from pydantic_core import to_json
 
 from infra.settings import SERVICE
 from infra.telemetry.line_handler import LineHandler
 from infra.telemetry.newest_errors import ERRORS
 
-__all__ = ["LineFormatter", "clear_context_keys", "configure_logging", "set_context_keys"]
+__all__ = ["CONTEXT_KEYS", "LineFormatter", "configure_logging"]
+
+CONTEXT_KEYS = THREAD_LOCAL_KEYS  # what each line says that is written in a context, as Powertools keeps it
 
 _OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "taskName", "message", "asctime", "color_message"}
 _NAMES = {"uvicorn.error": "uvicorn"}  # whoever looks for "error" is not to find all that a server says
@@ -57,7 +55,7 @@ class LineFormatter(LambdaPowertoolsFormatter):
         for name, value in self.get_current_keys().items():
             if value is not None:
                 line[name] = value
-        line |= self.thread_safe_get_current_keys()
+        line |= CONTEXT_KEYS.get()
         line |= fields
         line["logger"] = logger
         if self._is_traced and (trace_id := self._get_latest_trace_id()):

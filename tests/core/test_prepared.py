@@ -21,7 +21,7 @@ def test_each_text_is_what_peewee_builds_of_the_values(db: Database, monkeypatch
                 patch.setattr(module, "value", lambda name: Value(values[name]))
             sql, parameters = text_of(db, self._build(*shape))
         found = run(self, db, values, *shape)
-        kept_sql, kept = self._texts[type(db), shape]
+        kept_sql, kept = self._texts[type(db), *shape]
         assert (kept_sql, [values.get(each, each) for each in kept]) == (sql, parameters)
         seen.append(sql)
         return found

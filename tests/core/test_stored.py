@@ -1,9 +1,10 @@
 """Whatever SQLite takes into the table can be listed, read, changed and deleted."""
 
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
+import apsw
 import peewee
 import pytest
 from hypothesis import Phase, given, settings
@@ -86,3 +87,38 @@ def test_column_that_could_not_be_read_however_odd_is_refused() -> None:
 
     with pytest.raises(TypeError, match=r"Parcel: .* not \['weight'\]"):
         Stored(Parcel, dict)
+
+
+@contextmanager
+def statements(db: Database) -> Iterator[list[str]]:
+    found: list[str] = []
+    db.connection().trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: found.append(event["sql"]))
+    yield found
+    db.connection().trace_v2(0, None)
+
+
+def test_row_is_read_as_it_is_and_as_bytes_only_if_it_is_odd(any_db: Database) -> None:
+    any_db.connection().execute("DELETE FROM items; DELETE FROM sqlite_sequence")
+    is_utf_8 = any_db.execute_sql("PRAGMA encoding").fetchone() == ("UTF-8",)
+    plain = items.create_item(any_db, NewItem(name="plain")).id
+    odd = items.create_item(any_db, NewItem(name="odd")).id
+    any_db.execute_sql("UPDATE items SET name = CAST(x'3dd8' AS TEXT) WHERE id = ?", (odd,))
+    for row_id, count in ((plain, 1 if is_utf_8 else 2), (odd, 2)):
+        with statements(any_db) as found:
+            items.get_item(any_db, row_id)
+        assert (len(found), "AS BLOB), CAST" in found[0], "AS BLOB), CAST" in found[-1]) == (count, False, count > 1)
+
+
+@pytest.mark.parametrize("column", ["name", "created_at"])
+@pytest.mark.parametrize("text", [b"\x3d\xd8", b"\xd8\x3d", b"\xff\xff"])
+def test_text_that_is_none_is_named_in_the_log_whatever_the_encoding(
+    any_db: Database, column: str, text: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite would mend that of UTF-16 without a word."""
+    any_db.connection().execute("DELETE FROM items; DELETE FROM sqlite_sequence")
+    [encoding] = any_db.execute_sql("PRAGMA encoding").fetchone()
+    shown = text.decode(encoding, "replace")
+    item_id = items.create_item(any_db, NewItem(name="n")).id
+    any_db.execute_sql(f"UPDATE items SET {column} = CAST(? AS TEXT) WHERE id = ?", (text, item_id))
+    assert getattr(items.get_item(any_db, item_id), column) == shown
+    assert ("items" in caplog.text) == ("\ufffd" in shown)

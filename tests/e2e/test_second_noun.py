@@ -111,7 +111,7 @@ from starlette.routing import Route
 
 from core import orders
 from core.schemas import NewOrder, OrderPage, OrderView, PageQuery
-from handler.answers import answer, created
+from handler.answers import Shown, created
 from handler.openapi import operation
 from handler.requests import id_of, read_json, read_query
 from handler.service import read, write
@@ -121,7 +121,7 @@ class OrderList(Endpoint):
     @operation("list_orders", "List orders", query=PageQuery, answers={200: OrderPage})
     async def get(self, request: Request) -> Response:
         query = read_query(request, PageQuery)
-        return answer(await read(request, partial(orders.list_orders, query=query)))
+        return Shown(await read(request, partial(orders.list_orders, query=query)))
 
     @operation("create_order", "Order an item", body=NewOrder, answers={201: OrderView})
     async def post(self, request: Request) -> Response:
@@ -132,7 +132,7 @@ class OrderList(Endpoint):
 
 @operation("get_order", "Read an order", answers={200: OrderView})
 async def order(request: Request) -> Response:
-    return answer(await read(request, partial(orders.get_order, order_id=id_of(request))))
+    return Shown(await read(request, partial(orders.get_order, order_id=id_of(request))))
 
 
 routes = [

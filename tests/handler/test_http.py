@@ -161,7 +161,7 @@ def test_stop_ends_the_wait_for_the_rest_without_an_error() -> None:
 
     async def stop() -> None:
         refusing = EarlyAnswers(Response(status_code=415))
-        request = asyncio.create_task(refusing({"type": "http", "headers": headers}, receive, send))
+        request = asyncio.ensure_future(refusing({"type": "http", "headers": headers}, receive, send))
         while len(sent) < 2:
             await asyncio.sleep(0)
         request.cancel()  # as Uvicorn does

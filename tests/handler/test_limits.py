@@ -200,8 +200,11 @@ def test_end_of_a_connection_may_be_waited_for_longer_than_a_body() -> None:
         raise AssertionError("nobody answers")
 
     received: list[bool] = []
-    limited = BodyLimit(app, limit=10, seconds=0.001)
-    asyncio.run(limited({"type": "http", "headers": []}, receive, send))
+
+    async def ask() -> None:
+        await BodyLimit(app, limit=10, seconds=0.001)({"type": "http", "headers": []}, receive, send)
+
+    asyncio.run(ask())
     assert [message["type"] for message in messages] == ["http.request", "http.disconnect"]
 
 

@@ -23,7 +23,10 @@ SEARCHES: list[dict[str, Any]] = [{}, {"q": "amp"}, {"q": "amp", "count": True},
 OF_ITEMS = r"SCAN \w+ USING (COVERING )?INDEX idx_items_created"
 # Why a plan may have a scan: what the scan is, and what the statement is like that may have it
 REASONS = {
-    "the first page begins where the index begins, and ends at its LIMIT": (OF_ITEMS, r"ORDER BY.* LIMIT \S+$"),
+    "the first page begins where the index begins, and ends at its LIMIT": (
+        OF_ITEMS,
+        r"ORDER BY.* LIMIT CAST\(\? AS INTEGER\)$",
+    ),
     "the window of q is so many rows from the index": (OF_ITEMS, r"ORDER BY.* LIMIT \S+ OFFSET \S+$"),
     "an export is of all items": (OF_ITEMS, r"AS BLOB\) FROM .*ORDER BY [^?]*$"),
     "whoever asks for a count is told how many items there are": (OF_ITEMS, r"^SELECT COUNT\(1\)"),

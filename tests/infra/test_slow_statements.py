@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import TransactionTooSlow
 from infra.sqlite.database import SqliteDatabase
-from infra.telemetry.logs import clear_context_keys, set_context_keys
+from infra.telemetry.logs import CONTEXT_KEYS
 from tests.conftest import open_at
 from tests.log_watch import kept_lines
 
@@ -64,9 +64,9 @@ def test_slow_statement_of_a_write_has_the_id_of_its_request(
     database: SqliteDatabase, lines: list[dict[str, Any]]
 ) -> None:
     async def request(request_id: str) -> None:
-        set_context_keys(request_id=request_id)  # type: ignore[arg-type]
+        CONTEXT_KEYS.set({"request_id": request_id})
         await database.write(count_slowly)
-        clear_context_keys()
+        CONTEXT_KEYS.set({})
 
     async def both() -> None:
         await asyncio.gather(request("one"), request("two"))

@@ -147,10 +147,8 @@ def test_fields_of_other_writers_are_not_taken_for_ours() -> None:
 
 
 def test_varints_of_the_page_index() -> None:
-    out = bytearray()
-    for value in (0, 127, 128, 300):
-        ltx._append_varint(out, value)
-    assert out == b"\x00\x7f\x80\x01\xac\x02"
+    found = b"".join(map(ltx._varint, (0, 127, 128, 300, 2**14 - 1, 2**14, 2**21 + 5)))
+    assert found == b"\x00\x7f\x80\x01\xac\x02\xff\x7f\x80\x80\x01\x85\x80\x80\x01"
 
 
 # Small objects that stand for much

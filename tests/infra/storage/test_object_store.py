@@ -160,10 +160,10 @@ def test_name_that_was_found_is_made_safe_before_the_content_is_used(
             events.append(f"fsync of {path.relative_to(tmp_path)}")
         fsync(descriptor)
 
-    def record_open(path: Path, *arguments: Any) -> Any:
+    def record_open(path: Path | str, *arguments: Any) -> Any:
         found = open_file(path, *arguments)
-        if path.is_file():
-            events.append(f"{path.relative_to(tmp_path)} is open")
+        if Path(path).is_file():
+            events.append(f"{Path(path).relative_to(tmp_path)} is open")
         return found
 
     def interrupted(*arguments: Any) -> None:
@@ -331,15 +331,26 @@ def test_name_that_may_not_outlive_a_power_cut_is_no_refusal(tmp_path: Path, mon
     def broken(path: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    def read_only(path: Path, missing_ok: bool = False) -> None:
+    def read_only(path: str) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     with monkeypatch.context() as patch:
         patch.setattr(object_store, "fsync_directory", broken)
-        patch.setattr(Path, "unlink", read_only)
+        patch.setattr(os, "unlink", read_only)
         with pytest.raises(StoreUnavailable, match="power cut"):
             store.create("x", b"1")
     assert b"".join(store.read("x")) == b"1"
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_object_is_whole_where_the_system_takes_it_bit_by_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_file: bool
+) -> None:
+    store, write = ObjectStore((tmp_path / "store").as_uri()), os.write
+    (tmp_path / "body").write_bytes(b"12345")
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:2]))
+    store.create("x", tmp_path / "body" if is_file else b"12345")
+    assert read(store, "x") == b"12345"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])

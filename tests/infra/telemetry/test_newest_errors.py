@@ -1,8 +1,8 @@
 import logging
 
 import pytest
-from aws_lambda_powertools.logging.formatter import clear_context_keys, set_context_keys
 
+from infra.telemetry.logs import CONTEXT_KEYS
 from infra.telemetry.newest_errors import NewestErrors
 
 
@@ -13,9 +13,9 @@ def test_newest_twenty_errors_are_kept_with_the_id_of_their_request(caplog: pyte
         logger.warning("no error")
         for number in range(25):
             logger.error("error %d", number)
-        set_context_keys(request_id="abc")  # type: ignore[arg-type]
+        CONTEXT_KEYS.set({"request_id": "abc"})
         logger.critical("x" * 1000)
-        clear_context_keys()
+        CONTEXT_KEYS.set({})
     finally:
         logger.removeHandler(kept)
     newest, second, *others = kept.newest_first()
