@@ -71,6 +71,9 @@ test-coverage: .venv/installed ## the same with coverage, which takes twice as l
 	@revision=$$($(REVISION_HERE)); case $$revision in *-dirty | unknown) ;; *) \
 	  echo "$$revision $$($(VENV)/coverage report --format=total --precision=2)" > .coverage-of-revision ;; esac
 
+test-postgres: .venv/installed ## run the tests of the API, and those of PostgreSQL, on a PostgreSQL that they start (needs its programs)
+	@REQUIRE_POSTGRES=1 $(VENV)/python -m pytest $(FAST_TESTS) --on postgresql tests/handler tests/core tests/infra/postgresql
+
 sim: .venv/installed ## simulate the commit log under every kind of trouble (SEEDS=1000 START=0; SEED=42 shows one)
 	@$(VENV)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --start $(START))
 
@@ -213,4 +216,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf build *.egg-info .venv .venv-sam .venv-contract .venv-bench .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.* .coverage-of-revision
 
-.PHONY: help install serve dev test test-coverage sim fuzz model check drill evidence contract e2e bench bench-quick bench-log bench-search bench-costs bench-images bench-middleware bench-metrics bench-calm bench-scaling lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-postgres test-coverage sim fuzz model check drill evidence contract e2e bench bench-quick bench-log bench-search bench-costs bench-images bench-middleware bench-metrics bench-calm bench-scaling lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean

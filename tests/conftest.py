@@ -125,6 +125,8 @@ def settings_in(directory: Path, **environment: Any) -> Settings:
         "MAINTENANCE_INTERVAL_SECONDS": "0",
         "BUSY_TIMEOUT_SECONDS": "1",
     }
+    if _on_postgresql:  # those who share a log share the database instead
+        environment.pop("REPLICA_URL", None)
     return Settings.from_environment({**defaults, **{name: str(value) for name, value in environment.items()}})
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from core import api_keys
 from core.api_keys import Scope
+from core.dialects import execute
 from core.errors import StoreUnavailable
 from core.stored import now
 from handler.callers.access import scope_needed
@@ -181,7 +182,7 @@ def test_expired_revoked_and_unknown_look_the_same_and_the_log_tells_them_apart(
     unknown = new_key(service, "read")
     keys = (expired, revoked, unknown)
     ids = [key.split("_")[1] for key in keys]
-    asyncio.run(service.database.write(lambda db: db.execute_sql("DELETE FROM api_keys WHERE id = ?", (ids[2],))))
+    asyncio.run(service.database.write(lambda db: execute(db, "DELETE FROM api_keys WHERE id = ?", (ids[2],))))
     answers = [client.get("/api/items", headers=bearer(key) | {"X-Request-ID": "r"}) for key in keys]
     assert len({(answer.text, answer.headers["www-authenticate"]) for answer in answers}) == 1
     assert_problem(answers[0], 401)
@@ -238,6 +239,7 @@ class Reads:
         return counted
 
 
+@pytest.mark.sqlite_only("it counts commits, or the store is away")
 def test_a_requests_reads_share_one_question_to_the_store(
     client: httpx2.Client, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +271,7 @@ def test_revoked_key_is_gone_from_the_other_instance(make_settings: MakeSettings
         assert [client.get("/api/items", headers=bearer(key)).status_code for client in (b, a)] == [401, 401]
 
 
+@pytest.mark.sqlite_only("it counts commits, or the store is away")
 def test_only_operators_come_in_while_the_store_is_away(
     client: httpx2.Client, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -297,6 +300,7 @@ def last_used(service: Service) -> list[str | None]:
     return [key.last_used_on for key in asyncio.run(service.database.read(api_keys.list_keys))]
 
 
+@pytest.mark.sqlite_only("it counts commits, or the store is away")
 def test_reads_of_a_day_make_one_commit(client: httpx2.Client, service: Service) -> None:
     key = new_key(service, "read")
     before = service.database.txid
@@ -308,6 +312,7 @@ def test_reads_of_a_day_make_one_commit(client: httpx2.Client, service: Service)
     assert service.database.txid == before + 1
 
 
+@pytest.mark.sqlite_only("it counts commits, or the store is away")
 def test_first_write_of_a_day_notes_it_in_its_own_commit(client: httpx2.Client, service: Service) -> None:
     key = new_key(service, "write")
     before = service.database.txid
@@ -318,6 +323,7 @@ def test_first_write_of_a_day_notes_it_in_its_own_commit(client: httpx2.Client, 
     assert service.database.txid == before + 2
 
 
+@pytest.mark.sqlite_only("a trigger in SQLite's words")
 def test_no_request_fails_because_its_use_cannot_be_noted(
     client: httpx2.Client, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:

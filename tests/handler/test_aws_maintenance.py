@@ -15,6 +15,8 @@ from infra.storage.object_store import ObjectStore
 from tests.conftest import open_at
 from tests.handler.test_aws_lambda import Context, event
 
+pytestmark = pytest.mark.sqlite_only("maintenance of the log")
+
 Invoke = Callable[[dict[str, Any]], dict[str, Any]]
 Start = Callable[[], Invoke]
 

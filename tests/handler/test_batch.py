@@ -29,6 +29,7 @@ def names(client: httpx2.Client) -> list[str]:
     return [item["name"] for item in client.get("/api/items?limit=100").json()["items"]]
 
 
+@pytest.mark.sqlite_only("it counts commits")
 def test_batch_is_answered_in_order_and_is_one_commit(service: Service) -> None:
     with serving(service) as client:
         before = service.database.txid
@@ -72,6 +73,7 @@ def test_what_is_no_batch_is_422(client: httpx2.Client, body: object, field: str
     assert names(client) == []
 
 
+@pytest.mark.sqlite_only("SQLite's messages")
 @pytest.mark.parametrize(
     ("script", "refused"),
     [

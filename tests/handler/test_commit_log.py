@@ -24,6 +24,8 @@ from infra.storage.object_store import ObjectStore
 from tests.conftest import MakeSettings, assert_problem, serving
 from tests.e2e.processes import until
 
+pytestmark = pytest.mark.sqlite_only("the commit log")
+
 HEADER = "x-commit-txid"
 Start = Callable[[str], httpx2.Client]
 

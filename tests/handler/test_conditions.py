@@ -65,7 +65,7 @@ def test_second_of_two_who_have_read_the_same_is_refused(client: httpx2.Client, 
     newest = client.get(url)
     assert newest.headers["etag"] in problem["detail"]
     assert newest.json()["version"] == 2
-    assert refused.headers["x-commit-txid"] == newest.headers["x-commit-txid"]
+    assert refused.headers.get("x-commit-txid") == newest.headers.get("x-commit-txid")
     assert change(client, method, url, "if-match", newest.headers["etag"]).status_code in (200, 204)
 
 
@@ -130,7 +130,7 @@ def test_if_none_match_spares_what_the_caller_has(client: httpx2.Client, path: s
         if status == 304:
             assert answer.content == b""
             assert (answer.headers["etag"], answer.headers["x-request-id"]) == (tag, "mine")
-            assert answer.headers["x-commit-txid"] == client.get(path).headers["x-commit-txid"]
+            assert answer.headers.get("x-commit-txid") == client.get(path).headers.get("x-commit-txid")
             assert not {"content-type", "content-length", "content-encoding"} & set(answer.headers)
 
 
@@ -216,6 +216,7 @@ def test_compressed_answer_has_a_tag_of_its_own_and_either_may_be_sent_back(clie
     assert client.delete(url, headers={"if-match": changed.headers["etag"]}).status_code == 204
 
 
+@pytest.mark.sqlite_only("restore")
 def test_tag_of_before_a_restore_does_not_match_the_same_version_after_it(service: Service) -> None:
     """Otherwise a caller would overwrite what it has not seen."""
     with serving(service) as client:
@@ -229,6 +230,7 @@ def test_tag_of_before_a_restore_does_not_match_the_same_version_after_it(servic
         assert client.get(url).json()["quantity"] == 7
 
 
+@pytest.mark.sqlite_only("a shell that writes into the file")
 @pytest.mark.parametrize(
     "assignment",
     ["name = 'x'", "description = ''", "price_cents = 1", "quantity = 1", "created_at = '2026'", "updated_at = '2026'"],
@@ -263,7 +265,7 @@ def test_two_instances_do_not_lose_an_update_either(make_settings: MakeSettings,
 
     with serving(instance("one")) as one, serving(instance("two")) as two:
         url, tag = create(one)
-        seen = {"x-commit-txid": one.get(url).headers["x-commit-txid"]}
+        seen = {name: value for name, value in one.get(url).headers.items() if name == "x-commit-txid"}
         assert two.get(url, headers=seen).headers["etag"] == tag
         assert one.patch(url, json={"quantity": 1}, headers={"if-match": tag}).status_code == 200
         # the second does not know of it yet: its transaction is run again on the state that it then finds

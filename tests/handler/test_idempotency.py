@@ -68,6 +68,7 @@ def test_each_kind_of_write_is_done_once_and_answered_alike(client: httpx2.Clien
         assert again.headers["idempotent-replayed"] == "true"
 
 
+@pytest.mark.sqlite_only("commits of the log")
 def test_repeated_write_makes_no_commit(client: httpx2.Client) -> None:
     first = client.post("/api/items", json=LAMP, headers=KEY)
     again = client.post("/api/items", json=LAMP, headers=KEY)
@@ -138,6 +139,7 @@ def test_many_at_once_are_one(two: tuple[httpx2.Client, httpx2.Client]) -> None:
     assert names(two[0]) == ["Lamp"]
 
 
+@pytest.mark.sqlite_only("commits of the log")
 @pytest.mark.parametrize("arrives", [False, True])
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_unknown_outcome_is_made_known_by_the_same_key(
@@ -214,6 +216,7 @@ def test_delete_that_is_cut_off_in_its_body_deletes_nothing(client: httpx2.Clien
     assert names(client) == ["Lamp"]
 
 
+@pytest.mark.sqlite_only("what a shell writes past the types")
 @pytest.mark.parametrize("spoilt", ["status = 99999", "status = 404", "headers = '[1]'", """headers = '{"etag": 1}'"""])
 def test_row_that_is_no_answer_is_409(service: Service, spoilt: str) -> None:
     with serving(service) as client:

@@ -155,6 +155,7 @@ def told_of_canaries(lines: Lines) -> Lines:
     return [line for line in ours if CANARY in str(line) or TOKEN.split(".")[1] in str(line)]
 
 
+@pytest.mark.sqlite_only("a shell that writes into the file")
 def test_nothing_that_a_client_or_an_operator_hands_over_is_logged(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

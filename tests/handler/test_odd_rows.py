@@ -20,6 +20,8 @@ from handler.service import Service, open_server_service
 from infra.settings import Settings
 from tests.conftest import assert_problem, serving
 
+pytestmark = pytest.mark.sqlite_only("what SQLite's types let in")
+
 Rows = dict[int, dict[str, tuple[str, Any]]]  # by id: what stands for a column's value, and its bytes or value
 
 

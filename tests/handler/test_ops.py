@@ -10,7 +10,6 @@ import pytest
 from handler.asgi import create_app
 from handler.service import Service, open_server_service
 from infra.maintenance.routine import MaintenanceRoutine
-from infra.sqlite.database import SqliteDatabase
 from tests.conftest import MakeSettings, assert_problem, open_at, serving
 from tests.log_watch import kept_lines
 
@@ -20,6 +19,7 @@ def test_health_and_ready_answer_exactly(client: httpx2.Client) -> None:
     assert client.get("/ready").json() == {"status": "ready", "database": "connected"}
 
 
+@pytest.mark.sqlite_only("the log, its backups and its file")
 def test_ready_tells_why_not_and_health_does_not_care(
     client: httpx2.Client, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -33,6 +33,7 @@ def test_ready_tells_why_not_and_health_does_not_care(
     assert "was removed or replaced" in caplog.text
 
 
+@pytest.mark.sqlite_only("the log, its backups and its file")
 def test_locked_database_is_503_with_retry_after_and_counted(
     client: httpx2.Client, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -49,6 +50,7 @@ def test_locked_database_is_503_with_retry_after_and_counted(
     assert "database_locked_total 1.0" in client.get("/metrics").text
 
 
+@pytest.mark.sqlite_only("the log, its backups and its file")
 def test_full_disk_is_507(client: httpx2.Client, service: Service, caplog: pytest.LogCaptureFixture) -> None:
     def limit(db: peewee.Database) -> None:
         db.execute_sql("PRAGMA max_page_count = 1").fetchall()
@@ -60,12 +62,12 @@ def test_full_disk_is_507(client: httpx2.Client, service: Service, caplog: pytes
 
 
 def test_what_nobody_expected_is_a_500_that_tells_nothing(
-    client: httpx2.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    client: httpx2.Client, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*arguments: object) -> None:
         raise RuntimeError("secret inner workings")
 
-    monkeypatch.setattr(SqliteDatabase, "read", fail)
+    monkeypatch.setattr(type(service.database), "read", fail)
     problem = assert_problem(client.get("/api/items"), 500)
     assert problem["detail"] == "Internal Server Error"
     assert "secret inner workings" in caplog.text
@@ -86,6 +88,7 @@ def test_each_request_is_one_log_line(client: httpx2.Client) -> None:
     assert "not-logged" not in str(first)
 
 
+@pytest.mark.sqlite_only("the log, its backups and its file")
 def test_metrics_name_routes_not_paths(client: httpx2.Client) -> None:
     for path in ("/api/items/1", "/api/items/2", "/nowhere", "/elsewhere"):
         client.get(path)
@@ -124,6 +127,7 @@ def test_openapi_names_every_route_of_the_api(client: httpx2.Client) -> None:
     assert references <= set(document["components"]["schemas"])
 
 
+@pytest.mark.sqlite_only("the log, its backups and its file")
 def test_server_starts_while_the_store_for_backups_is_away(
     make_settings: MakeSettings, s3: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -134,6 +138,7 @@ def test_server_starts_while_the_store_for_backups_is_away(
     assert "backups cannot be made now" in caplog.text
 
 
+@pytest.mark.sqlite_only("the log, its backups and its file")
 def test_database_is_closed_although_maintenance_cannot_be_stopped(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

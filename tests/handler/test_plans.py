@@ -17,6 +17,8 @@ from handler.service import Service, open_server_service
 from tests.conftest import MakeSettings, serving
 from tests.handler.test_authentication import bearer, new_key
 
+pytestmark = pytest.mark.sqlite_only("SQLite's plans")
+
 ITEM = {"name": "Lamp"}
 KEY = {"Idempotency-Key": "k"}
 SEARCHES: list[dict[str, Any]] = [{}, {"q": "amp"}, {"q": "amp", "count": True}, {"count": True}]

@@ -70,7 +70,12 @@ def test_each_code_is_shown() -> None:
     assert {code for code, *_ in REQUESTS} | {code for code, _ in FAILURES} | ELSEWHERE == set(Code)
 
 
-@pytest.mark.parametrize(("code", "method", "path", "sent"), REQUESTS, ids=lambda value: str(value)[:30])
+def marked(request: tuple[Any, ...]) -> Any:
+    names_a_commit = "x-commit-txid" in str(request[-1]).lower()
+    return pytest.param(*request, marks=[pytest.mark.sqlite_only("X-Commit-Txid")] * names_a_commit)
+
+
+@pytest.mark.parametrize(("code", "method", "path", "sent"), map(marked, REQUESTS), ids=lambda value: str(value)[:30])
 def test_what_a_caller_does_wrong(
     shared_client: httpx2.Client, code: Code, method: str, path: str, sent: dict[str, Any]
 ) -> None:

@@ -50,6 +50,7 @@ def client(service_and_client: tuple[Service, httpx2.Client]) -> httpx2.Client:
     return service_and_client[1]
 
 
+@pytest.mark.sqlite_only("the log, its backups and its file")
 def test_status_says_that_all_is_well_and_shows_what_it_says_so_by(client: httpx2.Client, service: Service) -> None:
     client.get("/health")  # on this connection, so what came before is counted
     service.watch.stores._asked = float("-inf")  # as some seconds later
@@ -85,6 +86,7 @@ def test_requests_of_operators_and_probes_are_none_of_the_api(client: httpx2.Cli
     assert service.metrics.totals().requests == before == 3
 
 
+@pytest.mark.sqlite_only("commits of the log")
 @pytest.mark.parametrize(("span", "step", "points"), [("hour", 60, 60), ("day", 600, 144)])
 def test_history_is_in_steps_and_its_last_one_goes_on(client: httpx2.Client, span: str, step: int, points: int) -> None:
     client.get("/ops/status")  # which looks
@@ -116,6 +118,7 @@ def test_newest_errors_are_shown(client: httpx2.Client) -> None:
     )
 
 
+@pytest.mark.sqlite_only("the log, its backups and its file")
 def test_backups_are_shown_with_their_proof(make_settings: MakeSettings) -> None:
     service = open_server_service(make_settings())
     assert service.maintenance
@@ -139,6 +142,7 @@ def test_backups_are_shown_with_their_proof(make_settings: MakeSettings) -> None
         assert (objectives["rto"]["values"]["30d"], objectives["rto"]["state"]) == (2.5, "met")
 
 
+@pytest.mark.sqlite_only("the log, its backups and its file")
 def test_what_stops_serving_is_down_and_what_serves_in_part_degraded(
     client: httpx2.Client, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +194,7 @@ async def hang(*arguments: object) -> None:
     await asyncio.Event().wait()
 
 
+@pytest.mark.sqlite_only("the log, its backups and its file")
 def test_ready_waits_for_no_store_that_hangs(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.sqlite.database.SqliteDatabase.verify", hang)
     monkeypatch.setattr("handler.ops._STORE_TIMEOUT_SECONDS", 0.05)
@@ -197,6 +202,7 @@ def test_ready_waits_for_no_store_that_hangs(client: httpx2.Client, monkeypatch:
     assert (found["status"], found["store"][:18]) == ("degraded", "No answer in time:")
 
 
+@pytest.mark.sqlite_only("the log, its backups and its file")
 def test_status_waits_for_no_database_that_hangs(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.sqlite.database.SqliteDatabase.read_local", hang)
     monkeypatch.setattr("handler.status._CONDITION_SECONDS", 0.05)
@@ -220,6 +226,7 @@ def test_process_that_hangs_is_noticed_by_the_thread_that_watches(
     loop.close()
 
 
+@pytest.mark.sqlite_only("the log, its backups and its file")
 def test_store_that_says_why_not_is_named(make_settings: MakeSettings, s3: str) -> None:
     settings = make_settings(BACKUP_URL="s3://nowhere/x")
     ObjectStore(settings.replica_url).check_directories()
@@ -230,6 +237,7 @@ def test_store_that_says_why_not_is_named(make_settings: MakeSettings, s3: str) 
     assert trouble.startswith("the backups: ")
 
 
+@pytest.mark.sqlite_only("the log, its backups and its file")
 def test_newest_commits_are_twenty_of_however_many(make_settings: MakeSettings, tmp_path: Path) -> None:
     settings = make_settings()
     store = ObjectStore(settings.replica_url)

@@ -65,6 +65,7 @@ def request_sent(service: Service, collector: Collector) -> SentSpan:
     return span
 
 
+@pytest.mark.sqlite_only("the spans of a commit")
 def test_write_is_a_span_of_its_caller_with_queue_transaction_and_put_beneath(
     client: httpx2.Client, traced: Service, collector: Collector
 ) -> None:
@@ -105,6 +106,7 @@ def test_route_that_is_none_and_method_that_is_none_name_no_span(
     assert (request.name, request.is_error) == ("_OTHER", False)
 
 
+@pytest.mark.sqlite_only("the spans of a commit")
 def test_commit_of_several_writes_is_one_put_that_is_linked_to_each(
     client: httpx2.Client, traced: Service, collector: Collector
 ) -> None:
