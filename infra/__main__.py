@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
@@ -49,6 +50,7 @@ from infra.operators.status import Status, check_log_is_there, read_status
 from infra.postgresql import driver_is_needed
 from infra.progress import Progress
 from infra.settings import SERVICE, Settings
+from infra.sqlite_errors import translated_errors
 from infra.storage.object_store import TRANSFER_SECONDS, ObjectStore
 
 T = TypeVar("T")
@@ -348,12 +350,13 @@ def _hex(position: Position) -> str:
 def _move(log_settings: Settings, options: argparse.Namespace) -> int:
     settings = _settings_of_database(options.url)
     with driver_is_needed():
-        import infra.postgresql.connections  # noqa: F401 (its driver)
+        from psycopg import Error as EngineError
     try:
-        return (_move_back if options.back else _move_there)(log_settings, settings, options)
+        with translated_errors(Path(tempfile.gettempdir())):  # where the copies are
+            return (_move_back if options.back else _move_there)(log_settings, settings, options)
     except SettingsError:
         raise
-    except ServiceError as error:
+    except (ServiceError, EngineError) as error:
         raise MoveFailed(f"{error}\nRun it again: nothing is lost, whatever it has come to") from error
 
 

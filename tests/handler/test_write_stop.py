@@ -27,6 +27,8 @@ from infra.sqlite.database import open_sqlite
 from tests.conftest import MakeSettings, assert_problem, open_at, serving, write
 from tests.infra.operators.test_sql import quantities
 
+pytestmark = pytest.mark.sqlite_only("the write stop of a log")
+
 SECONDS = 3600
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apsw
 import peewee
 import psycopg
 import pytest
@@ -388,6 +389,27 @@ def test_log_that_is_empty_or_older_is_refused(
     assert main(["move", target.url]) == 2
     assert "has schema version 2" in capsys.readouterr().err
     assert target.tables() == []
+
+
+def test_full_temporary_directory_is_said(
+    server: SqliteDatabase, target: Side, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill_up(*arguments: object) -> None:
+        raise apsw.FullError("database or disk is full")
+
+    monkeypatch.setattr("infra.moving.there.Move._keep_newest", fill_up)
+    assert main(["move", target.url]) == 1
+    assert "No space left for" in capsys.readouterr().err
+    write(server, "goes on")
+
+
+def test_engine_that_cannot_do_something_is_quoted(
+    server: SqliteDatabase, target: Side, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("infra.moving.target._MARKED", "CREATE SOMETHING")
+    assert main(["move", target.url]) == 1
+    assert 'syntax error at or near "SOMETHING"' in capsys.readouterr().err
+    write(server, "goes on")
 
 
 def test_result_for_programs(server: SqliteDatabase, target: Side, capsys: pytest.CaptureFixture[str]) -> None:
