@@ -408,6 +408,7 @@ def test_orders_move_with_the_items_and_take_nothing_twice(
     odd = infra("move", database_url)
     assert (odd.returncode, "note is no UTF-8" in odd.stderr) == (2, True), odd.stderr
     assert infra("sql", "UPDATE orders SET note = NULL WHERE note NOT IN ('none; really', 'soon')").returncode == 0
+    assert order(clients[0], item_id=2).status_code == 201  # so the file is at the newest commit
     with closing(apsw.Connection(str(copy.parent / "one" / "app.db"))) as shell:  # which asks for no foreign key
         shell.set_busy_timeout(5000)
         shell.execute("INSERT INTO orders (id, item_id, quantity, created_at) VALUES (1000, 99, 1, '')")
