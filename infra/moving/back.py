@@ -18,7 +18,7 @@ from playhouse.apsw_ext import APSWDatabase
 from core.errors import MoveFailed, MoveRefused
 from core.migrations import migrate
 from infra.clock import Clock
-from infra.commitlog import CommitLog, Replica, opened_image, publish_file
+from infra.commitlog import CommitLog, Replica, defend, opened_image, publish_file
 from infra.moving import write_stop
 from infra.moving.rows import Lines, Moved, Sum, Table, batches, selected, tables, values_of
 from infra.moving.source import Source
@@ -108,6 +108,7 @@ class MoveBack:
     def _opened(self) -> "closing[peewee.Database]":
         db = APSWDatabase(str(self._image), pragmas={"page_size": _PAGE_SIZE, "synchronous": 0}, thread_safe=False)
         db.connect()
+        defend(db.connection())
         db.connection().config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
         return closing(db)
 

@@ -12,8 +12,8 @@ import apsw
 
 from core.errors import MoveRefused, NotServed
 from core.migrations import check_served, scripts
-from infra.commitlog import open_database, opened_image
-from infra.moving.rows import Lines, OddRow, Sum, Table, selected
+from infra.commitlog import opened_image
+from infra.moving.rows import Lines, OddRow, Sum, Table, in_memory, opened, selected
 from infra.progress import Progress
 from infra.sqlite_errors import translated_errors
 
@@ -121,9 +121,8 @@ def _refused_by_foreign_keys(connection: apsw.Connection) -> Iterator[str]:
 def _refused_by_constraints(image: Path, tables: list[Table], encoding: str) -> Iterator[str]:
     """Rows that a shell has forced past what the migrations ask for. `encoding`: of the texts in the image."""
     scratch = image.with_name("constraints.db")
-    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
     try:
-        with closing(open_database(str(scratch), flags)) as connection:
+        with closing(opened(scratch)) as connection:
             connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
             connection.execute("PRAGMA journal_mode = off; PRAGMA synchronous = off")
             connection.pragma("encoding", encoding)
@@ -147,7 +146,7 @@ def _refused_of(connection: apsw.Connection, table: Table) -> Iterator[str]:
 
 def _not_of_the_release(connection: apsw.Connection, tables: list[Table], found: Survey) -> Iterator[str]:
     """What has rows or values in it cannot be moved, and must not be lost; all else is left behind."""
-    with closing(apsw.Connection(":memory:")) as ours:
+    with closing(in_memory()) as ours:
         for script in scripts():
             ours.execute(script)
         known = set(ours.execute(_OBJECTS))

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
@@ -18,6 +19,7 @@ from core.errors import MoveRefused
 from core.idempotency import oldest_kept
 from core.migrations import scripts
 from core.schemas import MAX_INTEGER
+from infra.commitlog import open_database
 
 _ESCAPED = re.compile(rb"[\\\b\t\n\v\f\r]")
 _ESCAPES = {b"\\": b"\\\\", b"\b": b"\\b", b"\t": b"\\t", b"\n": b"\\n", b"\v": b"\\v", b"\f": b"\\f", b"\r": b"\\r"}
@@ -104,6 +106,16 @@ class Table:
         return f"{self.name} {', '.join(map(_shown, self.key_of(row)))}"
 
 
+def in_memory() -> apsw.Connection:
+    """Open a database of our own."""
+    return open_database(":memory:", apsw.SQLITE_OPEN_READWRITE)
+
+
+def opened(path: Path) -> apsw.Connection:
+    """Open a copy that nobody else has, for writing; a new file if there is none."""
+    return open_database(str(path), apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI)
+
+
 def tables(keep_hours: int | None = None) -> list[Table]:
     """All that the migrations make. `keep_hours`: for an Idempotency-Key that is older nobody asks any more, and its
     row does not count.
@@ -111,7 +123,7 @@ def tables(keep_hours: int | None = None) -> list[Table]:
     Raises MoveRefused for a column whose values are not the same on both sides.
     """
     conditions = {} if keep_hours is None else {"idempotency_keys": f"hour >= {oldest_kept(keep_hours)}"}
-    with closing(apsw.Connection(":memory:")) as connection:
+    with closing(in_memory()) as connection:
         for script in scripts():
             connection.execute(script)
         names = connection.execute(_NAMES).fetchall()

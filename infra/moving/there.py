@@ -21,7 +21,7 @@ from infra.commitlog import Replica
 from infra.moving import write_stop
 from infra.moving.differences import attach, come, gone
 from infra.moving.odd import Survey, check_schema, highest_id, survey
-from infra.moving.rows import Lines, Moved, Row, Sum, Table, batches, selected, tables
+from infra.moving.rows import Lines, Moved, Row, Sum, Table, batches, opened, selected, tables
 from infra.moving.target import Target
 from infra.moving.write_stop import Reason, Stop
 from infra.progress import Progress
@@ -168,7 +168,7 @@ class Move:
     def _keep_newest(self) -> None:
         """In a file of its own, so that the private copy can go on."""
         with (
-            closing(apsw.Connection(str(self._newest))) as newest,
+            closing(opened(self._newest)) as newest,
             newest.backup("main", self._connection, "main") as backup,
         ):
             backup.step()
@@ -178,7 +178,7 @@ class Move:
     def _copy_all(self, found: Survey) -> None:
         self._say(f"TXID {self._at.txid:016x} is being copied to {self._target.place}")
         done = 0
-        with closing(apsw.Connection(str(self._copied))) as connection:
+        with closing(opened(self._copied)) as connection:
             for table in self._tables:
                 lines = _lines(connection, table)
                 rows = connection.execute(f"SELECT {selected(table)} FROM {table.rows()}")  # noqa: S608
@@ -201,7 +201,7 @@ class Move:
         if newest == self._at:
             return 0
         self._keep_newest()
-        with closing(apsw.Connection(str(self._newest))) as connection:
+        with closing(opened(self._newest)) as connection:
             attach(connection, self._copied)
             check_schema(connection)
             for table in self._tables:
