@@ -36,7 +36,7 @@ def _number_text(value: int | float) -> str:
 
 
 def _to_price(cents: int) -> str:
-    digits = ("%04d" if cents < 0 else "%03d") % cents  # noqa: UP031 (quicker than the newer ways)
+    digits = ("%04d" if cents < 0 else "%03d") % cents
     return f"{digits[:-2]}.{digits[-2:]}"
 
 
