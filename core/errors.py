@@ -2,6 +2,7 @@
 
 ServiceError
 ├── SettingsError               an environment variable is missing or wrong
+│   └── MoveRefused             the data cannot be moved as they are, or not there
 ├── InvalidInput                the caller's input, field by field
 ├── NotFound                    what the caller names is not there
 │   ├── ItemNotFound
@@ -14,6 +15,7 @@ ServiceError
 │   ├── TooManyWrites           the queue of writes is full
 │   ├── TooManyCopies           as many copies of it are being read as may be at once
 │   ├── DatabaseFull            no space left for the database
+│   ├── WritesStopped           for a while, or for good: the data is moved to another engine
 │   ├── WriteRefused            the database's own constraint or trigger stands against it, or no id is left
 │   ├── DatabaseInUse           another process owns the file
 │   ├── DatabaseUnavailable     missing, replaced or unreadable file; a server that is away
@@ -45,9 +47,10 @@ ServiceError
 ├── BackupError
 │   ├── BackupMissing
 │   └── BackupDamaged
-└── MaintenanceError
-    ├── MaintenanceOutOfTime    the next run goes on
-    └── MaintenanceCancelled    the process is stopping
+├── MaintenanceError
+│   ├── MaintenanceOutOfTime    the next run goes on
+│   └── MaintenanceCancelled    the process is stopping
+└── MoveFailed                  nothing has changed for anybody: the move may be run again
 """
 
 from dataclasses import dataclass
@@ -58,6 +61,10 @@ class ServiceError(Exception):
 
 
 class SettingsError(ServiceError):
+    pass
+
+
+class MoveRefused(SettingsError):
     pass
 
 
@@ -121,6 +128,10 @@ class TooManyCopies(DatabaseError):
 
 
 class DatabaseFull(DatabaseError):
+    pass
+
+
+class WritesStopped(DatabaseError):
     pass
 
 
@@ -256,4 +267,8 @@ class MaintenanceOutOfTime(MaintenanceError):
 
 
 class MaintenanceCancelled(MaintenanceError):
+    pass
+
+
+class MoveFailed(ServiceError):
     pass

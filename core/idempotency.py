@@ -73,6 +73,11 @@ class Answer:
 _NONE_YET = Answer(0, {}, b"")
 
 
+def oldest_kept(keep_hours: int) -> int:
+    """The hour of the oldest keys that anybody still asks for."""
+    return int(time.time()) // _HOUR_SECONDS - keep_hours
+
+
 def once(db: Database, attempt: Attempt, write: Callable[[Database], Answer], keep_hours: int) -> Answer:
     """Write, and keep the answer for as long; or return what an earlier attempt was answered.
 

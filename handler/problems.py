@@ -31,6 +31,7 @@ from core.errors import (
     TransactionTooSlow,
     TxidNotReached,
     WriteRefused,
+    WritesStopped,
 )
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Code(StrEnum):
     TOO_MANY_WRITES = "too_many_writes", 503
     TOO_MANY_EXPORTS = "too_many_exports", 503
     TRANSACTION_TOO_SLOW = "transaction_too_slow", 503
+    WRITES_STOPPED = "writes_stopped", 503
     OUTCOME_UNKNOWN = "outcome_unknown", 503
     STORE_UNAVAILABLE = "store_unavailable", 503
     IDENTITY_PROVIDER_UNAVAILABLE = "identity_provider_unavailable", 503
@@ -141,6 +143,13 @@ def _answer_to_service_error(scope: Scope, error: ServiceError) -> JSONResponse:
         case WriteRefused():
             logger.warning("%s", error)
             return problem(scope, Code.WRITE_REFUSED, str(error))
+        case WritesStopped():
+            logger.warning("%s", error)
+            return _try_again(
+                scope,
+                Code.WRITES_STOPPED,
+                "The data is being moved to another database: reads go on, writes are stopped. Try again.",
+            )
         case DatabaseLocked():
             logger.error("%s", error)
             scope["app"].service.metrics.database_locked()

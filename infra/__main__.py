@@ -9,21 +9,21 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from core import __version__, api_keys
-from core.errors import ServiceError, SettingsError, StatementRefused
+from core.errors import MoveFailed, ServiceError, SettingsError, StatementRefused
 from core.stored import now
 from infra.backups.backups import Manifest, open_backups
 from infra.backups.retention import is_label
 from infra.clock import Clock
-from infra.commitlog import START, CommitLog, Position, open_log, statements_of_changes
+from infra.commitlog import START, CommitLog, Position, Replica, open_log, statements_of_changes
 from infra.commitlog.upkeep import Doubt, commit_before, date_text, verify_log
 from infra.database import UseCase
 from infra.disk.ownership import give_to_owner_of
@@ -44,13 +44,17 @@ from infra.operators.incident import (
 from infra.operators.keys import as_line, in_log, in_postgresql, keys_in, parse_expiry, parse_name, state_of
 from infra.operators.progress import progress_display
 from infra.operators.restore import parse_moment, publish, restore_log
-from infra.operators.sql import Outcome, as_members, as_text, parts_of, run_parts
+from infra.operators.sql import Outcome, as_members, as_text, parts_of, private_copy, run_parts
 from infra.operators.status import Status, check_log_is_there, read_status
+from infra.postgresql import driver_is_needed
 from infra.progress import Progress
 from infra.settings import SERVICE, Settings
 from infra.storage.object_store import TRANSFER_SECONDS, ObjectStore
 
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from infra.moving.rows import Moved
 
 _EXIT_CODES = {"well": 0, "attention": 1, "degraded": 3, "down": 4}  # of `status`; 2 is for wrong settings
 
@@ -58,7 +62,7 @@ _EXIT_CODES = {"well": 0, "attention": 1, "degraded": 3, "down": 4}  # of `statu
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        settings = Settings.from_environment()
+        settings = options.settings()
         if settings.database_url and options.on_postgresql:
             raise SettingsError(f"DATABASE_URL is set, and PostgreSQL has a tool of its own: {options.on_postgresql}")
         return int(options.run(settings, options))
@@ -341,6 +345,105 @@ def _hex(position: Position) -> str:
     return f"{position.txid:016x}"
 
 
+def _move(log_settings: Settings, options: argparse.Namespace) -> int:
+    settings = _settings_of_database(options.url)
+    with driver_is_needed():
+        import infra.postgresql.connections  # noqa: F401 (its driver)
+    try:
+        return (_move_back if options.back else _move_there)(log_settings, settings, options)
+    except SettingsError:
+        raise
+    except ServiceError as error:
+        raise MoveFailed(f"{error}\nRun it again: nothing is lost, whatever it has come to") from error
+
+
+def _move_there(log_settings: Settings, settings: Settings, options: argparse.Namespace) -> int:
+    from infra.moving.target import Target
+    from infra.moving.there import Move
+
+    with (
+        workspace() as scratch,
+        progress_display(not options.json) as progress,
+        closing(Target(settings)) as target,
+        _private_copy(log_settings, scratch) as replica,
+    ):
+        move = Move(replica, target, scratch, log_settings.keep_idempotency_keys_hours, progress, _say)
+        if options.cancel:
+            return _print_done(options, move.cancel())
+        if options.dry_run:
+            move.rehearse()
+            return _print_done(options, f"all of it can be moved to {target.place}; nothing was changed anywhere")
+        moved = move.run()
+    if not moved:
+        return _print_done(options, f"it was moved to {target.place} before")
+    undo = f"restore --txid {moved.before:016x}"
+    return _print_moved(options, moved, undo, f"python -m infra {undo}")
+
+
+def _print_moved(options: argparse.Namespace, moved: "Moved", undo: str, how: str) -> int:
+    for table, total in moved.sums.items():
+        _say(f"{table}: {total}, on both sides")
+    message = (
+        f"moved to {moved.place}; nobody could write for {moved.stopped_seconds:.2f} s\n"
+        f"to undo it, without what is written there from now on: {how}"
+    )
+    counts = {table: total.rows for table, total in moved.sums.items()}
+    return _print_done(options, message, rows=counts, stopped_seconds=moved.stopped_seconds, undo=undo)
+
+
+@contextmanager
+def _private_copy(settings: Settings, scratch: Path) -> Iterator[Replica]:
+    log = _open_log(settings)
+    _say(f"a private copy of {log.url} is being made")
+    with private_copy(log, Clock(), scratch / "app.db") as replica:
+        yield replica
+
+
+def _move_back(log_settings: Settings, settings: Settings, options: argparse.Namespace) -> int:
+    from infra.moving.back import MoveBack
+    from infra.moving.source import Source
+
+    if options.cancel:
+        raise SettingsError("a move back that was stopped has changed nothing for anybody: run it again, or do not")
+    log = _open_log(log_settings)
+    with (
+        workspace() as scratch,
+        progress_display(not options.json) as progress,
+        closing(Source(settings)) as source,
+    ):
+        move = MoveBack(log, source, scratch, progress, _say)
+        if options.dry_run:
+            move.rehearse()
+            return _print_done(options, f"all of it can be moved to {log.url}; nothing was changed anywhere")
+        moved = move.run()
+    if not moved:
+        return _print_done(options, f"it was moved to {log.url} before")
+    undo = "DROP FUNCTION write_stop() CASCADE"
+    return _print_moved(options, moved, undo, f'psql -c "{undo}" at {source.place}')
+
+
+def _print_done(options: argparse.Namespace, message: str, **fields: Any) -> int:
+    print(json.dumps({"message": message, **fields}) if options.json else message)
+    return 0
+
+
+def _settings_of_log() -> Settings:
+    """Of the one side of a move; the other has DATABASE_URL."""
+    return Settings.from_environment({name: value for name, value in os.environ.items() if name != "DATABASE_URL"})
+
+
+def _settings_of_database(url: str | None) -> Settings:
+    given = {name: value for name, value in os.environ.items() if name not in ("REPLICA_URL", "BACKUP_URL")}
+    settings = Settings.from_environment(given | ({"DATABASE_URL": url} if url else {}))
+    if not settings.database_url:
+        raise SettingsError("say which database, as postgresql://host/database, or set DATABASE_URL")
+    return settings
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _changes(settings: Settings, options: argparse.Namespace) -> int:
     try:
         changeset = options.file.read_bytes()
@@ -537,7 +640,7 @@ def _parser() -> argparse.ArgumentParser:
         """`on_postgresql`: what does it there, where the command has nothing to look after."""
         added: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
         added.add_argument("--json", action="store_true", help="print one JSON document for programs")
-        added.set_defaults(run=run, on_postgresql=on_postgresql)
+        added.set_defaults(run=run, on_postgresql=on_postgresql, settings=Settings.from_environment)
         return added
 
     help = "merge, write snapshot and backup, prove both, delete what is old"
@@ -591,6 +694,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     help = "where the new file is to be, incidents unless given; - prints it"
     incident.add_argument("-o", "--output", metavar="DIRECTORY", default="incidents", help=help)
+    help = "move the data into an empty PostgreSQL while the servers run, or with --back into a new log"
+    move = command("move", _move, help)
+    move.set_defaults(settings=_settings_of_log)
+    move.add_argument(
+        "url", nargs="?", metavar="DATABASE_URL", help="postgresql://host/database; the log is REPLICA_URL"
+    )
+    how = move.add_mutually_exclusive_group()
+    how.add_argument("--dry-run", action="store_true", help="see whether all of it can be moved, and change nothing")
+    how.add_argument("--cancel", action="store_true", help="undo a move that has not come to its end")
+    move.add_argument("--back", action="store_true", help="the other way, into the log at REPLICA_URL, which is empty")
     help = "what the commit log holds: ranges, sizes, times"
     command("log", _log, help, on_postgresql="pg_waldump, and its statistics (pg_stat_wal)")
     help = "objectives, alerts, database, backup, maintenance; exit code 1: needs attention, 3: degraded, 4: down"

@@ -9,6 +9,8 @@ import peewee
 from core import errors
 from core.migrations import what_is_missing
 
+WRITES_ARE_STOPPED = "writes are stopped: "  # what the triggers of infra/moving/write_stop.py say, and no others
+
 
 class translated_errors:
     """What happens to the file, and what stands in it against a write, as our errors. A fault of the code (bad SQL)
@@ -24,7 +26,7 @@ class translated_errors:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, peewee.PeeweeException | apsw.Error | OSError):
+        if isinstance(error, peewee.PeeweeException | apsw.Error | OSError | errors.WriteRefused):
             translated = _translate(error, self._path)
             if translated is not None:
                 raise translated from error
@@ -49,6 +51,8 @@ def root_cause(error: Exception, path: Path) -> Exception:
 def _translate(error: Exception, path: Path) -> errors.ServiceError | None:
     cause = getattr(error, "orig", error)  # Peewee keeps the driver's error there
     match cause:
+        case errors.WriteRefused(__cause__=Exception() as refusal):  # a use case has said which row it was
+            return stop if isinstance(stop := _translate(refusal, path), errors.WritesStopped) else None
         case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError():
             return errors.DatabaseLocked(f"{path} is locked by another connection.")
         case apsw.FullError() | OSError(errno=errno.ENOSPC | errno.EDQUOT):
@@ -60,6 +64,8 @@ def _translate(error: Exception, path: Path) -> errors.ServiceError | None:
         case apsw.ConstraintError() if getattr(cause, "extendedresult", 0) == apsw.SQLITE_CONSTRAINT_FOREIGNKEY:
             why = "a row would refer to one that is not there, or not any more"
             return errors.WriteRefused(f"The database refuses it: {cause}; {why}")
+        case apsw.ConstraintError() if str(cause).startswith(WRITES_ARE_STOPPED):
+            return errors.WritesStopped(str(cause))
         case apsw.ConstraintError() | apsw.MismatchError() | apsw.TooBigError():
             return errors.WriteRefused(f"The database refuses it: {cause}")
         case apsw.SQLError() if missing := what_is_missing(cause):

@@ -167,7 +167,9 @@ def test_methods_that_the_code_names_are_there() -> None:
 
 
 # What metrics ask for is said once, by the Protocol
-@pytest.mark.parametrize("room", ["backups", "commitlog", "disk", "maintenance", "objectives", "operators", "storage"])
+@pytest.mark.parametrize(
+    "room", ["backups", "commitlog", "disk", "maintenance", "moving", "objectives", "operators", "storage"]
+)
 def test_everything_public_says_what_it_does(room: str) -> None:
     silent = [
         f"{path.relative_to(ROOT)}: {name}"

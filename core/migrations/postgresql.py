@@ -22,6 +22,8 @@ from core.statements import first_word, shortened
 
 logger = logging.getLogger(__name__)
 
+UNFINISHED_MOVE = "unfinished_move"  # a table; while it is there, all else is the move's
+
 LEASE_SECONDS = 60  # without a sign of whoever has it: each statement is one
 PATIENCE_SECONDS = 60.0  # with somebody else who migrates
 
@@ -63,9 +65,15 @@ _PART = re.compile(
 )
 
 
-def schema_version(db: Database) -> int:
-    """0: nothing is there. Raises NotServed for a database that is another program's."""
+def schema_version(db: Database, *, for_move: bool = False) -> int:
+    """0: nothing is there. Raises NotServed for a database that is another program's, or that a move has not filled
+    yet; `for_move`: unless it is that which asks.
+    """
     tables = _tables(db)
+    if tables.pop(UNFINISHED_MOVE, None) and not for_move:
+        raise NotServed(
+            "A move into this database has not come to its end: run `python -m infra move` again, or with --cancel"
+        )
     if "schema_migrations" not in tables:
         if tables:
             raise NotServed(
@@ -87,7 +95,7 @@ def is_migrated(db: Database) -> bool:
     return schema_version(db) in (known, known + 1)
 
 
-def migrate(db: Database, *, is_dsql: bool = False) -> int:
+def migrate(db: Database, *, is_dsql: bool = False, for_move: bool = False) -> int:
     """Bring the database to the newest schema, and return the version it has. It runs outside of any transaction, in
     any number of processes at once, of which one does the work and the others wait.
 
@@ -97,7 +105,7 @@ def migrate(db: Database, *, is_dsql: bool = False) -> int:
     """
     _check_encoding(db)
     wanted, holder, given_up = scripts("postgresql"), secrets.token_hex(8), time.monotonic() + PATIENCE_SECONDS
-    while (found := schema_version(db)) < len(wanted):
+    while (found := schema_version(db, for_move=for_move)) < len(wanted):
         _run(db, "The table of the migrations", _TABLE)
         if _hold(db, found + 1, holder):
             _run_script(db, found + 1, wanted[found], holder, is_dsql)

@@ -12,6 +12,7 @@ _LOST = {"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"}  # and c
 _NO_PREPARED = {"26000", "42P05"}  # what is between gives each transaction another session
 _DUPLICATE = "23505"
 _ABORTED = "25P02"
+WRITES_STOPPED = "WS001"  # of the triggers that a move has left behind: infra/moving/source.py
 
 # What the server says before there is a session, of which the driver gives the text alone
 _REFUSALS = (
@@ -78,6 +79,8 @@ def translated(error: psycopg.Error) -> errors.ServiceError | None:
     match state, state[:2]:
         case "57014", _:
             return errors.TransactionTooSlow("The request took too long in the database and was stopped.")
+        case _, _ if state == WRITES_STOPPED:
+            return errors.WritesStopped(said)
         case "55P03", _:
             return errors.DatabaseLocked(f"Another transaction holds what the request needs: {said}")
         case "53100", _:

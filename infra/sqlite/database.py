@@ -86,7 +86,7 @@ class SqliteDatabase:
         self._copies = Copies(log.url, observer=log.observer)
         self._lock = OwnerLock(path)
         _make_directory(path.parent)
-        self.check_writable()
+        self._check_files_are_writable()
         self._lock.acquire()
         self._replica = Replica(
             path, log, clock, lasting=lasting, busy_timeout=busy_timeout, swap=self._swap, schema=ServedSchema()
@@ -228,8 +228,18 @@ class SqliteDatabase:
 
     def check_writable(self) -> None:
         """Raises DatabaseUnavailable, with the command that mends it, when the file or what is beside it is another
-        user's or read-only: those who have it open may go on for a while, and then nobody can open it any more.
+        user's or read-only: those who have it open may go on for a while, and then nobody can open it any more. Raises
+        WritesStopped when the data is being moved elsewhere, or was.
         """
+        self._check_files_are_writable()
+        from infra.moving.write_stop import found_in  # no request needs it
+
+        with self._file_is_whole, translated_errors(self.path):
+            stop = found_in(self._replica.reader.connection())
+        if stop and (stop.until is None or stop.until > time.time()):
+            raise errors.WritesStopped(f"Writes are stopped: {stop}")
+
+    def _check_files_are_writable(self) -> None:
         beside = ("", "-wal", "-shm", ".position", ".last-wal", ".lock")
         if reason := why_not_writable(
             [self.path.parent, *(self.path.with_name(self.path.name + end) for end in beside)]

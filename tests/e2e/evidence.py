@@ -45,7 +45,9 @@ class Claims:
         return len(self.acknowledged) + len(self.unknown) + len(self.refused)
 
     def check(self, database: Path) -> None:
-        found = items_in(database)
+        self.check_items(items_in(database))
+
+    def check_items(self, found: list[tuple[int, str]]) -> None:
         counts = Counter(name for _, name in found)
         assert [name for name, count in counts.items() if count > 1] == []
         ids = {name: number for number, name in found}

@@ -1,6 +1,7 @@
 """README's "Make it yours", done in a copy of the project that has run before: orders beside the items."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from tests.conftest import assert_problem
 from tests.e2e.checkout import cloned
-from tests.e2e.processes import ROOT, Process, StartProcess, starting_processes
+from tests.e2e.processes import ROOT, Process, StartProcess, starting_processes, until
 
 pytestmark = pytest.mark.e2e
 
@@ -276,6 +277,12 @@ def clients(copy: Path, start: StartProcess) -> Iterator[Clients]:
 @pytest.fixture
 def on_postgresql(clients: Clients, copy: Path, start: StartProcess, database_url: str) -> Iterator[httpx2.Client]:
     """A server of the same copy."""
+    with on(copy, start, database_url) as client:
+        yield client
+
+
+@contextmanager
+def on(copy: Path, start: StartProcess, database_url: str) -> Iterator[httpx2.Client]:
     command = ("env", f"--chdir={copy}", sys.executable, "-m", "handler")
     process = start(*command, DATABASE_URL=database_url)
     url = process.wait_for(r"Uvicorn running on (http://[0-9.:]+)")[1]
@@ -388,6 +395,34 @@ def test_what_a_shell_has_written_past_the_checks_is_served(clients: Clients, co
         connection.execute("UPDATE orders SET note = CAST(x'ff' AS TEXT) WHERE id = ?", (made["id"],))
     assert clients[0].get(f"/api/orders/{made['id']}").json() == {**made, "note": "\ufffd"}
     assert clients[0].get("/api/orders", params={"limit": "100"}).status_code == 200
+
+
+def test_orders_move_with_the_items_and_take_nothing_twice(
+    clients: Clients, copy: Path, start: StartProcess, database_url: str
+) -> None:
+    def infra(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "infra", *arguments]
+        environment = os.environ | {"REPLICA_URL": (copy.parent / "log").as_uri()}
+        return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+
+    odd = infra("move", database_url)
+    assert (odd.returncode, "note is no UTF-8" in odd.stderr) == (2, True), odd.stderr
+    assert infra("sql", "UPDATE orders SET note = NULL WHERE note NOT IN ('none; really', 'soon')").returncode == 0
+    moved = infra("move", database_url)
+    assert moved.returncode == 0, moved.stderr
+    with on(copy, start, database_url) as there:
+        for path in ("/api/items", "/api/orders"):
+            everything = {"limit": "100"}
+            assert there.get(path, params=everything).json() == clients[0].get(path, params=everything).json()
+        before = there.get("/api/items/2").json()["quantity"]
+        newest = clients[0].get("/api/orders", params={"order": "-created_at"}).json()["orders"][0]["id"]
+        assert order(there, item_id=2).json()["id"] == newest + 1
+        assert there.get("/api/items/2").json()["quantity"] == before - 1  # its trigger is at work again
+        assert_problem(there.delete("/api/items/2"), 409)  # and its foreign key
+        assert assert_problem(order(clients[0]), 503)["code"] == "writes_stopped"
+    undo = re.findall(r"python -m infra (restore --txid \w+)", moved.stdout)
+    assert infra(*undo[0].split()).returncode == 0
+    until(lambda: order(clients[0], item_id=2).status_code == 201)
 
 
 def test_document_has_the_new_paths_and_all_that_is_nested(clients: Clients, copy: Path) -> None:

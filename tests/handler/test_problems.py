@@ -54,6 +54,7 @@ FAILURES = [
     (Code.TOO_MANY_WRITES, errors.TooManyWrites("many")),
     (Code.TOO_MANY_EXPORTS, errors.TooManyCopies("four")),
     (Code.TRANSACTION_TOO_SLOW, errors.TransactionTooSlow("slow")),
+    (Code.WRITES_STOPPED, errors.WritesStopped("moved")),
     (Code.OUTCOME_UNKNOWN, errors.CommitOutcomeUnknown("perhaps", 7)),
     (Code.STORE_UNAVAILABLE, errors.StoreUnavailable("away")),
     (Code.STORE_UNAVAILABLE, errors.CommitNotStored("no")),
