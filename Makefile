@@ -71,8 +71,8 @@ test-coverage: .venv/installed ## the same with coverage, which takes twice as l
 	@revision=$$($(REVISION_HERE)); case $$revision in *-dirty | unknown) ;; *) \
 	  echo "$$revision $$($(VENV)/coverage report --format=total --precision=2)" > .coverage-of-revision ;; esac
 
-test-postgres: .venv/installed ## run the tests of the API, and those of PostgreSQL, on a PostgreSQL that they start (needs its programs)
-	@REQUIRE_POSTGRES=1 $(VENV)/python -m pytest $(FAST_TESTS) --on postgresql tests/handler tests/core tests/infra/postgresql
+test-postgres: .venv/installed ## run the tests of the API on a PostgreSQL that they start (needs its programs)
+	@REQUIRE_POSTGRES=1 $(VENV)/python -m pytest $(FAST_TESTS) --on postgresql tests/handler
 
 sim: .venv/installed ## simulate the commit log under every kind of trouble (SEEDS=1000 START=0; SEED=42 shows one)
 	@$(VENV)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --start $(START))

@@ -36,8 +36,8 @@ def _number_text(value: int | float) -> str:
 
 
 def _to_price(cents: int) -> str:
-    units, rest = divmod(abs(cents), 100)
-    return f"{'-' if cents < 0 else ''}{units}.{rest:02d}"
+    digits = ("%04d" if cents < 0 else "%03d") % cents
+    return f"{digits[:-2]}.{digits[-2:]}"
 
 
 def _no_nul(text: str) -> str:

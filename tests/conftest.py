@@ -120,13 +120,13 @@ _on_postgresql: list[Databases] = []  # one, where the tests run on it
 
 def settings_in(directory: Path, **environment: Any) -> Settings:
     defaults = {
-        **({"DATABASE_URL": _on_postgresql[0].url(directory)} if _on_postgresql else {}),
         "DATABASE_PATH": str(directory / "data" / "app.db"),
         "MAINTENANCE_INTERVAL_SECONDS": "0",
         "BUSY_TIMEOUT_SECONDS": "1",
     }
-    if _on_postgresql:  # those who share a log share the database instead
-        environment.pop("REPLICA_URL", None)
+    if _on_postgresql and "DATABASE_URL" not in environment:
+        defaults["DATABASE_URL"] = _on_postgresql[0].url(directory)
+        environment.pop("REPLICA_URL", None)  # those who share a log share the database instead
     return Settings.from_environment({**defaults, **{name: str(value) for name, value in environment.items()}})
 
 

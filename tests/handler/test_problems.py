@@ -75,7 +75,9 @@ def marked(request: tuple[Any, ...]) -> Any:
     return pytest.param(*request, marks=[pytest.mark.sqlite_only("X-Commit-Txid")] * names_a_commit)
 
 
-@pytest.mark.parametrize(("code", "method", "path", "sent"), map(marked, REQUESTS), ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    ("code", "method", "path", "sent"), [*map(marked, REQUESTS)], ids=lambda value: str(value)[:30]
+)
 def test_what_a_caller_does_wrong(
     shared_client: httpx2.Client, code: Code, method: str, path: str, sent: dict[str, Any]
 ) -> None:
