@@ -21,7 +21,7 @@ FAST_TESTS := -m "not e2e" -n $(WORKERS) --dist worksteal
 
 export PORT
 # For what runs here. A database of somebody's own keeps its backups beside it
-serve dev maintain backup restore: export BACKUP_URL ?= $(if $(DATABASE_PATH),,file://$(CURDIR)/backups)
+serve dev maintain backup restore: export BACKUP_URL ?= $(if $(DATABASE_PATH)$(DATABASE_URL),,file://$(CURDIR)/backups)
 
 .DEFAULT_GOAL := help
 
