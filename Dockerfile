@@ -92,13 +92,14 @@ FROM ${BASE_IMAGE} AS postgres
 # hadolint ignore=DL3008
 RUN mkdir -p /etc/postgresql-common \
     && echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.conf \
+    && useradd --uid 1000 --home-dir /var/lib/postgresql postgres \
     && apt-get update \
     && apt-get install -y --no-install-recommends postgresql \
     && rm -rf /var/lib/apt/lists/* \
     && ln -s /usr/lib/postgresql/*/bin /usr/lib/postgresql/bin \
-    && install -d -o postgres -g postgres -m 700 /data
+    && install -d -o 1000 -g 1000 -m 700 /data
 COPY scripts/start_postgres.sh /usr/local/bin/
-USER postgres
+USER 1000:1000
 ENV PATH=/usr/lib/postgresql/bin:$PATH PGDATA=/data/cluster
 EXPOSE 5432
 VOLUME /data
