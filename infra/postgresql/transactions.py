@@ -4,6 +4,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import TypeVar
 
@@ -61,9 +62,9 @@ class Transactions:
         self._db: PeeweeConnection | None = None
         self._renew_at = self._used_at = 0.0  # by the clock `monotonic`
 
-    def read(self, use_case: UseCase[T]) -> T:
-        """Run it, each statement for itself, or in a transaction that it begins."""
-        return self._until_done(lambda until, attempts: self._read(use_case, until, attempts))
+    def read(self, use_case: UseCase[T], seconds: float = inf) -> T:
+        """Run it, each statement for itself, or in a transaction that it begins; for so long at most."""
+        return self._until_done(lambda until, attempts: self._read(use_case, until, attempts), seconds)
 
     def write(self, use_case: UseCase[T]) -> T:
         """Run it in a transaction. What it raises undoes it."""
@@ -83,8 +84,8 @@ class Transactions:
             self._db.driver.close()
         self._db = None
 
-    def _until_done(self, attempt: Callable[[float, int], T]) -> T:
-        until, pause, attempts = monotonic() + self._seconds, _FIRST_PAUSE, 0
+    def _until_done(self, attempt: Callable[[float, int], T], seconds: float = inf) -> T:
+        until, pause, attempts = monotonic() + min(self._seconds, seconds), _FIRST_PAUSE, 0
         while True:
             attempts += 1
             try:

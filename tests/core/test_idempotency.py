@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,11 @@ ROW = (
     "INSERT INTO idempotency_keys (hour, caller, key, fingerprint, status, headers, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 HOUR = int(time.time()) // 3600
+
+
+@pytest.fixture(autouse=True)
+def _it_is_that_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.idempotency.time", SimpleNamespace(time=lambda: HOUR * 3600.0))
 
 
 def create(db: Database) -> Answer:

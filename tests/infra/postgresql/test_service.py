@@ -121,6 +121,16 @@ def test_service_starts_before_its_database(
     starting.__exit__(None, None, None)
 
 
+def test_ready_waits_for_no_database_that_is_away(
+    make_settings: MakeSettings, migrated_url: str, postgresql: Cluster
+) -> None:
+    settings = make_settings(DATABASE_URL=migrated_url, COMMIT_TIMEOUT_SECONDS=600)
+    with serving(open_server_service(settings)) as client:
+        with postgresql.away():
+            assert client.get("/ready").status_code == 503  # within the client's 20 s
+        until(lambda: client.get("/ready").status_code == 200)
+
+
 def test_database_that_is_only_read_is_ready_in_part(
     make_settings: MakeSettings, migrated_url: str, postgresql: Cluster
 ) -> None:
