@@ -43,7 +43,7 @@ def probe(db: Database) -> None:
 
 
 def list_items(db: Database, query: ItemQuery) -> UncountedItemPage:
-    """Raises InvalidInput for a cursor that is none, NotFound for one that leads nowhere any more."""
+    """Raises NotFound for a cursor that leads nowhere any more."""
     matching = _matching(query.q)
     if not query.count:
         views, next_cursor = page_of(db, ITEMS, query, *matching)

@@ -26,8 +26,8 @@ def page_of(db: Database, table: Stored[V], query: PageQuery, *conditions: Any) 
     """The views of one page, and the cursor of the next if there is one.
 
     With conditions, a page ends after so many rows that were looked at, whether they meet them or not: it may have
-    fewer views than are asked for, even none, and there is a next one all the same. Raises InvalidInput for a cursor
-    that is none, NotFound for one that leads nowhere any more.
+    fewer views than are asked for, even none, and there is a next one all the same. Raises NotFound for a cursor
+    that leads nowhere any more.
     """
     if not conditions:
         begin, values = _beginning(db, table, query)

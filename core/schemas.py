@@ -13,6 +13,7 @@ CURSOR = r"^([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z)?~
 MAX_BATCH = 500
 ROWIDS = range(-(2**63), 2**63)  # a row's id; the API gives positive ones
 
+_TOKEN = re.compile(CURSOR, re.ASCII)
 _PRICE = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,2}))?")
 _PRICE_HINT = "a price is 0 to 9999999999.99 with at most 2 decimal places"
 
@@ -136,6 +137,12 @@ class ItemPatch(_Input):
     quantity: Quantity = 0
 
 
+def _is_cursor(token: str) -> str:
+    if not _TOKEN.fullmatch(token):
+        raise PydanticCustomError("cursor", "is not a next_cursor of this API")
+    return token
+
+
 def _cursor_alone(schema: dict[str, Any]) -> None:
     """A query says null by saying nothing."""
     schema.clear()
@@ -148,7 +155,7 @@ class PageQuery(Model):
     model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(default=50, ge=1, le=100, examples=[10])
-    cursor: str | None = Field(default=None, max_length=200, json_schema_extra=_cursor_alone)
+    cursor: Annotated[str, AfterValidator(_is_cursor)] | None = Field(default=None, json_schema_extra=_cursor_alone)
     order: SortOrder = "created_at"
 
 
