@@ -35,7 +35,10 @@ REASONS = {
     "a count of q looks at so many items": (r"SCAN \w+", r"^SELECT COUNT\(\*\), SUM.* LIMIT \S+\)"),
     "to be ready is to read a row": (r"SCAN items", r"LIMIT 1$"),
     "keys are looked for in each hour that they are kept": (r"SCAN hours", r"^WITH RECURSIVE hours"),
-    "a schema has some rows": (r"SCAN (sqlite_(master|schema)|pragma_table_info .*)", r"FROM (sqlite_schema|pragma_table_info)"),
+    "a schema has some rows": (
+        r"SCAN (sqlite_(master|schema)|pragma_table_info .*)",
+        r"FROM (sqlite_schema|pragma_table_info)",
+    ),
 }
 
 
