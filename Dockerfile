@@ -63,6 +63,14 @@ ENTRYPOINT ["python", "-m", "awslambdaric"]
 CMD ["handler.aws_lambda.handler"]
 
 FROM runtime AS test
+# PostgreSQL, which tests start, asks who the user is
+# hadolint ignore=DL3008
+RUN mkdir -p /etc/postgresql-common \
+    && echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.conf \
+    && useradd --uid 1000 tests \
+    && apt-get update \
+    && apt-get install -y --no-install-recommends postgresql \
+    && rm -rf /var/lib/apt/lists/*
 COPY requirements-dev.txt ./
 RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
 COPY --chown=1000:1000 . ./
