@@ -62,6 +62,8 @@ def all_servers(directory: Path) -> Iterator[dict[str, Server]]:
         endpoint = start_ministack(start)
         bucket, proxy = ended.enter_context(bucket_at(endpoint)), ended.enter_context(proxy_before(endpoint))
         database = ended.enter_context(cluster())
+        database.stop()
+        database.start(fsync="on")  # the tests do without
         environments = {
             "directory": {},
             "s3": bucket.environment(proxy.endpoint),
