@@ -4,13 +4,10 @@ It carries the place itself, so that it outlives the row there; only a `created_
 looked up again by the row's id: it may be of any length, or no text. Every token of this form is a place.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from core.schemas import CURSOR, ROWIDS
-
-_TOKEN = re.compile(CURSOR, re.ASCII)
+from core.schemas import ROWIDS, is_cursor
 
 
 class View(Protocol):
@@ -29,7 +26,7 @@ class Cursor:
     def at(cls, view: View, as_expected: bool) -> "Cursor":
         """`as_expected`: whether the row is stored as it is shown."""
         carried = cls(view.created_at, view.id)
-        return carried if as_expected and _TOKEN.fullmatch(carried.encode()) else cls(None, view.id)
+        return carried if as_expected and is_cursor(carried.encode()) else cls(None, view.id)
 
     def encode(self) -> str:
         return f"{self.created_at or ''}~{self.row_id}"

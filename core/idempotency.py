@@ -75,7 +75,7 @@ _NONE_YET = Answer(0, {}, b"")
 
 def oldest_kept(keep_hours: int) -> int:
     """The hour of the oldest keys that anybody still asks for."""
-    return int(time.time()) // _HOUR_SECONDS - keep_hours
+    return _this_hour() - keep_hours
 
 
 def once(db: Database, attempt: Attempt, write: Callable[[Database], Answer], keep_hours: int) -> Answer:
@@ -84,7 +84,7 @@ def once(db: Database, attempt: Attempt, write: Callable[[Database], Answer], ke
     Raises IdempotencyKeyReused for a key that came with another request, WriteRefused for a row that is no answer, and
     what `write` raises: then nothing is kept.
     """
-    hour = int(time.time()) // _HOUR_SECONDS
+    hour = _this_hour()
     if is_postgresql(db):
         return _once_taken(db, attempt, write, hour, hour - keep_hours)
     if found := _find(db, attempt, hour - keep_hours):
@@ -101,6 +101,10 @@ def once(db: Database, attempt: Attempt, write: Callable[[Database], Answer], ke
     ).execute(db)
     _remove_old(db, hour - keep_hours)
     return answer
+
+
+def _this_hour() -> int:
+    return int(time.time()) // _HOUR_SECONDS
 
 
 def _once_taken(

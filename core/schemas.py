@@ -137,8 +137,13 @@ class ItemPatch(_Input):
     quantity: Quantity = 0
 
 
-def _is_cursor(token: str) -> str:
-    if not _TOKEN.fullmatch(token):
+def is_cursor(text: str) -> bool:
+    """Whether it has the form of one."""
+    return bool(_TOKEN.fullmatch(text))
+
+
+def _cursor(token: str) -> str:
+    if not is_cursor(token):
         raise PydanticCustomError("cursor", "is not a next_cursor of this API")
     return token
 
@@ -155,7 +160,7 @@ class PageQuery(Model):
     model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(default=50, ge=1, le=100, examples=[10])
-    cursor: Annotated[str, AfterValidator(_is_cursor)] | None = Field(default=None, json_schema_extra=_cursor_alone)
+    cursor: Annotated[str, AfterValidator(_cursor)] | None = Field(default=None, json_schema_extra=_cursor_alone)
     order: SortOrder = "created_at"
 
 

@@ -77,13 +77,13 @@ def schema_version(db: Database, *, for_move: bool = False) -> int:
     if "schema_migrations" not in tables:
         if tables:
             raise NotServed(
-                f"It is not a database of this service, but has tables of another program ({_listed(tables)}): give "
+                f"It is not a database of this service, but has tables of another program ({listed(tables)}): give "
                 "the service one of its own, or a schema of its own that comes first in its user's search_path"
             )
         return 0
     if missing := _COLUMNS - tables["schema_migrations"].keys():
         raise NotServed(
-            f"It is not a database of this service: its table schema_migrations lacks {_listed(missing)}, so it is "
+            f"It is not a database of this service: its table schema_migrations lacks {listed(missing)}, so it is "
             "another program's. Give the service a database of its own"
         )
     return int(db.execute_sql(_VERSION).fetchone()[0])
@@ -130,7 +130,7 @@ def check_whole(db: Database, version: int) -> None:
         missing |= {column.name for column in columns} - found.keys()
         if missing:
             raise NotServed(
-                f"It lacks what schema version {version} has in table {table}: {_listed(missing)} (or its user may "
+                f"It lacks what schema version {version} has in table {table}: {listed(missing)} (or its user may "
                 "not see it)"
             )
 
@@ -198,7 +198,8 @@ def _tables(db: Database) -> dict[str, dict[str, bool]]:
     return found
 
 
-def _listed(names: Any) -> str:
+def listed(names: Any) -> str:
+    """The first few of them, for a message."""
     shown = sorted(names)
     return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
 

@@ -28,7 +28,7 @@ class Side:
     def __init__(self, settings: Settings) -> None:
         self._connector = Connector(settings)
         self.place = self._connector.target.shown  # without the password
-        self._is_dsql = settings.database_token == "dsql"  # noqa: S105 (the name of a kind)
+        self._is_dsql = self._connector.is_dsql
         self._db = self._connected()
 
     def _connected(self) -> PeeweeConnection:

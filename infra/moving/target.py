@@ -14,7 +14,7 @@ from psycopg import sql
 
 from core.errors import MoveFailed, MoveRefused, StatementRefused
 from core.migrations.postgresql import UNFINISHED_MOVE as MARKER
-from core.migrations.postgresql import migrate
+from core.migrations.postgresql import listed, migrate
 from infra.moving.rows import Table, values_of
 from infra.moving.side import Side
 from infra.postgresql.connections import PeeweeConnection
@@ -67,8 +67,9 @@ class Target(Side):
                 rows = self._db.driver.execute(f"SELECT move, log FROM {MARKER}").fetchall()  # noqa: S608
                 return rows[0] if rows else None  # it was killed in between
         if found:
-            shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-            raise MoveRefused(f"{self.place} is not empty: it has {shown}. Name a database that has nothing in it")
+            raise MoveRefused(
+                f"{self.place} is not empty: it has {listed(found)}. Name a database that has nothing in it"
+            )
         return None
 
     def _check_usable(self) -> None:

@@ -171,7 +171,7 @@ class Connector:
         """Raises SettingsError for a URL that cannot be used."""
         self.target = target_of(settings)
         self._settings = settings
-        self._is_dsql = settings.database_token == "dsql"  # noqa: S105
+        self.is_dsql = settings.database_token == "dsql"  # noqa: S105
         self._is_away: tuple[DatabaseUnavailable, float] | None = None  # and since when, by the clock `monotonic`
         self.prepare_after: int | None = 5  # uses of a statement; None: never
 
@@ -202,11 +202,11 @@ class Connector:
     @property
     def isolation(self) -> str:
         """Of a write."""
-        return "REPEATABLE READ" if self._is_dsql else "SERIALIZABLE"  # DSQL has no other
+        return "REPEATABLE READ" if self.is_dsql else "SERIALIZABLE"  # DSQL has no other
 
     def _session_of(self, driver: Connection) -> str:
         """What holds until the connection ends."""
-        if self._is_dsql:  # which knows none of these
+        if self.is_dsql:  # which knows none of these
             return "SELECT 1"
         longest = round(self._settings.commit_timeout_seconds * 1000)
         lock = max(1, round(self._settings.busy_timeout_seconds * 1000))

@@ -141,7 +141,7 @@ class PostgresqlDatabase:
             with translated_errors():
                 db.driver.deadline = monotonic() + _MIGRATION_SECONDS
                 db.driver.execute("SET statement_timeout = 0")  # what a migration does may take long
-                migrate(db, is_dsql=self._settings.database_token == "dsql")  # noqa: S105
+                migrate(db, is_dsql=self._connector.is_dsql)
                 db.driver.execute("RESET statement_timeout")  # of a session that PgBouncer may give to others
             self._takes_writes = db.driver.takes_writes
         finally:
