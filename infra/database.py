@@ -1,13 +1,14 @@
 """The database as the endpoints see it, whichever it is."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import peewee
 
-from core.errors import DatabaseLocked
+from core.errors import DatabaseLocked, TooManyCopies
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 UseCase = Callable[[peewee.Database], T]
 GiveUp = Callable[[Exception], object]
+
+MOST_COPIES = 4  # at once
 
 
 @dataclass(slots=True)
@@ -35,6 +38,23 @@ class Copy:
 
     db: peewee.Database
     txid: int  # the commit that it is the state of; 0 where commits have no numbers
+
+
+class CopyLimit:
+    """As many copies as may be read at once. Any thread may call it."""
+
+    def __init__(self) -> None:
+        self._free = threading.BoundedSemaphore(MOST_COPIES)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Raises TooManyCopies."""
+        if not self._free.acquire(blocking=False):
+            raise TooManyCopies(f"{MOST_COPIES} copies of the database are being read already.")
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 class Database(Protocol):

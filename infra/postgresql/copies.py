@@ -1,6 +1,5 @@
 """One state to be read at leisure: a transaction of its own, on a connection of its own."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
@@ -8,12 +7,10 @@ from typing import Any
 
 import psycopg
 
-from core.errors import TooManyCopies
-from infra.database import Copy
+from infra.database import Copy, CopyLimit
 from infra.postgresql.connections import Connector, PeeweeConnection
 from infra.postgresql.errors import translated_errors
 
-MOST_AT_ONCE = 4
 _LONGEST_SECONDS = 3600.0
 _IDLE_SECONDS = 60  # longer than a slow client is waited for
 
@@ -21,17 +18,14 @@ _IDLE_SECONDS = 60  # longer than a slow client is waited for
 class Copies:
     """Any thread may call it."""
 
-    def __init__(self, connector: Connector, most_at_once: int = MOST_AT_ONCE) -> None:
+    def __init__(self, connector: Connector) -> None:
         self._connector = connector
-        self._most = most_at_once
-        self._free = threading.BoundedSemaphore(most_at_once)
+        self._limit = CopyLimit()
 
     @contextmanager
     def newest(self) -> Iterator[Copy]:
         """One for as long as the context lasts. Raises TooManyCopies, DatabaseUnavailable."""
-        if not self._free.acquire(blocking=False):
-            raise TooManyCopies(f"{self._most} copies of the database are being read already.")
-        try:
+        with self._limit.one():
             db = self._connector.connect()
             try:
                 with translated_errors():
@@ -43,8 +37,6 @@ class Copies:
                 with suppress(psycopg.Error):
                     db.rollback()
                 db.driver.close()
-        finally:
-            self._free.release()
 
 
 class _Read(PeeweeConnection):

@@ -5,32 +5,28 @@ out of it. So whoever needs one state for longer than a query takes builds it ou
 """
 
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from playhouse.apsw_ext import APSWDatabase
 
-from core.errors import LogDamaged, TooManyCopies
+from core.errors import LogDamaged
 from infra.clock import Clock
 from infra.commitlog import Observer, defend, open_log
-from infra.database import Copy
+from infra.database import Copy, CopyLimit
 from infra.disk.workspace import workspace_in
 from infra.sqlite_errors import translated_errors
-
-MOST_AT_ONCE = 4
 
 
 class Copies:
     """Any thread may call it."""
 
-    def __init__(self, url: str, most_at_once: int = MOST_AT_ONCE, observer: Observer | None = None) -> None:
+    def __init__(self, url: str, observer: Observer | None = None) -> None:
         """`url`: of the log. `observer`: of all that is asked of it."""
         self._url = url
         self._observer = observer
-        self._most = most_at_once
-        self._free = threading.BoundedSemaphore(most_at_once)
+        self._limit = CopyLimit()
 
     @contextmanager
     def newest(self, at_least: int) -> Iterator[Copy]:
@@ -38,10 +34,8 @@ class Copies:
 
         Raises TooManyCopies, StoreError or CommitError, DatabaseFull when there is no room for it.
         """
-        if not self._free.acquire(blocking=False):
-            raise TooManyCopies(f"{self._most} copies of the database are being read already.")
         with ExitStack() as stack:
-            stack.callback(self._free.release)
+            stack.enter_context(self._limit.one())
             top = Path(tempfile.gettempdir())
             with translated_errors(top):
                 image = stack.enter_context(workspace_in(top)) / "copy.db"

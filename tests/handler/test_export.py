@@ -25,7 +25,7 @@ from core.schemas import ItemView
 from handler import export
 from handler.export import CSV, FORMS, NDJSON
 from handler.service import Service, open_server_service
-from infra.sqlite.copies import MOST_AT_ONCE
+from infra.database import MOST_COPIES
 from tests.conftest import MakeSettings, assert_problem, open_at, serving
 
 VIEW = ItemView(1, "Lamp", None, "0.00", 0, "", "", 1)
@@ -286,8 +286,8 @@ def large(service: Service, scratch: Path) -> Iterator[httpx2.Client]:
 
 @pytest.mark.sqlite_only("a copy built out of the log")
 def test_client_that_goes_away_frees_its_copy(large: httpx2.Client, scratch: Path) -> None:
-    connections = [read_some(large) for _ in range(MOST_AT_ONCE)]
-    assert len(list(scratch.iterdir())) == MOST_AT_ONCE
+    connections = [read_some(large) for _ in range(MOST_COPIES)]
+    assert len(list(scratch.iterdir())) == MOST_COPIES
     problem = assert_problem(large.get("/api/items/export"), 503)
     assert problem["code"] == "too_many_exports"
     for connection in connections:
@@ -336,7 +336,7 @@ def test_full_disk_is_507_and_says_where(client: httpx2.Client, scratch: Path, m
         problem = assert_problem(client.get("/api/items/export"), 507)
     assert (problem["code"], "temporary files" in problem["detail"]) == ("database_full", True)
     assert list(scratch.iterdir()) == []
-    for _ in range(MOST_AT_ONCE + 1):
+    for _ in range(MOST_COPIES + 1):
         assert len(ndjson(client.get("/api/items/export"))) == 1
 
 
