@@ -92,8 +92,8 @@ class CountingStore:
     def read(self, name: str) -> Iterator[bytes]:
         yield self._get(name)
 
-    def read_range(self, name: str, end: int) -> bytes:
-        return self._get(name)[:end]
+    def read_range(self, name: str, begin: int, end: int) -> bytes:
+        return self._get(name)[begin:end]
 
     def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
         return self._get(name)[-size:], self.bodies[name][1]

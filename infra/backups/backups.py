@@ -231,7 +231,7 @@ class Backups:
     def manifest_of(self, name: str) -> Manifest:
         """Read what is said of a backup beside it. Raises BackupDamaged for what is no manifest."""
         try:
-            return _MANIFEST.validate_json(self.store.read_range(name + ".json", _MOST_OF_MANIFEST))
+            return _MANIFEST.validate_json(self.store.read_range(name + ".json", 0, _MOST_OF_MANIFEST))
         except ValidationError as error:
             raise BackupDamaged(f"{name}.json is not a manifest: {error.errors()[0]['msg']}") from error
 

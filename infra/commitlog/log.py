@@ -423,7 +423,7 @@ class CommitLog:
             )
 
     def _header_bytes(self, txid: int) -> bytes:
-        return self._quick.read_range(self._name_of(txid), ltx.HEADER_SIZE)
+        return self._quick.read_range(self._name_of(txid), 0, ltx.HEADER_SIZE)
 
     def _name_of(self, txid: int) -> str:
         return self.objects.names.name_of(commit_object(txid))

@@ -107,7 +107,7 @@ class Reads(Lists, Protocol):
     """And what reading single objects asks of it."""
 
     def read(self, name: str) -> Iterator[bytes]: ...
-    def read_range(self, name: str, end: int) -> bytes: ...
+    def read_range(self, name: str, begin: int, end: int) -> bytes: ...
     def read_end(self, name: str, size: int) -> tuple[bytes, datetime]: ...
 
 
@@ -225,7 +225,7 @@ class Objects(Listing):
     def header(self, item: LogObject) -> ltx.Header:
         """Read the header of an object. Raises ObjectMissing."""
         with self.named_in_damage(item):
-            head = self._retrying(lambda: self._quick.read_range(self.names.name_of(item), ltx.HEADER_SIZE))
+            head = self._retrying(lambda: self._quick.read_range(self.names.name_of(item), 0, ltx.HEADER_SIZE))
             return ltx.decode_header(head)
 
     def commit_end(self, txid: int) -> tuple[int, datetime]:

@@ -199,17 +199,17 @@ class ObjectStore:
                 with watch.paused():
                     yield chunk
 
-    def read_range(self, name: str, end: int) -> bytes:
-        """The first `end` bytes, or fewer if there are no more. Raises ObjectMissing."""
+    def read_range(self, name: str, begin: int, end: int) -> bytes:
+        """The bytes from offset `begin` to before `end`, or fewer if there are no more. Raises ObjectMissing."""
         with self._request("get"):
             if self._directory is not None:
                 with self._opened(name) as descriptor:
-                    return os.pread(descriptor, end, 0)
+                    return os.pread(descriptor, end - begin, begin)
             try:
-                return bytes(obstore.get(self._store, name, options={"range": (0, end)}).bytes())
+                return bytes(obstore.get(self._store, name, options={"range": (begin, end)}).bytes())
             except BaseError as error:
                 if ending_of(str(error)).status == _NO_SUCH_RANGE:
-                    return b""  # of an empty object
+                    return b""  # there are no more
                 raise
 
     def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
@@ -276,7 +276,7 @@ class ObjectStore:
         """Whether this one has created it, on a connection that was there before the start."""
         try:
             with suppress(ObjectMissing):
-                self.read_range(name, 1)
+                self.read_range(name, 0, 1)
         except StoreError as error:
             start.abort()
             return error

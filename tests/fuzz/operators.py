@@ -155,8 +155,8 @@ class _OneObject(ObjectStore):
     def read(self, name: str) -> Iterator[bytes]:
         yield self._body
 
-    def read_range(self, name: str, end: int) -> bytes:
-        return self._body[:end]
+    def read_range(self, name: str, begin: int, end: int) -> bytes:
+        return self._body[begin:end]
 
 
 @contextmanager

@@ -96,8 +96,8 @@ class Bucket:
     def read(self, name: str) -> Iterator[bytes]:
         yield self.content(name)
 
-    def read_range(self, name: str, end: int) -> bytes:
-        return self.content(name)[:end]
+    def read_range(self, name: str, begin: int, end: int) -> bytes:
+        return self.content(name)[begin:end]
 
     def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
         return self.content(name)[-size:], self._objects[name][1]
@@ -268,8 +268,8 @@ class FaultyStore:
         yield body[:middle]
         yield body[middle:]
 
-    def read_range(self, name: str, end: int) -> bytes:
-        return self._answer("read the head of", name, lambda: self._bucket.read_range(name, end))
+    def read_range(self, name: str, begin: int, end: int) -> bytes:
+        return self._answer("read the head of", name, lambda: self._bucket.read_range(name, begin, end))
 
     def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
         found = self._answer("read the end of", name, lambda: self._bucket.read_end(name, size))

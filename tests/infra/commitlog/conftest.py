@@ -65,8 +65,8 @@ class WatchedStore:
         found: list[bytes] = self._around("read", name, lambda: list(self.store.read(name)))
         return iter(found)
 
-    def read_range(self, name: str, end: int) -> bytes:
-        return bytes(self._around("read_range", name, lambda: self.store.read_range(name, end)))
+    def read_range(self, name: str, begin: int, end: int) -> bytes:
+        return bytes(self._around("read_range", name, lambda: self.store.read_range(name, begin, end)))
 
     def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
         found: tuple[bytes, datetime] = self._around("read_end", name, lambda: self.store.read_end(name, size))

@@ -84,12 +84,15 @@ def test_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 def test_ranges_end_with_the_object(store: ObjectStore) -> None:
     store.put("a", b"0123456789")
-    assert store.read_range("a", 4) == b"0123"
-    assert store.read_range("a", 100) == b"0123456789"
+    assert store.read_range("a", 0, 4) == b"0123"
+    assert store.read_range("a", 0, 100) == b"0123456789"
+    assert store.read_range("a", 3, 5) == b"34"
+    assert store.read_range("a", 8, 100) == b"89"
+    assert store.read_range("a", 10, 100) == b""
     store.put("empty", b"")
-    assert store.read_range("empty", 4) == b""
+    assert store.read_range("empty", 0, 4) == b""
     with pytest.raises(ObjectMissing):
-        store.read_range("absent", 4)
+        store.read_range("absent", 0, 4)
 
 
 def test_directories_are_listed_apart_and_from_a_name_on(store: ObjectStore) -> None:
@@ -178,7 +181,7 @@ def test_name_that_was_found_is_made_safe_before_the_content_is_used(
         chunks = store.read("x/a")
         assert next(chunks) == b"content"
     else:
-        assert store.read_range("x/a", 7) == b"content"
+        assert store.read_range("x/a", 0, 7) == b"content"
     assert events == ["x/a is open", "fsync of x"]
 
 
@@ -189,7 +192,7 @@ def test_name_that_is_known_to_be_safe_is_not_made_safe_again(tmp_path: Path, mo
     monkeypatch.setattr(object_store, "fsync_directory", synced.append)
     store.create("a", b"x")
     assert synced == [tmp_path]  # by the create
-    assert store.read_end("a", 1)[0] == store.read_range("a", 1) == read(store, "a") == b"x"
+    assert store.read_end("a", 1)[0] == store.read_range("a", 0, 1) == read(store, "a") == b"x"
     assert synced == [tmp_path]
     for _ in range(2):
         assert other.read_end("a", 1)[0] == b"x"
@@ -203,7 +206,7 @@ def test_name_that_another_file_has_since_is_made_safe(tmp_path: Path, monkeypat
     monkeypatch.setattr(object_store, "fsync_directory", synced.append)
     (tmp_path / "b").write_bytes(b"y")
     (tmp_path / "b").rename(tmp_path / "a")
-    assert store.read_range("a", 1) == b"y"
+    assert store.read_range("a", 0, 1) == b"y"
     assert synced == [tmp_path]
 
 
@@ -217,7 +220,7 @@ def test_content_whose_name_cannot_be_made_safe_is_not_used(tmp_path: Path, monk
     monkeypatch.setattr(object_store, "fsync_directory", broken)
     uses: list[Callable[[], object]] = [
         lambda: read(store, "a"),
-        lambda: store.read_range("a", 1),
+        lambda: store.read_range("a", 0, 1),
         lambda: store.read_end("a", 1),
     ]
     for use in uses:
@@ -428,7 +431,7 @@ def test_each_request_is_told_with_its_verb_and_whether_it_was_answered(
         store.create("a", b"1")
     store.put("b", b"2")
     assert next(store.read("a")) == b"1"  # and no more of it
-    store.read_range("a", 1)
+    store.read_range("a", 0, 1)
     store.read_end("a", 1)
     with suppress(ObjectMissing):
         read(store, "missing")

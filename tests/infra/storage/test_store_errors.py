@@ -379,7 +379,7 @@ def test_nothing_that_a_server_says_makes_a_doubtful_reply_certain(
         status = 500  # that would be a refusal
     server.reply = reply(status, body)
     assert not isinstance(error_of_create(store), CERTAIN)
-    for ask in (lambda: store.read_range("a", 10), store.directories, lambda: store.objects("x", "x/1")):
+    for ask in (lambda: store.read_range("a", 0, 10), store.directories, lambda: store.objects("x", "x/1")):
         with pytest.raises(StoreError) as caught:
             ask()
         assert not isinstance(caught.value, CERTAIN)

@@ -185,7 +185,7 @@ YEAR_MS = 365 * 24 * 3600 * 1000
 
 
 def date(url: str, level: int, low: int, high: int) -> int:
-    return ltx.decode_header(ObjectStore(url).read_range(ObjectNames(url).name(level, low, high), 100)).timestamp
+    return ltx.decode_header(ObjectStore(url).read_range(ObjectNames(url).name(level, low, high), 0, 100)).timestamp
 
 
 @pytest.mark.e2e
@@ -246,7 +246,7 @@ def test_date_after_that_of_a_later_commit_is_named_though_the_store_tells_nothi
     """As in a log that was copied."""
     url = synthetic_log(tmp_path / "log", 2)
     store, path = ObjectStore(url), ObjectNames(url).name(0, 2, 2)
-    header = replace(ltx.decode_header(store.read_range(path, 100)), timestamp=1_600_000_000_000)
+    header = replace(ltx.decode_header(store.read_range(path, 0, 100)), timestamp=1_600_000_000_000)
     store.put(path, bytes(ltx.encode(header, [(1, bytes(PAGE_SIZE))])[0]))
     findings = verify_log(open_log(url, Clock()), tmp_path / "restored")
     [warning] = findings.warnings
@@ -265,7 +265,7 @@ def test_commit_that_its_successor_does_not_name_is_not_merged(tmp_path: Path) -
     """Created under a number whose object was merged and deleted long ago, by an instance that has slept."""
     url = synthetic_log(tmp_path / "log", 2 * RUN + 1)
     store = ObjectStore(url)
-    predecessor = ltx.decode_header(store.read_range(ObjectNames(url).name(0, 32, 32), 100)).predecessor
+    predecessor = ltx.decode_header(store.read_range(ObjectNames(url).name(0, 32, 32), 0, 100)).predecessor
     leftover, _ = ltx.encode(ltx.Header(PAGE_SIZE, 2, 32, 32, 1_700_000_000_032, predecessor, 99), [(1, bytes(512))])
     store.put(ObjectNames(url).name(0, 32, 32), bytes(leftover))
     assert maintenance_of(url).merge(tmp_path) == 1
@@ -305,7 +305,7 @@ def test_leftover_just_before_commits_that_are_kept_hides_only_what_it_has_repla
     image = tmp_path / "image"
     snapshot = steps.store_snapshot(image, steps.log.restore(image, RUN), tmp_path)
     store, path = ObjectStore(url), ObjectNames(url).name(0, 1, 1)
-    header = ltx.decode_header(store.read_range(path, ltx.HEADER_SIZE))
+    header = ltx.decode_header(store.read_range(path, 0, ltx.HEADER_SIZE))
     store.delete(path)
     body, _ = ltx.encode(replace(header, log_id=99), [(1, bytes(header.page_size))])
     store.create(path, bytes(body))
@@ -347,7 +347,7 @@ def test_sleep_in_the_middle_of_a_read_takes_no_leftover_before_a_commit_for_dam
         if verb == "read" and name == names.name(0, 5, 5) and not slept:
             slept.append(name)
             snapshot(6)
-            header = ltx.decode_header(store.read_range(name, ltx.HEADER_SIZE))
+            header = ltx.decode_header(store.read_range(name, 0, ltx.HEADER_SIZE))
             body, _ = ltx.encode(replace(header, node_id=99), [(2, bytes(header.page_size))])
             for txid in (4, 5):
                 store.delete(names.name(0, txid, txid))
@@ -372,7 +372,7 @@ def test_sleep_in_the_middle_of_a_read_takes_no_leftover_for_a_commit(
     other.sql("INSERT INTO t VALUES ('real')")
     store = ObjectStore(file_url)
     path = ObjectNames(file_url).name(0, 3, 3)
-    header = ltx.decode_header(store.read_range(path, 100))
+    header = ltx.decode_header(store.read_range(path, 0, 100))
     seen: list[int] = []
 
     def sleep(verb: str, name: str) -> None:
