@@ -98,7 +98,7 @@ contract: CASES ?= 200
 contract: .venv/installed .venv-contract/installed ## hold a live server to openapi.json, by schemathesis (CASES=200 a phase and operation; SEED=42 sends the same)
 	@$(VENV)/python -m tests.contract --cases $(CASES) $(if $(SEED),--seed $(SEED))
 
-e2e: .venv/installed .venv-sam/installed .venv-contract/installed ## run the end-to-end tests: real server, real Lambda runtime
+e2e: .venv/installed .venv-sam/installed .venv-contract/installed .venv-bench/installed ## run the end-to-end tests: real server, real Lambda runtime
 	@$(VENV)/python -m pytest -m e2e
 
 bench: SECONDS = 3
