@@ -30,7 +30,8 @@ ServiceError
 │   ├── StoreRefused            no such bucket, access denied: stays wrong until somebody acts
 │   │   └── StoreFull           no space is left in its directory
 │   └── StoreUnavailable        timeouts, 5xx: may work again later
-│       └── StoreUnreachable    no connection: the store has not even seen the request
+│       ├── StoreUnreachable    no connection: the store has not even seen the request
+│       └── SnapshotGone        the snapshot whose pages are read was deleted: a newer one has them
 ├── CommitError                 the commit log
 │   ├── CommitConflict          another instance stored a commit under this number first
 │   ├── CommitNotStored         given up, and certainly not stored
@@ -188,6 +189,10 @@ class StoreUnavailable(StoreError):
 
 
 class StoreUnreachable(StoreUnavailable):
+    pass
+
+
+class SnapshotGone(StoreUnavailable):
     pass
 
 

@@ -34,6 +34,8 @@ class Settings(BaseModel):
     database_path: Path = Field(Path("data/app.db"), alias="DATABASE_PATH", validate_default=True)
     replica_url: str = Field("", alias="REPLICA_URL", validate_default=True)
     read_freshness_seconds: float = Field(1.0, alias="READ_FRESHNESS_SECONDS", ge=0)
+    paged_above_mb: int | Literal["always", "never"] = Field(32, alias="PAGED_ABOVE_MB")
+    page_cache_mb: int = Field(256, alias="PAGE_CACHE_MB", ge=1, le=100_000)
     commit_timeout_seconds: float = Field(10.0, alias="COMMIT_TIMEOUT_SECONDS", gt=0, le=600)
     backup_url: str = Field("", alias="BACKUP_URL", validate_default=True)
     maintenance_interval_seconds: int = Field(3600, alias="MAINTENANCE_INTERVAL_SECONDS", ge=0)
@@ -78,6 +80,13 @@ class Settings(BaseModel):
             return str(self.database_path)
         parts = urlsplit(self.database_url)
         return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    @field_validator("paged_above_mb", mode="before")
+    @classmethod
+    def _is_size_or_word(cls, above: Any) -> Any:
+        if above not in ("always", "never") and not re.fullmatch("[0-9]{1,9}", str(above), re.ASCII):
+            raise ValueError("is a number of MB, or always, or never")
+        return above
 
     @field_validator("runbook_url")
     @classmethod

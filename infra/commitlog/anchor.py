@@ -25,14 +25,16 @@ _READ = "SELECT count(*) FROM sqlite_schema"
 class Anchor:
     """Keeps a read transaction open: one of two connections always reads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vfs: str = "") -> None:
+        """`vfs`: the one to open it through, if not SQLite's own."""
         self._path = str(path)
+        self._vfs = vfs
         self._connections: list[apsw.Connection] = []  # the reading one first
 
     def hold(self) -> None:
         """Begin to read the newest state. Raises apsw.Error."""
         for _ in range(2):
-            connection = open_database(self._path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+            connection = open_database(self._path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, self._vfs)
             self._connections.append(connection)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         begin_reading(self._connections[0])
@@ -84,9 +86,9 @@ class Guard:
             self._connection = None
 
 
-def existing_database(path: Path) -> apsw.Connection:
+def existing_database(path: Path, vfs: str = "") -> apsw.Connection:
     """Open for reading and writing, and never create a file. Raises apsw.Error."""
-    return open_database(str(path), apsw.SQLITE_OPEN_READWRITE)
+    return open_database(str(path), apsw.SQLITE_OPEN_READWRITE, vfs)
 
 
 def begin_reading(connection: apsw.Connection) -> None:

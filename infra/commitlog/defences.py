@@ -19,9 +19,9 @@ _STEPS_PER_BYTE = 100  # of the file
 _STEPS_BETWEEN_LOOKS = 10_000
 
 
-def open_database(name: str, flags: int) -> apsw.Connection:
-    """Open a file that may come from anywhere. Raises apsw.Error."""
-    connection = apsw.Connection(name, flags=flags)
+def open_database(name: str, flags: int, vfs: str = "") -> apsw.Connection:
+    """Open a file that may come from anywhere, through a VFS or SQLite's own. Raises apsw.Error."""
+    connection = apsw.Connection(name, flags=flags, vfs=vfs or None)
     defend(connection)
     return connection
 

@@ -39,6 +39,7 @@ class Condition(Enum):
     OVERWRITTEN = auto()  # the same, and its WAL belongs to what was there before
     SERVED = auto()  # read and write it: it is what its position says, and the connections are open
     SUSPECT = auto()  # nothing: SQLite has found it damaged, the connections are still open
+    PAGES_GONE = auto()  # nothing: what it has not read yet cannot be had any more, the connections are still open
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,5 +96,5 @@ def _run(write: Write, file: OpenFile, observer: Observer) -> None:
     finally:
         write.context.run(observer.query_finished, "write", time.perf_counter() - started)
     # Alone it may take its time; and what is made of damaged pages must not become history
-    if isinstance(write.error, errors.TransactionTooSlow | errors.DatabaseDamaged):
+    if isinstance(write.error, errors.TransactionTooSlow | errors.DatabaseDamaged | errors.SnapshotGone):
         raise Aborted(write)

@@ -134,8 +134,11 @@ class Head:
         """Raise LogInUse when this, the newest commit, is of another program, as Litestream when it replicates there.
 
         Commits of this one have an id, and merged runs the checksum of their last commit, where Litestream writes 0.
+        And whatever has the log's id is of this one.
         """
-        if position != START and not (position.checksum and self._has_commit_id(position.txid)):
+        if position == START or position.log_id:
+            return
+        if not (position.checksum and self._has_commit_id(position.txid)):
             raise LogInUse(
                 f"{self._objects.url} is being written by another program, such as `litestream replicate`: TXID "
                 f"{position.txid:016x} is not of this service. Both would destroy each other's commits, so nothing was "

@@ -209,7 +209,7 @@ class Objects(Listing):
         Whoever takes it closes it.
         """
         with self.named_in_damage(item):
-            change = self._retrying(lambda: Change(self._chunks(item), item.level, in_memory))
+            change = self._retrying(lambda: Change(self.chunks(item), item.level, in_memory))
             if (item.min_txid, item.max_txid) != (change.header.min_txid, change.header.max_txid):
                 change.close()
                 raise LogDamaged(f"holds TXID {change.header.min_txid}-{change.header.max_txid}")
@@ -228,6 +228,16 @@ class Objects(Listing):
             head = self._retrying(lambda: self._quick.read_range(self.names.name_of(item), 0, ltx.HEADER_SIZE))
             return ltx.decode_header(head)
 
+    def checksum(self, item: LogObject) -> int:
+        """Return the file checksum of an object, as its last bytes say."""
+        end, _ = self._retrying(lambda: self._quick.read_end(self.names.name_of(item), ltx.CHECKSUM_SIZE))
+        return int.from_bytes(end, "big")
+
+    def read_part(self, item: LogObject, begin: int, end: int) -> bytes:
+        """Read an object's bytes from one offset to before another, unchecked. Any thread may."""
+        store = self._quick if end - begin <= SMALL else self._bulk
+        return self._retrying(lambda: store.read_range(self.names.name_of(item), begin, end))
+
     def commit_end(self, txid: int) -> tuple[int, datetime]:
         """Return the file checksum of a commit by itself, and when the store had it."""
         name = self.names.name_of(commit_object(txid))
@@ -239,14 +249,14 @@ class Objects(Listing):
         stream.
         """
         if self._parallel == 1:
-            yield from ((item, self._chunks(item)) for item in items)
+            yield from ((item, self.chunks(item)) for item in items)
             return
         with ThreadPoolExecutor(self._parallel) as pool:
 
             def start(item: LogObject) -> Callable[[], Iterable[bytes]]:
                 if item.size > SMALL:
-                    return lambda: self._chunks(item)
-                return pool.submit(self._retrying, lambda: list(self._chunks(item))).result
+                    return lambda: self.chunks(item)
+                return pool.submit(self._retrying, lambda: list(self.chunks(item))).result
 
             rest = iter(items)
             started = [(item, start(item)) for item in islice(rest, 2 * self._parallel)]
@@ -263,7 +273,8 @@ class Objects(Listing):
         except LogDamaged as error:
             raise LogDamaged(f"{self.url_of(item)} {error}") from error
 
-    def _chunks(self, item: LogObject) -> Iterator[bytes]:
+    def chunks(self, item: LogObject) -> Iterator[bytes]:
+        """Read an object's bytes in their order, unchecked."""
         store = self._quick if item.size <= SMALL else self._bulk
         return store.read(self.names.name_of(item))
 

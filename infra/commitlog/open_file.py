@@ -64,8 +64,12 @@ class SavepointLost(Exception):
 class OpenFile:
     """One connection that writes, one that reads, and an anchor. Raises DatabaseError."""
 
-    def __init__(self, path: Path, clock: Clock, committer: Committer, schema: Schema, *, lasting: bool) -> None:
-        """`schema`: what may become a commit. `lasting`: the file outlives this process."""
+    def __init__(
+        self, path: Path, clock: Clock, committer: Committer, schema: Schema, *, lasting: bool, vfs: str = ""
+    ) -> None:
+        """`schema`: what may become a commit. `lasting`: the file outlives this process. `vfs`: the one to open it
+        through, if not SQLite's own.
+        """
         self.path = path
         self._wal, self._shm = str(wal_of(path)), str(shm_of(path))
         self.run_until = float("inf")  # by the clock: a statement that takes longer is stopped
@@ -81,12 +85,14 @@ class OpenFile:
         self._may_commit = False
         self._schema = schema
         self._checked = 0  # SQLite's data_version of the state that was last looked at, if others have made it
-        self._anchor = Anchor(path)
-        self._vfs = ShippingVFS(f"commitlog-{next(_vfs_numbers)}", committer, lasting)
+        self._anchor = Anchor(path, vfs)
+        self._vfs = ShippingVFS(f"commitlog-{next(_vfs_numbers)}", committer, lasting, vfs)
         # Who waits, and for how long, is not decided by SQLite
         options: dict[str, Any] = {"timeout": 0, "thread_safe": False}
         self.writer = _Writer(str(path), pragmas=_WRITER_PRAGMAS, vfs=self._vfs.name, **options)
-        self.reader: peewee.Database = APSWDatabase(str(path), pragmas={**_PRAGMAS, "query_only": 1}, **options)
+        self.reader: peewee.Database = APSWDatabase(
+            str(path), pragmas={**_PRAGMAS, "query_only": 1}, vfs=vfs or None, **options
+        )
 
     @property
     def known(self) -> Known:
@@ -240,7 +246,8 @@ class OpenFile:
         if shipped.salts != self._backfilled.salts and state_of(self.path) == self._state:
             self._backfilled = Backfill(shipped.salts, 0)  # that this commit has begun the WAL anew explains nothing
         if frames >= CHECKPOINT_FRAMES:
-            with suppress(apsw.Error, errors.DatabaseLocked):  # the commit is stored; the next one tries again
+            # The commit is stored; the next one tries again
+            with suppress(apsw.Error, errors.DatabaseLocked, errors.StoreError, errors.LogDamaged):
                 self.checkpoint()
         return apsw.SQLITE_OK
 

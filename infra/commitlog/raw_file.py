@@ -18,9 +18,10 @@ _PAGES_AT_A_TIME = 64
 class RawFile:
     """Reads and writes one file, as much as is asked for, at an offset of its own in bytes. Raises apsw.Error."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vfs: str = "") -> None:
+        """`vfs`: the one to open it through, if not SQLite's own."""
         flags = apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READWRITE
-        self._file = apsw.VFSFile("", str(path), [flags, 0])
+        self._file = apsw.VFSFile(vfs, str(path), [flags, 0])
         self._offset = 0
 
     def __enter__(self) -> "RawFile":

@@ -22,6 +22,7 @@ from infra.commitlog.file_state import Condition, FileChanged, Known
 from infra.commitlog.group import FAULTS_OF_ONE, Aborted, UseCase, Write, fail_together, run_together
 from infra.commitlog.log import CommitLog
 from infra.commitlog.open_file import OpenFile
+from infra.commitlog.paging.snapshot_pages import Paging
 from infra.commitlog.schema import AnySchema, Schema
 from infra.sqlite_errors import translated_errors
 
@@ -58,10 +59,12 @@ class Replica:
         rng: random.Random | None = None,
         swap: Callable[[Callable[[], None]], None] = lambda change: change(),
         schema: Schema | None = None,
+        paging: Paging | None = None,
     ) -> None:
         """`lasting`: the file outlives this process. `busy_timeout`: seconds to wait for other programs. `swap` runs
         what replaces the file under the connections, at a moment when nobody is reading. `schema`: what may become a
-        commit that another program has made, and what the log must hold at the start.
+        commit that another program has made, and what the log must hold at the start. `paging`: when a file that
+        does not last is opened page by page.
         """
         self.path = path
         self.log = log
@@ -76,9 +79,12 @@ class Replica:
         self._unsaved_since: float | None = None  # by the clock: others have, perhaps, committed what is not stored
         self._healed = float("-inf")  # by the clock: when SQLite's word that it is damaged was last looked into
         schema = schema or AnySchema()
-        self.at_rest = LocalFile(path, log, clock, lasting=lasting, busy_timeout=busy_timeout, schema=schema)
+        self._looked_past = True  # whether the log's head was looked for since the file was opened
+        self.at_rest = LocalFile(
+            path, log, clock, lasting=lasting, busy_timeout=busy_timeout, schema=schema, paging=paging
+        )
         self.committer = Committer(log, self.at_rest.position_file, clock, self._fairness)
-        self.file = OpenFile(path, clock, self.committer, schema, lasting=lasting)
+        self.file = OpenFile(path, clock, self.committer, schema, lasting=lasting, vfs=self.at_rest.vfs)
 
     @property
     def reader(self) -> peewee.Database:
@@ -94,11 +100,13 @@ class Replica:
 
     def open(self) -> None:
         """Bring the file to the log's head and connect to it. Raises NotServed or LogInUse when the log is not for
-        this service.
+        this service. A paged file is at its snapshot then: whoever reads or writes first looks for what has followed.
         """
         asked = self._clock.now()
         self._settle()
-        self.refresh(asked)
+        self._looked_past = not self.at_rest.is_paged
+        if self._looked_past:
+            self.refresh(asked)
         self.at_rest.check_log_served(self.file.writer.connection())
         self.log.head.check_written_here(self.visible)
 
@@ -250,6 +258,14 @@ class Replica:
             self._condition = Condition.SUSPECT
         return self._condition is Condition.SUSPECT
 
+    def lose_pages(self) -> bool:
+        """Say that the snapshot whose pages are read was deleted: nobody is answered from the file until it was opened
+        on a newer one. Any thread may. Returns False, and changes nothing, when the file is not served now.
+        """
+        if self._condition is Condition.SERVED:
+            self._condition = Condition.PAGES_GONE
+        return self._condition is Condition.PAGES_GONE
+
     def unsaved_seconds(self) -> float:
         """Say how long other programs' commits have been in the file and not in the log, as far as was seen; any thread
         may ask.
@@ -259,6 +275,13 @@ class Replica:
 
     def catch_up(self, limit: int | None = None) -> bool:
         """Apply what is new in the log, up to `limit` objects of it; returns whether there was anything."""
+        moved = self._catch_up(limit)
+        if not self._looked_past:
+            self.log.head.check_written_here(self.visible)
+            self._looked_past = True
+        return moved
+
+    def _catch_up(self, limit: int | None) -> bool:
         if self._condition is not Condition.SERVED:
             self._settle()
             return True
@@ -302,13 +325,13 @@ class Replica:
             try:
                 committed = self._patiently(partial(self._attempt, work, deadline))
             except Aborted as aborted:
-                if isinstance(aborted.write.error, errors.DatabaseDamaged) and self.suspect():
+                if self._can_be_opened_anew(aborted.write.error, deadline):
                     continue
                 if len(writes) > 1:
                     raise
                 committed = False
-            except errors.DatabaseDamaged:
-                if not self.suspect():
+            except (errors.DatabaseDamaged, errors.SnapshotGone) as error:
+                if not self._can_be_opened_anew(error, deadline):
                     raise
                 continue
             except errors.CommitOutcomeUnknown as error:
@@ -343,6 +366,15 @@ class Replica:
                     write.error = self._not_reached(write.txid)
             return
         raise AssertionError("unreachable")
+
+    def _can_be_opened_anew(self, error: Exception | None, deadline: float) -> bool:
+        """Whether a file that ends a transaction like that is no longer served, and the next attempt opens it anew."""
+        match error:
+            case errors.DatabaseDamaged():
+                return self.suspect()
+            case errors.SnapshotGone():
+                return self._clock.now() < deadline and self.lose_pages()
+        return False
 
     def _attempt(self, work: Callable[[], None], deadline: float) -> bool:
         """Returns whether anything was committed."""
@@ -477,7 +509,7 @@ class Replica:
 
     @property
     def _is_connected(self) -> bool:
-        return self._condition in (Condition.SERVED, Condition.SUSPECT)
+        return self._condition in (Condition.SERVED, Condition.SUSPECT, Condition.PAGES_GONE)
 
     def _settle(self) -> None:
         """Bring the file in order, whatever it is and whoever has changed it."""

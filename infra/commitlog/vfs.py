@@ -25,9 +25,9 @@ from infra.commitlog.wal import DATABASE_SIZE, FILE_HEADER, FRAME_HEADER, PAGE_S
 class ShippingVFS(apsw.VFS):
     """`Connection(path, vfs=this.name)` ships each of its transactions. Close it when no connection is left."""
 
-    def __init__(self, name: str, committer: Committer, sync_locally: bool) -> None:
-        """`sync_locally`: whether the files must outlive a power cut."""
-        super().__init__(name, base="")
+    def __init__(self, name: str, committer: Committer, sync_locally: bool, base: str = "") -> None:
+        """`sync_locally`: whether the files must outlive a power cut. `base`: the VFS below, if not SQLite's own."""
+        super().__init__(name, base=base)
         self.name = name
         self._committer = committer
         self._sync_locally = sync_locally

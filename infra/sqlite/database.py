@@ -17,7 +17,7 @@ from typing import TypeVar
 from core import errors
 from core.migrations import is_migrated, migrate
 from infra.clock import Clock
-from infra.commitlog import START_SECONDS, CommitLog, Replica, Write, open_log
+from infra.commitlog import START_SECONDS, CommitLog, Paging, Replica, Write, open_log
 from infra.database import Copy, GiveUp, Session, UseCase
 from infra.disk import volume
 from infra.disk.owner_lock import OwnerLock
@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 _BUSY_POLL_SECONDS = 0.02
 _LOOP_SECONDS = 0.1
+_MB = 1024 * 1024  # bytes
 _PATIENCE_SECONDS = 0.2  # with a lock at the start: what stays locked is waited for while requests are answered
 
 
@@ -60,11 +61,13 @@ class SqliteDatabase:
         write_queue_limit: int = 1000,
         slow_statement_ms: int = 0,
         queued: Callable[[float], None] = lambda seconds: None,
+        paging: Paging | None = None,
         give_up: GiveUp | None = None,
     ) -> None:
         """All in seconds: `busy_timeout` for the lock of another connection and for the writes ahead in the queue,
         `commit_timeout` for storing a commit, `freshness` the age of the state that a read may answer from; `queued`:
-        whom to tell how long each write has waited for its turn.
+        whom to tell how long each write has waited for its turn. `paging`: when a file that does not last is opened
+        page by page.
 
         With `give_up` a lock of another program is no error: the database opens when it is let go, and until then all
         that asks for it raises DatabaseLocked. What stands against it then goes to `give_up`, on another thread.
@@ -89,7 +92,14 @@ class SqliteDatabase:
         self._check_files_are_writable()
         self._lock.acquire()
         self._replica = Replica(
-            path, log, clock, lasting=lasting, busy_timeout=busy_timeout, swap=self._swap, schema=ServedSchema()
+            path,
+            log,
+            clock,
+            lasting=lasting,
+            busy_timeout=busy_timeout,
+            swap=self._swap,
+            schema=ServedSchema(),
+            paging=paging,
         )
         if give_up:
             self._replica.at_rest.busy_timeout = min(_PATIENCE_SECONDS, busy_timeout)
@@ -135,6 +145,9 @@ class SqliteDatabase:
             return await self._patiently(use_case, session, is_counted=True)
         except errors.DatabaseDamaged:
             if not self._replica.suspect():
+                raise
+        except errors.SnapshotGone:
+            if not self._replica.lose_pages():
                 raise
         await self._freshness.reach(not_before, session.at_least)  # which brings it in order
         return await self._patiently(use_case, session, is_counted=True)
@@ -383,8 +396,16 @@ def open_sqlite(
         write_queue_limit=settings.write_queue_limit,
         slow_statement_ms=settings.slow_statement_ms,
         queued=metrics.write_queued,
+        paging=_paging(settings),
         give_up=give_up,
     )
+
+
+def _paging(settings: Settings) -> Paging | None:
+    if settings.paged_above_mb == "never":
+        return None
+    above = 0 if settings.paged_above_mb == "always" else settings.paged_above_mb
+    return Paging(above * _MB, settings.page_cache_mb * _MB)
 
 
 def _make_directory(directory: Path) -> None:

@@ -26,9 +26,9 @@ _CONSOLIDATIONS = 5
 
 
 @contextmanager
-def exclusively(path: Path) -> Iterator[apsw.Connection]:
+def exclusively(path: Path, vfs: str = "") -> Iterator[apsw.Connection]:
     """Keep every other program from opening the database. Raises DatabaseLocked while one has it open."""
-    with translated_errors(path), closing(existing_database(path)) as connection:
+    with translated_errors(path), closing(existing_database(path, vfs)) as connection:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()

@@ -45,20 +45,20 @@ def put_where_none_is(path: Path, image: Path, *, lasting: bool) -> None:
         fsync_directory(path.parent)
 
 
-def leave_in_wal_mode(path: Path, *, lasting: bool) -> None:
+def leave_in_wal_mode(path: Path, *, lasting: bool, vfs: str = "") -> None:
     """Make the file's header say WAL mode, whatever the log's image says. Once the anchor reads it, SQLite cannot."""
-    if is_in_wal_mode(path):
+    if is_in_wal_mode(path, vfs):
         return
-    with RawFile(path) as file:
+    with RawFile(path, vfs) as file:
         file.seek(_VERSIONS.start)
         file.write(_WAL_MODE)
         if lasting:
             file.sync()
 
 
-def is_in_wal_mode(path: Path) -> bool:
+def is_in_wal_mode(path: Path, vfs: str = "") -> bool:
     """Ask the file's header whether SQLite would open it in WAL mode."""
-    with RawFile(path) as file:
+    with RawFile(path, vfs) as file:
         return file.read(_VERSIONS.stop)[_VERSIONS] == _WAL_MODE
 
 

@@ -33,11 +33,13 @@ from infra.commitlog.at_rest.in_place import (
     write_over,
 )
 from infra.commitlog.at_rest.kept import CHANGES, KeptFiles
-from infra.commitlog.at_rest.newest_state import check_log_served, restore_newest_state
+from infra.commitlog.at_rest.newest_state import check_goes_on, check_log_served, restore_newest_state
 from infra.commitlog.at_rest.wal_beside import is_with_its_wal, may_have_been_backfilled
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
 from infra.commitlog.file_state import FileChanged, Known, Shipped, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.log import CommitLog
+from infra.commitlog.paging.paged_file import PagedFile
+from infra.commitlog.paging.snapshot_pages import Paging, SnapshotPages, newest_pages
 from infra.commitlog.position_file import Note, PositionFile
 from infra.commitlog.raw_file import RawFile, page_size_of
 from infra.commitlog.schema import AnySchema, Schema
@@ -68,9 +70,10 @@ class LocalFile:
         lasting: bool,
         busy_timeout: float,
         schema: Schema | None = None,
+        paging: Paging | None = None,
     ) -> None:
         """`lasting`: the file outlives this process. `busy_timeout`: seconds to wait for another program. `schema`: of
-        what may become a commit.
+        what may become a commit. `paging`: when a file that does not last is opened page by page.
         """
         self.path = path
         self.busy_timeout = busy_timeout
@@ -84,11 +87,26 @@ class LocalFile:
         self._commits = FileCommits(path, log, clock)
         self.waiting = self._kept.all(CHANGES) if lasting else []  # row changes that are to be done again
         self._guard = Guard(path)
+        self._paging = paging
+        self._paged = PagedFile(path, paging.cache) if paging and not lasting else None
+        self._snapshot: SnapshotPages | None = None  # whose pages are read
         self._is_ours = False  # whether this process has settled the file; before that, others may have left it there
         self._found_before = NO_PAGE  # changeable, by a look that was not carried out
 
+    @property
+    def vfs(self) -> str:
+        """Through which SQLite has to open the file; empty for its own."""
+        return self._paged.vfs if self._paged else ""
+
+    @property
+    def is_paged(self) -> bool:
+        """Whether only those pages of it are here that were asked for."""
+        return self._snapshot is not None
+
     def settle(self) -> Position:
-        """Make the file what the log says at some commit, the head unless it was left well, and return that."""
+        """Make the file what the log says at some commit, and return that: the head, unless it was left well, or is
+        paged and new, which is at some commit of the log that nobody has looked past.
+        """
         if has_wal(self.path):
             self.hold()
         try:
@@ -112,16 +130,20 @@ class LocalFile:
         """
         with self._exclusively() as connection:
             checkpoint(connection, self.path, known)
-            with translated_errors(self.path), RawFile(self.path) as file:
-                size = file.size()
-                for change in changes:
-                    self._note_applying(position)
-                    check_follows(change.header, position)
-                    size = write_pages(file, change.header, change.pages(), size)
-                    position = change.position
-                if self._lasting:
-                    file.sync()
+            position = self._write(changes, position)
             self._know_as_left()
+        return position
+
+    def _write(self, changes: Iterable[Change], position: Position) -> Position:
+        with translated_errors(self.path), RawFile(self.path, self.vfs) as file:
+            size = file.size()
+            for change in changes:
+                self._note_applying(position)
+                check_follows(change.header, position)
+                size = write_pages(file, change.header, change.pages(), size)
+                position = change.position
+            if self._lasting:
+                file.sync()
         return position
 
     def keep_hold_of_wal(self) -> None:
@@ -147,6 +169,8 @@ class LocalFile:
                 except (errors.DatabaseError, OSError) as error:
                     logger.warning("%s is left as it is, for the next start to look at: %s", self.path, error)
             self.position_file.close()
+        if self._paged:
+            self._paged.close()
 
     def discard_wal(self, position: Position, known: Known) -> None:
         """Remove the WAL of a file that was overwritten, when all of it is in the log: what counts now is the file
@@ -339,6 +363,8 @@ class LocalFile:
 
     def _built(self) -> Position:
         self._remove_all()  # a WAL without its database says nothing
+        if position := self._opened_page_by_page():
+            return position
         image = self._beside("restoring")
         image.unlink(missing_ok=True)
         position = self._restore_newest(image)
@@ -354,6 +380,25 @@ class LocalFile:
         except errors.CommitConflict:
             return self._built()  # another instance has begun the log meanwhile
 
+    def _opened_page_by_page(self) -> Position | None:
+        """Open the newest snapshot without reading more of it than it takes; None where it is to be read as a whole."""
+        if not (self._paging and self._paged):
+            return None
+        distrusted = self._snapshot.item if self._snapshot and self._snapshot.is_of_another else None
+        self._snapshot = newest_pages(self._log.objects, self._paging.above, distrusted)
+        if self._snapshot is None:
+            return None
+        with translated_errors(self.path):
+            self._paged.begin(self._snapshot, self._snapshot.fetch)
+        position, newest = self._snapshot.position, self.position_file.newest
+        if newest != START:  # others have been shown that, and it is for whoever comes back here to find the head
+            for change in self._log.changes(position):
+                with closing(change):
+                    position = self._write([change], position)
+        check_goes_on(position, self._log, self.path, newest)
+        self._know_as_left()
+        return position
+
     def _put_in_place(self, image: Path) -> None:
         put_where_none_is(self.path, image, lasting=self._lasting)
         self.known = Known(state_of(self.path))
@@ -365,7 +410,7 @@ class LocalFile:
 
     def _exclusively(self) -> AbstractContextManager[apsw.Connection]:
         self._guard.release()
-        return exclusively(self.path)
+        return exclusively(self.path, self.vfs)
 
     def _alone(self) -> AbstractContextManager[None]:
         self._guard.release()
@@ -384,7 +429,7 @@ class LocalFile:
         self.position_file.sync()
 
     def _know_as_left(self) -> None:
-        leave_in_wal_mode(self.path, lasting=self._lasting)
+        leave_in_wal_mode(self.path, lasting=self._lasting, vfs=self.vfs)
         self.known = Known(state_of(self.path))
 
     @property

@@ -17,9 +17,23 @@ def restore_newest_state(log: CommitLog, image: Path, schema: Schema, database: 
     Raises LogDamaged when the log ends before that or is another log, NotServed when its state is not for this release.
     """
     head = log.restore(image)
+    try:
+        check_goes_on(head, log, database, newest)
+    except LogDamaged:
+        image.unlink()
+        raise
+    if head != START:
+        with opened_image(image) as connection:
+            check_log_served(connection, log, schema)
+    return head
+
+
+def check_goes_on(head: Position, log: CommitLog, database: Path, newest: Position) -> None:
+    """Raise LogDamaged when the log, which ends at `head`, ends before `newest` or is another one. `newest`: the newest
+    commit that `database` has been at.
+    """
     is_another = head.log_id and newest.log_id and head.log_id != newest.log_id
     if head.txid < newest.txid or is_another:
-        image.unlink()
         note = database.with_name(f"{database.name}.position")
         found = f"is the log {head.log_id:016x}" if is_another else f"ends at TXID {head.txid:016x}"
         seen = f"of {newest.log_id:016x}" if is_another else f"at {newest.txid:016x}"
@@ -32,10 +46,6 @@ def restore_newest_state(log: CommitLog, image: Path, schema: Schema, database: 
                 else f"To serve that log, move {database} and {note.name} away"
             )
         )
-    if head != START:
-        with opened_image(image) as connection:
-            check_log_served(connection, log, schema)
-    return head
 
 
 def check_log_served(connection: apsw.Connection, log: CommitLog, schema: Schema) -> None:
