@@ -26,7 +26,7 @@ from infra.commitlog.defences import OUT_OF_PROPORTION, defend, in_proportion, o
 from infra.commitlog.group import Write
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.observer import Observer, Unobserved
-from infra.commitlog.paging.snapshot_pages import Paging
+from infra.commitlog.paging.newest_snapshot import Paging
 from infra.commitlog.replica import Replica
 from infra.commitlog.schema import is_new, opened_image
 from infra.commitlog.soundness import soundness_of

@@ -22,7 +22,7 @@ from infra.commitlog.file_state import Condition, FileChanged, Known
 from infra.commitlog.group import FAULTS_OF_ONE, Aborted, UseCase, Write, fail_together, run_together
 from infra.commitlog.log import CommitLog
 from infra.commitlog.open_file import OpenFile
-from infra.commitlog.paging.snapshot_pages import Paging
+from infra.commitlog.paging.newest_snapshot import Paging
 from infra.commitlog.schema import AnySchema, Schema
 from infra.sqlite_errors import translated_errors
 

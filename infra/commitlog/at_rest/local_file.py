@@ -39,7 +39,7 @@ from infra.commitlog.chain import START, Change, Position, check_follows, write_
 from infra.commitlog.file_state import FileChanged, Known, Shipped, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.log import CommitLog
 from infra.commitlog.paging.paged_file import PagedFile
-from infra.commitlog.paging.snapshot_pages import Paging, SnapshotPages, newest_pages
+from infra.commitlog.paging.newest_snapshot import NewestSnapshot, Paging, newest_snapshot
 from infra.commitlog.position_file import Note, PositionFile
 from infra.commitlog.raw_file import RawFile, page_size_of
 from infra.commitlog.schema import AnySchema, Schema
@@ -89,7 +89,7 @@ class LocalFile:
         self._guard = Guard(path)
         self._paging = paging
         self._paged = PagedFile(path, paging.cache) if paging and not lasting else None
-        self._snapshot: SnapshotPages | None = None  # whose pages are read
+        self._snapshot: NewestSnapshot | None = None  # whose pages are read
         self._is_ours = False  # whether this process has settled the file; before that, others may have left it there
         self._found_before = NO_PAGE  # changeable, by a look that was not carried out
 
@@ -385,7 +385,7 @@ class LocalFile:
         if not (self._paging and self._paged):
             return None
         distrusted = self._snapshot.item if self._snapshot and self._snapshot.is_of_another else None
-        self._snapshot = newest_pages(self._log.objects, self._paging.above, distrusted)
+        self._snapshot = newest_snapshot(self._log.objects, self._paging.above, distrusted)
         if self._snapshot is None:
             return None
         with translated_errors(self.path):

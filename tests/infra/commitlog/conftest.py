@@ -16,6 +16,7 @@ import pytest
 from infra.clock import Clock
 from infra.commitlog.head import LIKELY_SECONDS
 from infra.commitlog.log import CommitLog, Store, open_log
+from infra.commitlog.paging.newest_snapshot import Paging
 from infra.commitlog.replica import Replica
 from infra.commitlog.schema import Schema
 from infra.storage.object_store import ObjectInfo, ObjectStore
@@ -110,13 +111,21 @@ def log_over(store: Store, clock: Clock, likely_seconds: float | None = None) ->
 class Instance:
     """One replica with the means to look at it and to trouble it."""
 
-    def __init__(self, path: Path, url: str, clock: ManualClock, lasting: bool, schema: Schema | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        url: str,
+        clock: ManualClock,
+        lasting: bool,
+        schema: Schema | None = None,
+        paging: Paging | None = None,
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.clock = clock
         self.store = WatchedStore(ObjectStore(url, retries=0))
         self.log = log_over(self.store, clock, LIKELY_SECONDS)  # as in a bucket, also over a directory
-        self.replica = Replica(path, self.log, clock, lasting=lasting, busy_timeout=0.2, schema=schema)
+        self.replica = Replica(path, self.log, clock, lasting=lasting, busy_timeout=0.2, schema=schema, paging=paging)
         self.killed = False
 
     def kill(self) -> None:
@@ -152,8 +161,15 @@ Shell = Callable[..., list[Any]]
 def start(tmp_path: Path, clock: ManualClock) -> Iterator[StartInstance]:
     started: list[Instance] = []
 
-    def start(name: str, url: str, lasting: bool = False, open: bool = True, schema: Schema | None = None) -> Instance:
-        instance = Instance(tmp_path / name / "app.db", url, clock, lasting, schema)
+    def start(
+        name: str,
+        url: str,
+        lasting: bool = False,
+        open: bool = True,
+        schema: Schema | None = None,
+        paging: Paging | None = None,
+    ) -> Instance:
+        instance = Instance(tmp_path / name / "app.db", url, clock, lasting, schema, paging)
         started.append(instance)
         if open:
             instance.replica.open()

@@ -20,7 +20,7 @@ class Paging:
     cache: int  # bytes of pages as they are in the snapshot; what was changed since is kept besides
 
 
-class SnapshotPages:
+class NewestSnapshot:
     """An index of pages, and the object that has them.
 
     Raises StoreRefused or StoreUnavailable when the store cannot be read, SnapshotGone when the object was deleted.
@@ -73,7 +73,7 @@ class SnapshotPages:
             raise SnapshotGone(f"{self._objects.url_of(self.item)} is not the object that its index was made of")
 
 
-def newest_pages(objects: Objects, above: int, distrusted: LogObject | None = None) -> SnapshotPages | None:
+def newest_snapshot(objects: Objects, above: int, distrusted: LogObject | None = None) -> NewestSnapshot | None:
     """Find the newest snapshot that can be read page by page; None if it is not larger than `above`, in bytes.
 
     One without a sidecar is read through once for its index. `distrusted`: a snapshot whose sidecar is another's.
@@ -89,7 +89,7 @@ def newest_pages(objects: Objects, above: int, distrusted: LogObject | None = No
         with objects.named_in_damage(item):
             index = PageIndex.read_through(objects.chunks(item))
             _check_is_of(index, item)
-    return SnapshotPages(objects, item, index)
+    return NewestSnapshot(objects, item, index)
 
 
 def _index_in_sidecar(objects: Objects, item: LogObject) -> PageIndex | None:

@@ -1,0 +1,309 @@
+"""A private file that is opened page by page: the same promises, with a fraction of what is read."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import peewee
+import pytest
+
+from core.errors import LogDamaged, StoreUnavailable, TransactionTooLarge
+from infra.clock import Clock
+from infra.commitlog.chain import LogObject
+from infra.commitlog.log import open_log
+from infra.commitlog.objects import SNAPSHOTS
+from infra.commitlog.paging.newest_snapshot import Paging
+from infra.commitlog.upkeep.compactor import Compactor
+from infra.storage.object_store import ObjectStore
+from tests.infra.commitlog.conftest import Instance, StartInstance, stored_in
+
+ROWS = 400
+_FILL = (
+    "WITH RECURSIVE n(v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n WHERE v < {rows}) "
+    "INSERT INTO t SELECT v, hex(randomblob(300)) FROM n"
+)
+_ALWAYS = Paging(above=0, cache=1024 * 1024)
+
+
+@pytest.fixture
+def full(start: StartInstance, url: str) -> Instance:
+    """Writes the log that the others open."""
+    instance = start("full", url)
+    instance.sql("CREATE TABLE t (v INTEGER PRIMARY KEY, text)", "CREATE INDEX by_text ON t (text)")
+    instance.sql(_FILL.format(rows=ROWS))
+    return instance
+
+
+def snapshot(url: str, directory: Path) -> LogObject:
+    """Made of the newest state, with its sidecar."""
+    directory.mkdir(exist_ok=True)
+    image = directory / f"image-{len(list(directory.iterdir()))}.db"
+    log = open_log(url, Clock())
+    steps = Compactor(log, ObjectStore(url), Clock(), pages_above=0)
+    return steps.store_snapshot(image, log.restore(image), directory)
+
+
+@pytest.fixture
+def made(full: Instance, url: str, tmp_path: Path) -> LogObject:
+    return snapshot(url, tmp_path / "snapshots")
+
+
+@pytest.fixture
+def paged(start: StartInstance, url: str, made: LogObject) -> Callable[..., Instance]:
+    def begin(name: str = "paged", paging: Paging = _ALWAYS, open: bool = True) -> Instance:
+        return start(name, url, open=open, paging=paging)
+
+    return begin
+
+
+def counted(instance: Instance) -> list[str]:
+    """The verbs of the requests since this was called last."""
+    found = [verb for verb, _ in instance.store.requests]
+    instance.store.requests.clear()
+    return found
+
+
+def names_of(url: str) -> list[str]:
+    return [info.name for info in ObjectStore(url).objects(open_log(url, Clock()).objects.names.directory(SNAPSHOTS))]
+
+
+def test_open_and_a_point_read_take_five_requests(paged: Callable[..., Instance]) -> None:
+    instance = paged()
+    assert counted(instance) == ["objects", "read"]  # the level of snapshots, and the sidecar
+    assert instance.replica.at_rest.is_paged
+    instance.replica.refresh(instance.clock.now() + 0.001)
+    [text] = instance.rows("SELECT length(text) FROM t WHERE v = 200")
+    assert text == 600
+    assert counted(instance) == ["read", "read_end", "read_range"]  # what would follow, what stands, a block
+    assert instance.rows("SELECT length(text) FROM t WHERE v = 200") == [600]
+    assert counted(instance) == []
+
+
+def test_only_what_was_asked_for_is_read(paged: Callable[..., Instance], made: LogObject) -> None:
+    instance = paged()
+    instance.rows("SELECT length(text) FROM t WHERE v = 200")
+    path = instance.path
+    on_disk = sum(found.stat().st_blocks * 512 for found in path.parent.iterdir())
+    assert path.stat().st_size > 250_000
+    assert on_disk < path.stat().st_size / 2
+
+
+def test_everything_can_be_read_and_is_what_was_written(paged: Callable[..., Instance], full: Instance) -> None:
+    instance = paged(paging=replace(_ALWAYS, cache=1))  # as small as it gets
+    both = [each.rows("SELECT v, text FROM t ORDER BY text") for each in (full, instance)]
+    assert both[0] == both[1]
+    assert instance.rows("PRAGMA integrity_check") == ["ok"]
+
+
+def test_what_has_followed_the_snapshot_is_read(
+    paged: Callable[..., Instance], full: Instance, made: LogObject
+) -> None:
+    full.sql("UPDATE t SET text = 'new' WHERE v = 200", "DELETE FROM t WHERE v = 3")
+    instance = paged()
+    assert instance.replica.visible.txid == made.max_txid
+    instance.clock.seconds += 0.001
+    instance.replica.refresh(instance.clock.now())
+    assert instance.replica.visible == full.replica.visible
+    assert instance.rows("SELECT v FROM t WHERE text = 'new'") == [200]
+    assert instance.rows("SELECT count(*) FROM t") == [ROWS - 1]
+
+
+def test_writes_of_both_are_seen_by_both(
+    paged: Callable[..., Instance], full: Instance, url: str, tmp_path: Path
+) -> None:
+    instance = paged()
+    for number in range(5):
+        instance.sql(f"INSERT INTO t VALUES ({1000 + number}, 'paged')")
+        full.sql(f"UPDATE t SET text = 'full' || {number} WHERE v = {number + 1}")
+    for each in (instance, full):
+        assert each.fresh_rows()[-1] == 1004
+    assert instance.rows("SELECT v, text FROM t") == full.rows("SELECT v, text FROM t")
+    assert instance.rows("PRAGMA integrity_check") == ["ok"]
+    assert stored_in(url, tmp_path / "restored.db") == full.rows()
+
+
+def test_conflict_runs_the_use_case_again_on_the_new_state(paged: Callable[..., Instance], full: Instance) -> None:
+    instance = paged()
+    full.sql("UPDATE t SET text = 'first' WHERE v = 7")
+    seen = []
+
+    def use_case(db: peewee.Database) -> Any:
+        seen.append(db.execute_sql("SELECT text FROM t WHERE v = 7").fetchone()[0])
+        db.execute_sql("UPDATE t SET text = text || '!' WHERE v = 7")
+
+    instance.write(use_case)
+    assert len(seen) == 2 and seen[-1] == "first"
+    assert instance.rows("SELECT text FROM t WHERE v = 7") == ["first!"]
+
+
+def test_checkpoint_and_evictions_lose_nothing(paged: Callable[..., Instance], full: Instance) -> None:
+    instance = paged(paging=replace(_ALWAYS, cache=1))
+    for number in range(1, 60, 7):
+        instance.sql(f"UPDATE t SET text = 'changed' WHERE v = {number}")
+        instance.replica.file.checkpoint()
+        assert instance.rows("SELECT sum(length(text)) FROM t WHERE text != 'changed'")
+    assert len(instance.rows("SELECT v FROM t WHERE text = 'changed'")) == len(range(1, 60, 7))
+    assert instance.rows("PRAGMA integrity_check") == ["ok"]
+    full.fresh_rows()
+    assert instance.rows("SELECT v, text FROM t") == full.rows("SELECT v, text FROM t")
+
+
+def test_vacuum_is_right(paged: Callable[..., Instance], full: Instance) -> None:
+    instance = paged()
+    instance.sql("DELETE FROM t WHERE v % 2")
+    instance.replica.run_alone(lambda db: db.execute_sql("VACUUM"), instance.clock.now() + 10)
+    assert instance.rows("PRAGMA freelist_count") == [0]
+    assert instance.rows("PRAGMA integrity_check") == ["ok"]
+    full.fresh_rows()
+    assert instance.rows("SELECT v, text FROM t") == full.rows("SELECT v, text FROM t")
+
+
+def test_vacuum_of_what_no_commit_can_hold_is_refused(paged: Callable[..., Instance], full: Instance) -> None:
+    instance = paged()
+    instance.replica.committer.max_bytes = 100_000
+    with pytest.raises(TransactionTooLarge, match="Nothing was stored"):
+        instance.replica.run_alone(lambda db: db.execute_sql("VACUUM"), instance.clock.now() + 10)
+    assert instance.rows("SELECT count(*) FROM t") == [ROWS]
+    instance.sql("INSERT INTO t VALUES (1000, 'later')")
+    assert full.fresh_rows()[-1] == 1000
+
+
+def test_without_a_sidecar_the_snapshot_is_read_through_once(paged: Callable[..., Instance], url: str) -> None:
+    [sidecar] = [name for name in names_of(url) if name.endswith(".pages")]
+    ObjectStore(url).delete(sidecar)
+    instance = paged()
+    assert counted(instance) == ["objects", "read"]
+    assert instance.replica.at_rest.is_paged
+    assert instance.rows("SELECT length(text) FROM t WHERE v = 200") == [600]
+    assert instance.rows("PRAGMA integrity_check") == ["ok"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"LSC9", b"x" * 1000])
+def test_sidecar_that_cannot_be_used_is_as_good_as_none(
+    paged: Callable[..., Instance], url: str, damage: bytes
+) -> None:
+    [sidecar] = [name for name in names_of(url) if name.endswith(".pages")]
+    ObjectStore(url).put(sidecar, damage)
+    instance = paged()
+    assert instance.rows("SELECT length(text) FROM t WHERE v = 200") == [600]
+
+
+def test_sidecar_of_another_object_is_found_out(
+    paged: Callable[..., Instance], full: Instance, url: str, tmp_path: Path, made: LogObject
+) -> None:
+    """As a snapshot that was made anew with another compression: what it has is as good, and lies elsewhere."""
+    store, names = ObjectStore(url), open_log(url, Clock()).objects.names
+    body = b"".join(store.read(names.name_of(made)))
+    other = bytearray(body)
+    other[40:48] = (int.from_bytes(body[40:48], "big") ^ 1).to_bytes(8, "big")
+    from infra.commitlog import ltx
+
+    header = ltx.decode_header(bytes(body))
+    header = replace(header, timestamp=header.timestamp + 1)
+    remade, _ = ltx.encode(header, ltx.Reader([body]).pages())
+    store.put(names.name_of(made), bytes(remade))
+    instance = paged()
+    with_error = instance.write(lambda db: db.execute_sql("SELECT length(text) FROM t WHERE v = 200").fetchone()[0])
+    assert with_error == 600
+    assert instance.rows("PRAGMA integrity_check") == ["ok"]
+
+
+def test_pruned_snapshot_is_read_on_in_the_newest(
+    paged: Callable[..., Instance], full: Instance, url: str, tmp_path: Path, made: LogObject
+) -> None:
+    instance = paged()
+    instance.fresh_rows if False else instance.replica.refresh(instance.clock.now() + 0.001)
+    full.sql("UPDATE t SET text = 'newer' WHERE v = 300")
+    newest = snapshot(url, tmp_path / "snapshots")
+    assert newest.max_txid > made.max_txid
+    store = ObjectStore(url)
+    for name in names_of(url):
+        if f"{made.max_txid:016x}." in name:
+            store.delete(name)
+
+    def use_case(db: peewee.Database) -> Any:
+        return db.execute_sql("SELECT text FROM t WHERE v = 300").fetchone()[0]
+
+    assert instance.write(use_case) == "newer"
+    assert instance.replica.visible == full.replica.visible
+    assert instance.rows("PRAGMA integrity_check") == ["ok"]
+
+
+def test_reopened_file_is_never_older_than_it_was(
+    paged: Callable[..., Instance], full: Instance, url: str, tmp_path: Path, made: LogObject
+) -> None:
+    instance = paged()
+    newest = snapshot(url, tmp_path / "snapshots") if full.sql("DELETE FROM t WHERE v = 1") is not None else made
+    for number in range(3):
+        full.sql(f"INSERT INTO t VALUES ({2000 + number}, 'x')")
+    instance.replica.refresh(instance.clock.now() + 0.001)
+    shown = instance.replica.visible
+    assert shown.txid > newest.max_txid
+    assert instance.replica.lose_pages()
+    instance.replica.catch_up()
+    assert instance.replica.visible == shown
+    assert instance.replica.is_fresh(instance.clock.now())
+    assert instance.rows("SELECT max(v) FROM t") == [2002]
+
+
+def test_damaged_block_names_its_object_and_is_never_an_answer(
+    paged: Callable[..., Instance], url: str, made: LogObject
+) -> None:
+    store, names = ObjectStore(url), open_log(url, Clock()).objects.names
+    name = names.name_of(made)
+    body = bytearray(b"".join(store.read(name)))
+    for offset in range(3000, len(body) - 20_000, 5000):
+        body[offset] ^= 1
+    store.put(name, bytes(body))
+    instance = paged()
+    with pytest.raises(LogDamaged, match=name):
+        instance.rows("SELECT sum(length(text)) FROM t")
+    with pytest.raises(LogDamaged, match=name):
+        instance.sql("DELETE FROM t")
+    assert instance.replica.visible.txid == made.max_txid
+
+
+def test_store_that_is_away_is_told_and_later_all_is_well(paged: Callable[..., Instance], full: Instance) -> None:
+    instance = paged()
+
+    def away(verb: str, name: str) -> None:
+        if verb == "read_range" and ".ltx" in name:
+            raise StoreUnavailable("the store is away")
+
+    instance.store.before = away
+    with pytest.raises(StoreUnavailable, match="away"):
+        instance.rows("SELECT sum(length(text)) FROM t")
+    with pytest.raises(StoreUnavailable, match="away"):
+        instance.sql("UPDATE t SET text = 'x' WHERE v > 100")
+    instance.store.before = lambda verb, name: None
+    assert instance.rows("SELECT count(*) FROM t WHERE text = 'x'") == [0]
+    instance.sql("UPDATE t SET text = 'x' WHERE v > 100")
+    assert instance.rows("SELECT count(*) FROM t WHERE text = 'x'") == [ROWS - 100]
+    assert full.fresh_rows() == list(range(1, ROWS + 1))
+    assert full.rows("SELECT count(*) FROM t WHERE text = 'x'") == [ROWS - 100]
+
+
+def test_small_log_is_restored_as_a_whole(paged: Callable[..., Instance]) -> None:
+    instance = paged(paging=replace(_ALWAYS, above=10_000_000))
+    assert not instance.replica.at_rest.is_paged
+    assert instance.replica.is_fresh(instance.clock.now())
+    assert instance.rows("SELECT count(*) FROM t") == [ROWS]
+
+
+def test_lasting_file_is_never_paged(start: StartInstance, url: str, made: LogObject) -> None:
+    server = start("server", url, lasting=True, paging=_ALWAYS)
+    assert not server.replica.at_rest.is_paged
+    server.replica.close()
+    assert b"SQLite format 3" in server.path.read_bytes()[:16]
+
+
+def test_dates_of_followers_ascend(paged: Callable[..., Instance], full: Instance) -> None:
+    """The index knows when the snapshot's last commit was made, and the next one is not dated before it."""
+    instance = paged()
+    instance.clock.skew_ms = -3_600_000
+    instance.sql("INSERT INTO t VALUES (1000, 'x')")
+    full.fresh_rows()
+    stamps = [full.log.objects.header(item).timestamp for item in full.log.objects.everything() if not item.level]
+    assert all(one <= two for one, two in pairwise(stamps))
