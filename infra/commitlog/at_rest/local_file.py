@@ -38,8 +38,8 @@ from infra.commitlog.at_rest.wal_beside import is_with_its_wal, may_have_been_ba
 from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
 from infra.commitlog.file_state import FileChanged, Known, Shipped, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.log import CommitLog
-from infra.commitlog.paging.paged_file import PagedFile
 from infra.commitlog.paging.newest_snapshot import NewestSnapshot, Paging, newest_snapshot
+from infra.commitlog.paging.paged_file import PagedFile
 from infra.commitlog.position_file import Note, PositionFile
 from infra.commitlog.raw_file import RawFile, page_size_of
 from infra.commitlog.schema import AnySchema, Schema
