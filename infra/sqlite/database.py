@@ -86,7 +86,7 @@ class SqliteDatabase:
         self._translated_errors = translated_errors(path)
         self._lasting = lasting
         self._probing_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-probe")
-        self._copies = Copies(log.url, observer=log.observer)
+        self._copies = Copies(log.url, log.observer, None if lasting else paging)
         self._lock = OwnerLock(path)
         _make_directory(path.parent)
         self._check_files_are_writable()
