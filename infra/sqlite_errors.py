@@ -37,12 +37,13 @@ def root_cause(error: Exception, path: Path) -> Exception:
 
     An error that somebody has made out of it on purpose stays what it is.
     """
-    if not isinstance(error, peewee.PeeweeException | apsw.Error):
+    if isinstance(error, errors.ServiceError) or not isinstance(error, peewee.PeeweeException | apsw.Error):
         return error
     first: Exception = error
     context = error.__context__
     while isinstance(context, Exception):
-        if not isinstance(context, apsw.Error):  # Peewee's error has it inside
+        # Peewee's error has SQLite's inside; one of ours may be both
+        if isinstance(context, errors.ServiceError) or not isinstance(context, apsw.Error):
             first = context
         context = context.__context__
     return _translate(first, path) or first
@@ -53,6 +54,8 @@ def _translate(error: Exception, path: Path) -> errors.ServiceError | None:
     match cause:
         case errors.WriteRefused(__cause__=Exception() as refusal):  # a use case has said which row it was
             return stop if isinstance(stop := _translate(refusal, path), errors.WritesStopped) else None
+        case errors.ServiceError():  # raised below SQLite, which has handed it on
+            return None
         case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError():
             return errors.DatabaseLocked(f"{path} is locked by another connection.")
         case apsw.FullError() | OSError(errno=errno.ENOSPC | errno.EDQUOT):

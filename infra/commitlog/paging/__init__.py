@@ -1,1 +1,1 @@
-"""A database of which only those pages are here that were asked for; the others are in a snapshot of the log."""
+"""A database of which only those pages are here that somebody has asked for."""
