@@ -1,0 +1,1 @@
+"""A database of which only those pages are here that somebody has asked for."""
