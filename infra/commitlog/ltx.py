@@ -33,7 +33,7 @@ _CHECKSUM_FLAG = 1 << 63
 _SIZE_FOLLOWS = 1 << 0
 _WAL_OFFSET = 32  # must not be zero when the salts are used
 _HEADER = struct.Struct(">4sIIIQQqQqqQQQ12x")
-_PAGE = struct.Struct(">IHI")
+PAGE_HEAD = struct.Struct(">IHI")
 _END_OF_PAGES = bytes(6)
 _LOCK_BYTE = 0x40000000
 _LARGEST_PAGE = 65536
@@ -70,26 +70,27 @@ class Writer:
         """`write` is called with each piece; the file is the pieces one after the other."""
         self._write = write
         self._index = bytearray()
-        head = _encode_header(header)
-        self._crc = go_iso(head)
-        self._offset = len(head)
-        write(head)
+        self.head = _encode_header(header)
+        self.crc = go_iso(self.head)  # of all that was written, before the highest bit is set
+        self.offset = len(self.head)  # where the next piece begins
+        write(self.head)
 
     def add(self, number: int, page: bytes) -> None:
         """Append a page. They ascend, leave out the lock page, and are all of them in a snapshot."""
         block = lz4.block.compress(page, store_size=False)
-        head = _PAGE.pack(number, _SIZE_FOLLOWS, len(block))
+        head = PAGE_HEAD.pack(number, _SIZE_FOLLOWS, len(block))
         size = len(head) + len(block)
-        self._index += _varint(number) + _varint(self._offset) + _varint(size)
-        self._crc = go_iso(head + page, self._crc)
-        self._offset += size
+        self._index += _varint(number) + _varint(self.offset) + _varint(size)
+        self.crc = go_iso(head + page, self.crc)
+        self.offset += size
         self._write(head + block)
 
     def end(self) -> int:
         """Write what comes after the pages, and return the file checksum."""
         self._index.append(0)
         tail = _END_OF_PAGES + self._index + struct.pack(">QQ", len(self._index), 0)
-        checksum = go_iso(tail, self._crc) | _CHECKSUM_FLAG
+        checksum = go_iso(tail, self.crc) | _CHECKSUM_FLAG
+        self.offset += len(tail) + CHECKSUM_SIZE
         self._write(tail + struct.pack(">Q", checksum))
         return checksum
 
@@ -135,28 +136,34 @@ class Reader:
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
         self._buffer, self._offset = b"", 0
-        data = self._take(HEADER_SIZE)
-        self._crc = go_iso(data)
-        self.header = decode_header(data)
+        self._begin = 0  # of the buffer in the file
+        self.head = self._take(HEADER_SIZE)
+        self.crc = go_iso(self.head)  # up to the page that was yielded last, before the highest bit is set
+        self.header = decode_header(self.head)
         self.checksum = 0  # known when `pages` has run to its end
+
+    @property
+    def offset(self) -> int:
+        """Where the page ends that was yielded last; when `pages` has run to its end, how long the file is, bytes."""
+        return self._begin + self._offset
 
     def pages(self) -> Iterator[tuple[int, bytes]]:
         """Yield page number and content, ascending, and check the file checksum after the last."""
         header = self.header
         lock = lock_page(header.page_size)
         expected = 1
-        while not (head := self._take(_PAGE.size)).startswith(_END_OF_PAGES):
-            number, flags, length = _PAGE.unpack(head)
+        while not (head := self._take(PAGE_HEAD.size)).startswith(_END_OF_PAGES):
+            number, flags, length = PAGE_HEAD.unpack(head)
             if flags != _SIZE_FOLLOWS:
                 raise LogDamaged(f"has page {number} in an encoding this release does not know (flags {flags:#x})")
             expected += expected == lock
             if not expected <= number <= header.size or number == lock or (header.is_snapshot and number > expected):
                 raise LogDamaged(f"has page {number} where page {expected} of {header.size} is due")
             page = self._uncompress(number, length)
-            self._crc = go_iso(page, go_iso(head, self._crc))
+            self.crc = go_iso(page, go_iso(head, self.crc))
             yield number, page
             expected = number + 1
-        self._offset -= _PAGE.size - len(_END_OF_PAGES)
+        self._offset -= PAGE_HEAD.size - len(_END_OF_PAGES)
         expected += expected == lock
         if header.is_snapshot and expected <= header.size:
             raise LogDamaged(f"ends before page {expected} of {header.size}")
@@ -174,12 +181,13 @@ class Reader:
         return page
 
     def _check_tail(self) -> None:
-        crc, size, last = go_iso(_END_OF_PAGES, self._crc), 0, bytearray(self._buffer[self._offset :])
+        crc, size, last = go_iso(_END_OF_PAGES, self.crc), 0, bytearray(self._buffer[self._offset :])
         for chunk in chain([b""], self._chunks):  # there may be any number
             last += chunk
             counted = bytes(last[:-CHECKSUM_SIZE])
             crc, size = go_iso(counted, crc), size + len(counted)
             del last[:-CHECKSUM_SIZE]
+        self._offset += size + len(last)
         if size + len(last) < _SMALLEST_TAIL:
             raise LogDamaged("is cut short")
         self.checksum = int.from_bytes(last, "big")
@@ -197,6 +205,7 @@ class Reader:
         """Have so many bytes from the offset on."""
         pieces = [self._buffer[self._offset :]]
         missing = size - len(pieces[0])
+        self._begin += self._offset
         while missing > 0:
             chunk = next(self._chunks, None)
             if chunk is None:
