@@ -228,6 +228,19 @@ class Objects(Listing):
             head = self._retrying(lambda: self._quick.read_range(self.names.name_of(item), 0, ltx.HEADER_SIZE))
             return ltx.decode_header(head)
 
+    def newest_paged(self) -> "tuple[LogObject, bool] | None":
+        """Return the newest snapshot, and whether it has a sidecar."""
+        directory = self.names.directory(SNAPSHOTS)
+        found = self._retrying(lambda: self._lists.objects(directory, ""))
+        items = [item for info in found if (item := self.names.object_of(SNAPSHOTS, info))]
+        names = {info.name for info in found}
+        paged = [item for item in items if self.names.name_of(item).replace(".ltx", ".pages") in names]
+        newest = max(paged or items, key=lambda item: item.max_txid, default=None)
+        return (newest, bool(paged)) if newest else None
+
+    def sidecar(self, item: LogObject) -> bytes:
+        return b"".join(self._quick.read(self.names.name_of(item).replace(".ltx", ".pages")))
+
     def checksum(self, item: LogObject) -> int:
         """Return the file checksum of an object, as its last bytes say."""
         end, _ = self._retrying(lambda: self._quick.read_end(self.names.name_of(item), ltx.CHECKSUM_SIZE))

@@ -42,7 +42,7 @@ def snapshot(url: str, directory: Path) -> LogObject:
     directory.mkdir(exist_ok=True)
     image = directory / f"image-{len(list(directory.iterdir()))}.db"
     log = open_log(url, Clock())
-    steps = Compactor(log, ObjectStore(url), Clock(), pages_above=0)
+    steps = Compactor(log, ObjectStore(url), Clock())
     return steps.store_snapshot(image, log.restore(image), directory)
 
 
