@@ -136,6 +136,7 @@ def test_functions_know_their_log_and_only_maintenance_the_backups(resources: di
         for function in ("Function", "MaintenanceFunction")
     )
     said = {"AUTH_MODE": "AuthMode", "IAM_OPS_ARNS": "OperatorArns", "JWT_SCOPE_PREFIX": "JwtScopePrefix"}
+    said |= {"PAGED_ABOVE_MB": "PagedAboveMb", "PAGE_CACHE_MB": "PageCacheMb"}
     assert serving == {"REPLICA_URL": "/log", **said}
     assert maintaining == {"REPLICA_URL": "/log", "BACKUP_URL": "/backups"}
 

@@ -74,7 +74,7 @@ def test_clean_stop_is_trusted_when_the_log_has_that_very_commit(server: Server,
     txid = stopped.replica.visible.txid
     names = [(verb, name[-20:]) for verb, name in again.store.requests]
     newest, next_one = (f"{number:016x}.ltx" for number in (txid, txid + 1))
-    assert names == [("read_end", newest), ("read", next_one), ("read_end", newest), ("read_range", newest)]
+    assert names == [("read_end", newest), ("read", next_one), ("read_end", newest)]
 
 
 def test_file_of_another_history_of_the_same_length_is_kept_and_not_served(
