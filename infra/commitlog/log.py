@@ -21,6 +21,7 @@ from core.errors import (
     LogDamaged,
     ObjectExists,
     ObjectMissing,
+    SnapshotGone,
     StoreError,
     StoreRefused,
     StoreUnavailable,
@@ -46,7 +47,16 @@ from infra.commitlog.chain import (
 from infra.commitlog.commit_clock import CommitClock
 from infra.commitlog.create_probe import prove_create_if_absent
 from infra.commitlog.head import LOOKS, Head, call_it_a_gap_unless
-from infra.commitlog.objects import PARALLEL_READS, SMALL, Objects, Reads, closed_on_error, commit_object
+from infra.commitlog.objects import (
+    PARALLEL_READS,
+    SMALL,
+    SNAPSHOTS,
+    Objects,
+    Read,
+    Reads,
+    closed_on_error,
+    commit_object,
+)
 from infra.commitlog.observer import Observer, Unobserved
 from infra.progress import Progress, no_progress
 from infra.storage.object_store import LARGE_OBJECT_SECONDS, SMALL_OBJECT_SECONDS, ObjectStore
@@ -119,7 +129,7 @@ class CommitLog:
         """Raises ObjectMissing when maintenance was at work meanwhile."""
         asked = self._clock.now()
         plan = self._plan(txid, snapshot)
-        read = _Read(sum(item.size for item in plan), progress)
+        read = _Progress(sum(item.size for item in plan), progress)
         before = position = START
         size = 0
         after_a_commit = False
@@ -169,13 +179,17 @@ class CommitLog:
     def _not_kept(self, txid: int) -> TxidNotKept:
         return TxidNotKept(f"{self.url} no longer holds TXID {txid:016x} alone; `infra log` shows what it holds")
 
-    def changes(self, position: Position, limit: int | None = None) -> Iterator[Change]:
+    def changes(
+        self, position: Position, limit: int | None = None, *, most: int | None = None, is_new: bool = False
+    ) -> Iterator[Change]:
         """Yield what follows `position`, in order. Whoever takes one closes it.
 
-        When it ends, the head was seen where it ends: but not if there are `limit` objects or more.
+        When it ends, the head was seen where it ends: but not if there are `limit` objects or more. `most`: bytes, as
+        the store has them; raises SnapshotGone when more than that follow, or it takes a whole snapshot. `is_new`:
+        nobody has looked for what follows yet, and it may be more than one or two.
         """
         for _ in range(LOOKS):
-            asked, found, at_end = self._probe(position, limit or _PROBES_BEFORE_LISTING)
+            asked, found, at_end = self._probe(position, limit or _PROBES_BEFORE_LISTING, is_new)
             is_enough = at_end or len(found) == limit
             try:
                 stands = self.head.stands(position)  # so nothing after it was ever deleted
@@ -189,20 +203,27 @@ class CommitLog:
                     change.close()
             if stands and is_enough:
                 return
-            position, at_end = yield from self._listed_changes(position)
+            position, at_end = yield from self._listed_changes(position, most)
             if at_end:
                 return
         raise StoreUnavailable(f"{self.url} changes faster than it can be read")
 
-    def _probe(self, position: Position, most: int) -> tuple[float, list[Change], bool]:
-        """Read the next commits, until one is missing. Returns when the last was asked for, too, and whether it is."""
+    def _probe(self, position: Position, most: int, is_new: bool) -> tuple[float, list[Change], bool]:
+        """Read the next commits, until one is missing. Returns when that was asked for, or before, too, and whether it
+        is. `is_new`: once there is one, the others are read side by side.
+        """
         found: list[Change] = []
         at_end = False
-        with ExitStack() as on_error:
+        rest = [commit_object(position.txid + number) for number in range(2, most + 1)]
+        with ExitStack() as on_error, ExitStack() as reading:
+            reads: Iterator[Read] = iter(())
             while not at_end and len(found) < most:
-                asked = self._clock.now()
+                if not is_new or len(found) < 2:
+                    asked = self._clock.now()
+                if is_new and len(found) == 1:
+                    reads = reading.enter_context(self.objects.side_by_side(rest))
                 try:
-                    change = self._commit_after(position)
+                    change = self._commit_after(position, next(reads, None))
                 except ObjectMissing:
                     at_end = True
                 except (StoreUnavailable, LogDamaged):
@@ -214,7 +235,7 @@ class CommitLog:
             on_error.pop_all()
         return asked, found, at_end
 
-    def _listed_changes(self, position: Position) -> Generator[Change, None, tuple[Position, bool]]:
+    def _listed_changes(self, position: Position, most: int | None) -> Generator[Change, None, tuple[Position, bool]]:
         """Yield what a listing leads to. Returns where that is, and whether the log was seen to end there.
 
         A commit may still turn out to be none of the log. So each is held back until the next one names it or, if it is
@@ -222,10 +243,11 @@ class CommitLog:
         """
         for look_again in (True, False):
             unproven: Change | None = None
+            reading = ExitStack()
             try:
                 asked = self._clock.now()
                 listed = self.head.listing_past(position)
-                plan = chain(listed, position.txid)
+                plan = self._plan_after(position, listed, most)
                 if not plan:
                     if self.head.is_last_in(listed, position):
                         self.head.remember(asked, position.txid)
@@ -234,8 +256,9 @@ class CommitLog:
                         continue
                     raise self.head.another_at(position)
                 before = reached = position
-                for item in plan:
-                    change = self._read_proving(item, reached, before if unproven else None)
+                reads = reading.enter_context(self.objects.side_by_side(plan))
+                for item, read in zip(plan, reads, strict=True):
+                    change = self._read_proving(item, reached, before if unproven else None, read)
                     if unproven:
                         position = reached
                         yield unproven
@@ -261,14 +284,25 @@ class CommitLog:
             finally:
                 if unproven:
                     unproven.close()
+                reading.close()
         raise AssertionError("unreachable")
 
-    def _read_proving(self, item: LogObject, position: Position, before: Position | None) -> Change:
+    def _plan_after(self, position: Position, listed: list[LogObject], most: int | None) -> list[LogObject]:
+        if most is None:
+            return chain(listed, position.txid)
+        plan = chain([item for item in listed if item.level != SNAPSHOTS], position.txid)
+        if max(end_of(plan), position.txid) < newest_in(listed) or sum(item.size for item in plan) > most:
+            raise SnapshotGone(
+                f"{self.url} has gone on too far past TXID {position.txid:016x}: a newer snapshot leads on"
+            )
+        return plan
+
+    def _read_proving(self, item: LogObject, position: Position, before: Position | None, read: Read) -> Change:
         """Read what follows `position`. Raises ObjectMissing if that commit may be none of the log; `before`: the one
         before it, None if it needs no proof.
         """
         try:
-            change = self.objects.read_after(position, item)
+            change = self.objects.read_after(position, item, read)
         except LogDamaged:
             if before:
                 self.head.check_confirmed(position, before)
@@ -292,8 +326,8 @@ class CommitLog:
             yield change
             before, position = position, change.position
 
-    def _commit_after(self, position: Position) -> Change:
-        return self.objects.read_after(position, commit_object(position.txid + 1))
+    def _commit_after(self, position: Position, read: Read | None = None) -> Change:
+        return self.objects.read_after(position, commit_object(position.txid + 1), read)
 
     # Writing
 
@@ -476,7 +510,7 @@ class _Outcome:
         return CommitNotStored(str(cause))
 
 
-class _Read:
+class _Progress:
     """Tells how much of a restore has been read."""
 
     def __init__(self, total: int, progress: Progress) -> None:

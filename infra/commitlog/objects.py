@@ -8,10 +8,11 @@ Nothing here says what is true: an object may be none of the log's. That is for 
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -22,6 +23,7 @@ from infra.commitlog.chain import IN_MEMORY, Change, LogObject, Position, chain,
 from infra.storage.object_store import ObjectInfo
 
 T = TypeVar("T")
+Read = Callable[[], Change]
 
 COMMITS, SNAPSHOTS = 0, 9  # levels
 RUN = 16  # objects of a level in one of the level above; see upkeep/compactor.py
@@ -215,9 +217,11 @@ class Objects(Listing):
                 raise LogDamaged(f"holds TXID {change.header.min_txid}-{change.header.max_txid}")
             return change
 
-    def read_after(self, position: Position, item: LogObject) -> Change:
-        """Read an object, and raise LogDamaged as well when it does not follow this position."""
-        change = self.read(item)
+    def read_after(self, position: Position, item: LogObject, read: "Read | None" = None) -> Change:
+        """Read an object, and raise LogDamaged as well when it does not follow this position. `read`: how, if that has
+        begun.
+        """
+        change = read() if read else self.read(item)
         with self.named_in_damage(item), closed_on_error(change):
             check_follows(change.header, position)
         return change
@@ -228,15 +232,14 @@ class Objects(Listing):
             head = self._retrying(lambda: self._quick.read_range(self.names.name_of(item), 0, ltx.HEADER_SIZE))
             return ltx.decode_header(head)
 
-    def newest_paged(self) -> "tuple[LogObject, bool] | None":
-        """Return the newest snapshot, and whether it has a sidecar."""
+    def snapshots(self) -> list[tuple[LogObject, bool]]:
+        """Return the snapshots, the newest first, and of each whether it has a sidecar."""
         directory = self.names.directory(SNAPSHOTS)
         found = self._retrying(lambda: self._lists.objects(directory, ""))
         items = [item for info in found if (item := self.names.object_of(SNAPSHOTS, info))]
         names = {info.name for info in found}
-        paged = [item for item in items if self.names.name_of(item).replace(".ltx", ".pages") in names]
-        newest = max(paged or items, key=lambda item: item.max_txid, default=None)
-        return (newest, bool(paged)) if newest else None
+        items.sort(key=lambda item: item.max_txid, reverse=True)
+        return [(item, self.names.name_of(item).replace(".ltx", ".pages") in names) for item in items]
 
     def sidecar(self, item: LogObject) -> bytes:
         return b"".join(self._quick.read(self.names.name_of(item).replace(".ltx", ".pages")))
@@ -279,6 +282,39 @@ class Objects(Listing):
                 started += [(item, start(item)) for item in islice(rest, 1)]
 
     @contextmanager
+    def side_by_side(self, items: Sequence[LogObject]) -> Iterator[Iterator["Read"]]:
+        """Begin to read objects, some at once; gives for each, in their order, what waits for it and returns it as
+        `read` does. What nobody has taken at the end is closed.
+        """
+        if self._parallel == 1:
+            yield (partial(self.read, item) for item in items)
+            return
+        begun: list[Future[Change]] = []
+        with ThreadPoolExecutor(min(self._parallel, max(len(items), 1))) as pool:
+            try:
+                yield self._begun(items, pool, begun)
+            finally:
+                for future in begun:
+                    if not future.cancel():
+                        future.add_done_callback(_close)
+
+    def _begun(
+        self, items: Sequence[LogObject], pool: ThreadPoolExecutor, begun: "list[Future[Change]]"
+    ) -> Iterator["Read"]:
+        rest = iter(items)
+        waiting: list[Read] = []
+        while True:
+            for item in islice(rest, 2 * self._parallel - len(waiting)):
+                if item.size > SMALL:
+                    waiting.append(partial(self.read, item))
+                else:
+                    begun.append(pool.submit(self.read, item))
+                    waiting.append(partial(_taken, begun, begun[-1]))
+            if not waiting:
+                return
+            yield waiting.pop(0)
+
+    @contextmanager
     def named_in_damage(self, item: LogObject) -> Iterator[None]:
         """Put the object's URL before the message of LogDamaged."""
         try:
@@ -290,6 +326,16 @@ class Objects(Listing):
         """Read an object's bytes in their order, unchecked."""
         store = self._quick if item.size <= SMALL else self._bulk
         return store.read(self.names.name_of(item))
+
+
+def _taken(begun: "list[Future[Change]]", future: "Future[Change]") -> Change:
+    begun.remove(future)
+    return future.result()
+
+
+def _close(future: "Future[Change]") -> None:
+    if not future.cancelled() and not future.exception():
+        future.result().close()
 
 
 @contextmanager

@@ -33,6 +33,7 @@ T = TypeVar("T")
 _BATCH = 256
 _BATCH_BYTES = 4 * 1024 * 1024  # then reads get their turn; more only if one commit is larger
 _LOOK_FURTHER = 4  # lost numbers
+_MOST_BEHIND = 64 * 1024 * 1024  # bytes: when more follows, a paged file is opened on a newer snapshot
 _BUSY_POLL_SECONDS = 0.01
 _SETTLINGS = 5
 _HEAL_SECONDS = 60.0  # from one time that SQLite's word makes the file be built anew to the next: perhaps it is the log
@@ -275,7 +276,12 @@ class Replica:
 
     def catch_up(self, limit: int | None = None) -> bool:
         """Apply what is new in the log, up to `limit` objects of it; returns whether there was anything."""
-        moved = self._catch_up(limit)
+        try:
+            moved = self._catch_up(limit)
+        except errors.SnapshotGone:
+            if not self.lose_pages():
+                raise
+            moved = self._catch_up(limit)
         if not self._looked_past:
             self.log.head.check_written_here(self.visible)
             self._looked_past = True
@@ -285,7 +291,9 @@ class Replica:
         if self._condition is not Condition.SERVED:
             self._settle()
             return True
-        changes = self.log.changes(self.stored, limit)
+        is_paged = self.at_rest.is_paged
+        most = _MOST_BEHIND if is_paged else None
+        changes = self.log.changes(self.stored, limit, most=most, is_new=is_paged and not self._looked_past)
         moved = False
         while True:
             with ExitStack() as stack:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -35,7 +36,7 @@ from infra.commitlog.at_rest.in_place import (
 from infra.commitlog.at_rest.kept import CHANGES, KeptFiles
 from infra.commitlog.at_rest.newest_state import check_goes_on, check_log_served, restore_newest_state
 from infra.commitlog.at_rest.wal_beside import is_with_its_wal, may_have_been_backfilled
-from infra.commitlog.chain import START, Change, Position, check_follows, write_pages
+from infra.commitlog.chain import START, Change, LogObject, Position, check_follows, write_pages
 from infra.commitlog.file_state import FileChanged, Known, Shipped, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.log import CommitLog
 from infra.commitlog.paging.newest_snapshot import NewestSnapshot, Paging, newest_snapshot
@@ -90,6 +91,7 @@ class LocalFile:
         self._paging = paging
         self._paged = PagedFile(path, paging.cache) if paging and not lasting else None
         self._snapshot: NewestSnapshot | None = None  # whose pages are read
+        self._distrusted = set[LogObject]()  # snapshots whose sidecars are of no use
         self._is_ours = False  # whether this process has settled the file; before that, others may have left it there
         self._found_before = NO_PAGE  # changeable, by a look that was not carried out
 
@@ -384,17 +386,22 @@ class LocalFile:
         """Open the newest snapshot without reading more of it than it takes; None where it is to be read as a whole."""
         if not (self._paging and self._paged):
             return None
-        distrusted = self._snapshot.item if self._snapshot and self._snapshot.is_of_another else None
-        self._snapshot = newest_snapshot(self._log.objects, self._paging.above, distrusted)
+        if self._snapshot and self._snapshot.is_of_another:
+            self._distrusted.add(self._snapshot.item)
+        self._snapshot = newest_snapshot(self._log.objects, self._paging.above, self._distrusted)
         if self._snapshot is None:
             return None
         with translated_errors(self.path):
             self._paged.begin(self._snapshot, self._snapshot.fetch)
         position, newest = self._snapshot.position, self.position_file.newest
         if newest != START:  # others have been shown that, and it is for whoever comes back here to find the head
-            for change in self._log.changes(position):
-                with closing(change):
-                    position = self._write([change], position)
+            try:
+                for change in self._log.changes(position, most=sys.maxsize, is_new=True):
+                    with closing(change):
+                        position = self._write([change], position)
+            except errors.SnapshotGone:
+                self._distrusted.add(self._snapshot.item)  # what has followed it is only in a newer one
+                raise
         check_goes_on(position, self._log, self.path, newest)
         self._know_as_left()
         return position

@@ -1,6 +1,7 @@
 """The newest snapshot of a log, to be read page by page."""
 
 import logging
+from collections.abc import Container
 from dataclasses import dataclass
 
 from core.errors import LogDamaged, ObjectMissing, SnapshotGone
@@ -73,17 +74,19 @@ class NewestSnapshot:
             raise SnapshotGone(f"{self._objects.url_of(self.item)} is not the object that its index was made of")
 
 
-def newest_snapshot(objects: Objects, above: int, distrusted: LogObject | None = None) -> NewestSnapshot | None:
+def newest_snapshot(objects: Objects, above: int, distrusted: Container[LogObject] = ()) -> NewestSnapshot | None:
     """Find the newest snapshot that can be read page by page; None if it is not larger than `above`, in bytes.
 
-    One without a sidecar is read through once for its index. `distrusted`: a snapshot whose sidecar is another's.
+    One without a sidecar is read through once for its index, unless the one before it has one: maintenance may be at
+    work, or have been killed. `distrusted`: snapshots whose sidecars are of no use.
     Raises what `Objects` raises for a log that cannot be read, LogDamaged for a snapshot that is not whole.
     """
-    found = objects.newest_paged()
-    if found is None or found[0].size <= above:
+    newest = objects.snapshots()[:2]
+    if not newest or newest[0][0].size <= above:
         return None
-    item, has_sidecar = found
-    index = _index_in_sidecar(objects, item) if has_sidecar and item != distrusted else None
+    item = next((item for item, has_sidecar in newest if has_sidecar and item not in distrusted), None)
+    index = _index_in_sidecar(objects, item) if item else None
+    item = item or newest[0][0]
     if index is None:
         logger.info("%s has no index of its pages that can be used: it is read through once", objects.url_of(item))
         with objects.named_in_damage(item):

@@ -1,5 +1,6 @@
 """A copy of the log's newest state that nobody writes."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ def _paged(log: CommitLog, paged: PagedFile, snapshot: NewestSnapshot) -> Positi
     position = snapshot.position
     with RawFile(paged.path, paged.vfs) as file:
         size = file.size()
-        for change in log.changes(position):
+        for change in log.changes(position, most=sys.maxsize, is_new=True):
             with closing(change):
                 check_follows(change.header, position)
                 size = write_pages(file, change.header, change.pages(), size)
