@@ -15,7 +15,7 @@ from playhouse.apsw_ext import APSWDatabase
 
 from core.errors import DatabaseUnavailable, LogDamaged, ObjectMissing, ServiceError, StoreUnavailable
 from infra.commitlog.paging.paged_file import PagedFile
-from infra.sqlite_errors import translated_errors
+from infra.sqlite_errors import root_cause, translated_errors
 from tests.infra.commitlog.paging.snapshots import SimpleIndex, Store, make_database
 
 MIB = 1024 * 1024
@@ -118,6 +118,34 @@ def test_callers_of_sqlite_get_what_the_store_has_raised(
     assert run("PRAGMA integrity_check").fetchall() == [("ok",)]
     database.close()
     outer.unregister()
+    paged.file.close()
+
+
+def test_commit_and_checkpoint_ask_the_store_for_nothing(paged: Paged) -> None:
+    with closing(paged.connect()) as mine:
+        mine.execute("BEGIN IMMEDIATE")
+        mine.execute("UPDATE t SET v = 'new' WHERE id % 50 = 0")
+        paged.store.before = raising(StoreUnavailable("away"))
+        mine.execute("COMMIT")
+        mine.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        paged.store.before = lambda begin, end: None
+        assert mine.execute("SELECT count(*) FROM t WHERE v = 'new'").fetchall() == [(40,)]
+
+
+def test_first_error_is_told_where_the_transaction_is_gone(tmp_path: Path) -> None:
+    paged = Paged(tmp_path, cache_bytes=1)
+    database = APSWDatabase(str(paged.path), vfs=paged.file.vfs)
+    error = StoreUnavailable("away")
+    with pytest.raises(Exception) as caught, database.connection_context(), database.atomic("IMMEDIATE"):  # noqa: PT011, PT012
+        database.execute_sql("SELECT count(*) FROM t").fetchall()
+        with database.atomic():
+            database.execute_sql("INSERT INTO t (v) VALUES (1)")
+            paged.store.before = raising(error)
+            database.execute_sql("SELECT sum(length(v)) FROM t").fetchall()
+    assert root_cause(caught.value, paged.path) is error
+    paged.store.before = lambda begin, end: None
+    assert database.execute_sql("SELECT count(*) FROM t").fetchall() == [(2000,)]
+    database.close()
     paged.file.close()
 
 
@@ -309,6 +337,15 @@ def test_one_after_the_other_doubles_what_is_fetched(backwards: bool, paged: Pag
     assert paged.store.ranges == [paged.index.span(*span) for span in spans]
 
 
+def test_read_ahead_leaves_out_what_is_here(paged: Paged) -> None:
+    paged.file.prefetch(4)
+    with closing_file(raw(paged)) as file:
+        for page in range(10 * 16):
+            file.xRead(4096, page * 4096)
+    spans = [(4, 4), (0, 0), (1, 2), (3, 3), (5, 12)]
+    assert paged.store.ranges == [paged.index.span(*span) for span in spans]
+
+
 def test_read_ahead_takes_at_most_a_quarter_of_the_cache(tmp_path: Path) -> None:
     paged = Paged(tmp_path, cache_bytes=8 * 65536)
     with closing(paged.connect()) as mine:
@@ -347,8 +384,10 @@ def test_warm_pages_cost_no_request_any_more(paged: Paged) -> None:
     assert (asked, len(paged.store.ranges)) == (3, 3)
 
 
-def test_reader_that_waits_for_the_store_keeps_nobody_waiting(paged: Paged) -> None:
+@pytest.mark.parametrize("block", [5, -1])
+def test_reader_that_waits_for_the_store_keeps_nobody_waiting(block: int, paged: Paged) -> None:
     paged.file.prefetch(0)
+    begin = block % paged.index.blocks * 65536
     asked, answer = threading.Event(), threading.Event()
 
     def wait(begin: int, end: int) -> None:
@@ -358,13 +397,13 @@ def test_reader_that_waits_for_the_store_keeps_nobody_waiting(paged: Paged) -> N
     paged.store.before = wait
     file, other = raw(paged), raw(paged)
     with closing_file(file), closing_file(other), ThreadPoolExecutor() as pool:
-        waiting = [pool.submit(file.xRead, 4096, 5 * 65536), pool.submit(other.xRead, 4096, 5 * 65536 + 4096)]
+        waiting = [pool.submit(file.xRead, 4096, begin), pool.submit(other.xRead, 4096, begin + 4096)]
         assert asked.wait(10)
         with closing_file(raw(paged)) as writer:
             writer.xWrite(writer.xRead(4096, 0), 4096)
             writer.xWrite(b"12", 18)
         answer.set()
-        expected = paged.plain.read_bytes()[5 * 65536 :]
+        expected = paged.plain.read_bytes()[begin:]
         assert [each.result(10) for each in waiting] == [expected[:4096], expected[4096:8192]]
     assert len(paged.store.ranges) == 2, "both have waited for the same request"
 
@@ -483,6 +522,7 @@ def test_what_is_fetched_while_another_snapshot_begins_goes_nowhere(paged: Paged
         warming = pool.submit(paged.file.warm, range(1, 100))
         assert asked.wait(10)
         paged.file.begin(store.index, store.fetch)
+        paged.file.warm(range(1, 300))
         answer.set()
         warming.result(10)
     with closing(paged.connect()) as mine, closing(apsw.Connection(str(other))) as plain:
@@ -507,6 +547,9 @@ def test_other_files_are_as_they_are(paged: Paged) -> None:
 
 def test_file_is_the_same_by_a_shorter_name(paged: Paged, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(paged.path.parent)
+    paged.path = Path("app.db")
+    with closing_file(raw(paged)) as file:
+        assert file.xRead(16, 0) == b"SQLite format 3\0"
     with closing(apsw.Connection("app.db", vfs=paged.file.vfs)) as mine:
         assert len(contents(mine)) == 2000
 
