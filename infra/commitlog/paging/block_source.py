@@ -17,7 +17,7 @@ _AT_ONCE = 8
 
 
 class Index(Protocol):
-    """What says where the blocks of a snapshot are, and what they must be."""
+    """What says where the blocks of a snapshot are, and what they must be; see PageIndex. Any thread may ask."""
 
     @property
     def header(self) -> ltx.Header: ...
@@ -48,8 +48,8 @@ class BlockSource:
         A damaged one is left out, but the one that is `needed` is fetched once more. Raises LogDamaged if it is damaged
         still.
         """
-        begin, _ = self._index.span(first, last)
-        body = self._bytes_of(*self._index.span(first, last))
+        begin, end = self._index.span(first, last)
+        body = self._bytes_of(begin, end)
         for block in range(first, last + 1):
             start, end = self._index.span(block, block)
             try:
@@ -57,11 +57,6 @@ class BlockSource:
             except LogDamaged:
                 if block == needed:
                     yield block, self._raw(block, self._bytes_of(start, end))
-
-    def close(self) -> None:
-        """Let go of the threads, without waiting for what they do."""
-        if self._pool:
-            self._pool.shutdown(wait=False)
 
     def _raw(self, block: int, body: bytes) -> bytes:
         return b"".join([page for _, page in self._index.pages(block, body)])

@@ -14,7 +14,7 @@ class PageCache:
 
     def __init__(self, path: Path, block_size: int, most_bytes: int) -> None:
         """Begin an empty file. `block_size`: bytes. `most_bytes`: how long the file may become."""
-        self.slots = max(most_bytes // block_size, _FEWEST)  # as many as there may be
+        self.slots = max(most_bytes // block_size, _FEWEST)  # as many as there may be; none once it is closed
         self._path = path
         self._block_size = block_size
         self._slot_of: OrderedDict[int, int] = OrderedDict()  # by block, the least recently used first
@@ -32,7 +32,9 @@ class PageCache:
             return None
         self._slot_of.move_to_end(block)
         found = os.pread(self._file, end - begin, slot * self._block_size + begin)
-        return found if len(found) == end - begin else None  # somebody has cut the file off
+        if len(found) != end - begin:
+            raise OSError(errno.EIO, f"{self._path} was cut off by somebody else")
+        return found
 
     def put(self, block: int, content: bytes) -> None:
         """Keep a block; where the disk is full only in the place of another one, and without one not at all."""
@@ -46,7 +48,9 @@ class PageCache:
             self._write(block, slot, content)  # a slot that a full disk takes no more is not used again
 
     def close(self) -> None:
-        """Remove the file."""
+        """Remove the file; from then on no block is here, and none is kept."""
+        self._slot_of.clear()
+        self.slots = self._begun = 0
         os.close(self._file)
         with suppress(OSError):  # of a private directory, which may be gone
             self._path.unlink(missing_ok=True)

@@ -48,7 +48,7 @@ class PagedDatabaseFile(apsw.VFSFile):
         `xRead` does.
         """
         try:
-            data, offset = self._pages.widened(bytes(data), offset, super().xRead)
+            data, offset = self._pages.widened(data, offset, super().xRead)
             super().xWrite(data, offset)
             self._pages.note_written(offset, offset + len(data))
         except BaseException as error:

@@ -28,9 +28,9 @@ class SnapshotPages:
         if self._lock_page < len(self.in_file):
             self.in_file[self._lock_page] = 1
         self.index = index
+        self._pages_per_block = index.pages_per_block
         self._block_size = index.pages_per_block * self.page_size
         self._cache = cache
-        self._closed = False
         self._lock = threading.Lock()
         self._coming: dict[int, threading.Event] = {}  # by block, what somebody is fetching
         self._ahead = (-2, -2, 1)  # the blocks that were fetched last, first and last, and how many they were to be
@@ -40,19 +40,14 @@ class SnapshotPages:
         """Return so many bytes from an offset on, of the file or of the snapshot. Raises what `Fetch` raises, and
         LogDamaged.
         """
-        size, end = self.page_size, offset + amount
-        pieces = []
-        while offset < end:
-            number = offset // size + 1
-            if self.is_in_file(number):
-                stop = min(end, self._end_of_those_in_file(number, (end - 1) // size + 1))
-                pieces.append(read_file(stop - offset, offset))
-            else:
-                stop = min(end, number * size)
-                begin = (number - 1) * size
-                pieces.append(self._part_of(number, offset - begin, stop - begin))
-            offset = stop
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        size = self.page_size
+        before, begin = divmod(offset, size)
+        if begin + amount > size:
+            return self._read_several(amount, offset, read_file)
+        number = before + 1
+        if number >= len(self.in_file) or self.in_file[number]:
+            return read_file(amount, offset)
+        return self._part_of(number, begin, begin + amount)
 
     def is_in_file(self, number: int) -> bool:
         """Ask whether a page is the file's own by now."""
@@ -63,9 +58,9 @@ class SnapshotPages:
         size, end = self.page_size, offset + len(data)
         before, after = offset % size, -end % size
         if before and not self.is_in_file(offset // size + 1):
-            data, offset = self.read(before, offset - before, read_file) + data, offset - before
+            data, offset = self.read(before, offset - before, read_file) + bytes(data), offset - before
         if after and not self.is_in_file(end // size + 1):
-            data += self.read(after, end, read_file)
+            data = bytes(data) + self.read(after, end, read_file)
         return data, offset
 
     def note_written(self, begin: int, end: int) -> None:
@@ -85,7 +80,9 @@ class SnapshotPages:
         wanted = set(blocks)
         for block in sorted(wanted):
             with self._lock:
-                if self._closed or block in self._cache or block in self._coming:
+                if not self._cache.slots:  # closed, or without room
+                    return
+                if block in self._cache or block in self._coming:
                     continue
                 first, last = self._claim(block, 1, self._most_ahead(), wanted)
             self._fetch(first, last, needed=None)
@@ -93,9 +90,23 @@ class SnapshotPages:
     def close(self) -> None:
         """Forget everything; what is being fetched meanwhile goes nowhere."""
         with self._lock:
-            self._closed = True
             self._cache.close()
-        self.source.close()
+
+    def _read_several(self, amount: int, offset: int, read_file: ReadFile) -> bytes:
+        """As `read`, of more than one page."""
+        size, end = self.page_size, offset + amount
+        pieces = []
+        while offset < end:
+            number = offset // size + 1
+            if self.is_in_file(number):
+                stop = min(end, self._end_of_those_in_file(number, (end - 1) // size + 1))
+                pieces.append(read_file(stop - offset, offset))
+            else:
+                stop = min(end, number * size)
+                begin = (number - 1) * size
+                pieces.append(self._part_of(number, offset - begin, stop - begin))
+            offset = stop
+        return b"".join(pieces)
 
     def _end_of_those_in_file(self, number: int, last: int) -> int:
         """Where, in bytes, the pages end that the file has, from this one to the last one at most."""
@@ -104,9 +115,9 @@ class SnapshotPages:
 
     def _part_of(self, number: int, begin: int, end: int) -> bytes:
         """Bytes of one page of the snapshot, from offset `begin` in it to before `end`."""
-        block = self.index.block_of(number)
-        # The lock page is in no block
-        at = (number - 1 - (number > self._lock_page)) % self.index.pages_per_block * self.page_size
+        # As `Index.block_of`; the lock page is in no block
+        block, at = divmod(number - 1 - (number > self._lock_page), self._pages_per_block)
+        at *= self.page_size
         begin, end = at + begin, at + end
         newest, content = self._newest
         if newest == block:
@@ -126,8 +137,9 @@ class SnapshotPages:
                 if (coming := self._coming.get(block)) is None:
                     first, last = self._claim_ahead(block)
             if coming is None:
-                self._newest = block, self._fetch(first, last, block)
-                return self._newest[1]
+                content = self._fetch(first, last, block)
+                self._newest = block, content
+                return content
             coming.wait()
 
     def _fetch(self, first: int, last: int, needed: int | None) -> bytes:
@@ -136,8 +148,7 @@ class SnapshotPages:
         try:
             for block, raw in self.source.read(first, last, needed):
                 with self._lock:
-                    if not self._closed:
-                        self._cache.put(block, raw.ljust(self._block_size, b"\0"))
+                    self._cache.put(block, raw.ljust(self._block_size, b"\0"))
                 if block == needed:
                     content = raw
             return content
@@ -164,7 +175,7 @@ class SnapshotPages:
             and 0 <= block < self.index.blocks
             and (wanted is None or block in wanted)
             and block not in self._coming
-            and (claimed == 0 or block not in self._cache)
+            and block not in self._cache
         ):
             self._coming[block] = event
             block += step
