@@ -91,7 +91,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     _powertools.set_correlation_id(_correlation_id(event) or context.aws_request_id)
     try:
         if is_request(event):
-            return _answer(event, context)
+            with _service.database.in_background():
+                return _answer(event, context)
         if _service.maintenance and is_scheduled(event):
             return run_scheduled(_service.maintenance, event, context)
         raise ValueError("unknown event: expected an HTTP request")

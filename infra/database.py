@@ -95,6 +95,9 @@ class Database(Protocol):
     def waits_for(self) -> DatabaseLocked | None:
         """The lock of another program for which something waits now."""
 
+    def in_background(self) -> AbstractContextManager[None]:
+        """For as long as it lasts, do what nobody waits for: of a function's instance, while it answers."""
+
     def gauges(self) -> dict[str, float]:
         """What it is now, by the names of infra/telemetry/catalogue.py."""
 

@@ -292,9 +292,7 @@ class CommitLog:
             return chain(listed, position.txid)
         plan = chain([item for item in listed if item.level != SNAPSHOTS], position.txid)
         if max(end_of(plan), position.txid) < newest_in(listed) or sum(item.size for item in plan) > most:
-            raise SnapshotGone(
-                f"{self.url} has gone on too far past TXID {position.txid:016x}: a newer snapshot leads on"
-            )
+            raise SnapshotGone(f"{self.url} goes on far past TXID {position.txid:016x}: a newer snapshot leads on")
         return plan
 
     def _read_proving(self, item: LogObject, position: Position, before: Position | None, read: Read) -> Change:

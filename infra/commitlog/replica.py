@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import count, islice
@@ -273,6 +273,12 @@ class Replica:
         """
         since = self._unsaved_since
         return 0.0 if since is None else self._clock.now() - since
+
+    def read_ahead(self) -> Iterator[None]:
+        """Fetch what is likely to be asked for next of a paged file, a block at each step; of any other it is there.
+        Any thread may. Raises what reading the store raises.
+        """
+        return self.at_rest.read_ahead()
 
     def catch_up(self, limit: int | None = None) -> bool:
         """Apply what is new in the log, up to `limit` objects of it; returns whether there was anything."""

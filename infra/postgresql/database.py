@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import copy_context
 from time import monotonic
 from typing import TypeVar
@@ -121,6 +121,10 @@ class PostgresqlDatabase:
     def waits_for(self) -> errors.DatabaseLocked | None:
         """None: see `check_unlocked`."""
         return None
+
+    def in_background(self) -> AbstractContextManager[None]:
+        """Do nothing: nothing of the database is here."""
+        return nullcontext()
 
     def gauges(self) -> dict[str, float]:
         """What waits here; of the server, its own tools know more."""

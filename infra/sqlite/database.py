@@ -24,6 +24,7 @@ from infra.disk.owner_lock import OwnerLock
 from infra.disk.ownership import make_directories, why_not_writable
 from infra.served import ServedSchema
 from infra.settings import Settings
+from infra.sqlite.background import Background
 from infra.sqlite.copies import Copies
 from infra.sqlite.freshness import Freshness
 from infra.sqlite.slow_statements import SlowStatements
@@ -109,6 +110,7 @@ class SqliteDatabase:
         except BaseException:
             self._release()
             raise
+        self._background = Background(self._replica.read_ahead)
         self._freshness = Freshness(self._replica, log, clock, self._catch_up)
         self._queue = WriteQueue(
             self._replica,
@@ -258,6 +260,10 @@ class SqliteDatabase:
             [self.path.parent, *(self.path.with_name(self.path.name + end) for end in beside)]
         ):
             raise errors.DatabaseUnavailable(reason)
+
+    def in_background(self) -> AbstractContextManager[None]:
+        """Read ahead what is likely to be asked for, if the file is paged; see `Background.during`."""
+        return self._background.during()
 
     def gauges(self) -> dict[str, float]:
         """What the file, its volume and its place in the log are now, by the names of infra/telemetry/catalogue.py."""

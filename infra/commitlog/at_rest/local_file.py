@@ -39,6 +39,7 @@ from infra.commitlog.at_rest.wal_beside import is_with_its_wal, may_have_been_ba
 from infra.commitlog.chain import START, Change, LogObject, Position, check_follows, write_pages
 from infra.commitlog.file_state import FileChanged, Known, Shipped, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.log import CommitLog
+from infra.commitlog.paging.btrees import newest_leaves
 from infra.commitlog.paging.newest_snapshot import NewestSnapshot, Paging, newest_snapshot
 from infra.commitlog.paging.paged_file import PagedFile
 from infra.commitlog.position_file import Note, PositionFile
@@ -104,6 +105,16 @@ class LocalFile:
     def is_paged(self) -> bool:
         """Whether only those pages of it are here that were asked for."""
         return self._snapshot is not None
+
+    def read_ahead(self) -> Iterator[None]:
+        """Fetch the leaves of each b-tree that hold what is newest, a block at each step, if the file is paged.
+
+        Any thread may. Raises StoreError and LogDamaged.
+        """
+        if self._paged and self._snapshot:
+            for number in newest_leaves(self.path, self.vfs):
+                self._paged.warm([number])
+                yield
 
     def settle(self) -> Position:
         """Make the file what the log says at some commit, and return that: the head, unless it was left well, or is
