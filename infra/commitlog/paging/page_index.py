@@ -12,10 +12,9 @@ The state is the CRC-64/GO-ISO of the object with the pages uncompressed, up to 
 that, after the last bytes, is the file checksum. So a block that follows the one before it and leads to its own state
 is what the file checksum says, and no other block has to be read for that.
 
-Upper pages are those that many reads pass through, those nearest to the roots first (see upper_pages.py). A group is
-16 of them, the last one may have fewer: their contents one after the other, compressed by zlib. The last eight bytes
-are the CRC-64/GO-ISO of all that is before them. A sidecar of another version is none that this release can use:
-whoever finds one goes without it.
+Upper pages are those that many reads pass through, and are in groups (see upper_pages.py). The last eight bytes are the
+CRC-64/GO-ISO of all that is before them. A sidecar of another version is none that this release can use: whoever finds
+one goes without it.
 """
 
 import struct
