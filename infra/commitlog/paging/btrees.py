@@ -22,6 +22,7 @@ _INTERIOR = (2, 5)  # of an index, of a table
 _LEAF = (10, 13)
 _LEAF_ARRAY, _INTERIOR_ARRAY = 8, 12  # where the array of the cells' offsets begins
 _LAST_CHILD = 8  # where an interior page has the number of its last child
+_PAGE_SIZE = slice(16, 18)  # of the file's header
 _MOST_LEVELS = 20  # SQLite's own limit
 _ROOTS = "SELECT rootpage FROM sqlite_schema WHERE typeof(rootpage) = 'integer' AND rootpage > 0 ORDER BY rootpage"
 
@@ -48,6 +49,18 @@ def upper_pages(image: Path, page_size: int) -> Iterator[Page]:
     """
     with RawFile(image) as file:
         yield from _upper_pages(_Pages(file, page_size), _roots(image))
+
+
+def newest_leaves(path: Path, vfs: str) -> Iterator[int]:
+    """Yield the numbers of the last pages at the bottom of each b-tree, those that one interior page leads to: what is
+    new is there. `vfs`: the one to open the file through. What reading a page raises comes from here.
+    """
+    with RawFile(path, vfs) as file:
+        file.seek(_PAGE_SIZE.start)
+        page_size = int.from_bytes(file.read(2), "big")
+        pages = _Pages(file, 65536 if page_size == 1 else page_size)
+        for root in _roots(path, vfs):
+            yield from pages.last_leaves(root)
 
 
 def _upper_pages(pages: "_Pages", roots: list[int]) -> Iterator[Page]:
@@ -94,6 +107,10 @@ class _Pages:
             way.append(below[-1])
         return way
 
+    def last_leaves(self, root: int) -> list[int]:
+        way = self.way_to_last_leaf(root)
+        return self._children(way[-2]) if len(way) > 1 else []
+
     def _children(self, number: int) -> list[int]:
         """In the order of their keys; none of a leaf."""
         page, start = self._read(number), _start(number)
@@ -109,11 +126,11 @@ class _Pages:
         return self._file.read(self._page_size)
 
 
-def _roots(image: Path) -> list[int]:
+def _roots(image: Path, vfs: str = "") -> list[int]:
     """Of all b-trees but sqlite_schema; none if SQLite cannot say."""
     try:
         name = f"{image.absolute().as_uri()}?immutable=1"  # or SQLite would put files beside it
-        with closing(open_database(name, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)) as connection:
+        with closing(open_database(name, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI, vfs)) as connection:
             return [int(root) for (root,) in connection.execute(_ROOTS)]
     except apsw.Error:
         return []

@@ -304,3 +304,18 @@ def test_dates_of_followers_ascend(paged: Callable[..., Instance], full: Instanc
     full.fresh_rows()
     stamps = [full.log.objects.header(item).timestamp for item in full.log.objects.everything() if not item.level]
     assert all(one <= two for one, two in pairwise(stamps))
+
+
+def test_what_is_new_is_read_ahead(paged: Callable[..., Instance]) -> None:
+    instance = paged()
+    for _ in instance.replica.read_ahead():
+        pass
+    counted(instance)
+    assert instance.rows("SELECT length(text) FROM t ORDER BY v DESC LIMIT 10") == [600] * 10
+    assert counted(instance) == []
+    assert instance.rows("SELECT length(text) FROM t WHERE v = 5") == [600]
+    assert counted(instance) == ["read_range"]
+
+
+def test_nothing_is_read_ahead_of_a_file_that_is_here(paged: Callable[..., Instance]) -> None:
+    assert list(paged(paging=replace(_ALWAYS, above=10_000_000)).replica.read_ahead()) == []
