@@ -313,8 +313,8 @@ def test_what_is_new_is_read_ahead(paged: Callable[..., Instance]) -> None:
     counted(instance)
     assert instance.rows("SELECT length(text) FROM t ORDER BY v DESC LIMIT 10") == [600] * 10
     assert counted(instance) == []
-    assert instance.rows("SELECT length(text) FROM t WHERE v = 5") == [600]
-    assert counted(instance) == ["read_range"]
+    assert instance.rows("SELECT sum(length(text)) FROM t") == [600 * ROWS]
+    assert counted(instance)  # not everything was
 
 
 def test_nothing_is_read_ahead_of_a_file_that_is_here(paged: Callable[..., Instance]) -> None:
