@@ -282,6 +282,8 @@ class Replica:
 
     def catch_up(self, limit: int | None = None) -> bool:
         """Apply what is new in the log, up to `limit` objects of it; returns whether there was anything."""
+        if self.at_rest.has_outgrown_its_snapshot():
+            self.lose_pages()
         try:
             moved = self._catch_up(limit)
         except errors.SnapshotGone:
@@ -392,6 +394,8 @@ class Replica:
 
     def _attempt(self, work: Callable[[], None], deadline: float) -> bool:
         """Returns whether anything was committed."""
+        if self.at_rest.has_outgrown_its_snapshot():
+            self.lose_pages()
         if self._condition is not Condition.SERVED:
             self._settle()
         self.file.check_in_place()

@@ -51,6 +51,8 @@ from infra.sqlite_errors import translated_errors
 
 logger = logging.getLogger(__name__)
 
+_BLOCK = 512  # bytes, as stat counts what a file takes
+_LEAST_ROOM = 16 * 1024 * 1024  # bytes
 _SCRATCH = tuple(  # what a start or a restore writes beside the file, and a crash leaves there
     f".{name}{suffix}" for name in ("restoring", "comparing", "base") for suffix in ("", "-wal", "-shm", "-journal")
 )
@@ -93,6 +95,7 @@ class LocalFile:
         self._paged = PagedFile(path, paging.cache) if paging and not lasting else None
         self._snapshot: NewestSnapshot | None = None  # whose pages are read
         self._distrusted = set[LogObject]()  # snapshots whose sidecars are of no use
+        self._room = 0  # bytes of changed pages that a paged file may take before a newer snapshot is looked for
         self._is_ours = False  # whether this process has settled the file; before that, others may have left it there
         self._found_before = NO_PAGE  # changeable, by a look that was not carried out
 
@@ -115,6 +118,19 @@ class LocalFile:
             for number in newest_leaves(self.path, self.vfs):
                 self._paged.warm([number])
                 yield
+
+    def has_outgrown_its_snapshot(self) -> bool:
+        """Ask whether so much of a paged file was changed that it would take less room on a newer snapshot, and whether
+        there is one. The store is asked once for each time that it has grown by a quarter.
+        """
+        if self._snapshot is None:
+            return False
+        taken = self.path.stat().st_blocks * _BLOCK
+        if taken <= self._room:
+            return False
+        self._room = taken * 5 // 4
+        newest = self._log.objects.snapshots()[:1]
+        return bool(newest) and newest[0][0].max_txid > self._snapshot.item.max_txid
 
     def settle(self) -> Position:
         """Make the file what the log says at some commit, and return that: the head, unless it was left well, or is
@@ -404,6 +420,7 @@ class LocalFile:
             return None
         with translated_errors(self.path):
             self._paged.begin(self._snapshot, self._snapshot.fetch)
+        self._room = max(self._paging.cache, _LEAST_ROOM)
         position, newest = self._snapshot.position, self.position_file.newest
         if newest != START:  # others have been shown that, and it is for whoever comes back here to find the head
             try:

@@ -12,6 +12,7 @@ import pytest
 from core.errors import LogDamaged, StoreUnavailable, TransactionTooLarge
 from infra.clock import Clock
 from infra.commitlog import ltx
+from infra.commitlog.at_rest import local_file
 from infra.commitlog.chain import LogObject
 from infra.commitlog.log import open_log
 from infra.commitlog.objects import SNAPSHOTS
@@ -319,3 +320,31 @@ def test_what_is_new_is_read_ahead(paged: Callable[..., Instance]) -> None:
 
 def test_nothing_is_read_ahead_of_a_file_that_is_here(paged: Callable[..., Instance]) -> None:
     assert list(paged(paging=replace(_ALWAYS, above=10_000_000)).replica.read_ahead()) == []
+
+
+def test_file_that_was_changed_much_is_opened_on_a_newer_snapshot(
+    paged: Callable[..., Instance], full: Instance, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_file, "_LEAST_ROOM", 100_000)
+    instance = paged(paging=replace(_ALWAYS, cache=1))
+    change = "UPDATE t SET text = hex(randomblob(300))"
+
+    def taken() -> int:
+        return instance.path.stat().st_blocks * 512
+
+    instance.sql(change)
+    instance.replica.file.checkpoint()
+    assert taken() > 200_000
+    counted(instance)
+    instance.sql("DELETE FROM t WHERE v = 1")
+    assert counted(instance)[0] == "objects"  # it looks for a newer one, and there is none
+    instance.sql("DELETE FROM t WHERE v = 2")
+    assert "objects" not in counted(instance)  # before it has grown it does not look again
+    instance.sql("CREATE TABLE u AS SELECT * FROM t")
+    instance.replica.file.checkpoint()
+    snapshot(url, tmp_path / "snapshots")
+    instance.sql("DELETE FROM t WHERE v = 3")
+    assert taken() < 200_000
+    full.fresh_rows()
+    assert instance.rows("SELECT v, text FROM t") == full.rows("SELECT v, text FROM t")
+    assert instance.rows("PRAGMA integrity_check") == ["ok"]
