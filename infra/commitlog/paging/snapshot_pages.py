@@ -145,17 +145,20 @@ class SnapshotPages:
     def _fetch(self, first: int, last: int, needed: int | None) -> bytes:
         """Those that were claimed. Returns the one that is needed."""
         content = b""
+        coming = set(range(first, last + 1))
         try:
             for block, raw in self.source.read(first, last, needed):
                 with self._lock:
                     self._cache.put(block, raw.ljust(self._block_size, b"\0"))
+                    self._coming.pop(block).set()
+                    coming.remove(block)
                 if block == needed:
                     content = raw
             return content
         finally:
-            with self._lock:
-                came = [self._coming.pop(block) for block in range(first, last + 1)]
-            came[0].set()
+            with self._lock:  # those that have not come, or are damaged: whoever waits for one asks for it
+                for block in coming:
+                    self._coming.pop(block).set()
 
     def _claim_ahead(self, block: int) -> tuple[int, int]:
         """One block, or twice as many as the last time when it is beside those that were fetched then."""
@@ -168,7 +171,6 @@ class SnapshotPages:
 
     def _claim(self, block: int, step: int, most: int, wanted: Container[int] | None = None) -> tuple[int, int]:
         """Say that one block is coming, and those beside it that nobody has yet. Returns the first and the last."""
-        event = threading.Event()
         claimed = 0
         while (
             claimed < most
@@ -177,7 +179,7 @@ class SnapshotPages:
             and block not in self._coming
             and block not in self._cache
         ):
-            self._coming[block] = event
+            self._coming[block] = threading.Event()
             block += step
             claimed += 1
         ends = block - step * claimed, block - step

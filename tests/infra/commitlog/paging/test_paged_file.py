@@ -529,6 +529,32 @@ def test_what_is_fetched_while_another_snapshot_begins_goes_nowhere(paged: Paged
         assert contents(mine) == contents(plain)
 
 
+def test_file_that_could_not_be_begun_is_not_opened_with_holes(paged: Paged) -> None:
+    paged.file.begin(paged.index, paged.store.fetch)
+    paged.path.with_name("app.db.pages").unlink()
+    paged.path.with_name("app.db.pages").mkdir()
+    with pytest.raises(DatabaseUnavailable):
+        paged.file.begin(paged.index, paged.store.fetch)
+    with pytest.raises(apsw.CantOpenError, match="snapshot"):
+        paged.connect()
+    paged.path.with_name("app.db.pages").rmdir()
+    paged.file.begin(paged.index, paged.store.fetch)
+    with closing(paged.connect()) as mine:
+        assert mine.pragma("integrity_check") == "ok"
+
+
+def test_file_that_was_never_begun_is_as_it_is(tmp_path: Path) -> None:
+    make_database(tmp_path / "app.db", rows=3)
+    file = PagedFile(tmp_path / "app.db", MIB)
+    with closing(apsw.Connection(str(tmp_path / "app.db"), vfs=file.vfs)) as mine:
+        assert len(contents(mine)) == 3
+    assert (file.fetched_requests, file.fetched_bytes) == (0, 0)
+    file.warm([1])
+    file.prefetch(0)
+    file.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["app.db"]
+
+
 def test_end_leaves_no_cache_and_no_vfs(paged: Paged) -> None:
     name = paged.file.vfs
     with closing(paged.connect()) as mine:
