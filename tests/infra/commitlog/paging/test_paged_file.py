@@ -316,6 +316,18 @@ def test_upper_page_costs_no_request(paged: Paged) -> None:
         assert len(paged.store.ranges) == 1
 
 
+def test_upper_page_is_uncompressed_once_while_there_is_room(tmp_path: Path) -> None:
+    paged = Paged(tmp_path, page_size=65536, rows=20_000, cache_bytes=1)
+    content = paged.plain.read_bytes()
+    paged.index.uppers = {number: content[(number - 1) * 65536 : number * 65536] for number in range(1, 101)}
+    with closing_file(raw(paged)) as file:
+        for number in [*range(1, 65), *range(1, 65), *range(65, 101), 1, 100]:
+            assert file.xRead(100, (number - 1) * 65536) == paged.index.uppers[number][:100]
+    assert paged.store.ranges == []
+    assert paged.index.asked_upper == [*range(1, 101), 1]
+    paged.file.close()
+
+
 def test_random_pages_cost_one_block_each(paged: Paged) -> None:
     with closing_file(raw(paged)) as file:
         for block in (15, 2, 9, 4):
