@@ -166,20 +166,19 @@ def test_store_that_fails_now_and_then_leaves_no_transaction_half_done(seed: int
             connection.execute("PRAGMA journal_mode=wal; PRAGMA cache_size=5; PRAGMA cache_spill=2").fetchall()
         for _ in range(60):
             statements = [any_statement(chance) for _ in range(chance.randint(1, 4))]
+            if chance.random() < 0.3:
+                statements += ["SAVEPOINT s", any_statement(chance), "ROLLBACK TO s", any_statement(chance)]
+            statements = ["BEGIN IMMEDIATE", *statements, chance.choice(["COMMIT", "COMMIT", "ROLLBACK"])]
             failing = 0.2
             try:
-                mine.execute("BEGIN IMMEDIATE")
                 for statement in statements:
                     mine.execute(statement).fetchall()
-                mine.execute("COMMIT")
             except StoreUnavailable:
                 failures += 1
                 assert not mine.in_transaction, "what is half done could still be committed"
                 continue
-            plain.execute("BEGIN IMMEDIATE")
             for statement in statements:
-                plain.execute(statement)
-            plain.execute("COMMIT")
+                plain.execute(statement).fetchall()
             with suppress(StoreUnavailable):
                 mine.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         failing = 0
