@@ -122,8 +122,8 @@ def test_a_run_merges_makes_snapshot_and_backup_and_proves_them(
 def test_sidecar_of_no_use_is_made_anew_and_told(
     write: Writer, maintenance: Maintenance, store: ObjectStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) "
-          "INSERT INTO t SELECT hex(randomblob(200)) FROM n")  # fmt: skip
+    rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)"
+    write(f"{rows} INSERT INTO t SELECT hex(randomblob(200)) FROM n")
     first = maintenance.run()
     name = ObjectNames(store.url).name(9, 1, int(first.snapshot, 16)).replace(".ltx", ".pages")
     made = b"".join(store.read(name))
