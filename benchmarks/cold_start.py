@@ -131,7 +131,7 @@ def write_on(url: str, commits: int, directory: Path) -> None:
     )
     replica.open()
     for number in range(commits):
-        replica.write(partial(patch_item, item_id=number * 97 + 1, patch=ItemPatch(quantity=number)), float("inf"), 0.0)
+        replica.write(partial(patch_item, item_id=number * 61 + 1, patch=ItemPatch(quantity=number)), float("inf"), 0.0)
     replica.close()
 
 
