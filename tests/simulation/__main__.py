@@ -34,6 +34,10 @@ _SHOWN = (
     "visits",
     "spoilt",
     "misleading errors",
+    "page reads",
+    "pages gone",
+    "spoilt sidecars",
+    "damaged ranges",
 )
 
 

@@ -18,6 +18,7 @@ from infra.commitlog.chain import chain, restorable
 from tests.simulation.instance import Instance, Stop, Surroundings
 from tests.simulation.maintenance import RUN, Maintainer
 from tests.simulation.model import Model
+from tests.simulation.paged import small_blocks
 from tests.simulation.scheduler import Scheduler, SimulatedClock, Violation
 from tests.simulation.store import Bucket, Faults
 from tests.simulation.workload import Read, Write, state_of
@@ -41,7 +42,11 @@ class Result:
 def simulate(seed: int, tell: Callable[[str], None] | None = None) -> Result:
     """Never raises what the simulation finds; `tell` gets every line of the trace."""
     root = Path(tempfile.mkdtemp(prefix="simulation-", dir=_MEMORY if _MEMORY.is_dir() else None))
-    scheduler = Scheduler(seed, tell)
+    with small_blocks(random.Random(f"blocks {seed}")):
+        return _simulated(Scheduler(seed, tell), root)
+
+
+def _simulated(scheduler: Scheduler, root: Path) -> Result:
     world = World(scheduler, root)
     failure = ""
     try:
@@ -53,7 +58,7 @@ def simulate(seed: int, tell: Callable[[str], None] | None = None) -> Result:
     finally:
         scheduler.stop()
         shutil.rmtree(root, ignore_errors=True)
-    return Result(seed, world.counts, scheduler.digest(), failure, tuple(scheduler.trace) if failure else ())
+    return Result(scheduler.seed, world.counts, scheduler.digest(), failure, tuple(scheduler.trace) if failure else ())
 
 
 class World:
@@ -68,7 +73,7 @@ class World:
             scheduler,
             self._bucket,
             self._model,
-            Faults.drawn(rng, self._bucket.listings),
+            Faults.drawn(rng, self._bucket.listings, self._bucket.pages),
             self.counts,
             root,
             root / "backups",
