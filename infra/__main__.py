@@ -102,6 +102,8 @@ def _print_report(report: Report) -> None:
     print(f"{report.runs_merged} runs merged")
     if report.snapshot:
         print(f"snapshot made at TXID {report.snapshot}")
+    if report.sidecar:
+        print(f"sidecar made anew for the snapshot at TXID {report.sidecar}")
     if report.backup:
         print(f"backup made: {report.backup}")
     if verified := report.verified:
@@ -118,6 +120,8 @@ def _print_preview(preview: Preview, options: argparse.Namespace) -> None:
         return
     print(f"would merge {preview.runs} runs or more")
     print(f"would {'make a' if preview.snapshot else 'make no'} snapshot and {'a' if preview.backup else 'no'} backup")
+    if preview.sidecar:
+        print("would make the sidecar of the newest snapshot anew")
     for one in preview.objects:
         item = one.item
         print(f"would delete level {item.level} {item.min_txid:016x}-{item.max_txid:016x}: {one.why}")

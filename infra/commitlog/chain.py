@@ -57,8 +57,12 @@ class Change:
 
     def pages(self) -> Iterator[tuple[int, bytes]]:
         """Yield page number and content, ascending; may be called again."""
+        return ltx.Reader(self.chunks()).pages()
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield its bytes in their order; may be called again."""
         self._body.seek(0)
-        return ltx.Reader(iter(lambda: self._body.read(_CHUNK), b"")).pages()
+        return iter(lambda: self._body.read(_CHUNK), b"")
 
     def close(self) -> None:
         """Let go of the memory, or the temporary file, that it takes."""

@@ -2,7 +2,8 @@
 
 The names are Litestream's: in a bucket `<prefix>/<level, 4 hex digits>/<first TXID>-<last TXID>.ltx`, in a directory
 `ltx/<level>/...`, TXIDs as 16 hex digits. Level 0 holds one commit each, the levels 1 to 4 merged runs of them, level 9
-snapshots; Litestream itself writes others between, all of which are read.
+snapshots; Litestream itself writes others between, all of which are read. Beside a snapshot lies its sidecar, under the
+same name with another ending, by which Litestream knows that it is none of the log's: see paging/page_index.py.
 
 Nothing here says what is true: an object may be none of the log's. That is for log.py.
 """
@@ -32,6 +33,7 @@ SMALL = 1024 * 1024  # bytes that surely pass within the quick store's time-out
 
 _READ_ATTEMPTS = 2
 _BUCKETS_LEVEL = re.compile("000[0-9]")
+_OBJECT, _SIDECAR = ".ltx", ".pages"  # how their names end
 _OBJECT_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx")
 _UNTOLD = datetime.fromtimestamp(0, UTC)
 
@@ -79,11 +81,22 @@ class ObjectNames:
 
     def name(self, level: int, low: int, high: int) -> str:
         """Return the name of the object that has these TXIDs, from `low` to `high`."""
-        return f"{self.directory(level)}/{low:016x}-{high:016x}.ltx"
+        return f"{self.directory(level)}/{low:016x}-{high:016x}{_OBJECT}"
 
     def name_of(self, item: LogObject) -> str:
         """Return the name of an object."""
         return self.name(item.level, item.min_txid, item.max_txid)
+
+    def sidecar_of(self, snapshot: LogObject) -> str:
+        """Return the name of the object that says where a snapshot's pages are, whether it has one or not."""
+        return self.name_of(snapshot).removesuffix(_OBJECT) + _SIDECAR
+
+    def snapshot_of(self, sidecar: ObjectInfo) -> LogObject | None:
+        """Return what a sidecar in a listing would belong to, of no size; None for what is no sidecar."""
+        if not sidecar.name.endswith(_SIDECAR):
+            return None
+        name = sidecar.name.removesuffix(_SIDECAR) + _OBJECT
+        return self.object_of(SNAPSHOTS, ObjectInfo(name, 0, sidecar.modified))
 
     def object_of(self, level: int, info: ObjectInfo) -> LogObject | None:
         """Return what a listing shows in a level's directory; None for what is no object of a log."""
@@ -146,6 +159,19 @@ class Listing:
         found = [item for level in levels if level for item in self.level(level)]
         return found + self.level(COMMITS, _end(found))
 
+    def snapshots(self) -> list[tuple[LogObject, bool]]:
+        """Return the snapshots, the newest first, and of each whether it has a sidecar. One listing."""
+        found = self._retrying(lambda: self._lists.objects(self.names.directory(SNAPSHOTS)))
+        names = {info.name for info in found}
+        items = [item for info in found if (item := self.names.object_of(SNAPSHOTS, info))]
+        items.sort(key=lambda item: item.max_txid, reverse=True)
+        return [(item, self.names.sidecar_of(item) in names) for item in items]
+
+    def sidecars(self) -> list[LogObject]:
+        """Return of which snapshots there are sidecars, whether the snapshots are there or not; of no size."""
+        found = self._retrying(lambda: self._lists.objects(self.names.directory(SNAPSHOTS)))
+        return [item for info in found if (item := self.names.snapshot_of(info))]
+
     def level(self, level: int, after: int = 0, held: int = 0) -> list[LogObject]:
         """Return those that begin after TXID `after`, and perhaps the one that begins there, in order of TXID.
 
@@ -206,6 +232,24 @@ class Objects(Listing):
         """Return the URL of an object, for messages."""
         return f"{self.url}/{self.names.name_of(item)}"
 
+    def sidecar(self, snapshot: LogObject) -> bytes:
+        """Read what lies beside a snapshot, unchecked; see PageIndex. Raises ObjectMissing."""
+        return self._retrying(lambda: b"".join(self._bulk.read(self.names.sidecar_of(snapshot))))
+
+    def checksum(self, item: LogObject) -> int:
+        """Read the file checksum of an object, as its last bytes say. Raises ObjectMissing."""
+        end, _ = self._retrying(lambda: self._quick.read_end(self.names.name_of(item), ltx.CHECKSUM_SIZE))
+        return int.from_bytes(end, "big")
+
+    def chunks(self, item: LogObject) -> Iterator[bytes]:
+        """Read an object's bytes in their order, unchecked. Raises ObjectMissing."""
+        store = self._quick if item.size <= SMALL else self._bulk
+        return store.read(self.names.name_of(item))
+
+    def url_of_sidecar(self, snapshot: LogObject) -> str:
+        """Return the URL of a sidecar, for messages."""
+        return f"{self.url}/{self.names.sidecar_of(snapshot)}"
+
     def read(self, item: LogObject, in_memory: int = IN_MEMORY) -> Change:
         """Read an object to its end and check it. `in_memory`: bytes; what is larger passes through a temporary file.
         Whoever takes it closes it.
@@ -231,23 +275,6 @@ class Objects(Listing):
         with self.named_in_damage(item):
             head = self._retrying(lambda: self._quick.read_range(self.names.name_of(item), 0, ltx.HEADER_SIZE))
             return ltx.decode_header(head)
-
-    def snapshots(self) -> list[tuple[LogObject, bool]]:
-        """Return the snapshots, the newest first, and of each whether it has a sidecar."""
-        directory = self.names.directory(SNAPSHOTS)
-        found = self._retrying(lambda: self._lists.objects(directory, ""))
-        items = [item for info in found if (item := self.names.object_of(SNAPSHOTS, info))]
-        names = {info.name for info in found}
-        items.sort(key=lambda item: item.max_txid, reverse=True)
-        return [(item, self.names.name_of(item).replace(".ltx", ".pages") in names) for item in items]
-
-    def sidecar(self, item: LogObject) -> bytes:
-        return b"".join(self._quick.read(self.names.name_of(item).replace(".ltx", ".pages")))
-
-    def checksum(self, item: LogObject) -> int:
-        """Return the file checksum of an object, as its last bytes say."""
-        end, _ = self._retrying(lambda: self._quick.read_end(self.names.name_of(item), ltx.CHECKSUM_SIZE))
-        return int.from_bytes(end, "big")
 
     def read_part(self, item: LogObject, begin: int, end: int) -> bytes:
         """Read an object's bytes from one offset to before another, unchecked. Any thread may."""
@@ -321,11 +348,6 @@ class Objects(Listing):
             yield
         except LogDamaged as error:
             raise LogDamaged(f"{self.url_of(item)} {error}") from error
-
-    def chunks(self, item: LogObject) -> Iterator[bytes]:
-        """Read an object's bytes in their order, unchecked."""
-        store = self._quick if item.size <= SMALL else self._bulk
-        return store.read(self.names.name_of(item))
 
 
 def _taken(begun: "list[Future[Change]]", future: "Future[Change]") -> Change:

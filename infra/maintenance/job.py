@@ -45,6 +45,7 @@ class Preview:
 
     runs: int  # to merge
     snapshot: bool
+    sidecar: bool  # made anew for the newest snapshot
     backup: bool
     verified: str  # the TXID of the snapshot that must be proven first, or has been
     objects: list[ExpiredObject]
@@ -163,10 +164,11 @@ class Maintenance:
         proven = int(verified.snapshot, 16) if verified else 0
         if state.newest and state.newest.max_txid > proven:
             proven = state.newest.max_txid  # it will be, before anything is deleted
-        newest = self.backups.newest_manifest()
+        newest, is_due = self.backups.newest_manifest(), state.is_due(now)
         return Preview(
             self.steps.runs_to_merge(),
-            state.is_due(now),
+            is_due,
+            not is_due and state.newest is not None and self.steps.misses_sidecar(state.newest),
             state.head > 0 and (newest is None or newest.txid != f"{state.head:016x}"),
             f"{proven:016x}",
             expired(self._counted(host), proven, now, self._keep),
@@ -190,8 +192,12 @@ class Maintenance:
             if not state.head:
                 return self.steps.check_nothing_misnamed()  # nobody has written anything yet
             report.txid = f"{state.head:016x}"
-            if self._proof_is_due(report, state):
-                self._prove(report, state, scratch, progress)
+            newest = state.newest
+            if newest is None or self._proof_is_due(report, state):
+                newest = self._prove(report, state, scratch, progress)
+            now = datetime.fromtimestamp(report.started_at, UTC)
+            if mended := self.steps.mend_sidecars(newest, scratch, now, check):
+                report.sidecar = f"{mended.max_txid:016x}"
         self._prune(report, check)
 
     def _proof_is_due(self, report: Report, state: Snapshots) -> bool:
@@ -208,8 +214,10 @@ class Maintenance:
             or report.started_at - verified.at > _PROVEN_AGAIN.total_seconds()
         )
 
-    def _prove(self, report: Report, state: Snapshots, scratch: Path, progress: Progress) -> None:
-        """Build the newest state from the newest snapshot, make from it what is due, and read that back."""
+    def _prove(self, report: Report, state: Snapshots, scratch: Path, progress: Progress) -> LogObject:
+        """Build the newest state from the newest snapshot, make from it what is due, and read that back. Returns what
+        is the newest snapshot then.
+        """
         image = scratch / "app.db"
         position = self.steps.restore_newest(image, state.newest, progress)
         contents = inspect(image)
@@ -234,6 +242,7 @@ class Maintenance:
         report.verified = Verified(
             f"{snapshot.max_txid:016x}", manifest.name, report.txid, contents.rows, report.started_at
         )
+        return snapshot
 
     def _check_snapshot(
         self,

@@ -49,6 +49,7 @@ class Report:
     txid: str = ""  # where the log ended
     runs_merged: int = 0
     snapshot: str = ""  # the TXID of the one that was made
+    sidecar: str = ""  # the TXID of the snapshot for which one was made anew
     backup: str = ""  # the name of the one that was made
     deleted_objects: int = 0
     deleted_backups: int = 0

@@ -149,9 +149,7 @@ def test_pruned_snapshot_is_replaced_under_a_live_reader(
 ) -> None:
     assert found(function.request("GET", "/api/items/100"))["name"] == "item 99"
     [old] = snapshots(large)
-    infra(
-        large, tmp_path, "sql", "UPDATE items SET description = hex(randomblob(400))"
-    )
+    infra(large, tmp_path, "sql", "UPDATE items SET description = hex(randomblob(400))")
     infra(large, tmp_path, "maintain")
     [new] = set(snapshots(large)) - {old}
     for key in large.keys("log/0009/"):

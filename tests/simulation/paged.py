@@ -13,13 +13,15 @@ from infra.commitlog.at_rest import local_file
 from infra.commitlog.chain import LogObject
 from infra.commitlog.log import CommitLog
 from infra.commitlog.paging import page_cache, page_index
+from infra.commitlog.upkeep import sidecars
 from tests.simulation.model import Model
 from tests.simulation.scheduler import Violation
 from tests.simulation.store import Bucket
 
 _PAGE = 1024  # bytes, of a log that was begun without a file
-_BLOCKS = (1, 2, 4, 16)  # pages
-_CACHES = (1, 3, 8, 1000)  # blocks
+_BLOCKS = (2, 4, 16)  # pages
+_CACHES = (2, 8, 1000)  # blocks
+_WITH_SIDECAR = (0, 0, 3_000)  # bytes of a snapshot, at least
 _MUCH = (2_000, 20_000, 1 << 26)  # bytes: what follows a snapshot, or was changed since, before a newer one is opened
 _WAL_MODE = slice(18, 20)  # of the first page
 
@@ -33,6 +35,7 @@ def small_blocks(rng: random.Random) -> Iterator[None]:
             (page_cache, "_FEWEST", 1),
             (replica_module, "_MOST_BEHIND", rng.choice(_MUCH)),
             (local_file, "_LEAST_ROOM", rng.choice(_MUCH)),
+            (sidecars, "LEAST_SNAPSHOT", rng.choice(_WITH_SIDECAR)),
         ):
             stack.enter_context(mock.patch.object(module, name, value))
         yield

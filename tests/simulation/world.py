@@ -27,6 +27,7 @@ _MEMORY = Path("/dev/shm")
 _GAPS = (5.0, 400.0, 3 * 3600.0, 26 * 3600.0, 50 * 3600.0)
 _SPANS = (1.0, 10.0, 120.0)
 _A_DAY = 24.5 * 3600
+_TURNS = 3  # of all clients, for whose writes all instances contend at once
 _MOST_READS = 1 + 4 * (RUN - 1) + RUN - 1
 
 
@@ -251,9 +252,10 @@ class World:
                 self._scheduler.run()
                 if self.counts["answered"] == before:
                     raise Violation(f"liveness: {instance.name} does not answer although nothing is wrong any more")
-        for write in self._with_key:
-            self._send_again(write)
-        self._scheduler.run()
+        for _ in range(_TURNS):
+            for write in self._with_key:
+                self._send_again(write)
+            self._scheduler.run()
         self._model.check_done(self._with_key)
 
     def _check_restores(self) -> None:

@@ -13,6 +13,7 @@ import apsw
 
 from infra.commitlog.defences import open_database
 from infra.commitlog.raw_file import RawFile
+from infra.commitlog.schema import image_uri
 
 Page = tuple[int, bytes]  # number and content
 
@@ -129,8 +130,8 @@ class _Pages:
 def _roots(image: Path, vfs: str = "") -> list[int]:
     """Of all b-trees but sqlite_schema; none if SQLite cannot say."""
     try:
-        name = f"{image.absolute().as_uri()}?immutable=1"  # or SQLite would put files beside it
-        with closing(open_database(name, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI, vfs)) as connection:
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        with closing(open_database(image_uri(image), flags, vfs)) as connection:
             return [int(root) for (root,) in connection.execute(_ROOTS)]
     except apsw.Error:
         return []

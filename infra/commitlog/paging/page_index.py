@@ -20,7 +20,7 @@ one goes without it.
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 
 import lz4.block
@@ -115,6 +115,18 @@ class PageIndex:
     def upper(self, number: int) -> bytes | None:
         """Return the content of an upper page, None if it is not here."""
         return self._upper.read(number)
+
+    def check_is_of(self, snapshot: Callable[[], Iterable[bytes]]) -> None:
+        """Compare it with all of a snapshot, whose bytes `snapshot` gives, twice. Raises LogDamaged when it does not
+        say what that says.
+        """
+        read = PageIndex.read_through(snapshot())
+        mine, found = ((one._head, one.checksum, one.object_size, one._offsets, one._states) for one in (self, read))
+        if mine != found:
+            raise LogDamaged("is of another snapshot than the one beside it")
+        for number, page in ltx.Reader(snapshot()).pages():
+            if self.upper(number) not in (None, page):
+                raise LogDamaged(f"has another page {number} than the snapshot beside it")
 
     def encode(self) -> bytes:
         """Return what a sidecar holds. Two of the same snapshot may differ in their upper pages."""

@@ -24,11 +24,13 @@ from infra.commitlog.objects import RUN, SNAPSHOTS, Listing
 from infra.commitlog.raw_file import differing_pages, page_size_of
 from infra.commitlog.upkeep.merge import write_merged, write_snapshot
 from infra.commitlog.upkeep.retention import ExpiredObject
+from infra.commitlog.upkeep.sidecars import Sidecars, pays
 from infra.progress import Progress, no_progress
 from infra.storage.object_store import ObjectInfo
 
 _RUN_LEVELS = range(1, 5)  # of 16, 256, 4,096 and 65,536 commits
 _GROWTH = 0.5  # of the newest snapshot's size: when so much follows it, the next one is due
+_MOST_FOLLOWS = 64 * 1024 * 1024  # bytes, which is what a start reads besides, however large the snapshot
 _A_DAY = timedelta(days=1)
 _IN_MEMORY = 1024 * 1024  # bytes, of each of the objects that are merged
 _ONE_REQUEST = 16 * 1024 * 1024  # bytes
@@ -66,7 +68,7 @@ class Snapshots:
             return self.head > 0
         if self.newest.max_txid == self.head:
             return False
-        return self.follows >= _GROWTH * self.newest.size or now - self.newest.modified > _A_DAY
+        return self.follows >= min(_GROWTH * self.newest.size, _MOST_FOLLOWS) or now - self.newest.modified > _A_DAY
 
 
 class Compactor:
@@ -89,6 +91,7 @@ class Compactor:
         self._store = store
         self._clock = clock
         self._listing = Listing(store, clock)
+        self._sidecars = Sidecars(log.objects, store)
         self._run = run
         self._one_request = one_request
         self._merged_to: dict[int, int] = {}  # by level, TXIDs: what is up to there has been merged
@@ -210,16 +213,17 @@ class Compactor:
         self._listing.check_nothing_misnamed()
 
     def store_snapshot(self, image: Path, position: Position, scratch: Path) -> LogObject:
-        """Store a database file, which is the state of the log at this confirmed position."""
+        """Store a database file, which is the state of the log at this confirmed position, and its sidecar."""
         path = scratch / "snapshot.ltx"
         try:
-            header = write_snapshot(image, position, path)
-            size = path.stat().st_size
-            self._create(SNAPSHOTS, header, path)
+            index = write_snapshot(image, position, path)
+            snapshot = LogObject(SNAPSHOTS, 1, position.txid, index.object_size, datetime.now(UTC))
+            self._sidecars.put(snapshot, index)  # first: whoever sees the snapshot shall see both
+            self._create(SNAPSHOTS, index.header, path)
         finally:
             path.unlink(missing_ok=True)
         self.counts["snapshots"] += 1
-        return LogObject(SNAPSHOTS, 1, position.txid, size, datetime.now(UTC))
+        return snapshot
 
     def restore_newest(self, image: Path, snapshot: LogObject | None, progress: Progress = no_progress) -> Position:
         """Build the newest state in a new file, beginning with this snapshot, and return where that is. Raises LogInUse
@@ -228,6 +232,16 @@ class Compactor:
         position = self.log.restore(image, progress=progress, snapshot=snapshot)
         self.log.head.check_written_here(position)
         return position
+
+    def mend_sidecars(
+        self, newest: LogObject, scratch: Path, now: datetime, check: Check = lambda: None
+    ) -> LogObject | None:
+        """See Sidecars.mend. `newest`: the newest snapshot; beside a small one nothing is looked for."""
+        return self._sidecars.mend(scratch, now, check) if pays(newest) else None
+
+    def misses_sidecar(self, newest: LogObject) -> bool:
+        """Look whether `mend_sidecars` would make one now."""
+        return self._sidecars.is_missed(newest)
 
     def is_image_of(self, snapshot: LogObject, image: Path, copy: Path, progress: Progress = no_progress) -> bool:
         """Read a snapshot back into a new file, `copy`, and say whether that has the same pages as `image`."""
@@ -265,6 +279,8 @@ class Compactor:
             if one.held_by and one.held_by != sound:
                 self.log.objects.read(one.held_by, _IN_MEMORY).close()
                 sound = one.held_by
+            if one.item.level == SNAPSHOTS:
+                self._sidecars.delete(one.item)  # first: nobody would know of it any more
             self._store.delete(self._listing.names.name_of(one.item))
             self.counts["deletions"] += 1
 
@@ -277,3 +293,4 @@ class Compactor:
     def discard(self, snapshot: LogObject) -> None:
         """Delete a snapshot that was just made, and is not what was written."""
         self._store.delete(self._listing.names.name_of(snapshot))
+        self._sidecars.delete(snapshot)

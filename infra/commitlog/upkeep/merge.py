@@ -9,6 +9,8 @@ from pathlib import Path
 
 from infra.commitlog import ltx
 from infra.commitlog.chain import Change, Position, check_absent
+from infra.commitlog.paging.page_index import BlockNotes, PageIndex
+from infra.commitlog.paging.sidecar import upper_pages_in
 from infra.commitlog.raw_file import page_size_of, pages_of
 
 _Page = tuple[int, int, bytes]  # number, minus the place of its object among the others, content
@@ -30,25 +32,27 @@ def write_merged(changes: Sequence[Change], path: Path, timestamp: int) -> ltx.H
         last.position.checksum,
         last.header.log_id,
     )
-    _write(header, _merged(changes), path)
+    with path.open("xb") as file:
+        writer = ltx.Writer(header, file.write)
+        for number, page in _merged(changes):
+            writer.add(number, page)
+        writer.end()
     return header
 
 
-def write_snapshot(image: Path, position: Position, path: Path) -> ltx.Header:
-    """Write the whole of a database file, which is at this position, to a new file, and return its header."""
+def write_snapshot(image: Path, position: Position, path: Path) -> PageIndex:
+    """Write the whole of a database file, which is at this position, to a new file, and return where its pages are."""
     page_size = page_size_of(image)
     size = image.stat().st_size // page_size
     header = ltx.Header(page_size, size, 1, position.txid, position.timestamp, 0, position.checksum, position.log_id)
-    _write(header, pages_of(image, page_size), path)
-    return header
-
-
-def _write(header: ltx.Header, pages: "Iterator[tuple[int, bytes]]", path: Path) -> None:
     with path.open("xb") as file:
         writer = ltx.Writer(header, file.write)
-        for number, page in pages:
+        blocks = BlockNotes(writer)
+        for number, page in pages_of(image, page_size):
             writer.add(number, page)
-        writer.end()
+            blocks.note(number)
+        checksum = writer.end()
+    return blocks.index(checksum, upper_pages_in(image, page_size))
 
 
 def _merged(changes: Sequence[Change]) -> Iterator[tuple[int, bytes]]:

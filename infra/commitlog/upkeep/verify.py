@@ -1,7 +1,7 @@
 """Whether the log is sound: every object whole, every commit after the one it names, all of it restorable."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from infra.commitlog.chain import LogObject
 from infra.commitlog.dates import Misdated, bounds, misdated
 from infra.commitlog.defences import open_database
 from infra.commitlog.log import CommitLog
+from infra.commitlog.objects import Objects
+from infra.commitlog.paging.page_index import PageIndex
 from infra.commitlog.soundness import soundness_of
 from infra.progress import Progress, no_progress
 
@@ -72,8 +74,35 @@ def verify_log(log: CommitLog, scratch: Path, progress: Progress = no_progress) 
         findings.problems.append(f"{log.objects.url_of(link.item)} {message}")
     if wrong := _misdated([*run, *merged]):
         findings.warnings.append(str(wrong))
+    _check_sidecars(log.objects, findings)
     _restore(log, scratch, findings)
     return findings
+
+
+def _check_sidecars(objects: Objects, findings: Findings) -> None:
+    """They have nothing that the snapshots do not have, so nothing is lost with one."""
+    snapshots = objects.snapshots()
+    for item in (item for item, has_sidecar in snapshots if has_sidecar):
+        with suppress(ObjectMissing):  # deleted by maintenance meanwhile
+            if wrong := _wrong_with_sidecar(objects, item):
+                use = "reads go without it, and maintenance makes that of the newest snapshot anew"
+                findings.warnings.append(f"{objects.url_of_sidecar(item)} {wrong}: {use}")
+    there = {item.max_txid for item, _ in snapshots}
+    urls = [objects.url_of_sidecar(item) for item in objects.sidecars() if item.max_txid not in there]
+    findings.leftovers += [f"{url} is without its snapshot" for url in urls]
+
+
+def _wrong_with_sidecar(objects: Objects, item: LogObject) -> str:
+    try:
+        index = PageIndex.decode(objects.sidecar(item))
+    except LogDamaged as error:
+        return str(error)
+    with suppress(LogDamaged), closing(objects.read(item)) as change:  # a snapshot's own damage is told already
+        try:
+            index.check_is_of(change.chunks)
+        except LogDamaged as error:
+            return str(error)
+    return ""
 
 
 def _newest_run(singles: list[_Link]) -> tuple[list[_Link], list[_Link]]:

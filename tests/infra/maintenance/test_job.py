@@ -18,8 +18,9 @@ from core.errors import MaintenanceCancelled, StoreUnavailable
 from infra.__main__ import main
 from infra.backups.backups import Backups, open_backups
 from infra.clock import Clock
-from infra.commitlog import Position, Replica, ltx, open_log
+from infra.commitlog import Position, Replica, open_log
 from infra.commitlog.objects import ObjectNames
+from infra.commitlog.paging.page_index import PageIndex
 from infra.commitlog.upkeep import Compactor, Keep, compactor
 from infra.commitlog.upkeep.merge import write_snapshot
 from infra.maintenance.host_time import Boot, HostTime, Leap
@@ -311,7 +312,7 @@ def test_new_snapshot_that_is_not_what_was_written_is_a_problem(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def write_another(image: Path, position: Position, path: Path) -> ltx.Header:
+    def write_another(image: Path, position: Position, path: Path) -> PageIndex:
         other = tmp_path / "other"
         other.write_bytes(spoiled(image.read_bytes()))
         return write_snapshot(other, position, path)
