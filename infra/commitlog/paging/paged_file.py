@@ -36,9 +36,10 @@ class PagedFile:
     def begin(self, index: Index, fetch: Fetch) -> None:
         """Make the file what the snapshot is, and forget all of before. No connection may be open, and no WAL be there.
 
-        Raises DatabaseFull, DatabaseUnavailable.
+        Raises DatabaseFull, DatabaseUnavailable; then nobody can open it until this has been done again.
         """
         self._forget()
+        self._vfs.is_whole = False
         page_size = index.header.page_size
         with translated_errors(self.path):
             flags = apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
@@ -50,6 +51,7 @@ class PagedFile:
                 file.xClose()
             cache = PageCache(self._cache_path, index.pages_per_block * page_size, self._cache_bytes)
         self._vfs.pages = SnapshotPages(index, fetch, cache)
+        self._vfs.is_whole = True
 
     def warm(self, numbers: Iterable[int]) -> None:
         """Bring the blocks of these pages into the cache if they are not there; any thread may. Raises what the fetch

@@ -18,14 +18,18 @@ class PagingVFS(apsw.VFS):
         super().__init__(name, base="")
         self.name = name
         self.pages: SnapshotPages | None = None  # without any the file is as it is on disk
+        self.is_whole = True  # whether somebody who opens the file would see all of it
         self._path = os.path.realpath(path)  # as SQLite names it
 
     def xOpen(self, name: "str | apsw.URIFilename | None", flags: list[int]) -> apsw.VFSFile:
-        """Open a file of the database's, or another one."""
-        if self.pages and name is not None and flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
+        """Open a file of the database's, or another one. Raises apsw.CantOpenError where the file has holes."""
+        if name is not None and flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
             path = name if isinstance(name, str) else name.filename()
             if os.path.realpath(path) == self._path:
-                return PagedDatabaseFile(name, flags, self.pages)
+                if not self.is_whole:
+                    raise apsw.CantOpenError("the snapshot below the file is not there")
+                if self.pages:
+                    return PagedDatabaseFile(name, flags, self.pages)
         return super().xOpen(name, flags)
 
 

@@ -1,6 +1,7 @@
 """What a sparse database file has in it, and what is still only in the snapshot."""
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable
 
 from infra.commitlog.ltx import lock_page
@@ -8,6 +9,7 @@ from infra.commitlog.paging.block_source import BlockSource, Fetch, Index
 from infra.commitlog.paging.page_cache import PageCache
 
 _MOST_AHEAD = 4 * 1024 * 1024  # bytes of raw pages
+_MOST_UPPER = 4 * 1024 * 1024  # bytes of memory
 
 # As `apsw.VFSFile`: bytes and offset -> so many bytes, or fewer at the end
 ReadFile = Callable[[int, int], bytes]
@@ -34,6 +36,7 @@ class SnapshotPages:
         self._lock = threading.Lock()
         self._coming: dict[int, threading.Event] = {}  # by block, what somebody is fetching
         self._ahead = (-2, -2, 1)  # the blocks that were fetched last, first and last, and how many they were to be
+        self._uppers: OrderedDict[int, bytes] = OrderedDict()  # by number, the least recently used first
         self._newest = (-1, b"")  # the block that was asked for last, and its pages
 
     def read(self, amount: int, offset: int, read_file: ReadFile) -> bytes:
@@ -124,9 +127,24 @@ class SnapshotPages:
             return content[begin:end]
         with self._lock:
             found = self._cache.read(block, begin, end)
-        if found is None and (upper := self.index.upper(number)) is not None:
-            return upper[begin - at : end - at]
-        return self._block(block)[begin:end] if found is None else found
+        if found is not None:
+            return found
+        upper = self._upper(number)
+        return self._block(block)[begin:end] if upper is None else upper[begin - at : end - at]
+
+    def _upper(self, number: int) -> bytes | None:
+        """A page that the index has. It has them compressed, and SQLite forgets them while it reads many others."""
+        with self._lock:
+            if page := self._uppers.get(number):
+                self._uppers.move_to_end(number)
+                return page
+        page = self.index.upper(number)
+        if page is not None:
+            with self._lock:
+                self._uppers[number] = page
+                if len(self._uppers) * self.page_size > _MOST_UPPER:
+                    self._uppers.popitem(last=False)
+        return page
 
     def _block(self, block: int) -> bytes:
         """All of a block that is not here, and into the cache with it and some of those that will be asked for next."""
@@ -145,17 +163,20 @@ class SnapshotPages:
     def _fetch(self, first: int, last: int, needed: int | None) -> bytes:
         """Those that were claimed. Returns the one that is needed."""
         content = b""
+        coming = set(range(first, last + 1))
         try:
             for block, raw in self.source.read(first, last, needed):
                 with self._lock:
                     self._cache.put(block, raw.ljust(self._block_size, b"\0"))
+                    self._coming.pop(block).set()
+                    coming.remove(block)
                 if block == needed:
                     content = raw
             return content
         finally:
-            with self._lock:
-                came = [self._coming.pop(block) for block in range(first, last + 1)]
-            came[0].set()
+            with self._lock:  # those that have not come, or are damaged: whoever waits for one asks for it
+                for block in coming:
+                    self._coming.pop(block).set()
 
     def _claim_ahead(self, block: int) -> tuple[int, int]:
         """One block, or twice as many as the last time when it is beside those that were fetched then."""
@@ -168,7 +189,6 @@ class SnapshotPages:
 
     def _claim(self, block: int, step: int, most: int, wanted: Container[int] | None = None) -> tuple[int, int]:
         """Say that one block is coming, and those beside it that nobody has yet. Returns the first and the last."""
-        event = threading.Event()
         claimed = 0
         while (
             claimed < most
@@ -177,7 +197,7 @@ class SnapshotPages:
             and block not in self._coming
             and block not in self._cache
         ):
-            self._coming[block] = event
+            self._coming[block] = threading.Event()
             block += step
             claimed += 1
         ends = block - step * claimed, block - step

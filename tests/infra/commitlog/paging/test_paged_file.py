@@ -166,20 +166,19 @@ def test_store_that_fails_now_and_then_leaves_no_transaction_half_done(seed: int
             connection.execute("PRAGMA journal_mode=wal; PRAGMA cache_size=5; PRAGMA cache_spill=2").fetchall()
         for _ in range(60):
             statements = [any_statement(chance) for _ in range(chance.randint(1, 4))]
+            if chance.random() < 0.3:
+                statements += ["SAVEPOINT s", any_statement(chance), "ROLLBACK TO s", any_statement(chance)]
+            statements = ["BEGIN IMMEDIATE", *statements, chance.choice(["COMMIT", "COMMIT", "ROLLBACK"])]
             failing = 0.2
             try:
-                mine.execute("BEGIN IMMEDIATE")
                 for statement in statements:
                     mine.execute(statement).fetchall()
-                mine.execute("COMMIT")
             except StoreUnavailable:
                 failures += 1
                 assert not mine.in_transaction, "what is half done could still be committed"
                 continue
-            plain.execute("BEGIN IMMEDIATE")
             for statement in statements:
-                plain.execute(statement)
-            plain.execute("COMMIT")
+                plain.execute(statement).fetchall()
             with suppress(StoreUnavailable):
                 mine.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         failing = 0
@@ -314,6 +313,18 @@ def test_upper_page_costs_no_request(paged: Paged) -> None:
         assert paged.store.ranges == []
         mine.execute("SELECT * FROM t").fetchone()
         assert len(paged.store.ranges) == 1
+
+
+def test_upper_page_is_uncompressed_once_while_there_is_room(tmp_path: Path) -> None:
+    paged = Paged(tmp_path, page_size=65536, rows=20_000, cache_bytes=1)
+    content = paged.plain.read_bytes()
+    paged.index.uppers = {number: content[(number - 1) * 65536 : number * 65536] for number in range(1, 101)}
+    with closing_file(raw(paged)) as file:
+        for number in [*range(1, 65), *range(1, 65), *range(65, 101), 1, 100]:
+            assert file.xRead(100, (number - 1) * 65536) == paged.index.uppers[number][:100]
+    assert paged.store.ranges == []
+    assert paged.index.asked_upper == [*range(1, 101), 1]
+    paged.file.close()
 
 
 def test_random_pages_cost_one_block_each(paged: Paged) -> None:
@@ -527,6 +538,32 @@ def test_what_is_fetched_while_another_snapshot_begins_goes_nowhere(paged: Paged
         warming.result(10)
     with closing(paged.connect()) as mine, closing(apsw.Connection(str(other))) as plain:
         assert contents(mine) == contents(plain)
+
+
+def test_file_that_could_not_be_begun_is_not_opened_with_holes(paged: Paged) -> None:
+    paged.file.begin(paged.index, paged.store.fetch)
+    paged.path.with_name("app.db.pages").unlink()
+    paged.path.with_name("app.db.pages").mkdir()
+    with pytest.raises(DatabaseUnavailable):
+        paged.file.begin(paged.index, paged.store.fetch)
+    with pytest.raises(apsw.CantOpenError, match="snapshot"):
+        paged.connect()
+    paged.path.with_name("app.db.pages").rmdir()
+    paged.file.begin(paged.index, paged.store.fetch)
+    with closing(paged.connect()) as mine:
+        assert mine.pragma("integrity_check") == "ok"
+
+
+def test_file_that_was_never_begun_is_as_it_is(tmp_path: Path) -> None:
+    make_database(tmp_path / "app.db", rows=3)
+    file = PagedFile(tmp_path / "app.db", MIB)
+    with closing(apsw.Connection(str(tmp_path / "app.db"), vfs=file.vfs)) as mine:
+        assert len(contents(mine)) == 3
+    assert (file.fetched_requests, file.fetched_bytes) == (0, 0)
+    file.warm([1])
+    file.prefetch(0)
+    file.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["app.db"]
 
 
 def test_end_leaves_no_cache_and_no_vfs(paged: Paged) -> None:
