@@ -107,6 +107,10 @@ class Instance:
         return self._replica is not None
 
     @property
+    def is_paged(self) -> bool:
+        return self._paging is not None
+
+    @property
     def is_opening(self) -> bool:
         return self._replica is not None and self._connection is not None and self._connection.opening
 
@@ -197,7 +201,7 @@ class Instance:
             random.Random(self._rng.getrandbits(64)),
             parallel=1,
         )
-        self._page_reads = PageReads(log, self._around.bucket)
+        self._page_reads = PageReads(log, self._around.bucket, self._around.counts)
         self._replica = Replica(
             self._directory / "app.db",
             log,
@@ -219,6 +223,7 @@ class Instance:
             if self._open(self._replica):
                 self._serve()
             self._replica.close(self._clock.now())
+            self._check_alive()
             if not self._lasting:
                 self._directory = self._new_directory()
         finally:
@@ -427,7 +432,6 @@ class Instance:
         except SnapshotGone:
             if not self._replica.lose_pages():
                 raise
-        self._around.counts["pages gone"] += 1
         self._say("opens a newer snapshot")
         assert self._clock
         self._replica.refresh(self._clock.at(request.arrived) - request.freshness, request.at_least)

@@ -1,12 +1,14 @@
 """Instances that open their files page by page, in a world that is small: so must be blocks, caches and patience."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import apsw
 
+from core.errors import ObjectMissing
 from infra.commitlog import Paging, Replica, ltx
 from infra.commitlog import replica as replica_module
 from infra.commitlog.at_rest import local_file
@@ -50,9 +52,10 @@ def drawn_paging(rng: random.Random) -> Paging | None:
 class PageReads:
     """What one process asks of its snapshot: the pauses in it are SQLite's own."""
 
-    def __init__(self, log: CommitLog, bucket: Bucket) -> None:
+    def __init__(self, log: CommitLog, bucket: Bucket, counts: Counter[str]) -> None:
         self.is_under_way = False  # SQLite waits for a page, in the middle of a statement
         self._at_once = False
+        self._counts = counts
         objects = log.objects
         read_part, checksum = objects.read_part, objects.checksum
 
@@ -75,6 +78,9 @@ class PageReads:
         self.is_under_way = True
         try:
             yield
+        except ObjectMissing:
+            self._counts["pages gone"] += 1
+            raise
         finally:
             self.is_under_way = False
 

@@ -36,6 +36,7 @@ class Bucket:
         self.skew = 0.0  # seconds by which its clock is wrong
         self.listings = random.Random(scheduler.seed)  # of its own: it changes nothing else
         self.pages = random.Random(f"pages {scheduler.seed}")  # the same, for what is read page by page
+        self.keeps_little = self.pages.random() < 0.5  # no snapshot for longer than a commit
         self.moves = 0  # how often all of it was moved away or put back
         self.emptied_since = float("inf")
         self.last_emptied = float("-inf")  # when it last was
@@ -327,6 +328,7 @@ class FaultyStore:
     def _found(self, name: str) -> bytes:
         """An object, or what is in the place of a sidecar."""
         found, chance = self._bucket.content(name), self._bucket.pages
+        self._connection.counts["sidecar reads"] += name.endswith(SIDECAR)
         if not name.endswith(SIDECAR) or chance.random() >= self._connection.faults.spoilt_sidecar:
             return found
         kind = chance.choice(KINDS)

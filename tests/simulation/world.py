@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -127,10 +127,19 @@ class World:
                 self._scheduler.at(moment + span + self._rng.random() * gap, self._recycle)
             if self._rng.random() < 0.1:
                 self._scheduler.at(moment + span * self._rng.random(), self._empty)
+            if any(instance.is_paged for instance in self._instances):
+                self._plan_snapshots(moment, span, gap)
             if self._bucket.listings.random() < self._around.faults.long_listing / 2:
                 self._plan_listings(moment + span)
             moment += span + gap
         self._scheduler.at(moment, self._around.faults.stop)
+
+    def _plan_snapshots(self, begin: float, span: float, gap: float) -> None:
+        """For who reads only them, and not in the time of the others: also when hardly any run of maintenance ends."""
+        chance = self._bucket.pages
+        for _ in range(chance.randint(0, 3)):
+            moment = begin + span * chance.random() + chance.choice((0, 0, gap)) * chance.random()
+            self._scheduler.at(moment, self._maintain_in_peace)
 
     def _plan_listings(self, begin: float) -> None:
         """While others write."""
@@ -205,12 +214,15 @@ class World:
     def _submit(self, instance: Instance) -> None:
         instance.submit(self._drawn_request(False))
 
-    def _maintainer(self, thorough: bool) -> Maintainer:
+    def _maintainer(self, thorough: bool, around: Surroundings | None = None) -> Maintainer:
         self._maintenances += 1
-        return Maintainer(self._around, self._maintenances, thorough)
+        return Maintainer(around or self._around, self._maintenances, thorough)
 
     def _maintain(self) -> None:
         self._maintainer(False).start()
+
+    def _maintain_in_peace(self) -> None:
+        self._maintainer(True, replace(self._around, faults=Faults())).start()
 
     def _recycle(self) -> None:
         self._rng.choice(self._instances).submit(Stop())
