@@ -46,8 +46,10 @@ def image_uri(path: Path) -> str:
 
 
 @contextmanager
-def opened_image(path: Path) -> Iterator[apsw.Connection]:
-    """Open a file that nobody writes, for reading; see `image_uri`."""
+def opened_image(path: Path, vfs: str = "") -> Iterator[apsw.Connection]:
+    """Open a file that nobody writes, for reading; see `image_uri`. `vfs`: the one to open it through, if not SQLite's
+    own.
+    """
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-    with closing(open_database(image_uri(path), flags)) as connection:
+    with closing(open_database(image_uri(path), flags, vfs)) as connection:
         yield connection

@@ -417,6 +417,7 @@ class LocalFile:
             self._distrusted.add(self._snapshot.item)
         self._snapshot = newest_snapshot(self._log.objects, self._paging.above, self._distrusted)
         if self._snapshot is None:
+            self._paged.end()
             return None
         with translated_errors(self.path):
             self._paged.begin(self._snapshot, self._snapshot.fetch)

@@ -6,14 +6,12 @@ finds there is at worst of no use.
 
 import struct
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import apsw
 
-from infra.commitlog.defences import open_database
 from infra.commitlog.raw_file import RawFile
-from infra.commitlog.schema import image_uri
+from infra.commitlog.schema import opened_image
 
 Page = tuple[int, bytes]  # number and content
 
@@ -130,8 +128,7 @@ class _Pages:
 def _roots(image: Path, vfs: str = "") -> list[int]:
     """Of all b-trees but sqlite_schema; none if SQLite cannot say."""
     try:
-        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-        with closing(open_database(image_uri(image), flags, vfs)) as connection:
+        with opened_image(image, vfs) as connection:
             return [int(root) for (root,) in connection.execute(_ROOTS)]
     except apsw.Error:
         return []

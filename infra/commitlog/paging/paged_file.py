@@ -75,6 +75,11 @@ class PagedFile:
         """How many bytes they have brought."""
         return self._vfs.pages.source.bytes if self._vfs.pages else 0
 
+    def end(self) -> None:
+        """Forget the snapshot: from now on the file is as it is on disk. No connection may be open."""
+        self._forget()
+        self._vfs.is_whole = True
+
     def close(self) -> None:
         """Forget the snapshot, remove the cache, and unregister with SQLite. Safe to call twice."""
         self._forget()

@@ -176,7 +176,7 @@ def test_without_a_sidecar_the_snapshot_is_read_through_once(paged: Callable[...
     [sidecar] = [name for name in names_of(url) if name.endswith(".pages")]
     ObjectStore(url).delete(sidecar)
     instance = paged()
-    assert counted(instance) == ["objects", "read"]
+    assert counted(instance) == ["objects", "read", "read_range"]  # and the schema's block
     assert instance.replica.at_rest.is_paged
     assert instance.rows("SELECT length(text) FROM t WHERE v = 200") == [600]
     assert instance.rows("PRAGMA integrity_check") == ["ok"]
