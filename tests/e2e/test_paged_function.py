@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from tests.e2e.emulator import Emulator, children, command_line, emulating
@@ -67,6 +68,10 @@ def is_page_fetch(request: Request) -> bool:
     return request.method == "GET" and "/0009/" in request.path and ".ltx" in request.path
 
 
+def ranges(proxy: Proxy) -> list[str]:
+    return [request.headers["range"] for request, _ in proxy.requests if is_page_fetch(request)]
+
+
 def found(answer: dict[str, Any]) -> dict[str, Any]:
     assert answer["statusCode"] in (200, 201), answer
     return dict(json.loads(answer["body"]))
@@ -82,16 +87,18 @@ def test_cold_start_and_a_point_read_take_five_requests(function: Emulator, prox
     assert len(asked) <= 5, asked
     read = sum(len(reply.body) for _, reply in proxy.requests if reply)
     assert read < 0.2 * 3_000_000
+    fetched = ranges(proxy)
     proxy.requests.clear()
     found(function.request("GET", "/api/items/2000"))
-    assert not [request for request, _ in proxy.requests if is_page_fetch(request)]
+    assert not set(ranges(proxy)) & set(fetched)  # what is read ahead by now lies elsewhere
 
 
-def test_write_takes_at_most_three_more(function: Emulator, proxy: Proxy) -> None:
-    found(function.request("GET", "/api/items/2000"))
-    proxy.requests.clear()
-    found(function.request("POST", "/api/items", '{"name": "new"}'))
-    assert len(proxy.requests) <= 3, [(request.method, request.path) for request, _ in proxy.requests]
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_write_takes_at_most_three_requests_for_pages(function: Emulator, proxy: Proxy, method: str) -> None:
+    """What is read ahead by the way begins with the second invocation."""
+    place = "/api/items" if method == "POST" else "/api/items/1234"
+    found(function.request(method, place, '{"name": "new"}'))
+    assert len(ranges(proxy)) <= 3
 
 
 def test_lists_and_searches_are_as_from_the_whole_file(
@@ -233,8 +240,9 @@ def test_paged_and_whole_functions_write_and_nothing_is_lost(
         )
         functions = [start(**_PAGED), start(**_PAGED), start(PAGED_ABOVE_MB="never")]
         run_together([partial(write, each, f"function-{place}") for place, each in enumerate(functions)])
-    claims.check(restored_and_checked(large, tmp_path, monkeypatch))
-    assert claims.acknowledged
+    with closing(apsw.Connection(str(restored_and_checked(large, tmp_path, monkeypatch)))) as connection:
+        claims.check_items(list(connection.execute("SELECT id, name FROM items WHERE name LIKE 'function-%'")))
+    assert len(claims.acknowledged) == 90
 
 
 def test_what_is_on_disk_is_bounded(function: Emulator) -> None:
