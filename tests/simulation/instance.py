@@ -430,8 +430,7 @@ class Instance:
         try:
             return self._replica.visible.txid, self._state_seen(1.0)
         except SnapshotGone:
-            if not self._replica.lose_pages():
-                raise
+            self._replica.lose_pages()
         self._say("opens a newer snapshot")
         assert self._clock
         self._replica.refresh(self._clock.at(request.arrived) - request.freshness, request.at_least)
