@@ -4,6 +4,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from fastcrc.crc64 import go_iso
+
 from infra.commitlog import ltx
 from infra.commitlog.paging.page_index import PageIndex
 
@@ -11,6 +13,8 @@ SIDECAR = ".pages"
 SNAPSHOT = ".ltx"
 KINDS = ("flipped", "cut", "unknown", "gone", "older", "twin")  # of sidecars
 _VERSION = slice(8, 12)  # of a sidecar
+_HEAD = 12 + ltx.HEADER_SIZE + 24  # bytes, of a sidecar: what comes first, as long as it is, is what sizes are said in
+_CHECKSUM = 8  # bytes, the last ones
 
 
 def spoilt(kind: str, sidecar: bytes, snapshot: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
@@ -22,12 +26,20 @@ def spoilt(kind: str, sidecar: bytes, snapshot: bytes, others: Sequence[bytes], 
         case "cut":
             del body[rng.randrange(len(body)) :]
         case "unknown":
-            body[_VERSION] = rng.choice((0, 2, 1 << 31)).to_bytes(4, "big")
+            return _of_another_version(sidecar, rng)
         case "older" if others:
             return rng.choice(others)
         case "twin":
             return _of_twin(sidecar, snapshot)
     return bytes(body)
+
+
+def _of_another_version(sidecar: bytes, rng: random.Random) -> bytes:
+    """Whole, and nobody of this release knows what it says."""
+    body = bytearray(sidecar[:-_CHECKSUM])
+    body[_VERSION] = rng.choice((0, 2, 1 << 31)).to_bytes(4, "big")
+    body[_HEAD:] = bytes(byte ^ 0x55 for byte in body[_HEAD:])
+    return bytes(body) + go_iso(body).to_bytes(_CHECKSUM, "big")
 
 
 def _of_twin(sidecar: bytes, snapshot: bytes) -> bytes:
