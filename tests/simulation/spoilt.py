@@ -22,7 +22,7 @@ def spoilt(kind: str, sidecar: bytes, snapshot: bytes, others: Sequence[bytes], 
     body = bytearray(sidecar)
     match kind:
         case "flipped":
-            body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
+            return flipped(sidecar, rng)
         case "cut":
             del body[rng.randrange(len(body)) :]
         case "unknown":
@@ -52,13 +52,18 @@ def _of_twin(sidecar: bytes, snapshot: bytes) -> bytes:
     return index.encode()
 
 
+def flipped(body: bytes, rng: random.Random) -> bytes:
+    """One bit of it is another."""
+    changed = bytearray(body)
+    changed[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
 def damaged(body: bytes, another: Callable[[], bytes], rng: random.Random) -> bytes:
     """What arrives instead of a part of a snapshot: other bits, not all of it, or another part."""
     match rng.randrange(3):
         case 0 if body:
-            flipped = bytearray(body)
-            flipped[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
-            return bytes(flipped)
+            return flipped(body, rng)
         case 1:
             return body[: rng.randrange(len(body) or 1)]
         case _:

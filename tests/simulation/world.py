@@ -13,13 +13,16 @@ from pathlib import Path
 import apsw
 
 from core.errors import CommitNotStored, LogDamaged, TxidNotKept
-from infra.commitlog import CommitLog, Replica, ltx
+from infra.commitlog import CommitLog, Paging, Replica, ltx
 from infra.commitlog.chain import chain, restorable
+from infra.commitlog.paging.page_index import PageIndex
+from infra.commitlog.upkeep import sidecars
 from tests.simulation.instance import Instance, Stop, Surroundings
 from tests.simulation.maintenance import RUN, Maintainer
 from tests.simulation.model import Model
-from tests.simulation.paged import small_blocks
-from tests.simulation.scheduler import Scheduler, SimulatedClock, Violation
+from tests.simulation.paged import check_pages, small_blocks
+from tests.simulation.scheduler import EPOCH, Scheduler, SimulatedClock, Violation
+from tests.simulation.spoilt import flipped
 from tests.simulation.store import Bucket, Faults
 from tests.simulation.workload import Read, Write, state_of
 
@@ -101,6 +104,9 @@ class World:
         self.counts["leftovers"] = len(self._model.leftovers)
         self._check_restores()
         self._check_maintenance()
+        self._check_sidecars()
+        if self._bucket.pages.random() < 0.3:
+            self._check_damage_is_no_answer()
         for instance in self._instances:
             instance.take_note_of_kept_files()
         self._model.check_writes_of_others()
@@ -299,6 +305,50 @@ class World:
         if len(plan) > _MOST_READS:
             raise Violation(f"a start reads {len(plan)} objects of TXID 1-{self._model.chain.head}")
         self._check_restores()
+
+    def _check_sidecars(self) -> None:
+        """The newest snapshot has the one that it should have, and none is there that has long been without its own."""
+        log = self._plain_log(self._bucket)
+        newest, has_sidecar = log.objects.snapshots()[0]
+        if sidecars.pays(newest):
+            if not has_sidecar:
+                raise Violation("sidecars: the newest snapshot has none")
+            body = self._bucket.content(log.objects.names.name_of(newest))
+            PageIndex.decode(log.objects.sidecar(newest)).check_is_of(lambda: [body])
+        snapshots = {item.max_txid for item, _ in log.objects.snapshots()}
+        for item in log.objects.sidecars():
+            age = EPOCH + self._scheduler.now() + self._bucket.skew - item.modified.timestamp()
+            if item.max_txid not in snapshots and age > _A_DAY:
+                raise Violation(f"sidecars: one has been without its snapshot for {age:.0f} s: TXID {item.max_txid}")
+
+    def _check_damage_is_no_answer(self) -> None:
+        """Somebody flips a bit of the newest snapshot, or of its sidecar, and an instance begins to read its pages."""
+        log, chance = self._plain_log(self._bucket), self._bucket.pages
+        newest, has_sidecar = log.objects.snapshots()[0]
+        name = log.objects.names.name_of(newest)
+        if is_sidecar := has_sidecar and chance.random() < 0.5:
+            name = log.objects.names.sidecar_of(newest)
+        sound = self._bucket.content(name)
+        self._bucket.put(name, flipped(sound, chance))
+        try:
+            self._check_shown_page_by_page(log)
+        except LogDamaged as error:
+            if is_sidecar or name not in str(error):
+                raise Violation(f"I8: {name} is damaged, and what is said of it is: {error}") from error
+        finally:
+            self._bucket.put(name, sound)
+
+    def _check_shown_page_by_page(self, log: CommitLog) -> None:
+        clock = SimulatedClock(self._scheduler, 0.0, lambda seconds: None)
+        directory = self._around.root / "damaged"
+        directory.mkdir()
+        replica = Replica(directory / "app.db", log, clock, lasting=False, paging=Paging(above=0, cache=0))
+        try:
+            replica.open()
+            replica.refresh(clock.now())
+            check_pages(replica, self._model)
+        finally:
+            replica.close()
 
     def _check_restored(self, path: Path, txid: int) -> None:
         image = bytearray(path.read_bytes())
