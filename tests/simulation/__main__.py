@@ -38,6 +38,7 @@ _SHOWN = (
     "pages gone",
     "spoilt sidecars",
     "damaged ranges",
+    "vacuums",
 )
 
 

@@ -47,7 +47,11 @@ class Stop:
     """A request to end in an orderly way; the next process starts a little later."""
 
 
-Request = Read | Write | Stop
+class Vacuum:
+    """An operator has the database made anew, without the room that nothing takes any more."""
+
+
+Request = Read | Write | Stop | Vacuum
 
 
 @dataclass
@@ -282,7 +286,13 @@ class Instance:
             try:
                 self.pause(0.0)
                 self._checkpoint_by_chance()
-                self._read(request) if isinstance(request, Read) else self._write(group)
+                match request:
+                    case Read():
+                        self._read(request)
+                    case Vacuum():
+                        self._vacuum()
+                    case Write():
+                        self._write(group)
                 self._watch_by_chance()
             except Crash:
                 self._around.counts["cut off by a crash"] += 1
@@ -488,6 +498,17 @@ class Instance:
             self._conclude(write, attempt, len(group) > 1)
             self._around.counts["run again"] += max(write.runs - 1, 0)
 
+    def _vacuum(self) -> None:
+        assert self._replica
+        assert self._clock
+        self._model.mangled()
+        try:
+            self._replica.run_alone(_vacuum, self._clock.now() + _COMMIT_SECONDS)
+            self._around.counts["vacuums"] += 1
+        except ServiceError as error:
+            self._refused(error)
+            self._owed = max(error.txid if isinstance(error, CommitOutcomeUnknown) else 0, self._owed)
+
     def _conclude(self, write: Write, attempt: group_module.Write, shared: bool) -> None:
         match attempt.error:
             case None if write.is_repeated:
@@ -637,6 +658,10 @@ def _tear(wal: Path, rng: random.Random) -> None:
         else:
             file.seek(size - torn)
             file.write(rng.randbytes(min(torn, 512)))
+
+
+def _vacuum(database: peewee.Database) -> None:
+    database.execute_sql("VACUUM")
 
 
 def _named(error: Exception) -> str:

@@ -96,6 +96,7 @@ class Write:
             database.execute_sql("UPDATE counter SET value = ?", (self.seen.counter + 1,))
         if self.number % _REWRITES == 0:
             self._write_old_rows_anew(database)
+            self._take_room_for_nothing(database)
         if self.changes_mind:
             with database.atomic() as savepoint:
                 self._insert_rows(database)
@@ -113,6 +114,10 @@ class Write:
         for row, size in database.execute_sql(old, (self.number - _REWRITES,)).fetchall():
             payload = self.number.to_bytes(4, "big") * (size // 4)
             database.execute_sql("UPDATE rows SET payload = ? WHERE id = ?", (payload, row))
+
+    def _take_room_for_nothing(self, database: peewee.Database) -> None:
+        database.execute_sql("INSERT INTO rows (id, number, payload) VALUES (-1, 0, zeroblob(8000))")
+        database.execute_sql("DELETE FROM rows WHERE id = -1")
 
     def applied_to(self, before: State) -> State:
         """What this write must make of a state."""

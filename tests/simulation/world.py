@@ -17,7 +17,7 @@ from infra.commitlog import CommitLog, Paging, Replica, ltx
 from infra.commitlog.chain import chain, restorable
 from infra.commitlog.paging.page_index import PageIndex
 from infra.commitlog.upkeep import sidecars
-from tests.simulation.instance import Instance, Stop, Surroundings
+from tests.simulation.instance import Instance, Stop, Surroundings, Vacuum
 from tests.simulation.maintenance import RUN, Maintainer
 from tests.simulation.model import Model
 from tests.simulation.paged import check_pages, small_blocks
@@ -90,6 +90,7 @@ class World:
         self._instances = [
             Instance(self._around, number, rng.random() < servers) for number in range(1, rng.randint(1, 5) + 1)
         ]
+        self._is_vacuumed = self._bucket.pages.random() < 0.2
         self._writes = 0
         self._with_key: list[Write] = []
         self._maintenances = 0
@@ -133,6 +134,8 @@ class World:
                 self._scheduler.at(moment + span + self._rng.random() * gap, self._recycle)
             if self._rng.random() < 0.1:
                 self._scheduler.at(moment + span * self._rng.random(), self._empty)
+            if self._is_vacuumed:
+                self._scheduler.at(moment + self._bucket.pages.random() * (span + gap), self._vacuum)
             if any(instance.is_paged for instance in self._instances):
                 self._plan_snapshots(moment, span, gap)
             if self._bucket.listings.random() < self._around.faults.long_listing / 2:
@@ -232,6 +235,9 @@ class World:
 
     def _recycle(self) -> None:
         self._rng.choice(self._instances).submit(Stop())
+
+    def _vacuum(self) -> None:
+        self._bucket.pages.choice(self._instances).submit(Vacuum())
 
     def _empty(self) -> None:
         """Somebody moves the log away, and puts it back some time later."""
