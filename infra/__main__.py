@@ -25,7 +25,7 @@ from infra.backups.backups import Manifest, open_backups
 from infra.backups.retention import is_label
 from infra.clock import Clock
 from infra.commitlog import START, CommitLog, Position, Replica, open_log, statements_of_changes
-from infra.commitlog.upkeep import Doubt, commit_before, date_text, verify_log
+from infra.commitlog.upkeep import Doubt, cold_start, commit_before, date_text, verify_log
 from infra.database import UseCase
 from infra.disk.ownership import give_to_owner_of
 from infra.disk.workspace import workspace, workspace_in
@@ -469,6 +469,8 @@ def _log(settings: Settings, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([asdict(item) for item in found], default=str))
         return 0
+    if found:
+        print(f"a start without a file reads it in {cold_start(found, log.objects.sidecars())}")
     for level, items in groupby(found, lambda item: item.level):
         members = list(items)
         first, last = members[0], members[-1]

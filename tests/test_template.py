@@ -2,12 +2,16 @@
 
 import re
 import subprocess
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cfnlint.decode import decode
 
+from infra.commitlog import LogObject
+from infra.commitlog.objects import ObjectNames
 from tests.e2e.pages import blocks
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +89,19 @@ def test_maintenance_alone_may_delete_and_cannot_commit(resources: dict[str, Any
         "s3:AbortMultipartUpload": {*levels, "/log/maintenance.json", "/backups/*"},
         "s3:DeleteObject": {"/log/000*", "/log/create-if-absent-*", "/backups/*"},
     }
+
+
+def test_sidecars_are_maintenances_to_write_and_delete_and_the_functions_to_read(resources: dict[str, Any]) -> None:
+    sidecar = "/log/" + ObjectNames("s3://bucket/log").sidecar_of(LogObject(9, 1, 7, 0, datetime.now(UTC)))
+    serves, maintains = allowed(resources["FunctionRole"]), allowed(resources["MaintenanceRole"])
+    for actions, action, may in [
+        (serves, "s3:GetObject", True),
+        (serves, "s3:PutObject", False),
+        (maintains, "s3:GetObject", True),
+        (maintains, "s3:PutObject", True),
+        (maintains, "s3:DeleteObject", True),
+    ]:
+        assert any(fnmatchcase(sidecar, resource) for resource in actions[action]) is may
 
 
 def test_no_other_role_or_policy_gives_anything_and_each_function_has_its_own_role(resources: dict[str, Any]) -> None:
@@ -206,5 +223,5 @@ def test_maintenance_has_its_own_handler_and_schedules(resources: dict[str, Any]
 
 
 def test_only_maintenance_deletes_from_the_log() -> None:
-    found = [path.name for path in (ROOT / "infra" / "commitlog").rglob("*.py") if ".delete(" in path.read_text()]
-    assert found == ["compactor.py"]
+    found = {path for path in (ROOT / "infra" / "commitlog").rglob("*.py") if ".delete(" in path.read_text()}
+    assert found == {ROOT / "infra" / "commitlog" / "upkeep" / name for name in ("compactor.py", "sidecars.py")}

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -91,12 +92,11 @@ class ObjectNames:
         """Return the name of the object that says where a snapshot's pages are, whether it has one or not."""
         return self.name_of(snapshot).removesuffix(_OBJECT) + _SIDECAR
 
-    def snapshot_of(self, sidecar: ObjectInfo) -> LogObject | None:
-        """Return what a sidecar in a listing would belong to, of no size; None for what is no sidecar."""
-        if not sidecar.name.endswith(_SIDECAR):
+    def sidecar_in(self, info: ObjectInfo) -> LogObject | None:
+        """Return what a listing shows as a sidecar: its snapshot's TXIDs, its own size and time. None for others."""
+        if not info.name.endswith(_SIDECAR):
             return None
-        name = sidecar.name.removesuffix(_SIDECAR) + _OBJECT
-        return self.object_of(SNAPSHOTS, ObjectInfo(name, 0, sidecar.modified))
+        return self.object_of(SNAPSHOTS, replace(info, name=info.name.removesuffix(_SIDECAR) + _OBJECT))
 
     def object_of(self, level: int, info: ObjectInfo) -> LogObject | None:
         """Return what a listing shows in a level's directory; None for what is no object of a log."""
@@ -168,9 +168,9 @@ class Listing:
         return [(item, self.names.sidecar_of(item) in names) for item in items]
 
     def sidecars(self) -> list[LogObject]:
-        """Return of which snapshots there are sidecars, whether the snapshots are there or not; of no size."""
+        """Return the sidecars, whether their snapshots are there or not: see ObjectNames.sidecar_in."""
         found = self._retrying(lambda: self._lists.objects(self.names.directory(SNAPSHOTS)))
-        return [item for info in found if (item := self.names.snapshot_of(info))]
+        return [item for info in found if (item := self.names.sidecar_in(info))]
 
     def level(self, level: int, after: int = 0, held: int = 0) -> list[LogObject]:
         """Return those that begin after TXID `after`, and perhaps the one that begins there, in order of TXID.

@@ -8,6 +8,7 @@ from typing import Any
 from core.errors import ServiceError
 from infra.backups.retention import list_backups
 from infra.commitlog import kept_files
+from infra.commitlog.upkeep import cold_start_of
 from infra.disk import volume
 from infra.disk.owner_lock import OwnerLock
 from infra.inspection import count_rows
@@ -49,6 +50,7 @@ class Status:
     maintenance: str
     verified: str
     clock: str
+    cold_start: str  # what an instance without a file would read now
     objectives: list[dict[str, Any]]
     alerts: list[dict[str, Any]]
     warnings: list[str]
@@ -82,12 +84,14 @@ def read_status(settings: Settings) -> Status:
         problems.append(f"the backups were not asked: {error}")
     if newest:
         age = datetime.now(UTC) - newest.modified
+    start = "unknown"
     report, drill, is_asked, interval = Report(), None, False, settings.maintenance_interval_seconds
     try:
         if settings.replica_url:
             check_log_is_there(settings)
             store = _asked_briefly(settings.replica_url)
             report, drill, is_asked = read_report(store), read_drill(store), True
+            start = str(cold_start_of(store))
     except ServiceError as error:
         problems.append(f"the log was not asked: {error}")
         interval = 0  # nobody knows when maintenance has succeeded
@@ -112,6 +116,7 @@ def read_status(settings: Settings) -> Status:
         maintenance=_maintenance(report),
         verified=_verified(report),
         clock=_clock(report),
+        cold_start=start,
         objectives=[objective.model_dump() for objective in judgement.objectives],
         alerts=[alert.model_dump() for alert in alerts_of(judgement)],
         warnings=report.warnings() + shell_warnings(),

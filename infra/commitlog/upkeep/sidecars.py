@@ -72,8 +72,8 @@ class Sidecars:
         found = self._store.objects(self._names.directory(SNAPSHOTS))
         snapshots = [item for info in found if (item := self._names.object_of(SNAPSHOTS, info))]
         for info in found:
-            owner = self._names.snapshot_of(info)
-            is_orphan = owner and owner.max_txid not in (item.max_txid for item in snapshots)
+            sidecar = self._names.sidecar_in(info)
+            is_orphan = sidecar and sidecar.max_txid not in (item.max_txid for item in snapshots)
             if is_orphan and now - info.modified > _A_DAY:
                 self._store.delete(info.name)
         newest = max(snapshots, key=lambda item: item.max_txid, default=None)

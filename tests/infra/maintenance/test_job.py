@@ -119,6 +119,26 @@ def test_a_run_merges_makes_snapshot_and_backup_and_proves_them(
     assert read_report(store) == report
 
 
+def test_sidecar_of_no_use_is_made_anew_and_told(
+    write: Writer, maintenance: Maintenance, store: ObjectStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)"
+    write(f"{rows} INSERT INTO t SELECT hex(randomblob(200)) FROM n")
+    first = maintenance.run()
+    name = ObjectNames(store.url).name(9, 1, int(first.snapshot, 16)).replace(".ltx", ".pages")
+    made = b"".join(store.read(name))
+    assert (first.sidecar, maintenance.preview().sidecar) == ("", False)
+    store.put(name, spoiled(made))
+    assert maintenance.preview().sidecar
+    assert main(["maintain", "--dry-run"]) == 0
+    assert "would make the sidecar of the newest snapshot anew\n" in capsys.readouterr().out
+    assert main(["maintain"]) == 0
+    assert f"sidecar made anew for the snapshot at TXID {first.snapshot}\n" in capsys.readouterr().out
+    assert b"".join(store.read(name)) == made
+    report = maintenance.run()
+    assert (report.sidecar, report.problems) == ("", [])
+
+
 def test_backup_is_what_litestream_makes_of_the_log(
     write: Writer, maintenance: Maintenance, settings: Settings, backups: Backups, tmp_path: Path
 ) -> None:

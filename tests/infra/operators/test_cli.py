@@ -1,6 +1,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -152,6 +153,7 @@ def test_status_names_what_needs_attention(capsys: pytest.CaptureFixture[str], s
         assert "owner            process" in out
         assert f"maintenance      last succeeded at {datetime.now(UTC):%Y-%m-%d}T" in out
         assert "verified         snapshot 0000000000000002 and app-" in out
+        assert re.search(r"\ncold start       \d requests, [\d,]+ bytes\n", out)
     settings.database_path.unlink()
     assert main(["status", "--json"]) == 4
     assert json.loads(capsys.readouterr().out)["problems"] == [f"There is no database at {settings.database_path}."]
@@ -288,6 +290,7 @@ def test_log_is_listed_verified_and_restored_to_a_file(
 ) -> None:
     assert main(["log"]) == 0
     out = capsys.readouterr().out
+    assert re.match(r"a start without a file reads it in 5 requests, [\d,]+ bytes\n", out)
     assert "level 0  TXID 0000000000000001-0000000000000002        2 objects" in out
     assert main(["verify"]) == 0
     assert "is sound: 2 objects" in capsys.readouterr().out

@@ -1,11 +1,12 @@
 import random
 import struct
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
 
 import pytest
+from fastcrc.crc64 import go_iso
 
 from core.errors import LogDamaged
 from infra.commitlog import ltx
@@ -205,3 +206,24 @@ def test_reading_through_a_snapshot_keeps_little_of_it() -> None:
     finally:
         tracemalloc.stop()
     assert index.blocks == 1875
+
+
+@pytest.mark.parametrize(
+    "contradict",
+    [
+        lambda body: body + b"\0",
+        lambda body: body[:-1],
+        lambda body: body[:112] + struct.pack(">Q", 1000) + body[120:],
+        lambda body: body[:128] + struct.pack(">I", 2) + body[132:],
+        lambda body: body[:128] + struct.pack(">I", 2**32 - 1) + body[132:],
+        lambda body: body[:132] + struct.pack(">I", 2**32 - 1) + body[136:],
+        lambda body: body[:12] + bytes(100) + body[112:],
+    ],
+    ids=["more", "less", "a small object", "other blocks", "many blocks", "many upper pages", "no header"],
+)
+def test_sidecar_that_contradicts_itself_is_noticed(contradict: Callable[[bytes], bytes]) -> None:
+    """Though it has the checksum of what it is: somebody else's program may have made it."""
+    body, pages = snapshot()
+    wrong = contradict(with_upper_pages(body, pages[:20]).encode()[:-8])
+    with pytest.raises(LogDamaged):
+        PageIndex.decode(wrong + struct.pack(">Q", go_iso(wrong)))

@@ -1,5 +1,6 @@
 """A private file that is opened page by page: the same promises, with a fraction of what is read."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -11,7 +12,7 @@ import pytest
 
 from core.errors import LogDamaged, StoreUnavailable, TransactionTooLarge
 from infra.clock import Clock
-from infra.commitlog import ltx
+from infra.commitlog import ltx, replica
 from infra.commitlog.at_rest import local_file
 from infra.commitlog.chain import LogObject
 from infra.commitlog.log import open_log
@@ -348,3 +349,56 @@ def test_file_that_was_changed_much_is_opened_on_a_newer_snapshot(
     full.fresh_rows()
     assert instance.rows("SELECT v, text FROM t") == full.rows("SELECT v, text FROM t")
     assert instance.rows("PRAGMA integrity_check") == ["ok"]
+
+
+def test_new_instance_reads_what_followed_side_by_side(paged: Callable[..., Instance], full: Instance) -> None:
+    for number in range(5):
+        full.sql(f"INSERT INTO t VALUES ({1000 + number}, 'x')")
+    instance = paged()
+    together = threading.Barrier(2, timeout=10)  # broken unless two of them are under way at once
+    first, last = (f"{full.replica.visible.txid - place:016x}" for place in (3, 2))
+
+    def meet(verb: str, name: str) -> None:
+        if verb == "read" and name.endswith((f"{first}.ltx", f"{last}.ltx")):
+            together.wait()
+
+    instance.store.before = meet
+    instance.replica.refresh(instance.clock.now() + 0.001)
+    instance.store.before = lambda verb, name: None
+    assert instance.replica.visible == full.replica.visible
+    assert instance.rows("SELECT max(v) FROM t") == [1004]
+
+
+def test_instance_that_is_far_behind_is_opened_on_a_newer_snapshot(
+    paged: Callable[..., Instance], full: Instance, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "_MOST_BEHIND", 10_000)
+    instance = paged()
+    instance.replica.refresh(instance.clock.now() + 0.001)
+    for number in range(9):
+        full.sql(f"UPDATE t SET text = hex(randomblob(300)) WHERE v % 9 = {number}")
+    newest = snapshot(url, tmp_path / "snapshots")
+    full.sql("INSERT INTO t VALUES (1000, 'x')")
+    counted(instance)
+    instance.clock.seconds += 0.001
+    instance.replica.refresh(instance.clock.now())
+    assert instance.replica.visible == full.replica.visible
+    names = [name for verb, name in instance.store.requests if verb == "read"]
+    assert any(name.endswith(f"{newest.max_txid:016x}.pages") for name in names)
+    assert not any("-" in name and name.endswith(f"{newest.max_txid:016x}.ltx") and "/9" in name for name in names)
+    assert instance.rows("SELECT v, text FROM t") == full.rows("SELECT v, text FROM t")
+
+
+def test_newest_snapshot_without_a_sidecar_gives_way_to_the_one_before(
+    paged: Callable[..., Instance], full: Instance, url: str, tmp_path: Path, made: LogObject
+) -> None:
+    full.sql("INSERT INTO t VALUES (1000, 'x')")
+    newest = snapshot(url, tmp_path / "snapshots")
+    store, names = ObjectStore(url), open_log(url, Clock()).objects.names
+    store.delete(names.sidecar_of(newest))
+    instance = paged()
+    assert instance.replica.visible.txid == made.max_txid
+    assert instance.fresh_rows()[-1] == 1000
+    store.delete(names.sidecar_of(made))
+    later = paged("later")
+    assert later.replica.visible.txid == newest.max_txid
