@@ -34,7 +34,7 @@ from tests.simulation.operator import Operator
 from tests.simulation.paged import PageReads, check_by_chance, drawn_paging
 from tests.simulation.scheduler import Crash, Scheduler, SimulatedClock, Task, Violation
 from tests.simulation.store import Bucket, Connection, Faults, FaultyStore
-from tests.simulation.workload import Read, SimulatedSchema, State, Write, create_schema, state_in
+from tests.simulation.workload import Read, SimulatedSchema, State, Write, create_schema, has_schema, state_in
 
 _COMMIT_SECONDS = 10.0
 _START_SECONDS = 60.0
@@ -257,7 +257,8 @@ class Instance:
             replica.open()
             self._connection.opening = self._operator.keeps_off = False
             self._connection.has_seen_log = True
-            replica.write(create_schema, self._clock.now() + _START_SECONDS, self._clock.now())
+            if not has_schema(replica.reader):
+                replica.write(create_schema, self._clock.now() + _START_SECONDS, self._clock.now())
         except ServiceError as error:
             self._check_alive()
             self._check_excused(error, self._begun)
@@ -581,6 +582,9 @@ class Instance:
         excused = self._naps > 1 or emptied or bucket.is_replaced
         if isinstance(error, LogDamaged | DatabaseDamaged) and not excused:
             raise Violation(f"false alarm: {error}") from error
+        in_time = self._scheduler.now() < begun + _COMMIT_SECONDS
+        if isinstance(error, SnapshotGone) and in_time and not (excused or self._naps):
+            raise Violation(f"liveness: there is a newer snapshot: {error}") from error
 
     def _is_fresh_for(self, request: Read) -> bool:
         if not self._replica or not self._clock or not self._can_be_read():

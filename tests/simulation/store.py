@@ -164,7 +164,7 @@ class Faults:
         misleading = rng.choice((0.0, 0.3, 0.8))
         rarer = {"crash": drawn["crash"] / 6, "freeze": drawn["freeze"] / 4, "still": still, "leap": drawn["leap"] / 10}
         long_listing = listings.choice((0.0, 0.0, 0.0, 0.5, 1.0))
-        paged = {"spoilt_sidecar": pages.choice((0.0, 0.3)), "damaged_range": pages.choice((0.0, 0.1, 0.5))}
+        paged = {"spoilt_sidecar": pages.choice((0.0, 0.5)), "damaged_range": pages.choice((0.0, 0.1, 0.5))}
         return cls(**drawn | rarer | paged | {"misleading": misleading, "long_listing": long_listing})
 
     def stop(self) -> None:

@@ -135,8 +135,12 @@ def answer_on(before: State) -> bytes:
     return f"number {len(before.writes) + 1}, the counter was {before.counter}".encode()
 
 
+def has_schema(database: peewee.Database) -> bool:
+    return "counter" in database.get_tables()
+
+
 def create_schema(database: peewee.Database) -> None:
-    if "counter" in database.get_tables():
+    if has_schema(database):
         return
     for statement in _SCHEMA:
         database.execute_sql(statement)
