@@ -223,7 +223,8 @@ def page(found: dict[tuple[int, int], dict[str, list[Start]]], rounds: int) -> s
 Measured by `make bench-cold-start SIZES={sizes} ROUNDS={rounds}` on
 {machine()}, {datetime.now(UTC):%Y-%m-%d}: milliseconds / requests / bytes of each step, medians.
 
-{chr(10).join(tables)}"""
+{(chr(10) * 2).join(tables)}
+"""
 
 
 def rows_of(starts: dict[str, list[Start]]) -> dict[str, list[str]]:
