@@ -9,11 +9,9 @@ from unittest import mock
 import apsw
 
 from core.errors import ObjectMissing
-from infra.commitlog import Paging, Replica, ltx
+from infra.commitlog import CommitLog, LogObject, Paging, Replica, ltx
 from infra.commitlog import replica as replica_module
 from infra.commitlog.at_rest import local_file
-from infra.commitlog.chain import LogObject
-from infra.commitlog.log import CommitLog
 from infra.commitlog.paging import page_cache, page_index
 from infra.commitlog.upkeep import sidecars
 from tests.simulation.model import Model
