@@ -32,6 +32,7 @@ from infra.clock import Clock
 from infra.commitlog import dates, ltx
 from infra.commitlog.chain import (
     START,
+    WRITTEN_AT_ONCE,
     BinaryFile,
     Change,
     LogObject,
@@ -117,7 +118,7 @@ class CommitLog:
         `snapshot`: the one to begin with, instead of whatever makes for the fewest reads. What was written so far
         stays there after an error. Raises TxidNotKept.
         """
-        with path.open("xb") as file:
+        with path.open("xb", buffering=WRITTEN_AT_ONCE) as file:
             for look_again in (True, False):
                 try:
                     return self._restore(file, txid, progress, snapshot)
