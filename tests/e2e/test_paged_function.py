@@ -221,6 +221,17 @@ def test_store_without_pages_is_a_503_and_no_wrong_answer(function: Emulator, pr
     assert found(function.request("PATCH", "/api/items/3000", '{"name": "y"}'))["name"] == "y"
 
 
+def test_write_gives_up_when_a_listed_snapshot_is_not_there(function: Emulator, proxy: Proxy) -> None:
+    found(function.request("GET", "/api/items/100"))
+    proxy.rule = lambda request, forward: Reply(404, {}, b"") if is_page_fetch(request) else forward(request)
+    proxy.requests.clear()
+    answer = function.request("PATCH", "/api/items/3000", '{"name": "x"}')
+    assert (answer["statusCode"], json.loads(answer["body"])["stored"]) == (503, "no")
+    assert len(proxy.requests) < 20
+    proxy.rule = lambda request, forward: forward(request)
+    assert found(function.request("PATCH", "/api/items/3000", '{"name": "y"}'))["name"] == "y"
+
+
 def test_counted_search_whose_pages_are_away_is_a_503(function: Emulator, proxy: Proxy) -> None:
     """It reads in a transaction within another, which the error that comes up through SQLite has ended."""
     found(function.request("GET", "/api/items/100"))
