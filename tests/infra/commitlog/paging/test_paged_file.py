@@ -402,6 +402,14 @@ def test_much_is_fetched_in_parallel(tmp_path: Path) -> None:
     paged.file.close()
 
 
+def test_pages_that_the_snapshot_has_not_are_not_warmed(paged: Paged) -> None:
+    """A newest leaf may have been added since, and what a damaged page points to may be no page."""
+    paged.file.warm([0, paged.index.header.size + 1, 10**9])
+    assert paged.store.ranges == []
+    paged.file.warm([paged.index.header.size])
+    assert len(paged.store.ranges) == 1
+
+
 def test_warm_pages_cost_no_request_any_more(paged: Paged) -> None:
     paged.file.warm([1, 2, 16 * 16, 16 * 16 + 1])
     paged.file.prefetch(3)
