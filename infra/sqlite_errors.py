@@ -42,8 +42,11 @@ def root_cause(error: Exception, path: Path) -> Exception:
     first: Exception = error
     context = error.__context__
     while isinstance(context, Exception):
-        # Peewee's error has SQLite's inside; one of ours may be both
-        if isinstance(context, errors.ServiceError) or not isinstance(context, apsw.Error):
+        # Peewee's error has SQLite's inside; one of ours may be both, and says already what was below it
+        if isinstance(context, errors.ServiceError):
+            first = context
+            break
+        if not isinstance(context, apsw.Error):
             first = context
         context = context.__context__
     return _translate(first, path) or first

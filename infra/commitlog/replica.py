@@ -15,7 +15,7 @@ from core import errors
 from infra.clock import Clock
 from infra.commitlog.at_rest.local_file import LocalFile
 from infra.commitlog.at_rest.row_changes import DoesNotFit, apply_changes
-from infra.commitlog.chain import START, Change, Position
+from infra.commitlog.chain import START, Change, LogObject, Position
 from infra.commitlog.commit import Committer
 from infra.commitlog.fairness import Fairness
 from infra.commitlog.file_state import Condition, FileChanged, Known
@@ -335,17 +335,18 @@ class Replica:
         """
         work = work or partial(run_together, writes, self.file, self._clock, deadline, self.log.observer)
         self._fairness.before_first_attempt()
+        given_up = set[LogObject | None]()  # snapshots whose pages were gone
         for conflicts in count(1):
             try:
                 committed = self._patiently(partial(self._attempt, work, deadline))
             except Aborted as aborted:
-                if self._can_be_opened_anew(aborted.write.error, deadline):
+                if self._can_be_opened_anew(aborted.write.error, given_up):
                     continue
                 if len(writes) > 1:
                     raise
                 committed = False
             except (errors.DatabaseDamaged, errors.SnapshotGone) as error:
-                if not self._can_be_opened_anew(error, deadline):
+                if not self._can_be_opened_anew(error, given_up):
                     raise
                 continue
             except errors.CommitOutcomeUnknown as error:
@@ -381,14 +382,19 @@ class Replica:
             return
         raise AssertionError("unreachable")
 
-    def _can_be_opened_anew(self, error: Exception | None, deadline: float) -> bool:
-        """Whether a file that ends a transaction like that is no longer served, and the next attempt opens it anew."""
+    def _can_be_opened_anew(self, error: Exception | None, given_up: set[LogObject | None]) -> bool:
+        """Whether a file that ends a transaction like that is no longer served, and the next attempt opens it anew.
+        `given_up`: the snapshots that this was done for; one that is still listed, and gone, would be so again.
+        """
         match error:
             case errors.DatabaseDamaged():
                 return self.suspect()
             case errors.SnapshotGone():
+                snapshot = self.at_rest.snapshot
+                is_new = snapshot not in given_up
+                given_up.add(snapshot)
                 self.lose_pages()
-                return self._clock.now() < deadline
+                return is_new
         return False
 
     def _attempt(self, work: Callable[[], None], deadline: float) -> bool:

@@ -29,7 +29,7 @@ from infra.sqlite.copies import Copies
 from infra.sqlite.freshness import Freshness
 from infra.sqlite.slow_statements import SlowStatements
 from infra.sqlite.write_queue import WATCH_SECONDS, Waiting, WriteQueue
-from infra.sqlite_errors import translated_errors
+from infra.sqlite_errors import root_cause, translated_errors
 from infra.storage.object_store import ObjectStore
 from infra.telemetry.metrics import Metrics
 
@@ -168,6 +168,11 @@ class SqliteDatabase:
                         started = time.perf_counter()
                         try:
                             return self._slow.watch(use_case, self._replica.reader)
+                        except Exception as error:
+                            # A disk error ends the whole transaction, so that a savepoint's end is an error as well
+                            if (first := root_cause(error, self.path)) is not error:
+                                raise first from error
+                            raise
                         finally:
                             session.shown = self._replica.stored.txid  # after it: it may have seen a new commit
                             if is_counted:

@@ -221,6 +221,38 @@ def test_store_without_pages_is_a_503_and_no_wrong_answer(function: Emulator, pr
     assert found(function.request("PATCH", "/api/items/3000", '{"name": "y"}'))["name"] == "y"
 
 
+def test_write_gives_up_when_a_listed_snapshot_is_not_there(function: Emulator, proxy: Proxy) -> None:
+    found(function.request("GET", "/api/items/100"))
+    proxy.rule = lambda request, forward: Reply(404, {}, b"") if is_page_fetch(request) else forward(request)
+    proxy.requests.clear()
+    answer = function.request("PATCH", "/api/items/3000", '{"name": "x"}')
+    assert (answer["statusCode"], json.loads(answer["body"])["stored"]) == (503, "no")
+    assert len(proxy.requests) < 20
+    proxy.rule = lambda request, forward: forward(request)
+    assert found(function.request("PATCH", "/api/items/3000", '{"name": "y"}'))["name"] == "y"
+
+
+def test_counted_search_whose_pages_are_away_is_a_503(function: Emulator, proxy: Proxy) -> None:
+    """It reads in a transaction within another, which the error that comes up through SQLite has ended."""
+    found(function.request("GET", "/api/items/100"))
+    proxy.rule = lambda request, forward: Reply(503, {}, b"SlowDown") if is_page_fetch(request) else forward(request)
+    assert function.request("GET", "/api/items", query="q=item&count=true")["statusCode"] == 503
+    proxy.rule = lambda request, forward: forward(request)
+    assert found(function.request("GET", "/api/items", query="q=item&count=true"))["total"] == ITEMS
+
+
+def test_counted_search_goes_on_when_its_snapshot_was_deleted(
+    function: Emulator, proxy: Proxy, large: S3, tmp_path: Path
+) -> None:
+    found(function.request("GET", "/api/items/100"))
+    old = large.keys("log/0009/")
+    infra(large, tmp_path, "sql", "UPDATE items SET description = hex(randomblob(400)) WHERE id < 3000")
+    infra(large, tmp_path, "maintain")
+    for key in old:
+        large.delete(key)
+    assert found(function.request("GET", "/api/items", query="q=item&count=true"))["total"] == ITEMS
+
+
 def test_paged_and_whole_functions_write_and_nothing_is_lost(
     start_process: StartProcess, large: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,11 @@ class LocalFile:
         return self._paged.vfs if self._paged else ""
 
     @property
+    def snapshot(self) -> LogObject | None:
+        """The snapshot whose pages are read, if the file is paged."""
+        return self._snapshot.item if self._snapshot else None
+
+    @property
     def is_paged(self) -> bool:
         """Whether only those pages of it are here that were asked for."""
         return self._snapshot is not None

@@ -58,7 +58,8 @@ class PagedFile:
         raises; a damaged block is left to whoever reads it.
         """
         if pages := self._vfs.pages:
-            pages.warm(map(pages.index.block_of, numbers))
+            # What was added since the snapshot, or is no page at all, is in no block
+            pages.warm(pages.index.block_of(number) for number in numbers if not pages.is_in_file(number))
 
     def prefetch(self, block: int) -> None:
         """Bring one block into the cache, as `warm` does."""

@@ -53,8 +53,8 @@ class SnapshotPages:
         return self._part_of(number, begin, begin + amount)
 
     def is_in_file(self, number: int) -> bool:
-        """Ask whether a page is the file's own by now."""
-        return number >= len(self.in_file) or self.in_file[number] != 0
+        """Ask whether a page is the file's own by now, or none of the snapshot's."""
+        return not 1 <= number < len(self.in_file) or self.in_file[number] != 0
 
     def widened(self, data: bytes, offset: int, read_file: ReadFile) -> tuple[bytes, int]:
         """Return what to write, and where, so that pages that are not in the file are written whole."""

@@ -149,6 +149,25 @@ def test_first_error_is_told_where_the_transaction_is_gone(tmp_path: Path) -> No
     paged.file.close()
 
 
+def test_first_error_is_ours_and_not_what_was_below_it(tmp_path: Path) -> None:
+    def gone(begin: int, end: int) -> None:
+        try:
+            raise FileNotFoundError(errno.ENOENT, "no such object")
+        except FileNotFoundError as error:
+            raise StoreUnavailable("away") from error
+
+    paged = Paged(tmp_path, cache_bytes=1)
+    database = APSWDatabase(str(paged.path), vfs=paged.file.vfs)
+    with pytest.raises(Exception) as caught, database.connection_context(), database.atomic("IMMEDIATE"):  # noqa: PT011, PT012
+        database.execute_sql("SELECT count(*) FROM t").fetchall()
+        with database.atomic():
+            paged.store.before = gone
+            database.execute_sql("SELECT sum(length(v)) FROM t").fetchall()
+    assert "savepoint" in str(caught.value)
+    assert str(root_cause(caught.value, paged.path)) == "away"
+    paged.file.close()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_store_that_fails_now_and_then_leaves_no_transaction_half_done(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
@@ -381,6 +400,14 @@ def test_much_is_fetched_in_parallel(tmp_path: Path) -> None:
     with closing_file(raw(paged)) as file:
         assert file.xRead(51 * 65536, 0) == paged.plain.read_bytes()[: 51 * 65536]
     paged.file.close()
+
+
+def test_pages_that_the_snapshot_has_not_are_not_warmed(paged: Paged) -> None:
+    """A newest leaf may have been added since, and what a damaged page points to may be no page."""
+    paged.file.warm([0, paged.index.header.size + 1, 10**9])
+    assert paged.store.ranges == []
+    paged.file.warm([paged.index.header.size])
+    assert len(paged.store.ranges) == 1
 
 
 def test_warm_pages_cost_no_request_any_more(paged: Paged) -> None:
