@@ -111,6 +111,11 @@ bench-scaling: ROUNDS = 3
 bench-scaling: .venv/installed ## measure the service on one log and on PostgreSQL, into docs/scaling.md (needs wrk, PostgreSQL)
 	@$(VENV)/python -m benchmarks.scaling --seconds $(SECONDS) --rounds $(ROUNDS)
 
+bench-cold-start: SIZES = 1,100,1000
+bench-cold-start: ROUNDS = 3
+bench-cold-start: .venv/installed .venv-bench/installed ## measure starts with nothing but the log, into docs/cold-starts.md (SIZES=1,100,1000 MB)
+	@$(VENV)/python -m benchmarks.cold_start --sizes $(SIZES) --rounds $(ROUNDS) --write
+
 bench-quick: .venv/installed .venv-bench/installed ## the same in short, and hold what can be counted to benchmarks/counts.json (needs wrk, valgrind)
 	@$(VENV)/python -m benchmarks.http --quick
 	@$(VENV)/python -m benchmarks.counts
@@ -216,4 +221,4 @@ sam-local: .venv-sam/installed ## run the function on http://localhost:3000 (SAM
 clean: ## remove what the tools made; data/ stays
 	rm -rf build *.egg-info .venv .venv-sam .venv-contract .venv-bench .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.* .coverage-of-revision
 
-.PHONY: help install serve dev test test-postgres test-coverage sim fuzz model check drill evidence contract e2e bench bench-quick bench-log bench-search bench-costs bench-images bench-middleware bench-metrics bench-calm bench-scaling lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean
+.PHONY: help install serve dev test test-postgres test-coverage sim fuzz model check drill evidence contract e2e bench bench-quick bench-log bench-search bench-costs bench-images bench-middleware bench-metrics bench-calm bench-scaling bench-cold-start lint lint-files requirements audit type fmt openapi validate maintain backup restore build version run stop logs test-docker sam-local clean

@@ -47,9 +47,9 @@ class Anchor:
         try:
             yield
         except BaseException:
-            new.execute("ROLLBACK")
+            end_reading(new)
             raise
-        old.execute("ROLLBACK")
+        end_reading(old)
         self._connections.reverse()
 
     def release(self) -> None:
@@ -97,5 +97,11 @@ def begin_reading(connection: apsw.Connection) -> None:
     try:
         connection.execute(_READ).fetchall()
     except apsw.Error:
-        connection.execute("ROLLBACK")
+        end_reading(connection)
         raise
+
+
+def end_reading(connection: apsw.Connection) -> None:
+    """End the transaction, if a page that could not be read has not ended it already."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")

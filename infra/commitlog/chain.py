@@ -11,6 +11,7 @@ from infra.commitlog import ltx
 
 _CHUNK = 1024 * 1024  # bytes
 IN_MEMORY = 16 * _CHUNK
+WRITTEN_AT_ONCE = _CHUNK  # bytes of a file that is written page by page
 MOST_ABSENT = 1024 * _CHUNK  # bytes that an object may add to a database without having them; SQLite writes nearly all
 
 

@@ -32,6 +32,7 @@ from infra.clock import Clock
 from infra.commitlog import dates, ltx
 from infra.commitlog.chain import (
     START,
+    WRITTEN_AT_ONCE,
     BinaryFile,
     Change,
     LogObject,
@@ -62,6 +63,7 @@ from infra.progress import Progress, no_progress
 from infra.storage.object_store import LARGE_OBJECT_SECONDS, SMALL_OBJECT_SECONDS, ObjectStore
 
 _PROBES_BEFORE_LISTING = 8
+_PROBES_OF_NEW = 24  # of which the first is made alone, the next 7 side by side, and so the last 16
 
 
 class Store(Reads, Protocol):
@@ -116,7 +118,7 @@ class CommitLog:
         `snapshot`: the one to begin with, instead of whatever makes for the fewest reads. What was written so far
         stays there after an error. Raises TxidNotKept.
         """
-        with path.open("xb") as file:
+        with path.open("xb", buffering=WRITTEN_AT_ONCE) as file:
             for look_again in (True, False):
                 try:
                     return self._restore(file, txid, progress, snapshot)
@@ -189,7 +191,8 @@ class CommitLog:
         nobody has looked for what follows yet, and it may be more than one or two.
         """
         for _ in range(LOOKS):
-            asked, found, at_end = self._probe(position, limit or _PROBES_BEFORE_LISTING, is_new)
+            most_probes = _PROBES_OF_NEW if is_new else _PROBES_BEFORE_LISTING
+            asked, found, at_end = self._probe(position, limit or most_probes, is_new)
             is_enough = at_end or len(found) == limit
             try:
                 stands = self.head.stands(position)  # so nothing after it was ever deleted
@@ -214,16 +217,17 @@ class CommitLog:
         """
         found: list[Change] = []
         at_end = False
-        rest = [commit_object(position.txid + number) for number in range(2, most + 1)]
         with ExitStack() as on_error, ExitStack() as reading:
             reads: Iterator[Read] = iter(())
             while not at_end and len(found) < most:
-                if not is_new or len(found) < 2:
+                if (read := next(reads, None)) is None:
                     asked = self._clock.now()
-                if is_new and len(found) == 1:
-                    reads = reading.enter_context(self.objects.side_by_side(rest))
+                    if is_new and found:
+                        ends = position.txid + 1, position.txid + 1 + min(max(7, 2 * len(found)), most - len(found))
+                        reads = reading.enter_context(self.objects.side_by_side([*map(commit_object, range(*ends))]))
+                        read = next(reads)
                 try:
-                    change = self._commit_after(position, next(reads, None))
+                    change = self._commit_after(position, read)
                 except ObjectMissing:
                     at_end = True
                 except (StoreUnavailable, LogDamaged):

@@ -15,7 +15,7 @@ from playhouse.apsw_ext import APSWDatabase
 from core import errors
 from core.statements import first_word
 from infra.clock import Clock
-from infra.commitlog.anchor import Anchor, begin_reading
+from infra.commitlog.anchor import Anchor, begin_reading, end_reading
 from infra.commitlog.checkpoint import CHECKPOINT_FRAMES, NO_BACKFILL, NOTHING, Backfill, WalIndex, backfill
 from infra.commitlog.commit import Committer
 from infra.commitlog.defences import defend
@@ -348,7 +348,7 @@ class OpenFile:
         try:
             yield connection
         finally:
-            connection.execute("ROLLBACK")
+            end_reading(connection)
 
     def _check_schema(self, connection: apsw.Connection) -> None:
         """Raises FileChanged when another program has made of the database what may not become a commit as it is."""

@@ -259,13 +259,12 @@ class Replica:
             self._condition = Condition.SUSPECT
         return self._condition is Condition.SUSPECT
 
-    def lose_pages(self) -> bool:
+    def lose_pages(self) -> None:
         """Say that the snapshot whose pages are read was deleted: nobody is answered from the file until it was opened
-        on a newer one. Any thread may. Returns False, and changes nothing, when the file is not served now.
+        on a newer one. Any thread may. Changes nothing when the file is not served now: it is brought in order anyway.
         """
         if self._condition is Condition.SERVED:
             self._condition = Condition.PAGES_GONE
-        return self._condition is Condition.PAGES_GONE
 
     def unsaved_seconds(self) -> float:
         """Say how long other programs' commits have been in the file and not in the log, as far as was seen; any thread
@@ -287,8 +286,7 @@ class Replica:
         try:
             moved = self._catch_up(limit)
         except errors.SnapshotGone:
-            if not self.lose_pages():
-                raise
+            self.lose_pages()
             moved = self._catch_up(limit)
         if not self._looked_past:
             self.log.head.check_written_here(self.visible)
@@ -395,7 +393,8 @@ class Replica:
                 snapshot = self.at_rest.snapshot
                 is_new = snapshot not in given_up
                 given_up.add(snapshot)
-                return is_new and self.lose_pages()
+                self.lose_pages()
+                return is_new
         return False
 
     def _attempt(self, work: Callable[[], None], deadline: float) -> bool:

@@ -229,11 +229,11 @@ class Maintenance:
             snapshot = self.steps.store_snapshot(image, position, scratch)
             report.snapshot = f"{position.txid:016x}"
             try:
-                self._check_snapshot(snapshot, position, image, contents, scratch / "snapshot.db", progress)
+                self._check_snapshot(snapshot, position, image, progress)
             except (LogDamaged, BackupDamaged):
                 self.steps.discard(snapshot)  # or it would be what every start begins with
                 raise
-        manifest = self._backed_up(report, position, image, progress)
+        manifest = self._backed_up(report, position, image, contents, progress)
         if not contents.has(manifest.rows):
             raise BackupDamaged(
                 f"{manifest.name} has the rows {manifest.rows}, the log at its TXID has {contents.rows}"
@@ -244,26 +244,19 @@ class Maintenance:
         )
         return snapshot
 
-    def _check_snapshot(
-        self,
-        snapshot: LogObject,
-        position: Position,
-        image: Path,
-        contents: Contents,
-        copy: Path,
-        progress: Progress,
-    ) -> None:
-        """Read it back."""
-        if not self.steps.is_image_of(snapshot, image, copy, progress) or inspect(copy) != contents:
+    def _check_snapshot(self, snapshot: LogObject, position: Position, image: Path, progress: Progress) -> None:
+        """Read it back: it holds what was found sound, page by page."""
+        if not self.steps.is_image_of(snapshot, image, progress):
             raise LogDamaged(f"{self._store.url}: the snapshot at TXID {position.txid:016x} is not what was written")
-        copy.unlink()
 
-    def _backed_up(self, report: Report, position: Position, image: Path, progress: Progress) -> Manifest:
-        """The newest backup, which is of this position, read back and checked."""
+    def _backed_up(
+        self, report: Report, position: Position, image: Path, contents: Contents, progress: Progress
+    ) -> Manifest:
+        """The newest backup, which is of this position, read back and checked. `contents`: of the image."""
         newest = self.backups.newest_manifest()
         if newest and newest.is_of(position):
             return self.backups.verify(newest.name, progress)
-        made = self.backups.create(image, position, progress=progress)
+        made = self.backups.create(image, position, progress=progress, contents=contents)
         report.backup = made.name
         return made
 

@@ -149,8 +149,7 @@ class SqliteDatabase:
             if not self._replica.suspect():
                 raise
         except errors.SnapshotGone:
-            if not self._replica.lose_pages():
-                raise
+            self._replica.lose_pages()
         await self._freshness.reach(not_before, session.at_least)  # which brings it in order
         return await self._patiently(use_case, session, is_counted=True)
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import counts
+from benchmarks import cold_start, counts
+from benchmarks.cold_start import FOLLOWING, Start
 from benchmarks.servers import Server, command
 from core.stored import Stored
+from tests.e2e.stores import bucket_at
 
 pytestmark = pytest.mark.e2e
 
@@ -46,3 +48,40 @@ def test_answer_that_is_no_success_ends_the_run(tmp_path: Path) -> None:
             server.load("get", 2, 1, "/api/absent")
     finally:
         server.close()
+
+
+@pytest.fixture(scope="module")
+def starts(ministack_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Start]]:
+    """By the commits behind the snapshot of a database of 1 MB, and the way to start."""
+    found = {}
+    with bucket_at(ministack_endpoint) as s3:
+        for following in (0, FOLLOWING):
+            url = cold_start.make_log(s3, 1, following, tmp_path_factory.mktemp("made"))
+            measured = cold_start.measured(s3, url, 1, following, rounds=1)
+            found[following] = {kind: some[0] for kind, some in measured.items()}
+    return found
+
+
+def test_first_answer_page_by_page_takes_five_requests(starts: dict[int, dict[str, Start]]) -> None:
+    assert starts[0]["paged"].first_answer()[1] == 5
+    assert starts[0]["paged"].first_answer()[2] < starts[0]["whole"].first_answer()[2] / 10
+
+
+def test_list_that_was_read_once_takes_no_request_but_the_look_at_the_log(
+    starts: dict[int, dict[str, Start]],
+) -> None:
+    for each in starts.values():
+        assert [each[kind].steps["again"][1] for kind in ("paged", "whole", "restore")] == [2, 2, 0]
+
+
+def test_write_page_by_page_takes_at_most_three_requests_more(starts: dict[int, dict[str, Start]]) -> None:
+    for each in starts.values():
+        assert each["paged"].steps["write"][1] - each["whole"].steps["write"][1] <= 3
+
+
+def test_page_shows_every_way_to_start(starts: dict[int, dict[str, Start]]) -> None:
+    shown = cold_start.page(
+        {(1, following): {kind: [one] for kind, one in each.items()} for following, each in starts.items()}, 1
+    )
+    assert shown.count("| open |") == 2
+    assert "cannot" in shown

@@ -34,6 +34,11 @@ _SHOWN = (
     "visits",
     "spoilt",
     "misleading errors",
+    "page reads",
+    "pages gone",
+    "spoilt sidecars",
+    "damaged ranges",
+    "vacuums",
 )
 
 

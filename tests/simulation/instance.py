@@ -19,6 +19,9 @@ from core.errors import (
     ItemNotFound,
     LogDamaged,
     ServiceError,
+    SnapshotGone,
+    StoreRefused,
+    StoreUnavailable,
     TxidNotReached,
     WriteRefused,
 )
@@ -28,9 +31,10 @@ from infra.commitlog.wal import FILE_HEADER, FRAME_HEADER, page_size_in
 from infra.storage.object_store import LARGE_OBJECT_SECONDS, SMALL_OBJECT_SECONDS
 from tests.simulation.model import Model
 from tests.simulation.operator import Operator
+from tests.simulation.paged import PageReads, check_by_chance, drawn_paging
 from tests.simulation.scheduler import Crash, Scheduler, SimulatedClock, Task, Violation
 from tests.simulation.store import Bucket, Connection, Faults, FaultyStore
-from tests.simulation.workload import Read, SimulatedSchema, State, Write, create_schema, state_in
+from tests.simulation.workload import Read, SimulatedSchema, State, Write, create_schema, has_schema, state_in
 
 _COMMIT_SECONDS = 10.0
 _START_SECONDS = 60.0
@@ -43,7 +47,11 @@ class Stop:
     """A request to end in an orderly way; the next process starts a little later."""
 
 
-Request = Read | Write | Stop
+class Vacuum:
+    """An operator has the database made anew, without the room that nothing takes any more."""
+
+
+Request = Read | Write | Stop | Vacuum
 
 
 @dataclass
@@ -66,7 +74,8 @@ class Surroundings:
 class Instance:
     def __init__(self, around: Surroundings, number: int, lasting: bool) -> None:
         """`lasting`: a server, whose file outlives its process; otherwise a Lambda function's instance."""
-        self.name = f"{'server' if lasting else 'lambda'}{number}"
+        self._paging = None if lasting else drawn_paging(around.bucket.pages)
+        self.name = f"{'server' if lasting else 'paged' if self._paging else 'lambda'}{number}"
         self._around = around
         self._scheduler = around.scheduler
         self._model = around.model
@@ -80,6 +89,7 @@ class Instance:
         self._clock: SimulatedClock | None = None
         self._connection: Connection | None = None
         self._replica: Replica | None = None
+        self._page_reads: PageReads | None = None
         self._idle = False
         self._swapping = False
         self._frozen = False
@@ -99,6 +109,10 @@ class Instance:
     @property
     def is_running(self) -> bool:
         return self._replica is not None
+
+    @property
+    def is_paged(self) -> bool:
+        return self._paging is not None
 
     @property
     def is_opening(self) -> bool:
@@ -191,6 +205,7 @@ class Instance:
             random.Random(self._rng.getrandbits(64)),
             parallel=1,
         )
+        self._page_reads = PageReads(log, self._around.bucket, self._around.counts)
         self._replica = Replica(
             self._directory / "app.db",
             log,
@@ -200,6 +215,7 @@ class Instance:
             rng=random.Random(self._rng.getrandbits(64)),
             swap=self._swap,
             schema=SimulatedSchema(),
+            paging=self._paging,
         )
         _after(self._replica.at_rest.position_file, "note", self._noted)
         _after(self._replica.file, "_on_commit", self._committed)
@@ -211,15 +227,26 @@ class Instance:
             if self._open(self._replica):
                 self._serve()
             self._replica.close(self._clock.now())
+            self._check_alive()
             if not self._lasting:
                 self._directory = self._new_directory()
         finally:
             replica, self._replica = self._replica, None
-            replica.file.close()  # all that is left to do for a process that was killed
+            self._leave(replica)
             self.take_note_of_kept_files(old)
             if self._directory != old:
                 shutil.rmtree(old)
             self._scheduler.at(min(2.0**self._failed_starts, 40_000) * self._rng.random(), self.start)
+
+    def _leave(self, replica: Replica) -> None:
+        """All that is left to do for a process that was killed."""
+        if not self._paging:
+            replica.file.close()
+            return
+        assert self._page_reads
+        with self._page_reads.at_once(), suppress(apsw.Error):
+            replica.file.close()
+        replica.at_rest.close(None, replica.file.known)
 
     def _open(self, replica: Replica) -> bool:
         self._begin()
@@ -230,8 +257,10 @@ class Instance:
             replica.open()
             self._connection.opening = self._operator.keeps_off = False
             self._connection.has_seen_log = True
-            replica.write(create_schema, self._clock.now() + _START_SECONDS, self._clock.now())
+            if not has_schema(replica.reader):
+                replica.write(create_schema, self._clock.now() + _START_SECONDS, self._clock.now())
         except ServiceError as error:
+            self._check_alive()
             self._check_excused(error, self._begun)
             self._say(f"cannot start: {_named(error)}")
             self._around.counts["failed starts"] += 1
@@ -258,7 +287,13 @@ class Instance:
             try:
                 self.pause(0.0)
                 self._checkpoint_by_chance()
-                self._read(request) if isinstance(request, Read) else self._write(group)
+                match request:
+                    case Read():
+                        self._read(request)
+                    case Vacuum():
+                        self._vacuum()
+                    case Write():
+                        self._write(group)
                 self._watch_by_chance()
             except Crash:
                 self._around.counts["cut off by a crash"] += 1
@@ -267,7 +302,7 @@ class Instance:
     def _checkpoint_by_chance(self) -> None:
         """Without waiting for so many frames that SQLite does it, so that logs are begun anew often."""
         if self._replica and self._can_be_read() and self._rng.random() < 0.2:
-            with suppress(DatabaseLocked, apsw.BusyError):
+            with suppress(DatabaseLocked, apsw.BusyError, StoreUnavailable, StoreRefused):
                 self._replica.file.checkpoint()
 
     def _watch_by_chance(self) -> None:
@@ -382,8 +417,11 @@ class Instance:
 
     def _answer_read(self, request: Read) -> None:
         assert self._replica
-        shown = self._replica.visible.txid
-        state = self._state_seen()
+        try:
+            shown, state = self._shown(request)
+        except ServiceError as error:  # a page that cannot be read
+            self._refused(error)
+            return
         if state is None:
             self._answer_later(request)
             return
@@ -394,6 +432,20 @@ class Instance:
         self._around.tokens.append(token)
         self._around.counters.append(state.counter)
         self._around.counts["reads"] += 1
+
+    def _shown(self, request: Read) -> tuple[int, State | None]:
+        """The TXID that the answer names, and what it shows; as the service, on a newer snapshot where the one whose
+        pages are read has gone.
+        """
+        assert self._replica
+        try:
+            return self._replica.visible.txid, self._state_seen(1.0)
+        except SnapshotGone:
+            self._replica.lose_pages()
+        self._say("opens a newer snapshot")
+        assert self._clock
+        self._replica.refresh(self._clock.at(request.arrived) - request.freshness, request.at_least)
+        return self._replica.visible.txid, self._state_seen(1.0)
 
     def _answer_later(self, request: Read) -> None:
         """Another program has taken away what the request asks for, and the service puts it back when it looks."""
@@ -408,15 +460,24 @@ class Instance:
                 return
         self._enqueue(request)
 
-    def _state_seen(self) -> State | None:
-        """None for what only another program can have made of the file."""
+    def _state_seen(self, thoroughly: float = 0.0) -> State | None:
+        """None for what only another program can have made of the file. `thoroughly`: how often all of a paged file is
+        compared, at most.
+        """
         assert self._replica
         try:
-            return state_in(self._replica.reader)
+            state = state_in(self._replica.reader)
+            if self._paging:
+                check_by_chance(self._replica, self._model, self._around.bucket.pages, thoroughly)
+        except ServiceError:
+            self._check_alive()
+            raise
         except (apsw.Error, peewee.DatabaseError):
+            self._check_alive()
             if not self._touches:
                 raise
             return None
+        return state
 
     def _write(self, group: list[Write]) -> None:
         assert self._replica
@@ -428,6 +489,7 @@ class Instance:
             attempts.append(group_module.Write(write, self._clock.at(write.arrived) - write.freshness, write.at_least))
         touches = self._touches
         self._replica.write_together(attempts, _COMMIT_SECONDS)
+        self._check_alive()
         if touches == self._touches and not any(attempt.error for attempt in attempts):
             self._touches = 0  # what was there has been stored before
         if any(attempt.error for attempt in attempts):
@@ -436,6 +498,17 @@ class Instance:
         for write, attempt in zip(group, attempts, strict=True):
             self._conclude(write, attempt, len(group) > 1)
             self._around.counts["run again"] += max(write.runs - 1, 0)
+
+    def _vacuum(self) -> None:
+        assert self._replica
+        assert self._clock
+        self._model.mangled()
+        try:
+            self._replica.run_alone(_vacuum, self._clock.now() + _COMMIT_SECONDS)
+            self._around.counts["vacuums"] += 1
+        except ServiceError as error:
+            self._refused(error)
+            self._owed = max(error.txid if isinstance(error, CommitOutcomeUnknown) else 0, self._owed)
 
     def _conclude(self, write: Write, attempt: group_module.Write, shared: bool) -> None:
         match attempt.error:
@@ -483,6 +556,7 @@ class Instance:
 
     def _answered(self, event: str, asked: float = float("-inf"), trusting: bool = False) -> float:
         """`asked`: since when the store must have been there; `trusting`: whoever has asked allows some age."""
+        self._check_alive()
         self._say(event)
         assert self._connection
         if self._around.bucket.emptied_since < asked and not self._around.bucket.has_snapshot:
@@ -493,6 +567,7 @@ class Instance:
         return self._scheduler.now()
 
     def _refused(self, error: ServiceError, begun: float | None = None) -> None:
+        self._check_alive()
         self._check_excused(error, self._begun if begun is None else begun)
         self._say(f"refuses: {_named(error)}")
         self._around.counts["refused"] += 1
@@ -507,6 +582,9 @@ class Instance:
         excused = self._naps > 1 or emptied or bucket.is_replaced
         if isinstance(error, LogDamaged | DatabaseDamaged) and not excused:
             raise Violation(f"false alarm: {error}") from error
+        in_time = self._scheduler.now() < begun + _COMMIT_SECONDS
+        if isinstance(error, SnapshotGone) and in_time and not (excused or self._naps):
+            raise Violation(f"liveness: there is a newer snapshot: {error}") from error
 
     def _is_fresh_for(self, request: Read) -> bool:
         if not self._replica or not self._clock or not self._can_be_read():
@@ -518,21 +596,30 @@ class Instance:
 
     def _look(self, share: float = _PEEKS) -> None:
         """Read over the other connection, in the middle of whatever is going on."""
+        assert self._page_reads
+        if self._page_reads.is_under_way:  # there is one connection that reads, and it may be at it
+            return
         if self._rng.random() < share and self._can_be_read():
             assert self._replica
             self._around.counts["looks"] += 1
             try:
-                shown = self._replica.visible.txid
-                state = self._state_seen()
-                if state is not None:
-                    self._model.looked(state, shown)
-                    self._model.named(state, self._replica.stored.txid)
+                with self._page_reads.at_once(), suppress(SnapshotGone):
+                    shown = self._replica.visible.txid
+                    state = self._state_seen()
+                    if state is not None:
+                        self._model.looked(state, shown)
+                        self._model.named(state, self._replica.stored.txid)
             except Violation as error:
                 self._scheduler.fail(error)  # raised here it would go through the code under test
 
     def _say(self, event: str) -> None:
         # Whatever differs from run to run must not be in the trace
         self._scheduler.say(self.name, event.replace(str(self._around.root), ""))
+
+    def _check_alive(self) -> None:
+        """SQLite has made an error of its own of it that the process was killed while it waited for a page."""
+        if running := self._scheduler.running:
+            running.check_alive()
 
     def _drawn_skew(self) -> float:
         return self._rng.choice((0.0, 1.0, 100.0, 36_000.0)) * self._rng.uniform(-1, 1)
@@ -575,6 +662,10 @@ def _tear(wal: Path, rng: random.Random) -> None:
         else:
             file.seek(size - torn)
             file.write(rng.randbytes(min(torn, 512)))
+
+
+def _vacuum(database: peewee.Database) -> None:
+    database.execute_sql("VACUUM")
 
 
 def _named(error: Exception) -> str:

@@ -21,6 +21,7 @@ from tests.simulation.store import Connection, FaultyStore
 
 RUN = 4  # of commits, and of runs
 _KEEP = Keep(commits=timedelta(hours=24), runs=timedelta(days=2), daily=timedelta(days=4))
+_KEEP_LITTLE = Keep(commits=timedelta(hours=24), runs=timedelta(hours=24), daily=timedelta(hours=24))
 _BUDGETS = (0.05, 1.0, 60.0, float("inf"))  # seconds
 
 
@@ -67,7 +68,7 @@ class Maintainer:
                 Retention(timedelta(days=7), timedelta(days=30)),
                 now=lambda: datetime.fromtimestamp(EPOCH + self._scheduler.now(), UTC),
             ),
-            _KEEP,
+            _KEEP_LITTLE if self._around.bucket.keeps_little else _KEEP,
             self._clock,
             self._scratch,
         )

@@ -148,7 +148,8 @@ class Task:
         except Crash:
             pass
         except BaseException as error:  # carried to the scheduler's thread, which raises it
-            self._scheduler.fail(error)
+            if not self._dead:  # or SQLite has made an error of its own of Crash
+                self._scheduler.fail(error)
         finally:
             self.ended = True
             self._scheduler.back.release()

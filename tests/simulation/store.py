@@ -15,6 +15,7 @@ from infra.storage.object_store import ObjectInfo
 from tests.simulation import client_errors
 from tests.simulation.client_errors import URL, Request, request_for, translated
 from tests.simulation.scheduler import EPOCH, Crash, Scheduler, Violation
+from tests.simulation.spoilt import KINDS, SIDECAR, SNAPSHOT, damaged, spoilt
 
 T = TypeVar("T")
 
@@ -34,6 +35,8 @@ class Bucket:
         self.is_atomic = True  # otherwise it looks, and stores a moment later
         self.skew = 0.0  # seconds by which its clock is wrong
         self.listings = random.Random(scheduler.seed)  # of its own: it changes nothing else
+        self.pages = random.Random(f"pages {scheduler.seed}")  # the same, for what is read page by page
+        self.keeps_little = self.pages.random() < 0.5  # no snapshot for longer than a commit
         self.moves = 0  # how often all of it was moved away or put back
         self.emptied_since = float("inf")
         self.last_emptied = float("-inf")  # when it last was
@@ -77,13 +80,17 @@ class Bucket:
     @property
     def has_snapshot(self) -> bool:
         """Also one that a run of maintenance has stored after all else was moved away: then there is a log again."""
-        return any(name.startswith("0009/") for name in self._objects)
+        return any(name.startswith("0009/") and name.endswith(SNAPSHOT) for name in self._objects)
 
     def replace_by_another_history(self) -> None:
-        """As long as the one that was here, with the same pages, by others."""
+        """As long as the one that was here, with the same pages, by others, who have left the sidecars."""
         commits = [body for name, (body, _) in sorted(self._objects.items()) if name.startswith("0000/")]
-        merged = [body for name, (body, _) in sorted(self._objects.items()) if name.startswith("0009/")]
-        self._objects.clear()
+        merged = [
+            body
+            for name, (body, _) in sorted(self._objects.items())
+            if name.startswith("0009/") and name.endswith(SNAPSHOT)
+        ]
+        self._objects = {name: found for name, found in self._objects.items() if name.endswith(SIDECAR)}
         self.is_replaced = True
         predecessor = 0
         for level, body in [*((9, body) for body in merged[-1:]), *((0, body) for body in commits)]:
@@ -145,17 +152,20 @@ class Faults:
     still: float = 0.0  # a freeze stops the clocks of the machine as well
     leap: float = 0.0  # of a machine's clock, at a pause
     operator: float = 0.0  # another program at the file of a server, at a pause
+    spoilt_sidecar: float = 0.0  # of what one reader finds
+    damaged_range: float = 0.0  # a part of a snapshot is not what it was: but it is when it is read once more
 
     @classmethod
-    def drawn(cls, rng: random.Random, listings: random.Random) -> "Faults":
+    def drawn(cls, rng: random.Random, listings: random.Random, pages: random.Random) -> "Faults":
         """Few kinds, but often: what only several of one kind together bring about shows itself, too."""
-        kinds = sorted(cls.__dataclass_fields__.keys() - {"long_listing"})
+        kinds = sorted(cls.__dataclass_fields__.keys() - {"long_listing", "spoilt_sidecar", "damaged_range"})
         drawn = {kind: rng.uniform(0.01, 0.15) if rng.random() < 0.4 else 0.0 for kind in kinds}
         still = rng.choice((0.0, 0.5, 1.0))
         misleading = rng.choice((0.0, 0.3, 0.8))
         rarer = {"crash": drawn["crash"] / 6, "freeze": drawn["freeze"] / 4, "still": still, "leap": drawn["leap"] / 10}
         long_listing = listings.choice((0.0, 0.0, 0.0, 0.5, 1.0))
-        return cls(**drawn | rarer | {"misleading": misleading, "long_listing": long_listing})
+        paged = {"spoilt_sidecar": pages.choice((0.0, 0.5)), "damaged_range": pages.choice((0.0, 0.1, 0.5))}
+        return cls(**drawn | rarer | paged | {"misleading": misleading, "long_listing": long_listing})
 
     def stop(self) -> None:
         for kind in self.__dataclass_fields__:
@@ -184,6 +194,7 @@ class Connection:
     has_seen_log: bool = False  # only then can it know that an empty listing is wrong
     emptied_at: float = field(default=float("-inf"))  # the last listing found nothing, at this time; or -inf
     last_emptied: float = field(default=float("-inf"))  # when any listing last found nothing
+    was_damaged: bool = False  # what was read last of a snapshot
 
 
 class FaultyStore:
@@ -259,7 +270,7 @@ class FaultyStore:
         self._travel(request)
 
     def read(self, name: str) -> Iterator[bytes]:
-        body = self._answer("read", name, lambda: self._bucket.content(name))
+        body = self._answer("read", name, lambda: self._found(name))
         if self._drawn("cut"):
             yield body[: self._rng.randrange(len(body))]
             self._travel()
@@ -269,7 +280,18 @@ class FaultyStore:
         yield body[middle:]
 
     def read_range(self, name: str, begin: int, end: int) -> bytes:
-        return self._answer("read the head of", name, lambda: self._bucket.read_range(name, begin, end))
+        found = self._answer(f"read {begin}-{end} of", name, lambda: self._bucket.read_range(name, begin, end))
+        connection, chance = self._connection, self._bucket.pages
+        connection.counts["page reads"] += begin > 0
+        connection.was_damaged = (
+            begin > 0 and not connection.was_damaged and chance.random() < connection.faults.damaged_range
+        )
+        if not connection.was_damaged:
+            return found
+        connection.counts["damaged ranges"] += 1
+        self._say(f"damaged {name}")
+        at = chance.randrange(begin + 1)
+        return damaged(found, lambda: self._bucket.read_range(name, at, at + end - begin), chance)
 
     def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
         found = self._answer("read the end of", name, lambda: self._bucket.read_end(name, size))
@@ -302,6 +324,22 @@ class FaultyStore:
 
     def remove_unfinished(self) -> None:
         pass
+
+    def _found(self, name: str) -> bytes:
+        """An object, or what is in the place of a sidecar."""
+        found, chance = self._bucket.content(name), self._bucket.pages
+        self._connection.counts["sidecar reads"] += name.endswith(SIDECAR)
+        if not name.endswith(SIDECAR) or chance.random() >= self._connection.faults.spoilt_sidecar:
+            return found
+        kind = chance.choice(KINDS)
+        self._connection.counts["spoilt sidecars"] += 1
+        self._say(f"{kind} {name}")
+        if kind == "gone":
+            raise ObjectMissing(name)
+        snapshot = self._bucket.content(name.replace(SIDECAR, SNAPSHOT))
+        sidecars = [info.name for info in self._bucket.objects("0009") if info.name.endswith(SIDECAR)]
+        others = [self._bucket.content(other) for other in sidecars if other != name]
+        return spoilt(kind, found, snapshot, others, chance)
 
     def _mixed(self, before: list[ObjectInfo], after: list[ObjectInfo]) -> list[ObjectInfo]:
         """Of what came or went while the store listed, some."""

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,16 @@ from pathlib import Path
 import apsw
 
 from core.errors import CommitNotStored, LogDamaged, TxidNotKept
-from infra.commitlog import CommitLog, Replica, ltx
+from infra.commitlog import CommitLog, Paging, Replica, ltx
 from infra.commitlog.chain import chain, restorable
-from tests.simulation.instance import Instance, Stop, Surroundings
+from infra.commitlog.paging.page_index import PageIndex
+from infra.commitlog.upkeep import sidecars
+from tests.simulation.instance import Instance, Stop, Surroundings, Vacuum
 from tests.simulation.maintenance import RUN, Maintainer
 from tests.simulation.model import Model
-from tests.simulation.scheduler import Scheduler, SimulatedClock, Violation
+from tests.simulation.paged import check_pages, small_blocks
+from tests.simulation.scheduler import EPOCH, Scheduler, SimulatedClock, Violation
+from tests.simulation.spoilt import flipped
 from tests.simulation.store import Bucket, Faults
 from tests.simulation.workload import Read, Write, state_of
 
@@ -26,6 +30,7 @@ _MEMORY = Path("/dev/shm")
 _GAPS = (5.0, 400.0, 3 * 3600.0, 26 * 3600.0, 50 * 3600.0)
 _SPANS = (1.0, 10.0, 120.0)
 _A_DAY = 24.5 * 3600
+_TURNS = 3  # of all clients, for whose writes all instances contend at once
 _MOST_READS = 1 + 4 * (RUN - 1) + RUN - 1
 
 
@@ -41,7 +46,11 @@ class Result:
 def simulate(seed: int, tell: Callable[[str], None] | None = None) -> Result:
     """Never raises what the simulation finds; `tell` gets every line of the trace."""
     root = Path(tempfile.mkdtemp(prefix="simulation-", dir=_MEMORY if _MEMORY.is_dir() else None))
-    scheduler = Scheduler(seed, tell)
+    with small_blocks(random.Random(f"blocks {seed}")):
+        return _simulated(Scheduler(seed, tell), root)
+
+
+def _simulated(scheduler: Scheduler, root: Path) -> Result:
     world = World(scheduler, root)
     failure = ""
     try:
@@ -53,7 +62,7 @@ def simulate(seed: int, tell: Callable[[str], None] | None = None) -> Result:
     finally:
         scheduler.stop()
         shutil.rmtree(root, ignore_errors=True)
-    return Result(seed, world.counts, scheduler.digest(), failure, tuple(scheduler.trace) if failure else ())
+    return Result(scheduler.seed, world.counts, scheduler.digest(), failure, tuple(scheduler.trace) if failure else ())
 
 
 class World:
@@ -68,7 +77,7 @@ class World:
             scheduler,
             self._bucket,
             self._model,
-            Faults.drawn(rng, self._bucket.listings),
+            Faults.drawn(rng, self._bucket.listings, self._bucket.pages),
             self.counts,
             root,
             root / "backups",
@@ -81,6 +90,7 @@ class World:
         self._instances = [
             Instance(self._around, number, rng.random() < servers) for number in range(1, rng.randint(1, 5) + 1)
         ]
+        self._is_vacuumed = self._bucket.pages.random() < 0.2
         self._writes = 0
         self._with_key: list[Write] = []
         self._maintenances = 0
@@ -95,6 +105,9 @@ class World:
         self.counts["leftovers"] = len(self._model.leftovers)
         self._check_restores()
         self._check_maintenance()
+        self._check_sidecars()
+        if self._bucket.pages.random() < 0.3:
+            self._check_damage_is_no_answer()
         for instance in self._instances:
             instance.take_note_of_kept_files()
         self._model.check_writes_of_others()
@@ -121,10 +134,21 @@ class World:
                 self._scheduler.at(moment + span + self._rng.random() * gap, self._recycle)
             if self._rng.random() < 0.1:
                 self._scheduler.at(moment + span * self._rng.random(), self._empty)
+            if self._is_vacuumed:
+                self._scheduler.at(moment + self._bucket.pages.random() * (span + gap), self._vacuum)
+            if any(instance.is_paged for instance in self._instances):
+                self._plan_snapshots(moment, span, gap)
             if self._bucket.listings.random() < self._around.faults.long_listing / 2:
                 self._plan_listings(moment + span)
             moment += span + gap
         self._scheduler.at(moment, self._around.faults.stop)
+
+    def _plan_snapshots(self, begin: float, span: float, gap: float) -> None:
+        """For who reads only them, and not in the time of the others: also when hardly any run of maintenance ends."""
+        chance = self._bucket.pages
+        for _ in range(chance.randint(0, 3)):
+            moment = begin + span * chance.random() + chance.choice((0, 0, gap)) * chance.random()
+            self._scheduler.at(moment, self._maintain_in_peace)
 
     def _plan_listings(self, begin: float) -> None:
         """While others write."""
@@ -199,15 +223,21 @@ class World:
     def _submit(self, instance: Instance) -> None:
         instance.submit(self._drawn_request(False))
 
-    def _maintainer(self, thorough: bool) -> Maintainer:
+    def _maintainer(self, thorough: bool, around: Surroundings | None = None) -> Maintainer:
         self._maintenances += 1
-        return Maintainer(self._around, self._maintenances, thorough)
+        return Maintainer(around or self._around, self._maintenances, thorough)
 
     def _maintain(self) -> None:
         self._maintainer(False).start()
 
+    def _maintain_in_peace(self) -> None:
+        self._maintainer(True, replace(self._around, faults=Faults())).start()
+
     def _recycle(self) -> None:
         self._rng.choice(self._instances).submit(Stop())
+
+    def _vacuum(self) -> None:
+        self._bucket.pages.choice(self._instances).submit(Vacuum())
 
     def _empty(self) -> None:
         """Somebody moves the log away, and puts it back some time later."""
@@ -246,9 +276,10 @@ class World:
                 self._scheduler.run()
                 if self.counts["answered"] == before:
                     raise Violation(f"liveness: {instance.name} does not answer although nothing is wrong any more")
-        for write in self._with_key:
-            self._send_again(write)
-        self._scheduler.run()
+        for _ in range(_TURNS):
+            for write in self._with_key:
+                self._send_again(write)
+            self._scheduler.run()
         self._model.check_done(self._with_key)
 
     def _check_restores(self) -> None:
@@ -280,6 +311,50 @@ class World:
         if len(plan) > _MOST_READS:
             raise Violation(f"a start reads {len(plan)} objects of TXID 1-{self._model.chain.head}")
         self._check_restores()
+
+    def _check_sidecars(self) -> None:
+        """The newest snapshot has the one that it should have, and none is there that has long been without its own."""
+        log = self._plain_log(self._bucket)
+        newest, has_sidecar = log.objects.snapshots()[0]
+        if sidecars.pays(newest):
+            if not has_sidecar:
+                raise Violation("sidecars: the newest snapshot has none")
+            body = self._bucket.content(log.objects.names.name_of(newest))
+            PageIndex.decode(log.objects.sidecar(newest)).check_is_of(lambda: [body])
+        snapshots = {item.max_txid for item, _ in log.objects.snapshots()}
+        for item in log.objects.sidecars():
+            age = EPOCH + self._scheduler.now() + self._bucket.skew - item.modified.timestamp()
+            if item.max_txid not in snapshots and age > _A_DAY:
+                raise Violation(f"sidecars: one has been without its snapshot for {age:.0f} s: TXID {item.max_txid}")
+
+    def _check_damage_is_no_answer(self) -> None:
+        """Somebody flips a bit of the newest snapshot, or of its sidecar, and an instance begins to read its pages."""
+        log, chance = self._plain_log(self._bucket), self._bucket.pages
+        newest, has_sidecar = log.objects.snapshots()[0]
+        name = log.objects.names.name_of(newest)
+        if is_sidecar := has_sidecar and chance.random() < 0.5:
+            name = log.objects.names.sidecar_of(newest)
+        sound = self._bucket.content(name)
+        self._bucket.put(name, flipped(sound, chance))
+        try:
+            self._check_shown_page_by_page(log)
+        except LogDamaged as error:
+            if is_sidecar or name not in str(error):
+                raise Violation(f"I8: {name} is damaged, and what is said of it is: {error}") from error
+        finally:
+            self._bucket.put(name, sound)
+
+    def _check_shown_page_by_page(self, log: CommitLog) -> None:
+        clock = SimulatedClock(self._scheduler, 0.0, lambda seconds: None)
+        directory = self._around.root / "damaged"
+        directory.mkdir()
+        replica = Replica(directory / "app.db", log, clock, lasting=False, paging=Paging(above=0, cache=0))
+        try:
+            replica.open()
+            replica.refresh(clock.now())
+            check_pages(replica, self._model)
+        finally:
+            replica.close()
 
     def _check_restored(self, path: Path, txid: int) -> None:
         image = bytearray(path.read_bytes())

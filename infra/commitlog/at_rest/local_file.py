@@ -128,7 +128,7 @@ class LocalFile:
         """Ask whether so much of a paged file was changed that it would take less room on a newer snapshot, and whether
         there is one. The store is asked once for each time that it has grown by a quarter.
         """
-        if self._snapshot is None:
+        if self._snapshot is None or not self.path.exists():  # the store has failed while it was opened anew
             return False
         taken = self.path.stat().st_blocks * _BLOCK
         if taken <= self._room:

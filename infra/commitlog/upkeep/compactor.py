@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from infra.commitlog.create_probe import RACED
 from infra.commitlog.dates import Misdated, corrected, latest, misdated
 from infra.commitlog.log import CommitLog
 from infra.commitlog.objects import RUN, SNAPSHOTS, Listing
-from infra.commitlog.raw_file import differing_pages, page_size_of
+from infra.commitlog.raw_file import pages_of
 from infra.commitlog.upkeep.merge import write_merged, write_snapshot
 from infra.commitlog.upkeep.retention import ExpiredObject
 from infra.commitlog.upkeep.sidecars import Sidecars, pays
@@ -243,10 +244,22 @@ class Compactor:
         """Look whether `mend_sidecars` would make one now."""
         return self._sidecars.is_missed(newest)
 
-    def is_image_of(self, snapshot: LogObject, image: Path, copy: Path, progress: Progress = no_progress) -> bool:
-        """Read a snapshot back into a new file, `copy`, and say whether that has the same pages as `image`."""
-        self.log.restore(copy, snapshot.max_txid, progress, snapshot)
-        return not differing_pages(image, copy, page_size_of(image))
+    def is_image_of(self, snapshot: LogObject, image: Path, progress: Progress = no_progress) -> bool:
+        """Read a snapshot back, and say whether it has the very pages of `image`. Raises LogDamaged when it is not
+        whole, ObjectMissing when it is gone.
+        """
+
+        def chunks() -> Iterator[bytes]:
+            done = 0
+            for chunk in self.log.objects.chunks(snapshot):
+                done += len(chunk)
+                progress("restore", done, snapshot.size)
+                yield chunk
+
+        with self.log.objects.named_in_damage(snapshot):
+            reader = ltx.Reader(chunks())
+            own = pages_of(image, reader.header.page_size)
+            return all(one == two for one, two in zip_longest(reader.pages(), own))
 
     def _create(self, level: int, header: ltx.Header, path: Path) -> None:
         """Whoever else makes an object of this name makes the same, so that it does no harm to replace it."""
