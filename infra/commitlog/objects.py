@@ -32,6 +32,9 @@ RUN = 16  # objects of a level in one of the level above; see upkeep/compactor.p
 PARALLEL_READS = 8
 SMALL = 1024 * 1024  # bytes that surely pass within the quick store's time-out
 
+# What a sidecar has at most: 8 MiB of upper pages, and of each block, which has 260 bytes at least, 12
+_MOST_SIDECAR = 16 * 1024 * 1024
+_PARTS_OF_SNAPSHOT = 20
 _READ_ATTEMPTS = 2
 _BUCKETS_LEVEL = re.compile("000[0-9]")
 _OBJECT, _SIDECAR = ".ltx", ".pages"  # how their names end
@@ -233,8 +236,20 @@ class Objects(Listing):
         return f"{self.url}/{self.names.name_of(item)}"
 
     def sidecar(self, snapshot: LogObject) -> bytes:
-        """Read what lies beside a snapshot, unchecked; see PageIndex. Raises ObjectMissing."""
-        return self._retrying(lambda: b"".join(self._bulk.read(self.names.sidecar_of(snapshot))))
+        """Read what lies beside a snapshot, unchecked; see PageIndex. Raises ObjectMissing, and LogDamaged, with a
+        predicate for a message, for more than a sidecar of such a snapshot can have.
+        """
+        most = _MOST_SIDECAR + snapshot.size // _PARTS_OF_SNAPSHOT
+
+        def read() -> bytes:
+            found = bytearray()
+            for chunk in self._bulk.read(self.names.sidecar_of(snapshot)):
+                found += chunk
+                if len(found) > most:
+                    raise LogDamaged(f"has more than {most:,} bytes, which is too much for such a snapshot")
+            return bytes(found)
+
+        return self._retrying(read)
 
     def checksum(self, item: LogObject) -> int:
         """Read the file checksum of an object, as its last bytes say. Raises ObjectMissing."""

@@ -36,7 +36,7 @@ class NewestSnapshot:
         self.pages_per_block = index.pages_per_block
         self.block_of = index.block_of
         self.span = index.span
-        self.upper = index.upper
+        self._has_upper = True
 
     @property
     def header(self) -> ltx.Header:
@@ -45,6 +45,15 @@ class NewestSnapshot:
     @property
     def position(self) -> Position:
         return self._index.position
+
+    def upper(self, number: int) -> bytes | None:
+        """Return the content of an upper page, None if the index has it not, or not in a way that can be used."""
+        try:
+            return self._index.upper(number) if self._has_upper else None
+        except LogDamaged as error:
+            self._has_upper = False  # a block has it, too
+            logger.warning("the sidecar of %s %s", self._objects.url_of(self.item), error)
+            return None
 
     def fetch(self, begin: int, end: int) -> bytes:
         """Read the object's bytes from one offset to before another, unchecked."""

@@ -37,9 +37,9 @@ class PageCache:
         return found
 
     def put(self, block: int, content: bytes) -> None:
-        """Keep a block; where the disk is full only in the place of another one, and without one not at all."""
+        """Keep a block; where the disk has little room only in the place of another one, and without one not at all."""
         if self._begun < self.slots:
-            if self._write(block, self._begun, content):
+            if self._leaves_room() and self._write(block, self._begun, content):
                 self._begun += 1
                 return
             self.slots = self._begun
@@ -54,6 +54,11 @@ class PageCache:
         os.close(self._file)
         with suppress(OSError):  # of a private directory, which may be gone
             self._path.unlink(missing_ok=True)
+
+    def _leaves_room(self) -> bool:
+        """Whether the disk has as much left as the file takes, with one slot more: the database is to grow, too."""
+        disk = os.fstatvfs(self._file)
+        return disk.f_bavail * disk.f_frsize >= (self._begun + 2) * self._block_size
 
     def _write(self, block: int, slot: int, content: bytes) -> bool:
         begin = slot * self._block_size

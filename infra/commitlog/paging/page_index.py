@@ -71,8 +71,11 @@ class PageIndex:
         self._states = array(_U64, [go_iso(head)]) + states  # before each, and after the last one
         self._upper = upper or UpperPages(array(_U32), [], self.header.page_size)
         pages = self._place(self.header.size) + 1 if self.header.size else 0
-        if not self.header.is_snapshot or -(-pages // self.pages_per_block) != self.blocks:
+        if not pages or not self.header.is_snapshot or -(-pages // self.pages_per_block) != self.blocks:
             raise LogDamaged(f"has {self.blocks} blocks for {pages} pages")
+        heads = _PAGE.size * self.pages_per_block
+        if min(lengths[:-1], default=heads) < heads or lengths[-1] < _PAGE.size:
+            raise LogDamaged("has a block with fewer bytes than its pages take")
         if self._offsets[-1] > object_size:
             raise LogDamaged(f"has blocks up to {self._offsets[-1]:,} in an object of {object_size:,} bytes")
 

@@ -17,6 +17,8 @@ from infra.commitlog.paging.page_index import PageIndex
 from infra.commitlog.soundness import soundness_of
 from infra.progress import Progress, no_progress
 
+_MADE_ANEW = "maintenance makes that of the newest snapshot anew"
+
 
 @dataclass(slots=True)
 class Findings:
@@ -85,8 +87,7 @@ def _check_sidecars(objects: Objects, findings: Findings) -> None:
     for item in (item for item, has_sidecar in snapshots if has_sidecar):
         with suppress(ObjectMissing):  # deleted by maintenance meanwhile
             if wrong := _wrong_with_sidecar(objects, item):
-                use = "reads go without it, and maintenance makes that of the newest snapshot anew"
-                findings.warnings.append(f"{objects.url_of_sidecar(item)} {wrong}: {use}")
+                findings.warnings.append(f"{objects.url_of_sidecar(item)} {wrong}")
     there = {item.max_txid for item, _ in snapshots}
     urls = [objects.url_of_sidecar(item) for item in objects.sidecars() if item.max_txid not in there]
     findings.leftovers += [f"{url} is without its snapshot" for url in urls]
@@ -96,12 +97,12 @@ def _wrong_with_sidecar(objects: Objects, item: LogObject) -> str:
     try:
         index = PageIndex.decode(objects.sidecar(item))
     except LogDamaged as error:
-        return str(error)
+        return f"{error}: reads go without it, and {_MADE_ANEW}"
     with suppress(LogDamaged), closing(objects.read(item)) as change:  # a snapshot's own damage is told already
         try:
             index.check_is_of(change.chunks)
-        except LogDamaged as error:
-            return str(error)
+        except LogDamaged as error:  # whole by its own checksum: nobody else finds out without reading the snapshot
+            return f"{error}: delete it, and {_MADE_ANEW}"
     return ""
 
 

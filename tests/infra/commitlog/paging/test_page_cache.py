@@ -57,6 +57,20 @@ def test_full_disk_makes_it_smaller(cache: PageCache, monkeypatch: pytest.Monkey
     assert (kept(cache), cache.slots) == ([1, 2, 3], 3)
 
 
+def test_it_leaves_as_much_room_as_it_takes(cache: PageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the next write would find none for its WAL."""
+    real, path = os.fstatvfs, tmp_path / "app.db.pages"
+
+    def small(file: int) -> os.statvfs_result:
+        fields = list(real(file))
+        fields[1], fields[4] = BLOCK, 9 - path.stat().st_size // BLOCK  # a disk of nine blocks
+        return os.statvfs_result(fields)
+
+    monkeypatch.setattr(os, "fstatvfs", small)
+    put(cache, *range(8))
+    assert (kept(cache), cache.slots) == ([4, 5, 6, 7], 4)
+
+
 def test_other_faults_of_the_disk_are_raised(cache: PageCache, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(file: int, data: bytes, offset: int) -> int:
         raise OSError(errno.EIO, "broken")

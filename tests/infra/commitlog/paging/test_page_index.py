@@ -218,8 +218,20 @@ def test_reading_through_a_snapshot_keeps_little_of_it() -> None:
         lambda body: body[:128] + struct.pack(">I", 2**32 - 1) + body[132:],
         lambda body: body[:132] + struct.pack(">I", 2**32 - 1) + body[136:],
         lambda body: body[:12] + bytes(100) + body[112:],
+        lambda body: body[:24] + bytes(4) + body[28:128] + bytes(8),
+        lambda body: body[:136] + bytes(4) + body[140:],
     ],
-    ids=["more", "less", "a small object", "other blocks", "many blocks", "many upper pages", "no header"],
+    ids=[
+        "more",
+        "less",
+        "a small object",
+        "other blocks",
+        "many blocks",
+        "many upper pages",
+        "no header",
+        "no pages",
+        "an empty block",
+    ],
 )
 def test_sidecar_that_contradicts_itself_is_noticed(contradict: Callable[[bytes], bytes]) -> None:
     """Though it has the checksum of what it is: somebody else's program may have made it."""

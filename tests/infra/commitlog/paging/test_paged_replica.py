@@ -1,5 +1,6 @@
 """A private file that is opened page by page: the same promises, with a fraction of what is read."""
 
+import struct
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import peewee
 import pytest
+from fastcrc.crc64 import go_iso
 
 from core.errors import LogDamaged, StoreUnavailable, TransactionTooLarge
 from infra.clock import Clock
@@ -191,6 +193,33 @@ def test_sidecar_that_cannot_be_used_is_as_good_as_none(
     ObjectStore(url).put(sidecar, damage)
     instance = paged()
     assert instance.rows("SELECT length(text) FROM t WHERE v = 200") == [600]
+
+
+def test_sidecar_that_is_far_too_large_is_not_read_to_its_end(
+    paged: Callable[..., Instance], url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    [sidecar] = [name for name in names_of(url) if name.endswith(".pages")]
+    ObjectStore(url).put(sidecar, b"LTXPAGES" + bytes(40 * 1024 * 1024))
+    instance = paged()
+    assert f"the sidecar of {url}" in caplog.text
+    assert "has more than 16," in caplog.text
+    assert instance.rows("SELECT length(text) FROM t WHERE v = 200") == [600]
+
+
+def test_upper_pages_that_cannot_be_uncompressed_are_read_as_others(
+    paged: Callable[..., Instance], url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    [sidecar] = [name for name in names_of(url) if name.endswith(".pages")]
+    body = b"".join(ObjectStore(url).read(sidecar))[:-8]
+    blocks, upper = struct.unpack_from(">II", body, 128)
+    groups = 136 + 12 * blocks + 4 * upper + 4 * -(-upper // 16)
+    wrong = body[:groups] + b"x" * len(body[groups:])
+    ObjectStore(url).put(sidecar, wrong + struct.pack(">Q", go_iso(wrong)))
+    instance = paged()
+    assert instance.rows("SELECT length(text) FROM t WHERE v = 200") == [600]
+    assert instance.rows("PRAGMA integrity_check") == ["ok"]
+    said = [line for line in caplog.messages if "cannot be uncompressed" in line]
+    assert [line.startswith(f"the sidecar of {url}") for line in said] == [True]
 
 
 def test_sidecar_of_another_object_is_found_out(
