@@ -11,7 +11,7 @@ from infra.commitlog import ltx
 
 _CHUNK = 1024 * 1024  # bytes
 IN_MEMORY = 16 * _CHUNK
-WRITTEN_AT_ONCE = _CHUNK  # bytes of a file that is written page by page
+_WRITTEN_AT_ONCE = 65536  # bytes; SQLite's file layer takes fewer than 128 KiB, and calls the disk full at more
 MOST_ABSENT = 1024 * _CHUNK  # bytes that an object may add to a database without having them; SQLite writes nearly all
 
 
@@ -126,19 +126,31 @@ def write_pages(file: "BinaryFile", header: ltx.Header, pages: Iterable[tuple[in
 
     Raises LogDamaged when that is far more than the object has: a hole in a file costs nothing, but whoever reads it.
     """
+    page_size = header.page_size
     held, end = before, -1
+    run: list[bytes] = []  # pages that follow each other, to be written in one piece
     for number, page in pages:
-        held += len(page)
-        begin = (number - 1) * header.page_size
+        begin = (number - 1) * page_size
+        held += page_size
         check_absent(begin - held)
-        if begin != end:  # to seek, a file would write out what it has gathered
+        if begin != end:
+            _write_run(file, run)
             file.seek(begin)
-        file.write(page)
-        end = begin + len(page)
-    size = header.size * header.page_size
+        run.append(page)
+        end = begin + page_size
+        if len(run) * page_size >= _WRITTEN_AT_ONCE:
+            _write_run(file, run)
+    _write_run(file, run)
+    size = header.size * page_size
     check_absent(size - held)
     file.truncate(size)
     return size
+
+
+def _write_run(file: "BinaryFile", run: list[bytes]) -> None:
+    if run:
+        file.write(b"".join(run))
+        run.clear()
 
 
 def check_absent(size: int) -> None:

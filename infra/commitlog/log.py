@@ -32,7 +32,6 @@ from infra.clock import Clock
 from infra.commitlog import dates, ltx
 from infra.commitlog.chain import (
     START,
-    WRITTEN_AT_ONCE,
     BinaryFile,
     Change,
     LogObject,
@@ -60,7 +59,7 @@ from infra.commitlog.objects import (
 )
 from infra.commitlog.observer import Observer, Unobserved
 from infra.progress import Progress, no_progress
-from infra.storage.object_store import LARGE_OBJECT_SECONDS, SMALL_OBJECT_SECONDS, ObjectStore
+from infra.storage.object_store import LARGE_OBJECT_SECONDS, READ_AT_ONCE, SMALL_OBJECT_SECONDS, ObjectStore
 
 _PROBES_BEFORE_LISTING = 8
 _PROBES_OF_NEW = 24  # of which the first is made alone, the next 7 side by side, and so the last 16
@@ -118,7 +117,7 @@ class CommitLog:
         `snapshot`: the one to begin with, instead of whatever makes for the fewest reads. What was written so far
         stays there after an error. Raises TxidNotKept.
         """
-        with path.open("xb", buffering=WRITTEN_AT_ONCE) as file:
+        with path.open("xb") as file:
             for look_again in (True, False):
                 try:
                     return self._restore(file, txid, progress, snapshot)
@@ -536,5 +535,5 @@ def open_log(
     """
     observer = observer or Unobserved()
     quick = ObjectStore(url, timeout=SMALL_OBJECT_SECONDS, retries=0, asked=observer.log_asked)
-    bulk = ObjectStore(url, timeout=bulk_timeout, retries=0, asked=observer.log_asked)
+    bulk = ObjectStore(url, timeout=bulk_timeout, retries=0, asked=observer.log_asked, parts_at_once=READ_AT_ONCE)
     return CommitLog(quick, bulk, clock, random.SystemRandom(), observer=observer)

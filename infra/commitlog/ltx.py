@@ -38,6 +38,7 @@ _END_OF_PAGES = bytes(6)
 _LOCK_BYTE = 0x40000000
 _LARGEST_PAGE = 65536
 _SMALLEST_TAIL = 25  # bytes: an empty page index, its size, two checksums
+_SUMMED_AT_ONCE = 256 * 1024  # bytes of pages: a checksum of a page by itself costs eight times as much
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,28 @@ def lock_page(page_size: int) -> int:
     return _LOCK_BYTE // page_size + 1
 
 
+class _Checksum:
+    """The CRC-64 of a file as far as it has been written or read, before its highest bit is set."""
+
+    def __init__(self, head: bytes, page_size: int) -> None:
+        self._value = go_iso(head)
+        self._waiting: list[bytes] = []  # not in it yet
+        self._most_waiting = 2 * max(_SUMMED_AT_ONCE // page_size, 1)
+
+    def add(self, head: bytes, page: bytes) -> None:
+        """Take in a page, uncompressed, and what is before it."""
+        self._waiting += head, page
+        if len(self._waiting) >= self._most_waiting:
+            self.value()
+
+    def value(self) -> int:
+        """Return what it is now."""
+        if self._waiting:
+            self._value = go_iso(b"".join(self._waiting), self._value)
+            self._waiting.clear()
+        return self._value
+
+
 class Writer:
     """Encodes a file piece by piece."""
 
@@ -71,9 +94,14 @@ class Writer:
         self._write = write
         self._index = bytearray()
         self.head = _encode_header(header)
-        self.crc = go_iso(self.head)  # of all that was written, before the highest bit is set
+        self._checksum = _Checksum(self.head, header.page_size)
         self.offset = len(self.head)  # where the next piece begins
         write(self.head)
+
+    @property
+    def crc(self) -> int:
+        """Of all that was written, before the highest bit is set."""
+        return self._checksum.value()
 
     def add(self, number: int, page: bytes) -> None:
         """Append a page. They ascend, leave out the lock page, and are all of them in a snapshot."""
@@ -81,7 +109,7 @@ class Writer:
         head = PAGE_HEAD.pack(number, _SIZE_FOLLOWS, len(block))
         size = len(head) + len(block)
         self._index += _varint(number) + _varint(self.offset) + _varint(size)
-        self.crc = go_iso(head + page, self.crc)
+        self._checksum.add(head, page)
         self.offset += size
         self._write(head + block)
 
@@ -138,9 +166,14 @@ class Reader:
         self._buffer, self._offset = b"", 0
         self._begin = 0  # of the buffer in the file
         self.head = self._take(HEADER_SIZE)
-        self.crc = go_iso(self.head)  # up to the page that was yielded last, before the highest bit is set
         self.header = decode_header(self.head)
+        self._checksum = _Checksum(self.head, self.header.page_size)
         self.checksum = 0  # known when `pages` has run to its end
+
+    @property
+    def crc(self) -> int:
+        """Up to the page that was yielded last, before the highest bit is set."""
+        return self._checksum.value()
 
     @property
     def offset(self) -> int:
@@ -149,36 +182,42 @@ class Reader:
 
     def pages(self) -> Iterator[tuple[int, bytes]]:
         """Yield page number and content, ascending, and check the file checksum after the last."""
-        header = self.header
-        lock = lock_page(header.page_size)
+        header, add = self.header, self._checksum.add
+        lock, head_size, page_size = lock_page(header.page_size), PAGE_HEAD.size, header.page_size
         expected = 1
-        while not (head := self._take(PAGE_HEAD.size)).startswith(_END_OF_PAGES):
+        while True:  # a database has a million of them, so no call is made for a page that need not be
+            if self._offset + head_size > len(self._buffer):
+                self._read_on(head_size)
+            begin = self._offset + head_size
+            head = self._buffer[self._offset : begin]
             number, flags, length = PAGE_HEAD.unpack(head)
+            if not number and not flags:
+                break  # _END_OF_PAGES
             if flags != _SIZE_FOLLOWS:
                 raise LogDamaged(f"has page {number} in an encoding this release does not know (flags {flags:#x})")
             expected += expected == lock
-            if not expected <= number <= header.size or number == lock or (header.is_snapshot and number > expected):
+            if not expected <= number <= header.size or number == lock or (number > expected and header.is_snapshot):
                 raise LogDamaged(f"has page {number} where page {expected} of {header.size} is due")
-            page = self._uncompress(number, length)
-            self.crc = go_iso(page, go_iso(head, self.crc))
+            if length > 2 * _LARGEST_PAGE:
+                raise LogDamaged(f"has {length} bytes for page {number}")
+            if begin + length > len(self._buffer):
+                self._read_on(head_size + length)
+                begin = head_size
+            self._offset = begin + length
+            try:
+                page: bytes = lz4.block.decompress(self._buffer[begin : self._offset], uncompressed_size=page_size)
+            except lz4.block.LZ4BlockError:
+                page = b""
+            if len(page) != page_size:
+                raise LogDamaged(f"has a page {number} that cannot be uncompressed")
+            add(head, page)
             yield number, page
             expected = number + 1
-        self._offset -= PAGE_HEAD.size - len(_END_OF_PAGES)
+        self._offset += len(_END_OF_PAGES)
         expected += expected == lock
         if header.is_snapshot and expected <= header.size:
             raise LogDamaged(f"ends before page {expected} of {header.size}")
         self._check_tail()
-
-    def _uncompress(self, number: int, length: int) -> bytes:
-        if length > 2 * _LARGEST_PAGE:
-            raise LogDamaged(f"has {length} bytes for page {number}")
-        try:
-            page: bytes = lz4.block.decompress(self._take(length), uncompressed_size=self.header.page_size)
-        except lz4.block.LZ4BlockError:
-            page = b""
-        if len(page) != self.header.page_size:
-            raise LogDamaged(f"has a page {number} that cannot be uncompressed")
-        return page
 
     def _check_tail(self) -> None:
         crc, size, last = go_iso(_END_OF_PAGES, self.crc), 0, bytearray(self._buffer[self._offset :])

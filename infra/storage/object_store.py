@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -21,7 +21,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import LocalStore, S3Store
 
 from core.errors import (
@@ -36,6 +42,7 @@ from core.errors import (
 )
 from infra.disk.durable import fsync_directory
 from infra.disk.ownership import give_to_owner_of, if_kept, make_directories, make_directory, why_not_writable
+from infra.storage.side_by_side import side_by_side
 from infra.storage.store_errors import ending_of
 from infra.storage.url import check_endpoint, redacted
 
@@ -44,9 +51,10 @@ SMALL_OBJECT_SECONDS = 3.0  # an ordinary commit
 LARGE_OBJECT_SECONDS = 60.0
 TRANSFER_SECONDS = 600.0  # for a whole download of what is as large as the database, or for one part of an upload
 
-_CHUNK = 4 * 1024 * 1024
+_CHUNK = 4 * 1024 * 1024  # bytes
 _PART = 8 * 1024 * 1024  # of a large upload; S3 takes up to 10,000 of them
 _PARTS_AT_ONCE = 4
+READ_AT_ONCE = 4  # parts of a large download
 _CHECK_SECONDS = 5
 _NAMES_REMEMBERED = 8
 _DEEPEST = 2  # levels of directories: ltx/0
@@ -113,11 +121,13 @@ class ObjectStore:
         timeout: float = LARGE_OBJECT_SECONDS,
         retries: int = 2,
         asked: Asked = nobody_asks,
+        parts_at_once: int = 1,
     ) -> None:
         """Raises SettingsError for an endpoint that is no URL.
 
         `timeout`: seconds for one request with its body. `retries`: how often a passing fault is tried again;
         a caller who must know what became of each create wants none. `asked`: whom to tell of each request.
+        `parts_at_once`: how many requests `read` has under way for an object of a bucket, each for 4 MiB.
         """
         self.url = url.rstrip("/")
         self._asked = asked
@@ -128,6 +138,7 @@ class ObjectStore:
         self._lasting: set[Path] = set()  # directories below it whose names are safe from a power cut
         self._named: tuple[tuple[str, int], ...] = ()  # the newest files of which that is known: name, inode
         self._timeout = timeout
+        self._parts_at_once = parts_at_once
         self._racers: list[ObjectStore] = []
         with self._errors():
             if urlsplit(url).scheme == "file":
@@ -193,7 +204,10 @@ class ObjectStore:
         return won
 
     def read(self, name: str) -> Iterator[bytes]:
-        """The object's bytes in chunks. Raises ObjectMissing."""
+        """The object's bytes in chunks. Raises ObjectMissing, also in the middle where an object comes in parts."""
+        if self._directory is None and self._parts_at_once > 1:
+            yield from self._read_parts(name)
+            return
         with self._request("get") as watch, self._chunks(name) as chunks:
             for chunk in chunks:
                 with watch.paused():
@@ -201,16 +215,10 @@ class ObjectStore:
 
     def read_range(self, name: str, begin: int, end: int) -> bytes:
         """The bytes from offset `begin` to before `end`, or fewer if there are no more. Raises ObjectMissing."""
-        with self._request("get"):
-            if self._directory is not None:
-                with self._opened(name) as descriptor:
-                    return os.pread(descriptor, end - begin, begin)
-            try:
-                return bytes(obstore.get(self._store, name, options={"range": (begin, end)}).bytes())
-            except BaseError as error:
-                if ending_of(str(error)).status == _NO_SUCH_RANGE:
-                    return b""  # there are no more
-                raise
+        if self._directory is None:
+            return self._part(name, begin, end)[0]
+        with self._request("get"), self._opened(name) as descriptor:
+            return os.pread(descriptor, end - begin, begin)
 
     def read_end(self, name: str, size: int) -> tuple[bytes, datetime]:
         """The last `size` bytes, or fewer if there are no more, and when the object was written, by the store's clock.
@@ -271,6 +279,47 @@ class ObjectStore:
                     with suppress(FileNotFoundError):
                         if time.time() - path.stat().st_mtime > _DAY_SECONDS:
                             path.unlink()
+
+    def _read_parts(self, name: str) -> Iterator[bytes]:
+        """Of a bucket's object. The first one says how many more there are, and of which object they must be."""
+        first, size, version = self._part(name, 0, _CHUNK)
+        if len(first) == size:
+            yield first
+            return
+
+        def rest(begin: int) -> bytes:
+            end = min(begin + _CHUNK, size)
+            for last_try in (False, True):
+                try:
+                    part, _, _ = self._part(name, begin, end, version)
+                    if len(part) == end - begin:
+                        return part
+                    raise StoreUnavailable(f"{self.url}/{name}: {len(part)} bytes came where {end - begin} are")
+                except StoreUnavailable:
+                    if last_try:
+                        raise
+            raise AssertionError("unreachable")
+
+        parts = side_by_side(rest, range(len(first), size, _CHUNK), self._parts_at_once)
+        with closing(parts):
+            yield first
+            yield from parts
+
+    def _part(self, name: str, begin: int, end: int, version: str | None = None) -> tuple[bytes, int, str | None]:
+        """Bytes of a bucket's object, fewer if there are no more; the object's size; and what names this version of it.
+        `version`: the one that it has to be, if any.
+        """
+        options: Any = {"range": (begin, end), **({"if_match": version} if version else {})}
+        with self._request("get"):
+            try:
+                found = obstore.get(self._store, name, options=options)
+                return bytes(found.bytes()), found.meta["size"], found.meta["e_tag"]
+            except PreconditionError as error:
+                raise StoreUnavailable(f"{self.url}/{name} was replaced while it was read") from error
+            except BaseError as error:
+                if ending_of(str(error)).status == _NO_SUCH_RANGE:
+                    return b"", 0, None  # there are no more
+                raise
 
     def _raced(self, name: str, body: bytes, start: threading.Barrier) -> bool | StoreError:
         """Whether this one has created it, on a connection that was there before the start."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from infra.commitlog import ltx
-from infra.commitlog.chain import WRITTEN_AT_ONCE, write_pages
+from infra.commitlog.chain import write_pages
 from infra.commitlog.paging.btrees import upper_pages
 from infra.commitlog.paging.page_index import BlockNotes, PageIndex
 from infra.commitlog.paging.upper_pages import UpperPages, compressed
@@ -37,6 +37,6 @@ def index_of(snapshot: Iterable[bytes], image: Path) -> PageIndex:
             blocks.note(number)
             yield number, page
 
-    with image.open("xb", buffering=WRITTEN_AT_ONCE) as file:
+    with image.open("xb") as file:
         write_pages(file, reader.header, noted(), 0)
     return blocks.index(reader.checksum, upper_pages_in(image, reader.header.page_size))

@@ -8,10 +8,12 @@ from operator import itemgetter
 from pathlib import Path
 
 from infra.commitlog import ltx
-from infra.commitlog.chain import WRITTEN_AT_ONCE, Change, Position, check_absent
+from infra.commitlog.chain import Change, Position, check_absent
 from infra.commitlog.paging.page_index import BlockNotes, PageIndex
 from infra.commitlog.paging.sidecar import upper_pages_in
 from infra.commitlog.raw_file import page_size_of, pages_of
+
+_WRITTEN_AT_ONCE = 1024 * 1024  # bytes
 
 _Page = tuple[int, int, bytes]  # number, minus the place of its object among the others, content
 
@@ -32,7 +34,7 @@ def write_merged(changes: Sequence[Change], path: Path, timestamp: int) -> ltx.H
         last.position.checksum,
         last.header.log_id,
     )
-    with path.open("xb", buffering=WRITTEN_AT_ONCE) as file:
+    with path.open("xb", buffering=_WRITTEN_AT_ONCE) as file:
         writer = ltx.Writer(header, file.write)
         for number, page in _merged(changes):
             writer.add(number, page)
@@ -45,7 +47,7 @@ def write_snapshot(image: Path, position: Position, path: Path) -> PageIndex:
     page_size = page_size_of(image)
     size = image.stat().st_size // page_size
     header = ltx.Header(page_size, size, 1, position.txid, position.timestamp, 0, position.checksum, position.log_id)
-    with path.open("xb", buffering=WRITTEN_AT_ONCE) as file:
+    with path.open("xb", buffering=_WRITTEN_AT_ONCE) as file:
         writer = ltx.Writer(header, file.write)
         blocks = BlockNotes(writer)
         for number, page in pages_of(image, page_size):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lz4.block
 import pytest
+from fastcrc.crc64 import go_iso
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from infra.commitlog import ltx
 from infra.commitlog.chain import write_pages
 from infra.commitlog.log import open_log
 from infra.commitlog.ltx import Header, Reader, decode_header, encode, lock_page
+from infra.commitlog.raw_file import RawFile
 
 MIB = 1024 * 1024
 Pages = list[tuple[int, bytes]]
@@ -198,3 +200,38 @@ def test_object_of_a_log_that_makes_a_database_of_terabytes_is_refused_by_name(t
     (directory / f"{2:016x}-{2:016x}.ltx").write_bytes(second)
     with pytest.raises(LogDamaged, match=r"0000000000000002\.ltx makes the database .* longer"):
         open_log(url, Clock()).restore(tmp_path / "app.db")
+
+
+def test_checksum_so_far_is_that_of_all_pages_so_far() -> None:
+    pages = [(number, number.to_bytes(2, "big") * 512) for number in range(1, 1001)]
+    body = bytearray()
+    writer = ltx.Writer(Header(1024, 1000, 1, 1, 0), body.extend)
+    written = []
+    for number, page in pages:
+        writer.add(number, page)
+        written.append((writer.offset, writer.crc))
+    writer.end()
+    reader = Reader(chunked(bytes(body), 777))
+    read = [(reader.offset, reader.crc) for _ in reader.pages()]
+    crc, expected = go_iso(body[: ltx.HEADER_SIZE]), []
+    for (_, page), (offset, _) in zip(pages, [(ltx.HEADER_SIZE, 0), *written], strict=False):
+        crc = go_iso(bytes(body[offset : offset + ltx.PAGE_HEAD.size]) + page, crc)
+        expected.append(crc)
+    assert read == written
+    assert [found for _, found in read] == expected
+
+
+@pytest.mark.parametrize("page_size", [512, 1024, 65536])
+def test_pages_beside_each_other_are_written_where_they_belong(tmp_path: Path, page_size: int) -> None:
+    """By SQLite's file layer as well, which takes no 128 KiB at once."""
+    numbers = [*range(1, 600), 601, 602, *range(700, 1000)]
+    pages = [(number, number.to_bytes(2, "big") * (page_size // 2)) for number in numbers]
+    header = Header(page_size, 1000, 2, 2, 0)
+    path, raw = tmp_path / "app.db", tmp_path / "raw.db"
+    raw.touch()
+    with path.open("xb") as file, RawFile(raw) as raw_file:
+        assert write_pages(file, header, pages, 0) == write_pages(raw_file, header, pages, 0) == 1000 * page_size
+    expected = bytearray(1000 * page_size)
+    for number, page in pages:
+        expected[(number - 1) * page_size : number * page_size] = page
+    assert path.read_bytes() == raw.read_bytes() == expected
