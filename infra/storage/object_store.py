@@ -54,7 +54,8 @@ TRANSFER_SECONDS = 600.0  # for a whole download of what is as large as the data
 _CHUNK = 4 * 1024 * 1024  # bytes
 _PART = 8 * 1024 * 1024  # of a large upload; S3 takes up to 10,000 of them
 _PARTS_AT_ONCE = 4
-READ_AT_ONCE = 4  # parts of a large download
+READ_PART = 2 * 1024 * 1024  # of a large download, bytes; in memory are about four times as many as are under way
+READ_AT_ONCE = 4
 _CHECK_SECONDS = 5
 _NAMES_REMEMBERED = 8
 _DEEPEST = 2  # levels of directories: ltx/0
@@ -127,7 +128,7 @@ class ObjectStore:
 
         `timeout`: seconds for one request with its body. `retries`: how often a passing fault is tried again;
         a caller who must know what became of each create wants none. `asked`: whom to tell of each request.
-        `parts_at_once`: how many requests `read` has under way for an object of a bucket, each for 4 MiB.
+        `parts_at_once`: how many requests `read` has under way for an object of a bucket, each for a part of it.
         """
         self.url = url.rstrip("/")
         self._asked = asked
@@ -282,13 +283,13 @@ class ObjectStore:
 
     def _read_parts(self, name: str) -> Iterator[bytes]:
         """Of a bucket's object. The first one says how many more there are, and of which object they must be."""
-        first, size, version = self._part(name, 0, _CHUNK)
+        first, size, version = self._part(name, 0, READ_PART)
         if len(first) == size:
             yield first
             return
 
         def rest(begin: int) -> bytes:
-            end = min(begin + _CHUNK, size)
+            end = min(begin + READ_PART, size)
             for last_try in (False, True):
                 try:
                     part, _, _ = self._part(name, begin, end, version)
@@ -300,7 +301,7 @@ class ObjectStore:
                         raise
             raise AssertionError("unreachable")
 
-        parts = side_by_side(rest, range(len(first), size, _CHUNK), self._parts_at_once)
+        parts = side_by_side(rest, range(len(first), size, READ_PART), self._parts_at_once)
         with closing(parts):
             yield first
             yield from parts

@@ -8,11 +8,10 @@ import pytest
 from core.errors import LogDamaged, StoreUnavailable
 from infra.clock import Clock
 from infra.commitlog import ltx, open_log
-from infra.storage.object_store import ObjectStore
+from infra.storage.object_store import READ_PART, ObjectStore
 
-_MIB = 1024 * 1024
 _NAME = f"0009/{1:016x}-{9:016x}.ltx"
-_PAGES = [(number, random.Random(number).randbytes(65536)) for number in range(1, 211)]  # 13 MiB, in four parts
+_PAGES = [(number, random.Random(number).randbytes(65536)) for number in range(1, 211)]  # 13 MiB
 
 
 @pytest.fixture
@@ -42,10 +41,10 @@ def restored(log_url: str, path: Path) -> list[int]:
 def test_large_snapshot_is_restored(log_url: str, body: bytearray, tmp_path: Path) -> None:
     told = restored(log_url, tmp_path / "app.db")
     assert (tmp_path / "app.db").read_bytes() == b"".join(page for _, page in _PAGES)
-    assert told == [4 * _MIB, 8 * _MIB, 12 * _MIB, len(body)]
+    assert told == [*range(READ_PART, len(body), READ_PART), len(body)]
 
 
-@pytest.mark.parametrize("place", [0, 4 * _MIB - 1, 4 * _MIB, 6 * _MIB, 8 * _MIB, -300, -1])
+@pytest.mark.parametrize("place", [0, READ_PART - 1, READ_PART, 3 * READ_PART // 2, 2 * READ_PART, -300, -1])
 def test_damage_in_any_part_is_found_and_named(
     log_url: str, store: ObjectStore, body: bytearray, tmp_path: Path, place: int
 ) -> None:
@@ -55,7 +54,7 @@ def test_damage_in_any_part_is_found_and_named(
         restored(log_url, tmp_path / "app.db")
 
 
-@pytest.mark.parametrize("size", [4 * _MIB, 6 * _MIB, -8, -1])
+@pytest.mark.parametrize("size", [READ_PART, 3 * READ_PART // 2, -8, -1])
 def test_snapshot_that_ends_early_is_found_and_named(
     log_url: str, store: ObjectStore, body: bytearray, tmp_path: Path, size: int
 ) -> None:
@@ -67,9 +66,8 @@ def test_snapshot_that_ends_early_is_found_and_named(
 def test_parts_that_come_in_another_order_are_no_snapshot(
     log_url: str, store: ObjectStore, body: bytearray, tmp_path: Path
 ) -> None:
-    store.put(
-        _NAME, bytes(body[: 4 * _MIB] + body[8 * _MIB : 12 * _MIB] + body[4 * _MIB : 8 * _MIB] + body[12 * _MIB :])
-    )
+    first, second, third, *rest = (bytes(body[at : at + READ_PART]) for at in range(0, len(body), READ_PART))
+    store.put(_NAME, b"".join([first, third, second, *rest]))
     with pytest.raises(LogDamaged, match=f"^{log_url}/{_NAME} "):
         restored(log_url, tmp_path / "app.db")
 
@@ -80,7 +78,7 @@ def test_part_that_cannot_be_had_ends_the_restore(
     part = ObjectStore._part
 
     def broken(self: ObjectStore, name: str, begin: int, *rest: object) -> object:
-        if begin == 8 * _MIB:
+        if begin == 2 * READ_PART:
             raise StoreUnavailable("it does not answer")
         return part(self, name, begin, *rest)  # type: ignore[arg-type]
 
