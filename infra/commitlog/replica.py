@@ -393,7 +393,8 @@ class Replica:
                 snapshot = self.at_rest.snapshot
                 is_new = snapshot not in given_up
                 given_up.add(snapshot)
-                self.lose_pages()
+                if is_new:
+                    self.lose_pages()
                 return is_new
         return False
 
