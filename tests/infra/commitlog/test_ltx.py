@@ -219,6 +219,10 @@ def test_checksum_so_far_is_that_of_all_pages_so_far() -> None:
         expected.append(crc)
     assert read == written
     assert [found for _, found in read] == expected
+    unasked, checksum = encode(Header(1024, 1000, 1, 1, 0), pages)
+    assert unasked == body
+    end = bytes(body[written[-1][0] : -ltx.CHECKSUM_SIZE])
+    assert checksum == go_iso(end, crc) | 1 << 63
 
 
 @pytest.mark.parametrize("page_size", [512, 1024, 65536])

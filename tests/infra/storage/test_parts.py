@@ -47,18 +47,18 @@ def test_object_that_is_deleted_between_its_parts_is_missing(s3: str) -> None:
         list(chunks)
 
 
-def part(begin: int, end: int, *, cut: int = 0) -> bytes:
-    """What a server answers to whom asks for a part of LARGE."""
+def part(begin: int, end: int, *, cut: int = 0, lacking: int = 0) -> bytes:
+    """What a server answers to whom asks for a part of LARGE. `lacking`: bytes that it does not have, and says so."""
     headers = (
         f"Content-Range: bytes {begin}-{end - 1}/{len(LARGE)}",
         'ETag: "1"',
         "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT",
     )
-    return reply(206, LARGE[begin:end], *headers, cut=cut)
+    return reply(206, LARGE[begin : end - lacking], *headers, cut=cut)
 
 
 @pytest.mark.parametrize("failures", [1, 2])
-@pytest.mark.parametrize("failure", ["unavailable", "cut", "other"])
+@pytest.mark.parametrize("failure", ["unavailable", "cut", "other", "short"])
 def test_part_that_does_not_come_is_asked_for_once_more(
     monkeypatch: pytest.MonkeyPatch, failure: str, failures: int
 ) -> None:
@@ -73,6 +73,7 @@ def test_part_that_does_not_come_is_asked_for_once_more(
                 answer = {
                     "unavailable": reply(503),
                     "cut": part(begin, begin + READ_PART, cut=READ_PART // 4),
+                    "short": part(begin, begin + READ_PART, lacking=1),
                     "other": part(begin, begin + READ_PART // 4),
                 }[failure]
             connection.sendall(answer)
