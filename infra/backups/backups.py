@@ -129,8 +129,9 @@ class Backups:
     ) -> Manifest:
         """Upload a database file, read it back, check it. Nobody else may use the file, which is gone afterwards.
 
-        `position`: of the log, whose state it is. `contents`: of the file, if somebody has just looked for them. Raises
-        BackupDamaged, and removes the upload, when what was read back is not what was sent.
+        `position`: of the log, whose state it is. `contents`: of the file, if somebody has just looked for them: then
+        it is looked through only as it was read back. Raises BackupDamaged, and removes the upload, when what was read
+        back is not what was sent.
         """
         if label is not None and not is_label(label):
             raise InvalidInput([FieldError("label", "lower-case letters, digits and dashes, a letter first")])
@@ -139,14 +140,13 @@ class Backups:
             make_single_file(image)
             contents = contents or _inspected(image, "what the log restores to")
             digest = _pack(image, packed, progress)
-            sent = _Inspected(_digest_of(image), contents)
             image.unlink()
             now, name = self._free_name(f"-{label}.db.gz" if label else ".db.gz")
             size, version = packed.stat().st_size, contents.schema_version
             manifest = Manifest(name, now.isoformat(), size, digest, contents.rows, version, *_numbers(position))
             try:
                 self._bulk.put(name, packed)
-                self._download_checked(name, size, manifest, directory / "read-back.db", progress, sent)
+                self._download_checked(name, size, manifest, directory / "read-back.db", progress)
                 self.store.put(name + ".json", json.dumps(asdict(manifest)).encode())
             except BaseException:
                 with suppress(StoreError):
@@ -219,15 +219,8 @@ class Backups:
         return Manifest(backup.name, made, backup.size, digest, contents.rows, contents.schema_version)
 
     def _download_checked(
-        self,
-        name: str,
-        size: int,
-        expected: Manifest | None,
-        target: Path,
-        progress: Progress,
-        sent: "_Inspected | None" = None,
+        self, name: str, size: int, expected: Manifest | None, target: Path, progress: Progress
     ) -> tuple[str, Contents]:
-        """`sent`: what was packed. What is the same, byte for byte, need not be looked through again."""
         packed = target.with_name(target.name + ".gz")
         try:
             digest = self._download(name, size, packed, progress)
@@ -236,8 +229,7 @@ class Backups:
             _unpack(packed, target, name)
         finally:
             packed.unlink(missing_ok=True)
-        is_as_sent = sent is not None and _digest_of(target) == sent.digest
-        contents = sent.contents if sent and is_as_sent else _inspected(target, name)
+        contents = _inspected(target, name)
         if expected and not contents.has(expected.rows):
             raise BackupDamaged(f"{name} is damaged: rows {contents.rows}, its manifest says {expected.rows}")
         return digest, contents
@@ -263,14 +255,6 @@ class Backups:
         return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class _Inspected:
-    """A database file that was found sound."""
-
-    digest: str  # SHA-256
-    contents: Contents
-
-
 def _numbers(position: Position) -> tuple[str, str]:
     return f"{position.txid:016x}", f"{position.checksum:016x}"
 
@@ -294,11 +278,7 @@ def _pack(source: Path, target: Path, progress: Progress) -> str:
             packed.write(chunk)
             done += len(chunk)
             progress("compress", done, total)
-    return _digest_of(target)
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
+    with target.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

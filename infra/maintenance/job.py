@@ -24,7 +24,16 @@ from infra.backups.backups import Backups, Manifest
 from infra.backups.retention import ExpiredBackup
 from infra.clock import Clock
 from infra.commitlog import LogObject, Observer, Position, Unobserved, open_log
-from infra.commitlog.upkeep import COMMITS, Compactor, ExpiredObject, Keep, MaintenanceStore, Snapshots, expired
+from infra.commitlog.upkeep import (
+    COMMITS,
+    Compactor,
+    ExpiredObject,
+    Keep,
+    MaintenanceStore,
+    Snapshots,
+    digest_of,
+    expired,
+)
 from infra.disk.workspace import workspace
 from infra.inspection import Contents, inspect
 from infra.maintenance.drill import Drill, read_drill
@@ -220,6 +229,7 @@ class Maintenance:
         """
         image = scratch / "app.db"
         position = self.steps.restore_newest(image, state.newest, progress)
+        digest = digest_of(image)  # before it is looked through: what is stored of it later is to be what was sound
         contents = inspect(image)
         report.unchecked = list(contents.unchecked)
         for unchecked in contents.unchecked:
@@ -229,7 +239,7 @@ class Maintenance:
             snapshot = self.steps.store_snapshot(image, position, scratch)
             report.snapshot = f"{position.txid:016x}"
             try:
-                self._check_snapshot(snapshot, position, image, progress)
+                self._check_snapshot(snapshot, digest, progress)
             except (LogDamaged, BackupDamaged):
                 self.steps.discard(snapshot)  # or it would be what every start begins with
                 raise
@@ -244,10 +254,12 @@ class Maintenance:
         )
         return snapshot
 
-    def _check_snapshot(self, snapshot: LogObject, position: Position, image: Path, progress: Progress) -> None:
-        """Read it back: it holds what was found sound, page by page."""
-        if not self.steps.is_image_of(snapshot, image, progress):
-            raise LogDamaged(f"{self._store.url}: the snapshot at TXID {position.txid:016x} is not what was written")
+    def _check_snapshot(self, snapshot: LogObject, digest: str, progress: Progress) -> None:
+        """Read it back: it holds what was found sound, byte for byte. `digest`: of that."""
+        if not self.steps.holds(snapshot, digest, progress):
+            raise LogDamaged(
+                f"{self._store.url}: the snapshot at TXID {snapshot.max_txid:016x} is not what was written"
+            )
 
     def _backed_up(
         self, report: Report, position: Position, image: Path, contents: Contents, progress: Progress

@@ -10,19 +10,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import zip_longest
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Protocol
 
 from core.errors import LogDamaged, ObjectExists, ObjectMissing
 from infra.clock import Clock
 from infra.commitlog import ltx
-from infra.commitlog.chain import Change, LogObject, Position, chain, check_follows
+from infra.commitlog.chain import START, Change, LogObject, Position, chain, check_follows
 from infra.commitlog.create_probe import RACED
 from infra.commitlog.dates import Misdated, corrected, latest, misdated
 from infra.commitlog.log import CommitLog
 from infra.commitlog.objects import RUN, SNAPSHOTS, Listing
-from infra.commitlog.raw_file import pages_of
 from infra.commitlog.upkeep.merge import write_merged, write_snapshot
 from infra.commitlog.upkeep.retention import ExpiredObject
 from infra.commitlog.upkeep.sidecars import Sidecars, pays
@@ -70,6 +69,23 @@ class Snapshots:
         if self.newest.max_txid == self.head:
             return False
         return self.follows >= min(_GROWTH * self.newest.size, _MOST_FOLLOWS) or now - self.newest.modified > _A_DAY
+
+
+def digest_of(image: Path) -> str:
+    """Return the SHA-256 of a database file that nobody has open."""
+    with image.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _with_lock_page(pages: Iterator[tuple[int, bytes]], header: ltx.Header) -> Iterator[tuple[int, bytes]]:
+    """Yield the pages of a snapshot, and among them the one that SQLite keeps for locks, which a file has as zeros."""
+    lock = ltx.lock_page(header.page_size)
+    for number, page in pages:
+        if number == lock + 1:
+            yield lock, bytes(header.page_size)
+        yield number, page
+    if header.size == lock:
+        yield lock, bytes(header.page_size)
 
 
 class Compactor:
@@ -244,9 +260,9 @@ class Compactor:
         """Look whether `mend_sidecars` would make one now."""
         return self._sidecars.is_missed(newest)
 
-    def is_image_of(self, snapshot: LogObject, image: Path, progress: Progress = no_progress) -> bool:
-        """Read a snapshot back, and say whether it has the very pages of `image`. Raises LogDamaged when it is not
-        whole, ObjectMissing when it is gone.
+    def holds(self, snapshot: LogObject, digest: str, progress: Progress = no_progress) -> bool:
+        """Read a snapshot back, and say whether it holds the database file of this digest, as `digest_of` returns it.
+        Raises LogDamaged when it is not whole or not there.
         """
 
         def chunks() -> Iterator[bytes]:
@@ -256,10 +272,16 @@ class Compactor:
                 progress("restore", done, snapshot.size)
                 yield chunk
 
+        found = sha256()
         with self.log.objects.named_in_damage(snapshot):
-            reader = ltx.Reader(chunks())
-            own = pages_of(image, reader.header.page_size)
-            return all(one == two for one, two in zip_longest(reader.pages(), own))
+            try:
+                reader = ltx.Reader(chunks())
+                check_follows(reader.header, START)
+                for _, page in _with_lock_page(reader.pages(), reader.header):
+                    found.update(page)
+            except ObjectMissing as error:
+                raise LogDamaged("is not there, although it was stored just now") from error
+        return reader.header.max_txid == snapshot.max_txid and found.hexdigest() == digest
 
     def _create(self, level: int, header: ltx.Header, path: Path) -> None:
         """Whoever else makes an object of this name makes the same, so that it does no harm to replace it."""

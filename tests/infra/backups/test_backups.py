@@ -26,6 +26,7 @@ from core.migrations import scripts
 from infra.backups.backups import LATEST, Backups
 from infra.backups.retention import Retention
 from infra.commitlog import Position
+from infra.inspection import inspect
 from infra.storage.object_store import ObjectStore
 
 ROOT = Path(__file__).parents[3]
@@ -277,6 +278,20 @@ def test_damaged_image_is_not_backed_up_as_if_it_were_sound(local: Backups, imag
     image.write_bytes(b"no database" * 100)
     with pytest.raises(BackupDamaged, match="not a sound SQLite database"):
         local.create(image, at(1))
+    assert local.store.objects() == []
+
+
+def test_file_that_was_damaged_since_it_was_inspected_is_not_backed_up(local: Backups, image: Path) -> None:
+    contents = inspect(image)
+    with closing(apsw.Connection(str(image))) as connection:
+        connection.execute("CREATE INDEX names ON items (name)")
+        connection.execute("PRAGMA writable_schema = on")
+        connection.execute("UPDATE sqlite_schema SET sql = 'CREATE INDEX names ON items (id)' WHERE name = 'names'")
+    with pytest.raises(BackupDamaged, match="integrity_check: "):
+        local.create(image, at(1), contents=contents)
+    assert local.store.objects() == []
+    with pytest.raises(BackupDamaged, match="its manifest says"):
+        local.create(make_image(image, 8), at(1), contents=contents)
     assert local.store.objects() == []
 
 

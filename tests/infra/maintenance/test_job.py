@@ -23,6 +23,7 @@ from infra.commitlog.objects import ObjectNames
 from infra.commitlog.paging.page_index import PageIndex
 from infra.commitlog.upkeep import Compactor, Keep, compactor
 from infra.commitlog.upkeep.merge import write_snapshot
+from infra.inspection import Contents, inspect
 from infra.maintenance.host_time import Boot, HostTime, Leap
 from infra.maintenance.job import Maintenance, open_maintenance
 from infra.maintenance.report import Report, read_report, write_report
@@ -342,6 +343,20 @@ def test_new_snapshot_that_is_not_what_was_written_is_a_problem(
     assert "the snapshot at TXID 0000000000000002 is not what was written" in problem
     assert backups.list() == []
     assert level(store, 9) == [], "or every start would begin with it"
+
+
+def test_snapshot_of_an_image_that_has_changed_since_it_was_inspected_is_discarded(
+    write: Writer, maintenance: Maintenance, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def inspect_and_spoil(image: Path) -> Contents:
+        contents = inspect(image)
+        image.write_bytes(spoiled(image.read_bytes()))
+        return contents
+
+    monkeypatch.setattr("infra.maintenance.job.inspect", inspect_and_spoil)
+    [problem] = maintenance.run().problems
+    assert "the snapshot at TXID 0000000000000002 is not what was written" in problem
+    assert level(store, 9) == []
 
 
 def test_a_run_goes_on_where_another_was_killed(
