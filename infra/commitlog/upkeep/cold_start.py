@@ -6,14 +6,15 @@ from infra.clock import Clock
 from infra.commitlog.chain import LogObject, chain, end_of
 from infra.commitlog.objects import SNAPSHOTS, Listing, Lists
 from infra.commitlog.paging.page_index import BLOCK
+from infra.storage.object_store import READ_PART
 
-_OPENED = 2  # requests: the listing of the snapshots, the sidecar
+_OPENED = 1  # requests: the listing of the snapshots
 _FIRST_READ = 3  # requests: what would be the next commit, whether the one before stands, a block
 
 
 @dataclass(frozen=True, slots=True)
 class ColdStart:
-    """Requests to the store, and bytes of its objects."""
+    """Requests to a bucket, and bytes of its objects."""
 
     requests: int  # when the database is restored as a whole
     bytes: int
@@ -34,12 +35,17 @@ def cold_start(found: list[LogObject], sidecars: list[LogObject]) -> ColdStart:
     listings = 1 + len(levels)
     newest = max((item for item in found if item.level == SNAPSHOTS), key=lambda item: item.max_txid, default=None)
     sidecar = next((item for item in sidecars if newest and item.max_txid == newest.max_txid), None)
-    whole = listings + len(plan) + bool(plan), sum(item.size for item in plan)
+    whole = listings + _reads(plan) + bool(plan), sum(item.size for item in plan)
     if not (newest and sidecar):
         return ColdStart(*whole, None, None)
     follows = chain(found, end_of([newest]))
     size = sidecar.size + sum(item.size for item in follows) + min(BLOCK, newest.size)
-    return ColdStart(*whole, _OPENED + len(follows) + _FIRST_READ, size)
+    return ColdStart(*whole, _OPENED + _reads([sidecar, *follows]) + _FIRST_READ, size)
+
+
+def _reads(items: list[LogObject]) -> int:
+    """How many requests it takes to read them: of a large object each is for a part."""
+    return sum(max(-(-item.size // READ_PART), 1) for item in items)
 
 
 def cold_start_of(store: Lists) -> ColdStart:

@@ -1,14 +1,19 @@
 import random
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+import apsw
+
 from infra.clock import Clock
+from infra.commitlog.at_rest.publish import publish_file
 from infra.commitlog.chain import LogObject
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.objects import SNAPSHOTS
+from infra.commitlog.observer import Unobserved
 from infra.commitlog.upkeep.cold_start import ColdStart, cold_start, cold_start_of
 from infra.commitlog.upkeep.compactor import Compactor
-from infra.storage.object_store import ObjectStore
+from infra.storage.object_store import READ_PART, ObjectStore
 from tests.infra.commitlog.conftest import ManualClock, StartInstance, WatchedStore
 
 NOW = datetime.now(UTC)
@@ -29,6 +34,29 @@ def test_only_a_snapshot_with_a_sidecar_is_read_page_by_page() -> None:
     start = cold_start(found, [item(9, 1, 4, 1000), item(9, 1, 7, 2000)])
     assert start == ColdStart(6, 900_080, 2 + 1 + 3, 2000 + 80 + 65536)
     assert str(start) == "6 requests, 900,080 bytes; page by page 6 requests, 67,616 bytes"
+
+
+def test_large_objects_are_counted_by_their_parts() -> None:
+    found = [item(9, 1, 7, 10 * READ_PART), item(0, 8, 8, READ_PART + 1)]
+    start = cold_start(found, [item(9, 1, 7, 2 * READ_PART)])
+    assert (start.requests, start.paged_requests) == (3 + 10 + 2 + 1, 1 + 2 + 2 + 3)
+
+
+def test_parts_are_what_a_start_asks_a_bucket_for(s3: str, tmp_path: Path) -> None:
+    path = tmp_path / "large.db"
+    asked: list[str] = []
+    for size in (2 * READ_PART, 10):
+        with closing(apsw.Connection(str(path))) as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS t (v)")
+            connection.execute("INSERT INTO t VALUES (randomblob(?))", (size,))
+        publish_file(path, open_log(s3, Clock()), Clock())
+
+    class Counting(Unobserved):
+        def log_asked(self, verb: str, answered: bool, seconds: float) -> None:
+            asked.append(verb)
+
+    open_log(s3, Clock(), observer=Counting()).restore(tmp_path / "restored.db")
+    assert cold_start_of(ObjectStore(s3)).requests == len(asked) == 2 + (3 + 1) + 1
 
 
 def test_it_is_what_a_start_does(start: StartInstance, file_url: str, tmp_path: Path) -> None:
