@@ -36,7 +36,8 @@ def first_rows(rows: Rows) -> Figures:
 def test_first_answer_page_by_page_takes_five_requests_at_every_size(
     rows: Rows,
 ) -> None:
-    assert "with [five requests to S3](docs/cold-starts.md) for its first answer at 1 GB" in (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert "with [five requests to S3](docs/cold-starts.md) for its first answer at 1 GB" in readme
     at_the_head = {title: cells for title, cells in first_rows(rows).items() if "behind" not in title}
     assert {title: cells[0][1] for title, cells in at_the_head.items()} == dict.fromkeys(at_the_head, 5)
     assert {rows[title]["a function's first answer"][0][1] for title in at_the_head} == {5}

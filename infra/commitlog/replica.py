@@ -103,6 +103,14 @@ class Replica:
         """Bring the file to the log's head and connect to it. Raises NotServed or LogInUse when the log is not for
         this service. A paged file is at its snapshot then: whoever reads or writes first looks for what has followed.
         """
+        try:
+            self._open()
+        except errors.SnapshotGone as error:  # deleted meanwhile, or its sidecar is that of another one
+            logger.info("%s; another way to open it is tried", error)
+            self.lose_pages()
+            self._open()
+
+    def _open(self) -> None:
         asked = self._clock.now()
         self._settle()
         self._looked_past = not self.at_rest.is_paged

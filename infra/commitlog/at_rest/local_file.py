@@ -424,17 +424,25 @@ class LocalFile:
         if self._snapshot is None:
             self._paged.end()
             return None
+        try:
+            return self._opened(self._paged, self._snapshot)
+        except BaseException:
+            self._remove_all()  # nobody else is to take it for somebody's database
+            raise
+
+    def _opened(self, paged: PagedFile, snapshot: NewestSnapshot) -> Position:
+        assert self._paging
         with translated_errors(self.path):
-            self._paged.begin(self._snapshot, self._snapshot.fetch)
+            paged.begin(snapshot, snapshot.fetch)
         self._room = max(self._paging.cache, _LEAST_ROOM)
-        position, newest = self._snapshot.position, self.position_file.newest
+        position, newest = snapshot.position, self.position_file.newest
         if newest != START:  # others have been shown that, and it is for whoever comes back here to find the head
             try:
                 for change in self._log.changes(position, most=sys.maxsize, is_new=True):
                     with closing(change):
                         position = self._write([change], position)
             except errors.SnapshotGone:
-                self._distrusted.add(self._snapshot.item)  # what has followed it is only in a newer one
+                self._distrusted.add(snapshot.item)  # what has followed it is only in a newer one
                 raise
         check_goes_on(position, self._log, self.path, newest)
         self._know_as_left()

@@ -223,15 +223,16 @@ def test_upper_pages_that_cannot_be_uncompressed_are_read_as_others(
     assert [line.startswith(f"the sidecar of {url}") for line in said] == [True]
 
 
+@pytest.mark.parametrize("place", [slice(0, 2), slice(-2, None)])
 def test_sidecar_of_another_object_is_found_out(
-    paged: Callable[..., Instance], full: Instance, url: str, tmp_path: Path, made: LogObject
+    paged: Callable[..., Instance], url: str, made: LogObject, place: slice
 ) -> None:
-    """Of one with the same name and size, whose blocks are not those of this one."""
+    """Of one with the same name and size, whose blocks are not those of this one: the first is read by the opening."""
     store, names = ObjectStore(url), open_log(url, Clock()).objects.names
     reader = ltx.Reader([b"".join(store.read(names.name_of(made)))])
     pages = list(reader.pages())
-    (before, content), (last, end) = pages[-2:]  # not the first ones: those are read while it is opened
-    pages[-2:] = (before, end), (last, content)
+    (before, content), (last, end) = pages[place]
+    pages[place] = (before, end), (last, content)
     other, _ = ltx.encode(reader.header, pages)
     index = PageIndex.read_through([bytes(other)])
     index.object_size = made.size
