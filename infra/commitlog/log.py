@@ -244,13 +244,17 @@ class CommitLog:
         A commit may still turn out to be none of the log. So each is held back until the next one names it or, if it is
         the last, until the one before was found to stand after that; otherwise until it is confirmed.
         """
+        refuted: list[LogObject] = []  # commits that are none of the log, where a merged object has that number
         for look_again in (True, False):
             unproven: Change | None = None
             reading = ExitStack()
             try:
                 asked = self._clock.now()
                 listed = self.head.listing_past(position)
-                plan = self._plan_after(position, listed, most)
+                believed = [item for item in listed if item not in refuted]
+                if end_of(chain(believed, position.txid)) < newest_in(listed):
+                    believed = listed
+                plan = self._plan_after(position, believed, most)
                 if not plan:
                     if self.head.is_last_in(listed, position):
                         self.head.remember(asked, position.txid)
@@ -283,6 +287,8 @@ class CommitLog:
                     self.head.remember(asked, position.txid)
                 return position, at_end
             except ObjectMissing as error:
+                if unproven:
+                    refuted = [item for item in plan if item.max_txid == unproven.position.txid and not item.level]
                 call_it_a_gap_unless(look_again, error)
             finally:
                 if unproven:

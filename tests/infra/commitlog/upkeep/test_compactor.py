@@ -554,3 +554,28 @@ def test_raced_objects_go_when_they_are_a_day_old_and_nothing_else_does(url: str
     assert {info.name for info in store.objects()} == litter | others
     steps.delete_raced(now + timedelta(hours=25))
     assert {info.name for info in store.objects()} == others
+
+
+def test_leftover_under_a_number_that_a_snapshot_has_is_no_gap(
+    start: StartInstance, file_url: str, tmp_path: Path
+) -> None:
+    """A sleeper's, made after the true commit was merged and deleted: it follows what the sleeper has seen last."""
+    writer, sleeper = start("writer", file_url), start("sleeper", file_url)
+    writer.sql("CREATE TABLE t (v)")
+    sleeper.replica.catch_up()
+    before = sleeper.replica.visible
+    writer.sql("INSERT INTO t VALUES (1)")
+    store, image = ObjectStore(file_url), tmp_path / "image.db"
+    steps = Compactor(open_log(file_url, Clock()), store, Clock())
+    steps.store_snapshot(image, steps.log.restore(image), tmp_path)
+    writer.sql("INSERT INTO t VALUES (2)")
+    names = ObjectNames(file_url)
+    true = names.name(0, before.txid + 1, before.txid + 1)
+    header = replace(ltx.decode_header(store.read_range(true, 0, ltx.HEADER_SIZE)), node_id=1)
+    leftover, _ = ltx.encode(header, [(1, bytes(header.page_size))])
+    for txid in range(1, before.txid + 2):
+        store.delete(names.name(0, txid, txid))
+    store.create(true, leftover)
+    sleeper.replica.catch_up()
+    assert sleeper.rows() == [1, 2]
+    assert sleeper.replica.visible == writer.replica.visible
