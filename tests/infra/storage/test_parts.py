@@ -39,7 +39,7 @@ def test_object_that_is_replaced_between_its_parts_is_no_mixture(s3: str) -> Non
 
 def test_object_that_is_deleted_between_its_parts_is_missing(s3: str) -> None:
     store = in_parts(s3)
-    store.put("object", bytes(8 * READ_PART))
+    store.put("object", bytes(3 * READ_PART + 1))
     chunks = store.read("object")
     next(chunks)
     store.delete("object")
