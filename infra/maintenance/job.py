@@ -229,18 +229,20 @@ class Maintenance:
         """
         image = scratch / "app.db"
         position = self.steps.restore_newest(image, state.newest, progress)
-        digest = digest_of(image)  # before it is looked through: what is stored of it later is to be what was sound
+        is_due = state.newest is None or state.is_due(datetime.fromtimestamp(report.started_at, UTC))
+        # Before it is looked through: what is stored of it later is to be what was sound
+        digest = digest_of(image) if is_due else ""
         contents = inspect(image)
         report.unchecked = list(contents.unchecked)
         for unchecked in contents.unchecked:
             logger.warning("%s: %s", self._store.url, unchecked)
         snapshot = state.newest
-        if snapshot is None or state.is_due(datetime.fromtimestamp(report.started_at, UTC)):
+        if snapshot is None or is_due:
             snapshot = self.steps.store_snapshot(image, position, scratch)
             report.snapshot = f"{position.txid:016x}"
             try:
                 self._check_snapshot(snapshot, digest, progress)
-            except (LogDamaged, BackupDamaged):
+            except LogDamaged:
                 self.steps.discard(snapshot)  # or it would be what every start begins with
                 raise
         manifest = self._backed_up(report, position, image, contents, progress)

@@ -60,7 +60,7 @@ class NewestSnapshot:
         try:
             return self._objects.read_part(self.item, begin, end)
         except ObjectMissing as error:
-            raise SnapshotGone(f"{self._objects.url_of(self.item)} was deleted while its pages are read") from error
+            raise self._gone("was deleted while its pages are read") from error
 
     def pages(self, block: int, body: bytes) -> list[tuple[int, bytes]]:
         """Decode a block and check it. Raises LogDamaged, with the object's URL, when it is not what it was, and
@@ -77,10 +77,13 @@ class NewestSnapshot:
         try:
             checksum = self._objects.checksum(self.item)
         except ObjectMissing as error:
-            raise SnapshotGone(f"{self._objects.url_of(self.item)} was deleted while its pages are read") from error
+            raise self._gone("was deleted while its pages are read") from error
         if checksum != self._index.checksum:
             self.is_of_another = True
-            raise SnapshotGone(f"{self._objects.url_of(self.item)} is not the object that its index was made of")
+            raise self._gone("is not the object that its index was made of")
+
+    def _gone(self, what: str) -> SnapshotGone:
+        return SnapshotGone(f"{self._objects.url_of(self.item)} {what}")
 
 
 def newest_snapshot(objects: Objects, above: int, distrusted: Container[LogObject] = ()) -> NewestSnapshot | None:
