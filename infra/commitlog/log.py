@@ -115,7 +115,7 @@ class CommitLog:
         """Build the database after commit `txid`, or the newest, in a new file. START if the log is empty.
 
         `snapshot`: the one to begin with, instead of whatever makes for the fewest reads. What was written so far
-        stays there after an error. Raises TxidNotKept.
+        stays there after an error. Raises TxidNotKept, and SnapshotGone when `snapshot` is not there any more.
         """
         with path.open("xb") as file:
             for look_again in (True, False):
@@ -165,8 +165,10 @@ class CommitLog:
     def _plan(self, txid: int | None, snapshot: LogObject | None) -> list[LogObject]:
         """The objects that lead from the beginning, or from a snapshot, to a TXID or the head, fewest first."""
         if txid is None:
-            first = [snapshot] if snapshot else []
-            return first + chain(self.head.listing_past(START), end_of(first))
+            first, listed = [snapshot] if snapshot else [], self.head.listing_past(START)
+            if first and not any((item.level, item.max_txid) == (SNAPSHOTS, end_of(first)) for item in listed):
+                raise SnapshotGone(f"{self.objects.url_of(first[0])} was deleted since it was found")
+            return first + chain(listed, end_of(first))
         listed = self.head.listing_past(START, self.objects.everything)
         if (newest := newest_in(listed)) < txid:
             raise LogDamaged(f"{self.url} ends at TXID {newest:016x}, before {txid:016x}")

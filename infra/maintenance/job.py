@@ -18,6 +18,7 @@ from core.errors import (
     MaintenanceCancelled,
     MaintenanceOutOfTime,
     ServiceError,
+    SnapshotGone,
     StoreError,
 )
 from infra.backups.backups import Backups, Manifest
@@ -191,23 +192,33 @@ class Maintenance:
                 report.runs_merged = self.steps.merge(scratch, check)
             finally:
                 self._take_misdated(report)
-            state = self.steps.snapshots()
-            proven = int(report.verified.txid, 16) if report.verified else 0
-            if state.head < proven:
-                raise LogDamaged(
-                    f"{self._store.url} ends at TXID {state.head:016x}, but was proven at {proven:016x}: "
-                    "it was emptied or cut short, or is another one"
-                )
-            if not state.head:
+            try:
+                newest = self._proven(report, scratch, progress)
+            except SnapshotGone as error:  # this run has stood still, and another one has gone on
+                logger.info("%s; the newest one is proven", error)
+                newest = self._proven(report, scratch, progress)
+            if newest is None:
                 return self.steps.check_nothing_misnamed()  # nobody has written anything yet
-            report.txid = f"{state.head:016x}"
-            newest = state.newest
-            if newest is None or self._proof_is_due(report, state):
-                newest = self._prove(report, state, scratch, progress)
             now = datetime.fromtimestamp(report.started_at, UTC)
             if mended := self.steps.mend_sidecars(newest, scratch, now, check):
                 report.sidecar = f"{mended.max_txid:016x}"
         self._prune(report, check)
+
+    def _proven(self, report: Report, scratch: Path, progress: Progress) -> LogObject | None:
+        """See to it that the log's head is proven. Returns what is the newest snapshot then, None of an empty log."""
+        state = self.steps.snapshots()
+        proven = int(report.verified.txid, 16) if report.verified else 0
+        if state.head < proven:
+            raise LogDamaged(
+                f"{self._store.url} ends at TXID {state.head:016x}, but was proven at {proven:016x}: "
+                "it was emptied or cut short, or is another one"
+            )
+        if not state.head:
+            return None
+        report.txid = f"{state.head:016x}"
+        if state.newest is None or self._proof_is_due(report, state):
+            return self._prove(report, state, scratch, progress)
+        return state.newest
 
     def _proof_is_due(self, report: Report, state: Snapshots) -> bool:
         now, verified = datetime.fromtimestamp(report.started_at, UTC), report.verified
@@ -228,6 +239,7 @@ class Maintenance:
         is the newest snapshot then.
         """
         image = scratch / "app.db"
+        image.unlink(missing_ok=True)
         position = self.steps.restore_newest(image, state.newest, progress)
         is_due = state.newest is None or state.is_due(datetime.fromtimestamp(report.started_at, UTC))
         # Before it is looked through: what is stored of it later is to be what was sound

@@ -21,7 +21,7 @@ from infra.clock import Clock
 from infra.commitlog import Position, Replica, open_log
 from infra.commitlog.objects import ObjectNames
 from infra.commitlog.paging.page_index import PageIndex
-from infra.commitlog.upkeep import Compactor, Keep, compactor
+from infra.commitlog.upkeep import Compactor, Keep, Snapshots, compactor
 from infra.commitlog.upkeep.merge import write_snapshot
 from infra.inspection import Contents, inspect
 from infra.maintenance.host_time import Boot, HostTime, Leap
@@ -372,6 +372,35 @@ def test_a_run_goes_on_where_another_was_killed(
     maintenance.run()
     assert level(store, 2) == [16]
     assert level(store, 1) == [4, 8, 12, 16]
+
+
+def test_a_run_that_stood_still_while_its_snapshot_was_deleted_proves_the_newest_one(
+    write: Writer,
+    maintenance: Maintenance,
+    settings: Settings,
+    backups: Backups,
+    store: ObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write.reach(2)
+    maintenance.run()
+    write.reach(3)
+    monkeypatch.setattr(Snapshots, "is_due", lambda state, _: not state.newest or state.newest.max_txid < state.head)
+    find, found = maintenance.steps.snapshots, list[Snapshots]()
+
+    def find_and_sleep() -> Snapshots:
+        found.append(find())
+        if len(found) == 1 and found[0].newest:
+            open_maintenance(settings, backups).run()
+            store.delete(ObjectNames(store.url).name_of(found[0].newest))
+        return found[-1]
+
+    monkeypatch.setattr(maintenance.steps, "snapshots", find_and_sleep)
+    report = maintenance.run()
+    assert (report.problems, report.unsound, report.txid) == ([], False, f"{3:016x}")
+    assert report.verified
+    assert report.verified.snapshot == f"{3:016x}"
+    assert [len(found), *level(store, 9)] == [2, 3]
 
 
 def test_out_of_time_it_goes_on_with_the_next_run(
