@@ -6,14 +6,12 @@ manifest was good when it was made. `app-latest.db.gz` is a second copy of the n
 backups within a minute are told apart by seconds (`app-YYYYMMDD-HHMMSS`).
 """
 
-import gzip
 import hashlib
 import json
 import logging
 import os
 import shutil
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
+from isal import igzip, isal_zlib
 from pydantic import Field, TypeAdapter, ValidationError
 
 from core.errors import (
@@ -47,6 +46,7 @@ logger = logging.getLogger(__name__)
 LATEST = "app-latest.db.gz"
 
 _CHUNK = 1024 * 1024
+_LEVEL = 2  # of compression: as small as with zlib's 6 but for 3 %, in an eighth of its time
 _HEADER_SIZE = 100  # bytes
 _MOST_OF_MANIFEST = 16 * 1024 * 1024  # bytes
 
@@ -272,7 +272,7 @@ def _pack(source: Path, target: Path, progress: Progress) -> str:
     with (
         source.open("rb") as plain,
         target.open("wb") as raw,
-        gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=6) as packed,
+        igzip.IGzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=_LEVEL) as packed,
     ):
         while chunk := plain.read(_CHUNK):
             packed.write(chunk)
@@ -292,7 +292,7 @@ def _size_of(start: bytes) -> int:
 
 def _unpack(source: Path, target: Path, name: str) -> None:
     try:
-        with gzip.open(source) as packed, target.open("wb") as plain:
+        with igzip.open(source) as packed, target.open("wb") as plain:
             chunk = packed.read(_CHUNK)
             left = _size_of(chunk)
             if left > (free := shutil.disk_usage(target.parent).free):
@@ -305,5 +305,5 @@ def _unpack(source: Path, target: Path, name: str) -> None:
                 chunk = packed.read(_CHUNK)
             plain.flush()
             os.fsync(plain.fileno())
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]
         raise BackupDamaged(f"{name} is damaged: {error}") from error
