@@ -10,6 +10,7 @@ from types import TracebackType
 
 import apsw
 
+from infra.commitlog.chain import Change, Position, check_follows, write_pages
 from infra.commitlog.ltx import lock_page
 
 _PAGES_AT_A_TIME = 64
@@ -69,6 +70,15 @@ def page_size_of(path: Path) -> int:
     with RawFile(path) as file:
         size = int.from_bytes(file.read(18)[16:], "big")
     return 65536 if size == 1 else size
+
+
+def write_change(file: RawFile, change: Change, position: Position) -> Position:
+    """Bring a database file from a position of the log to the one after a change, and return that. Raises LogDamaged
+    for a change that does not follow.
+    """
+    check_follows(change.header, position)
+    write_pages(file, change.header, change.pages(), file.size())
+    return change.position
 
 
 def pages_of(path: Path, page_size: int) -> Iterator[tuple[int, bytes]]:

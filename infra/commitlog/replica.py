@@ -84,6 +84,7 @@ class Replica:
         self.at_rest = LocalFile(
             path, log, clock, lasting=lasting, busy_timeout=busy_timeout, schema=schema, paging=paging
         )
+        self._pages = self.at_rest.pages
         self.committer = Committer(log, self.at_rest.position_file, clock, self._fairness)
         self.file = OpenFile(path, clock, self.committer, schema, lasting=lasting, vfs=self.at_rest.vfs)
 
@@ -99,6 +100,11 @@ class Replica:
         """The newest commit that readers may see: SQLite shows one before `visible` has moved, never before this."""
         return self.committer.position
 
+    @property
+    def snapshot(self) -> LogObject | None:
+        """The snapshot that the file is read from page by page, if it is."""
+        return self._pages.snapshot if self._pages else None
+
     def open(self) -> None:
         """Bring the file to the log's head and connect to it. Raises NotServed or LogInUse when the log is not for
         this service. A paged file is at its snapshot then: whoever reads or writes first looks for what has followed.
@@ -113,7 +119,7 @@ class Replica:
     def _open(self) -> None:
         asked = self._clock.now()
         self._settle()
-        self._looked_past = not self.at_rest.is_paged
+        self._looked_past = self.snapshot is None
         if self._looked_past:
             self.refresh(asked)
         self.at_rest.check_log_served(self.file.writer.connection())
@@ -285,11 +291,11 @@ class Replica:
         """Fetch what is likely to be asked for next of a paged file, a block at each step; of any other it is there.
         Any thread may. Raises what reading the store raises.
         """
-        return self.at_rest.read_ahead()
+        return self._pages.read_ahead() if self._pages else iter(())
 
     def catch_up(self, limit: int | None = None) -> bool:
         """Apply what is new in the log, up to `limit` objects of it; returns whether there was anything."""
-        if self.at_rest.has_outgrown_its_snapshot():
+        if self._pages and self._pages.has_outgrown_its_snapshot():
             self.lose_pages()
         try:
             moved = self._catch_up(limit)
@@ -305,7 +311,7 @@ class Replica:
         if self._condition is not Condition.SERVED:
             self._settle()
             return True
-        is_paged = self.at_rest.is_paged
+        is_paged = self.snapshot is not None
         most = _MOST_BEHIND if is_paged else None
         changes = self.log.changes(self.stored, limit, most=most, is_new=is_paged and not self._looked_past)
         moved = False
@@ -398,9 +404,8 @@ class Replica:
             case errors.DatabaseDamaged():
                 return self.suspect()
             case errors.SnapshotGone():
-                snapshot = self.at_rest.snapshot
-                is_new = snapshot not in given_up
-                given_up.add(snapshot)
+                is_new = self.snapshot not in given_up
+                given_up.add(self.snapshot)
                 if is_new:
                     self.lose_pages()
                 return is_new
@@ -408,7 +413,7 @@ class Replica:
 
     def _attempt(self, work: Callable[[], None], deadline: float) -> bool:
         """Returns whether anything was committed."""
-        if self.at_rest.has_outgrown_its_snapshot():
+        if self._pages and self._pages.has_outgrown_its_snapshot():
             self.lose_pages()
         if self._condition is not Condition.SERVED:
             self._settle()

@@ -38,6 +38,7 @@ _SHOWN = (
     "misleading errors",
     "page reads",
     "pages gone",
+    "read ahead",
     "spoilt sidecars",
     "damaged ranges",
     "vacuums",

@@ -39,6 +39,7 @@ from tests.simulation.workload import Read, SimulatedSchema, State, Write, creat
 _COMMIT_SECONDS = 10.0
 _START_SECONDS = 60.0
 _PEEKS = 0.2  # of all pauses
+_AHEAD = 0.2  # of all requests of a paged file
 _MOST_CRASHES = 100  # or a start with more steps than machines last would never end
 _SLEEPS = (20.0, 400.0, 5 * 3600.0, 40 * 3600.0, 80 * 3600.0, 80 * 3600.0)
 
@@ -287,6 +288,7 @@ class Instance:
             try:
                 self.pause(0.0)
                 self._checkpoint_by_chance()
+                self._read_ahead_by_chance()
                 match request:
                     case Read():
                         self._read(request)
@@ -304,6 +306,27 @@ class Instance:
         if self._replica and self._can_be_read() and self._rng.random() < 0.2:
             with suppress(DatabaseLocked, apsw.BusyError, StoreUnavailable, StoreRefused):
                 self._replica.file.checkpoint()
+
+    def _read_ahead_by_chance(self) -> None:
+        """On a second thread of the process, as the function does while it answers."""
+        replica, process = self._replica, self._process
+
+        def read_ahead(task: Task) -> None:
+            assert replica
+            try:
+                for _ in replica.read_ahead():
+                    self._around.counts["read ahead"] += 1
+                    self.pause(0.0)
+                    if process != self._process or self._replica is not replica:
+                        return
+            except SnapshotGone:
+                self._say("reads no further ahead")  # whoever needs a page of it opens a newer one
+            except ServiceError as error:
+                self._check_excused(error, self._begun)
+                self._say(f"reads no further ahead: {_named(error)}")
+
+        if self._paging and self._around.bucket.pages.random() < _AHEAD:
+            self._scheduler.start(read_ahead)
 
     def _watch_by_chance(self) -> None:
         if self._replica and self._clock and self._lasting and self._rng.random() < 0.3:

@@ -1,9 +1,11 @@
 """Instances that open their files page by page, in a world that is small: so must be blocks, caches and patience."""
 
 import random
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from unittest import mock
 
 import apsw
@@ -11,11 +13,10 @@ import apsw
 from core.errors import ObjectMissing
 from infra.commitlog import CommitLog, LogObject, Paging, Replica, ltx
 from infra.commitlog import replica as replica_module
-from infra.commitlog.at_rest import local_file
-from infra.commitlog.paging import page_cache, page_index
+from infra.commitlog.paging import page_cache, page_index, paged_database, snapshot_pages
 from infra.commitlog.upkeep import sidecars
 from tests.simulation.model import Model
-from tests.simulation.scheduler import Violation
+from tests.simulation.scheduler import Scheduler, Task, Violation
 from tests.simulation.store import Bucket
 
 _PAGE = 1024  # bytes, of a log that was begun without a file
@@ -27,14 +28,18 @@ _WAL_MODE = slice(18, 20)  # of the first page
 
 
 @contextmanager
-def small_blocks(rng: random.Random) -> Iterator[None]:
-    """Let a few rows be many blocks, few of which have room, for as long as the context lasts."""
+def small_blocks(scheduler: Scheduler, rng: random.Random) -> Iterator[None]:
+    """Let a few rows be many blocks, few of which have room, for as long as the context lasts; and who waits for what
+    another thread fetches lets others take their turns.
+    """
+    simulated = SimpleNamespace(Lock=threading.Lock, Event=lambda: _Event(scheduler))
     with ExitStack() as stack:
         for module, name, value in (
+            (snapshot_pages, "threading", simulated),
             (page_index, "BLOCK", rng.choice(_BLOCKS) * _PAGE),
             (page_cache, "_FEWEST", 1),
             (replica_module, "_MOST_BEHIND", rng.choice(_MUCH)),
-            (local_file, "_LEAST_ROOM", rng.choice(_MUCH)),
+            (paged_database, "_LEAST_ROOM", rng.choice(_MUCH)),
             (sidecars, "LEAST_SNAPSHOT", rng.choice(_WITH_SIDECAR)),
         ):
             stack.enter_context(mock.patch.object(module, name, value))
@@ -47,11 +52,33 @@ def drawn_paging(rng: random.Random) -> Paging | None:
     return Paging(above=0, cache=blocks * page_index.BLOCK) if rng.random() < 0.5 else None
 
 
+class _Event:
+    """As threading.Event, for tasks."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._is_set = False
+        self._waiting: list[Task] = []
+
+    def set(self) -> None:
+        self._is_set = True
+        for task in self._waiting:
+            self._scheduler.at(0, task.resume)
+        self._waiting.clear()
+
+    def wait(self) -> None:
+        if not self._is_set:
+            task = self._scheduler.running
+            assert task
+            self._waiting.append(task)
+            task.wait()
+
+
 class PageReads:
     """What one process asks of its snapshot: the pauses in it are SQLite's own."""
 
     def __init__(self, log: CommitLog, bucket: Bucket, counts: Counter[str]) -> None:
-        self.is_under_way = False  # SQLite waits for a page, in the middle of a statement
+        self._waiting = 0  # threads
         self._at_once = False
         self._counts = counts
         objects = log.objects
@@ -71,16 +98,21 @@ class PageReads:
 
         objects.read_part, objects.checksum = read_now, checksum_now  # type: ignore[method-assign]
 
+    @property
+    def is_under_way(self) -> bool:
+        """SQLite waits for a page, in the middle of a statement."""
+        return self._waiting > 0
+
     @contextmanager
     def _under_way(self) -> Iterator[None]:
-        self.is_under_way = True
+        self._waiting += 1
         try:
             yield
         except ObjectMissing:
             self._counts["pages gone"] += 1
             raise
         finally:
-            self.is_under_way = False
+            self._waiting -= 1
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

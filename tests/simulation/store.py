@@ -14,7 +14,7 @@ from infra.commitlog import ltx
 from infra.storage.object_store import ObjectInfo
 from tests.simulation import client_errors
 from tests.simulation.client_errors import URL, Request, request_for, translated
-from tests.simulation.scheduler import EPOCH, Crash, Scheduler, Violation
+from tests.simulation.scheduler import EPOCH, Crash, Scheduler, Task, Violation
 from tests.simulation.spoilt import KINDS, SIDECAR, SNAPSHOT, damaged, spoilt
 
 T = TypeVar("T")
@@ -194,7 +194,7 @@ class Connection:
     has_seen_log: bool = False  # only then can it know that an empty listing is wrong
     emptied_at: float = field(default=float("-inf"))  # the last listing found nothing, at this time; or -inf
     last_emptied: float = field(default=float("-inf"))  # when any listing last found nothing
-    was_damaged: bool = False  # what was read last of a snapshot
+    damaged_for: set[Task | None] = field(default_factory=set)  # the threads for whom the last part of a snapshot was
 
 
 class FaultyStore:
@@ -283,11 +283,11 @@ class FaultyStore:
         found = self._answer(f"read {begin}-{end} of", name, lambda: self._bucket.read_range(name, begin, end))
         connection, chance = self._connection, self._bucket.pages
         connection.counts["page reads"] += begin > 0
-        connection.was_damaged = (
-            begin > 0 and not connection.was_damaged and chance.random() < connection.faults.damaged_range
-        )
-        if not connection.was_damaged:
+        was_damaged = self._scheduler.running in connection.damaged_for
+        connection.damaged_for.discard(self._scheduler.running)
+        if not begin or was_damaged or chance.random() >= connection.faults.damaged_range:
             return found
+        connection.damaged_for.add(self._scheduler.running)
         connection.counts["damaged ranges"] += 1
         self._say(f"damaged {name}")
         at = chance.randrange(begin + 1)

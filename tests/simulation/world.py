@@ -46,8 +46,9 @@ class Result:
 def simulate(seed: int, tell: Callable[[str], None] | None = None) -> Result:
     """Never raises what the simulation finds; `tell` gets every line of the trace."""
     root = Path(tempfile.mkdtemp(prefix="simulation-", dir=_MEMORY if _MEMORY.is_dir() else None))
-    with small_blocks(random.Random(f"blocks {seed}")):
-        return _simulated(Scheduler(seed, tell), root)
+    scheduler = Scheduler(seed, tell)
+    with small_blocks(scheduler, random.Random(f"blocks {seed}")):
+        return _simulated(scheduler, root)
 
 
 def _simulated(scheduler: Scheduler, root: Path) -> Result:

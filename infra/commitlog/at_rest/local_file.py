@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -36,14 +35,13 @@ from infra.commitlog.at_rest.in_place import (
 from infra.commitlog.at_rest.kept import CHANGES, KeptFiles
 from infra.commitlog.at_rest.newest_state import check_goes_on, check_log_served, restore_newest_state
 from infra.commitlog.at_rest.wal_beside import is_with_its_wal, may_have_been_backfilled
-from infra.commitlog.chain import START, Change, LogObject, Position, check_follows, write_pages
+from infra.commitlog.chain import START, Change, Position
 from infra.commitlog.file_state import FileChanged, Known, Shipped, has_wal, last_wal_of, state_of, wal_of
 from infra.commitlog.log import CommitLog
-from infra.commitlog.paging.btrees import newest_leaves
-from infra.commitlog.paging.newest_snapshot import NewestSnapshot, Paging, newest_snapshot
-from infra.commitlog.paging.paged_file import PagedFile
+from infra.commitlog.paging.newest_snapshot import Paging
+from infra.commitlog.paging.paged_database import PagedDatabase
 from infra.commitlog.position_file import Note, PositionFile
-from infra.commitlog.raw_file import RawFile, page_size_of
+from infra.commitlog.raw_file import RawFile, page_size_of, write_change
 from infra.commitlog.schema import AnySchema, Schema
 from infra.commitlog.wal import end_at, salts_in
 from infra.disk.durable import fsync_directory
@@ -51,8 +49,6 @@ from infra.sqlite_errors import translated_errors
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 512  # bytes, as stat counts what a file takes
-_LEAST_ROOM = 16 * 1024 * 1024  # bytes
 _SCRATCH = tuple(  # what a start or a restore writes beside the file, and a crash leaves there
     f".{name}{suffix}" for name in ("restoring", "comparing", "base") for suffix in ("", "-wal", "-shm", "-journal")
 )
@@ -91,51 +87,14 @@ class LocalFile:
         self._commits = FileCommits(path, log, clock)
         self.waiting = self._kept.all(CHANGES) if lasting else []  # row changes that are to be done again
         self._guard = Guard(path)
-        self._paging = paging
-        self._paged = PagedFile(path, paging.cache) if paging and not lasting else None
-        self._snapshot: NewestSnapshot | None = None  # whose pages are read
-        self._distrusted = set[LogObject]()  # snapshots whose sidecars are of no use
-        self._room = 0  # bytes of changed pages that a paged file may take before a newer snapshot is looked for
+        self.pages = PagedDatabase(path, log, paging) if paging and not lasting else None
         self._is_ours = False  # whether this process has settled the file; before that, others may have left it there
         self._found_before = NO_PAGE  # changeable, by a look that was not carried out
 
     @property
     def vfs(self) -> str:
         """Through which SQLite has to open the file; empty for its own."""
-        return self._paged.vfs if self._paged else ""
-
-    @property
-    def snapshot(self) -> LogObject | None:
-        """The snapshot whose pages are read, if the file is paged."""
-        return self._snapshot.item if self._snapshot else None
-
-    @property
-    def is_paged(self) -> bool:
-        """Whether only those pages of it are here that were asked for."""
-        return self._snapshot is not None
-
-    def read_ahead(self) -> Iterator[None]:
-        """Fetch the leaves of each b-tree that hold what is newest, a block at each step, if the file is paged.
-
-        Any thread may. Raises StoreError and LogDamaged.
-        """
-        if self._paged and self._snapshot:
-            for number in newest_leaves(self.path, self.vfs):
-                self._paged.warm([number])
-                yield
-
-    def has_outgrown_its_snapshot(self) -> bool:
-        """Ask whether so much of a paged file was changed that it would take less room on a newer snapshot, and whether
-        there is one. The store is asked once for each time that it has grown by a quarter.
-        """
-        if self._snapshot is None or not self.path.exists():  # the store has failed while it was opened anew
-            return False
-        taken = self.path.stat().st_blocks * _BLOCK
-        if taken <= self._room:
-            return False
-        self._room = taken * 5 // 4
-        newest = self._log.objects.snapshots()[:1]
-        return bool(newest) and newest[0][0].max_txid > self._snapshot.item.max_txid
+        return self.pages.vfs if self.pages else ""
 
     def settle(self) -> Position:
         """Make the file what the log says at some commit, and return that: the head, unless it was left well, or is
@@ -164,20 +123,13 @@ class LocalFile:
         """
         with self._exclusively() as connection:
             checkpoint(connection, self.path, known)
-            position = self._write(changes, position)
+            with translated_errors(self.path), RawFile(self.path, self.vfs) as file:
+                for change in changes:
+                    self._note_applying(position)
+                    position = write_change(file, change, position)
+                if self._lasting:
+                    file.sync()
             self._know_as_left()
-        return position
-
-    def _write(self, changes: Iterable[Change], position: Position) -> Position:
-        with translated_errors(self.path), RawFile(self.path, self.vfs) as file:
-            size = file.size()
-            for change in changes:
-                self._note_applying(position)
-                check_follows(change.header, position)
-                size = write_pages(file, change.header, change.pages(), size)
-                position = change.position
-            if self._lasting:
-                file.sync()
         return position
 
     def keep_hold_of_wal(self) -> None:
@@ -203,8 +155,8 @@ class LocalFile:
                 except (errors.DatabaseError, OSError) as error:
                     logger.warning("%s is left as it is, for the next start to look at: %s", self.path, error)
             self.position_file.close()
-        if self._paged:
-            self._paged.close()
+        if self.pages:
+            self.pages.close()
 
     def discard_wal(self, position: Position, known: Known) -> None:
         """Remove the WAL of a file that was overwritten, when all of it is in the log: what counts now is the file
@@ -397,7 +349,7 @@ class LocalFile:
 
     def _built(self) -> Position:
         self._remove_all()  # a WAL without its database says nothing
-        if position := self._opened_page_by_page():
+        if self.pages and (position := self._opened_page_by_page(self.pages)):
             return position
         image = self._beside("restoring")
         image.unlink(missing_ok=True)
@@ -414,38 +366,20 @@ class LocalFile:
         except errors.CommitConflict:
             return self._built()  # another instance has begun the log meanwhile
 
-    def _opened_page_by_page(self) -> Position | None:
-        """Open the newest snapshot without reading more of it than it takes; None where it is to be read as a whole."""
-        if not (self._paging and self._paged):
-            return None
-        if self._snapshot and self._snapshot.is_of_another:
-            self._distrusted.add(self._snapshot.item)
-        self._snapshot = newest_snapshot(self._log.objects, self._paging.above, self._distrusted)
-        if self._snapshot is None:
-            self._paged.end()
-            return None
+    def _opened_page_by_page(self, pages: PagedDatabase) -> Position | None:
+        """None where it is to be read as a whole."""
         try:
-            return self._opened(self._paged, self._snapshot)
+            position = pages.open()
+            if position is None:
+                return None
+            newest = self.position_file.newest
+            if newest != START:  # others have been shown that, and it is for whoever comes back here to find the head
+                position = pages.follow(position)
+            check_goes_on(position, self._log, self.path, newest)
+            self._know_as_left()
         except BaseException:
             self._remove_all()  # nobody else is to take it for somebody's database
             raise
-
-    def _opened(self, paged: PagedFile, snapshot: NewestSnapshot) -> Position:
-        assert self._paging
-        with translated_errors(self.path):
-            paged.begin(snapshot, snapshot.fetch)
-        self._room = max(self._paging.cache, _LEAST_ROOM)
-        position, newest = snapshot.position, self.position_file.newest
-        if newest != START:  # others have been shown that, and it is for whoever comes back here to find the head
-            try:
-                for change in self._log.changes(position, most=sys.maxsize, is_new=True):
-                    with closing(change):
-                        position = self._write([change], position)
-            except errors.SnapshotGone:
-                self._distrusted.add(snapshot.item)  # what has followed it is only in a newer one
-                raise
-        check_goes_on(position, self._log, self.path, newest)
-        self._know_as_left()
         return position
 
     def _put_in_place(self, image: Path) -> None:

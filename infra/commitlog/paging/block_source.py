@@ -35,8 +35,6 @@ class BlockSource:
     """Fetches blocks, several in one request or in parallel ones. Any thread may; raises what `Fetch` raises."""
 
     def __init__(self, index: Index, fetch: Fetch) -> None:
-        self.requests = 0
-        self.bytes = 0
         self._index = index
         self._fetch = fetch
         self._pool: ThreadPoolExecutor | None = None
@@ -63,16 +61,8 @@ class BlockSource:
 
     def _bytes_of(self, begin: int, end: int) -> bytes:
         if end - begin <= _PARALLEL_ABOVE:
-            return self._range(begin, end)
+            return self._fetch(begin, end)
         with self._lock:
             self._pool = self._pool or ThreadPoolExecutor(_AT_ONCE)
         starts = range(begin, end, _RANGE)
-        return b"".join(self._pool.map(lambda start: self._range(start, min(start + _RANGE, end)), starts))
-
-    def _range(self, begin: int, end: int) -> bytes:
-        with self._lock:
-            self.requests += 1
-        found = self._fetch(begin, end)
-        with self._lock:
-            self.bytes += len(found)
-        return found
+        return b"".join(self._pool.map(lambda start: self._fetch(start, min(start + _RANGE, end)), starts))

@@ -61,21 +61,6 @@ class PagedFile:
             # What was added since the snapshot, or is no page at all, is in no block
             pages.warm(pages.index.block_of(number) for number in numbers if not pages.is_in_file(number))
 
-    def prefetch(self, block: int) -> None:
-        """Bring one block into the cache, as `warm` does."""
-        if pages := self._vfs.pages:
-            pages.warm([block])
-
-    @property
-    def fetched_requests(self) -> int:
-        """How many requests the store was asked since `begin`."""
-        return self._vfs.pages.source.requests if self._vfs.pages else 0
-
-    @property
-    def fetched_bytes(self) -> int:
-        """How many bytes they have brought."""
-        return self._vfs.pages.source.bytes if self._vfs.pages else 0
-
     def end(self) -> None:
         """Forget the snapshot: from now on the file is as it is on disk. No connection may be open."""
         self._forget()

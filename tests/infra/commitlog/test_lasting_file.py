@@ -532,7 +532,7 @@ def test_file_torn_by_a_crash_while_catching_up_is_built_anew(
         raise OSError("no more")
 
     with monkeypatch.context() as patch:
-        patch.setattr("infra.commitlog.at_rest.local_file.write_pages", crash_half_way)
+        patch.setattr("infra.commitlog.raw_file.write_pages", crash_half_way)
         with pytest.raises(DatabaseUnavailable):
             instance.fresh_rows()
     instance.replica.close()

@@ -352,7 +352,6 @@ def test_random_pages_cost_one_block_each(paged: Paged) -> None:
             file.xRead(4096, block * 65536)
             file.xRead(4096, block * 65536 + 4096)
     assert paged.store.ranges == [paged.index.span(block, block) for block in (15, 2, 9, 4)]
-    assert (paged.file.fetched_requests, paged.file.fetched_bytes) == (4, sum(e - b for b, e in paged.store.ranges))
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -368,7 +367,7 @@ def test_one_after_the_other_doubles_what_is_fetched(backwards: bool, paged: Pag
 
 
 def test_read_ahead_leaves_out_what_is_here(paged: Paged) -> None:
-    paged.file.prefetch(4)
+    paged.file.warm([65])
     with closing_file(raw(paged)) as file:
         for page in range(10 * 16):
             file.xRead(4096, page * 4096)
@@ -412,9 +411,9 @@ def test_pages_that_the_snapshot_has_not_are_not_warmed(paged: Paged) -> None:
 
 def test_warm_pages_cost_no_request_any_more(paged: Paged) -> None:
     paged.file.warm([1, 2, 16 * 16, 16 * 16 + 1])
-    paged.file.prefetch(3)
+    paged.file.warm([49])
     asked = len(paged.store.ranges)
-    paged.file.prefetch(3)
+    paged.file.warm([49])
     paged.file.warm([2])
     with closing_file(raw(paged)) as file:
         for page in (0, 15, 16 * 15, 16 * 16, 3 * 16):
@@ -424,7 +423,7 @@ def test_warm_pages_cost_no_request_any_more(paged: Paged) -> None:
 
 @pytest.mark.parametrize("block", [5, -1])
 def test_reader_that_waits_for_the_store_keeps_nobody_waiting(block: int, paged: Paged) -> None:
-    paged.file.prefetch(0)
+    paged.file.warm([1])
     begin = block % paged.index.blocks * 65536
     asked, answer = threading.Event(), threading.Event()
 
@@ -538,7 +537,6 @@ def test_nothing_of_before_is_left_when_another_snapshot_begins(paged: Paged, tm
     make_database(other, 1024, 50)
     paged.index = SimpleIndex(other, 1024)
     paged.file.begin(paged.index, Store(paged.index).fetch)
-    assert (paged.file.fetched_requests, paged.file.fetched_bytes) == (0, 0)
     assert paged.path.stat().st_blocks == 0
     with closing(paged.connect()) as mine, closing(apsw.Connection(str(other))) as plain:
         assert contents(mine) == contents(plain)
@@ -586,9 +584,7 @@ def test_file_that_was_never_begun_is_as_it_is(tmp_path: Path) -> None:
     file = PagedFile(tmp_path / "app.db", MIB)
     with closing(apsw.Connection(str(tmp_path / "app.db"), vfs=file.vfs)) as mine:
         assert len(contents(mine)) == 3
-    assert (file.fetched_requests, file.fetched_bytes) == (0, 0)
     file.warm([1])
-    file.prefetch(0)
     file.close()
     assert [path.name for path in tmp_path.iterdir()] == ["app.db"]
 

@@ -12,13 +12,13 @@ import peewee
 import pytest
 from fastcrc.crc64 import go_iso
 
-from core.errors import LogDamaged, StoreUnavailable, TransactionTooLarge
+from core.errors import DatabaseUnavailable, LogDamaged, StoreUnavailable, TransactionTooLarge
 from infra.clock import Clock
 from infra.commitlog import ltx, replica
-from infra.commitlog.at_rest import local_file
 from infra.commitlog.chain import LogObject
 from infra.commitlog.log import open_log
 from infra.commitlog.objects import SNAPSHOTS
+from infra.commitlog.paging import paged_database
 from infra.commitlog.paging.newest_snapshot import Paging
 from infra.commitlog.paging.page_index import PageIndex
 from infra.commitlog.upkeep.compactor import Compactor
@@ -78,7 +78,7 @@ def names_of(url: str) -> list[str]:
 def test_open_and_a_point_read_take_five_requests(paged: Callable[..., Instance]) -> None:
     instance = paged()
     assert counted(instance) == ["objects", "read"]  # the level of snapshots, and the sidecar
-    assert instance.replica.at_rest.is_paged
+    assert instance.replica.snapshot
     instance.replica.refresh(instance.clock.now() + 0.001)
     [text] = instance.rows("SELECT length(text) FROM t WHERE v = 200")
     assert text == 600
@@ -181,7 +181,7 @@ def test_without_a_sidecar_the_snapshot_is_read_through_once(paged: Callable[...
     ObjectStore(url).delete(sidecar)
     instance = paged()
     assert counted(instance) == ["objects", "read", "read_range"]  # and the schema's block
-    assert instance.replica.at_rest.is_paged
+    assert instance.replica.snapshot
     assert instance.rows("SELECT length(text) FROM t WHERE v = 200") == [600]
     assert instance.rows("PRAGMA integrity_check") == ["ok"]
 
@@ -320,14 +320,14 @@ def test_store_that_is_away_is_told_and_later_all_is_well(paged: Callable[..., I
 
 def test_small_log_is_restored_as_a_whole(paged: Callable[..., Instance]) -> None:
     instance = paged(paging=replace(_ALWAYS, above=10_000_000))
-    assert not instance.replica.at_rest.is_paged
+    assert not instance.replica.snapshot
     assert instance.replica.is_fresh(instance.clock.now())
     assert instance.rows("SELECT count(*) FROM t") == [ROWS]
 
 
 def test_lasting_file_is_never_paged(start: StartInstance, url: str, made: LogObject) -> None:
     server = start("server", url, lasting=True, paging=_ALWAYS)
-    assert not server.replica.at_rest.is_paged
+    assert not server.replica.snapshot
     server.replica.close()
     assert b"SQLite format 3" in server.path.read_bytes()[:16]
 
@@ -353,6 +353,17 @@ def test_what_is_new_is_read_ahead(paged: Callable[..., Instance]) -> None:
     assert counted(instance)  # not everything was
 
 
+def test_nothing_is_read_ahead_of_a_file_that_is_not_there_now_or_was_closed(paged: Callable[..., Instance]) -> None:
+    instance = paged()
+    path = instance.replica.path
+    path.rename(path.with_suffix(".away"))
+    with pytest.raises(DatabaseUnavailable, match="cannot be opened"):
+        list(instance.replica.read_ahead())
+    path.with_suffix(".away").rename(path)
+    instance.replica.close()
+    assert list(instance.replica.read_ahead()) == []
+
+
 def test_nothing_is_read_ahead_of_a_file_that_is_here(paged: Callable[..., Instance]) -> None:
     assert list(paged(paging=replace(_ALWAYS, above=10_000_000)).replica.read_ahead()) == []
 
@@ -360,7 +371,7 @@ def test_nothing_is_read_ahead_of_a_file_that_is_here(paged: Callable[..., Insta
 def test_file_that_was_changed_much_is_opened_on_a_newer_snapshot(
     paged: Callable[..., Instance], full: Instance, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_file, "_LEAST_ROOM", 100_000)
+    monkeypatch.setattr(paged_database, "_LEAST_ROOM", 100_000)
     instance = paged(paging=replace(_ALWAYS, cache=1))
     change = "UPDATE t SET text = hex(randomblob(300))"
 
