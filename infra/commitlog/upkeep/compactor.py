@@ -14,7 +14,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Protocol
 
-from core.errors import LogDamaged, ObjectExists, ObjectMissing
+from core.errors import LogDamaged, ObjectExists, ObjectMissing, SnapshotGone
 from infra.clock import Clock
 from infra.commitlog import ltx
 from infra.commitlog.chain import START, Change, LogObject, Position, chain, check_follows
@@ -262,7 +262,7 @@ class Compactor:
 
     def holds(self, snapshot: LogObject, digest: str, progress: Progress = no_progress) -> bool:
         """Read a snapshot back, and say whether it holds the database file of this digest, as `digest_of` returns it.
-        Raises LogDamaged when it is not whole or not there.
+        Raises LogDamaged when it is not whole or not there, SnapshotGone when that is because there is a newer one.
         """
 
         def chunks() -> Iterator[bytes]:
@@ -280,6 +280,8 @@ class Compactor:
                 for _, page in _with_lock_page(reader.pages(), reader.header):
                     found.update(page)
             except ObjectMissing as error:
+                if any(item.max_txid > snapshot.max_txid for item, _ in self._listing.snapshots()):
+                    raise SnapshotGone(f"{self.log.objects.url_of(snapshot)} was deleted since it was made") from error
                 raise LogDamaged("is not there, although it was stored just now") from error
         return reader.header.max_txid == snapshot.max_txid and found.hexdigest() == digest
 

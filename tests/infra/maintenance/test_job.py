@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import apsw
 import pytest
@@ -374,7 +375,9 @@ def test_a_run_goes_on_where_another_was_killed(
     assert level(store, 1) == [4, 8, 12, 16]
 
 
+@pytest.mark.parametrize("step", ["snapshots", "store_snapshot"])
 def test_a_run_that_stood_still_while_its_snapshot_was_deleted_proves_the_newest_one(
+    step: str,
     write: Writer,
     maintenance: Maintenance,
     settings: Settings,
@@ -383,24 +386,26 @@ def test_a_run_that_stood_still_while_its_snapshot_was_deleted_proves_the_newest
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write.reach(2)
-    maintenance.run()
-    write.reach(3)
+    if step == "snapshots":
+        maintenance.run()
+        write.reach(3)
     monkeypatch.setattr(Snapshots, "is_due", lambda state, _: not state.newest or state.newest.max_txid < state.head)
-    find, found = maintenance.steps.snapshots, list[Snapshots]()
+    work, times = getattr(maintenance.steps, step), count(1)
 
-    def find_and_sleep() -> Snapshots:
-        found.append(find())
-        if len(found) == 1 and found[0].newest:
+    def work_and_sleep(*arguments: Any) -> Any:
+        result = work(*arguments)
+        if next(times) == 1:
+            write.reach(3)
             open_maintenance(settings, backups).run()
-            store.delete(ObjectNames(store.url).name_of(found[0].newest))
-        return found[-1]
+            store.delete(ObjectNames(store.url).name(9, 1, 2))
+        return result
 
-    monkeypatch.setattr(maintenance.steps, "snapshots", find_and_sleep)
+    monkeypatch.setattr(maintenance.steps, step, work_and_sleep)
     report = maintenance.run()
     assert (report.problems, report.unsound, report.txid) == ([], False, f"{3:016x}")
     assert report.verified
     assert report.verified.snapshot == f"{3:016x}"
-    assert [len(found), *level(store, 9)] == [2, 3]
+    assert level(store, 9) == [3]
 
 
 def test_out_of_time_it_goes_on_with_the_next_run(
