@@ -277,4 +277,6 @@ def _varint(value: int) -> bytes:
         return bytes((value,))
     if value < 1 << 14:
         return bytes((value & 127 | 128, value >> 7))
-    return bytes((value & 127 | 128,)) + _varint(value >> 7)
+    if value < 1 << 21:
+        return bytes((value & 127 | 128, value >> 7 & 127 | 128, value >> 14))
+    return bytes((value & 127 | 128, value >> 7 & 127 | 128, value >> 14 & 127 | 128)) + _varint(value >> 21)

@@ -109,7 +109,11 @@ def _summed(content: bytes, end: int, cell: int) -> bytes:
 
 
 def _minus(data: bytes, distance: int) -> bytes:
-    return bytes([(one - other) & 255 for one, other in zip(data, bytes(distance) + data, strict=False)])
+    """All bytes at once, as those of two numbers whose highest bits are kept apart: none borrows of the next."""
+    size = len(data)
+    one, other = int.from_bytes(data, "big"), int.from_bytes((bytes(distance) + data)[:size], "big")
+    high = int.from_bytes(b"\x80" * size, "big")
+    return ((one | high) - (other & ~high) ^ (one ^ ~other) & high).to_bytes(size, "big")
 
 
 def _plus(data: bytes, distance: int) -> bytes:

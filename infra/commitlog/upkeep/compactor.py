@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import file_digest, sha256
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +34,7 @@ _GROWTH = 0.5  # of the newest snapshot's size: when so much follows it, the nex
 _MOST_FOLLOWS = 64 * 1024 * 1024  # bytes, which is what a start reads besides, however large the snapshot
 _A_DAY = timedelta(days=1)
 _IN_MEMORY = 1024 * 1024  # bytes, of each of the objects that are merged
+_HASHED_AT_ONCE = 64  # pages
 _ONE_REQUEST = 16 * 1024 * 1024  # bytes
 _LARGEST_RUN = 256 * 1024 * 1024  # bytes of its parts: merging what is large gains nothing, and takes twice the room
 
@@ -277,8 +279,9 @@ class Compactor:
             try:
                 reader = ltx.Reader(chunks())
                 check_follows(reader.header, START)
-                for _, page in _with_lock_page(reader.pages(), reader.header):
-                    found.update(page)
+                pages = (page for _, page in _with_lock_page(reader.pages(), reader.header))
+                while some := b"".join(islice(pages, _HASHED_AT_ONCE)):
+                    found.update(some)
             except ObjectMissing as error:
                 if any(item.max_txid > snapshot.max_txid for item, _ in self._listing.snapshots()):
                     raise SnapshotGone(f"{self.log.objects.url_of(snapshot)} was deleted since it was made") from error
