@@ -153,12 +153,12 @@ class Head:
 
         Raises LogDamaged unless that leads from the first commit to the last one without a gap, and past `position`.
         """
-        for look_again in (True, False):
+        for looks_left in reversed(range(LOOKS)):
             listed = (ask or self._objects.towards_the_head)()
             newest, end = newest_in(listed), end_of(chain(listed, 0))
             if end == newest:
                 break
-            call_it_a_gap_unless(look_again, ObjectMissing(self._objects.url_of(commit_object(end + 1))))
+            call_it_a_gap_unless(looks_left > 0, ObjectMissing(self._objects.url_of(commit_object(end + 1))))
         if newest < position.txid:
             raise self._replaced(f"ends at TXID {newest:016x}, but this instance has seen {position.txid:016x}")
         return listed
@@ -208,7 +208,7 @@ class Head:
 
 
 def call_it_a_gap_unless(look_again: bool, error: ObjectMissing) -> None:
-    """Raise LogDamaged after the second look: maintenance may merge and delete between a listing and the reading of
+    """Raise LogDamaged after the last look: maintenance may merge and delete between a listing and the reading of
     what it listed.
     """
     if not look_again:
