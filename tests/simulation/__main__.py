@@ -50,11 +50,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200, help="how many")
     parser.add_argument("--start", type=int, default=0, help="the first one")
     parser.add_argument("--seed", type=int, help="only this one, with its trace")
+    parser.add_argument("--keep-going", action="store_true", help="do not stop at the first that fails")
     arguments = parser.parse_args()
     logging.disable()
     if arguments.seed is not None:
         return _one(arguments.seed)
-    return _many(range(arguments.start, arguments.start + arguments.seeds))
+    return _many(range(arguments.start, arguments.start + arguments.seeds), arguments.keep_going)
 
 
 def _one(seed: int) -> int:
@@ -65,8 +66,8 @@ def _one(seed: int) -> int:
     return bool(result.failure)
 
 
-def _many(seeds: range) -> int:
-    started = time.monotonic()
+def _many(seeds: range, keep_going: bool) -> int:
+    started, failed = time.monotonic(), 0
     counts: Counter[str] = Counter()
     started_before = multiprocessing.Value("i", 0)
     with ProcessPoolExecutor(os.cpu_count(), initializer=_stay_on_one_core, initargs=(started_before,)) as pool:
@@ -74,12 +75,14 @@ def _many(seeds: range) -> int:
             counts += result.counts
             if result.failure:
                 _report(result, done)
-                pool.shutdown(cancel_futures=True)
-                return 1
+                failed += 1
+                if not keep_going:
+                    pool.shutdown(cancel_futures=True)
+                    return 1
             if done % 200 == 0:
                 print(f"seeds {seeds[0]}-{seeds[done - 1]}: {_summary(counts)}", flush=True)
-    print(f"{len(seeds)} seeds in {time.monotonic() - started:.0f} s: {_summary(counts)}")
-    return 0
+    print(f"{len(seeds)} seeds in {time.monotonic() - started:.0f} s, {failed} failed: {_summary(counts)}")
+    return bool(failed)
 
 
 def _stay_on_one_core(started_before: "Synchronized[int]") -> None:
