@@ -64,6 +64,10 @@ class Database(Protocol):
     def txid(self) -> int:
         """The newest commit that reads see; 0 where commits have no numbers."""
 
+    @property
+    def has_been_current(self) -> bool:
+        """Whether what `read_local` answers from was the newest state at some time since the start."""
+
     def session(self, at_least: int = 0) -> Session:
         """Of a request that arrives now."""
 

@@ -82,11 +82,13 @@ class ByKey:
         return Caller(key_id, held.scopes)
 
     async def _held(self, find: UseCase[Holder], needed: Scope, session: Session | None) -> Holder:
-        """An operator must see how the service is just when the store is away: then the keys that are here count."""
+        """An operator must see how the service is just when the store is away: then the keys that are here count, but
+        not those of a snapshot that nobody has looked past yet: they may have been revoked since.
+        """
         try:
             return await self._database.read(find, session)
         except StoreError:
-            if needed is not Scope.OPS:
+            if needed is not Scope.OPS or not self._database.has_been_current:
                 raise
             return await self._database.read_local(find)
 

@@ -108,7 +108,7 @@ class Backups:
 
     def timed(self, backup: Backup) -> Backup:
         """Return it with the moment that its manifest says, within the minute of its name."""
-        with suppress(BackupDamaged, ObjectMissing, ValueError, TypeError):
+        with suppress(BackupDamaged, BackupMissing, ValueError, TypeError):
             made = datetime.fromisoformat(self.manifest_of(backup.name).created_at)
             if timedelta() <= made - backup.time < timedelta(minutes=1):
                 return replace(backup, time=made)
@@ -235,11 +235,13 @@ class Backups:
         return digest, contents
 
     def manifest_of(self, name: str) -> Manifest:
-        """Read what is said of a backup beside it. Raises BackupDamaged for what is no manifest."""
+        """Read what is said of a backup beside it. Raises BackupDamaged if it is no manifest, BackupMissing if none."""
         try:
             return _MANIFEST.validate_json(self.store.read_range(name + ".json", 0, _MOST_OF_MANIFEST))
         except ValidationError as error:
             raise BackupDamaged(f"{name}.json is not a manifest: {error.errors()[0]['msg']}") from error
+        except ObjectMissing as error:
+            raise BackupMissing(f"{name}.json vanished from {self.store.url}.") from error
 
     def _download(self, name: str, size: int, target: Path, progress: Progress) -> str:
         digest, done = hashlib.sha256(), 0
@@ -305,5 +307,5 @@ def _unpack(source: Path, target: Path, name: str) -> None:
                 chunk = packed.read(_CHUNK)
             plain.flush()
             os.fsync(plain.fileno())
-    except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]
+    except (EOFError, OverflowError, igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]
         raise BackupDamaged(f"{name} is damaged: {error}") from error

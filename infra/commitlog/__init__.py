@@ -27,7 +27,6 @@ from infra.commitlog.group import Write
 from infra.commitlog.log import CommitLog, open_log
 from infra.commitlog.observer import Observer, Unobserved
 from infra.commitlog.paging.newest_snapshot import Paging
-from infra.commitlog.paging.paged_copy import newest_copy
 from infra.commitlog.replica import Replica
 from infra.commitlog.schema import is_new, opened_image
 from infra.commitlog.soundness import soundness_of
@@ -48,7 +47,6 @@ __all__ = [
     "in_proportion",
     "is_new",
     "kept_files",
-    "newest_copy",
     "open_database",
     "open_log",
     "opened_image",

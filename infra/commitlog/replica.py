@@ -36,6 +36,7 @@ _LOOK_FURTHER = 4  # lost numbers
 _MOST_BEHIND = 64 * 1024 * 1024  # bytes: when more follows, a paged file is opened on a newer snapshot
 _BUSY_POLL_SECONDS = 0.01
 _SETTLINGS = 5
+_SNAPSHOTS = 3  # one that is gone, and one that what has followed it has left behind, and then there is a newer one
 _HEAL_SECONDS = 60.0  # from one time that SQLite's word makes the file be built anew to the next: perhaps it is the log
 _REDO_SECONDS = 1.0  # how long another program's changes may keep requests waiting
 
@@ -80,7 +81,7 @@ class Replica:
         self._unsaved_since: float | None = None  # by the clock: others have, perhaps, committed what is not stored
         self._healed = float("-inf")  # by the clock: when SQLite's word that it is damaged was last looked into
         schema = schema or AnySchema()
-        self._looked_past = True  # whether the log's head was looked for since the file was opened
+        self.has_looked_past = True  # whether the file has been at the log's head since it was opened
         self.at_rest = LocalFile(
             path, log, clock, lasting=lasting, busy_timeout=busy_timeout, schema=schema, paging=paging
         )
@@ -119,8 +120,8 @@ class Replica:
     def _open(self) -> None:
         asked = self._clock.now()
         self._settle()
-        self._looked_past = self.snapshot is None
-        if self._looked_past:
+        self.has_looked_past = self.snapshot is None
+        if self.has_looked_past:
             self.refresh(asked)
         self.at_rest.check_log_served(self.file.writer.connection())
         self.log.head.check_written_here(self.visible)
@@ -297,15 +298,32 @@ class Replica:
         """Apply what is new in the log, up to `limit` objects of it; returns whether there was anything."""
         if self._pages and self._pages.has_outgrown_its_snapshot():
             self.lose_pages()
-        try:
-            moved = self._catch_up(limit)
-        except errors.SnapshotGone:
-            self.lose_pages()
-            moved = self._catch_up(limit)
-        if not self._looked_past:
-            self.log.head.check_written_here(self.visible)
-            self._looked_past = True
+        for tries_left in reversed(range(_SNAPSHOTS)):
+            try:
+                moved = self._catch_up(limit)
+                break
+            except errors.SnapshotGone:
+                if not tries_left:
+                    raise
+                self.lose_pages()
+        if not self.has_looked_past and limit is None:
+            self._check_head_is_served()
         return moved
+
+    def look_past_snapshot(self) -> None:
+        """See to it that a file that was opened page by page is at the log's head, which nobody has looked for yet."""
+        if not self.has_looked_past:
+            self.catch_up()
+
+    def _check_head_is_served(self) -> None:
+        """As `open` does with a file that is at the head. Until it is, nobody is answered from this one."""
+        try:
+            self.at_rest.check_log_served(self.file.writer.connection())
+            self.log.head.check_written_here(self.visible)
+        except errors.ServiceError:
+            self._condition = Condition.UNSETTLED
+            raise
+        self.has_looked_past = True
 
     def _catch_up(self, limit: int | None) -> bool:
         if self._condition is not Condition.SERVED:
@@ -313,7 +331,7 @@ class Replica:
             return True
         is_paged = self.snapshot is not None
         most = _MOST_BEHIND if is_paged else None
-        changes = self.log.changes(self.stored, limit, most=most, is_new=is_paged and not self._looked_past)
+        changes = self.log.changes(self.stored, limit, most=most, is_new=is_paged and not self.has_looked_past)
         moved = False
         while True:
             with ExitStack() as stack:
@@ -372,7 +390,7 @@ class Replica:
                 if self._clock.now() >= deadline:
                     raise errors.CommitNotStored("Other instances were faster every time.") from error
                 # The commit that was lost to is all that is known to be new; asking for more would take another turn
-                self.catch_up(None if conflicts % _LOOK_FURTHER == 0 else 1)
+                self.catch_up(None if conflicts % _LOOK_FURTHER == 0 or not self.has_looked_past else 1)
                 self._fairness.lost(conflicts)
                 continue
             except FileChanged as error:

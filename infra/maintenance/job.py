@@ -13,6 +13,7 @@ from pathlib import Path
 
 from core.errors import (
     BackupDamaged,
+    BackupMissing,
     DatabaseDamaged,
     LogDamaged,
     MaintenanceCancelled,
@@ -194,8 +195,8 @@ class Maintenance:
                 self._take_misdated(report)
             try:
                 newest = self._proven(report, scratch, progress)
-            except SnapshotGone as error:  # this run has stood still, and another one has gone on
-                logger.info("%s; the newest one is proven", error)
+            except (SnapshotGone, BackupMissing) as error:  # this run has stood still, and another one has gone on
+                logger.info("%s; what is newest is proven", error)
                 newest = self._proven(report, scratch, progress)
             if newest is None:
                 return self.steps.check_nothing_misnamed()  # nobody has written anything yet

@@ -13,7 +13,7 @@ from playhouse.apsw_ext import APSWDatabase
 
 from core.errors import LogDamaged
 from infra.clock import Clock
-from infra.commitlog import Observer, Paging, defend, newest_copy, open_log
+from infra.commitlog import Observer, defend, open_log
 from infra.database import Copy, CopyLimit
 from infra.disk.workspace import workspace_in
 from infra.sqlite_errors import translated_errors
@@ -22,10 +22,9 @@ from infra.sqlite_errors import translated_errors
 class Copies:
     """Any thread may call it."""
 
-    def __init__(self, url: str, observer: Observer | None = None, paging: Paging | None = None) -> None:
-        """`url`: of the log. `observer`: of all that is asked of it. `paging`: of what is large; None for never."""
+    def __init__(self, url: str, observer: Observer | None = None) -> None:
+        """`url`: of the log. `observer`: of all that is asked of it."""
         self._url = url
-        self._paging = paging
         self._observer = observer
         self._limit = CopyLimit()
 
@@ -40,11 +39,10 @@ class Copies:
             top = Path(tempfile.gettempdir())
             with translated_errors(top):
                 image = stack.enter_context(workspace_in(top)) / "copy.db"
-                log = open_log(self._url, Clock(), observer=self._observer)
-                position, vfs = stack.enter_context(newest_copy(log, image, self._paging))
+                position = open_log(self._url, Clock(), observer=self._observer).restore(image)
                 if position.txid < at_least:
                     raise LogDamaged(f"{self._url} ends at TXID {position.txid:016x}, but {at_least:016x} was in it.")
-                db = APSWDatabase(str(image), pragmas={"query_only": 1}, thread_safe=False, vfs=vfs or None)
+                db = APSWDatabase(str(image), pragmas={"query_only": 1}, thread_safe=False)
                 stack.callback(db.close)
                 db.connect()
                 defend(db.connection())

@@ -87,7 +87,7 @@ class SqliteDatabase:
         self._translated_errors = translated_errors(path)
         self._lasting = lasting
         self._probing_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-probe")
-        self._copies = Copies(log.url, log.observer, None if lasting else paging)
+        self._copies = Copies(log.url, log.observer)
         self._lock = OwnerLock(path)
         _make_directory(path.parent)
         self._check_files_are_writable()
@@ -127,6 +127,11 @@ class SqliteDatabase:
     def txid(self) -> int:
         """The newest commit that reads see."""
         return self._replica.visible.txid
+
+    @property
+    def has_been_current(self) -> bool:
+        """Whether what is here was the newest state at some time since the start."""
+        return self._replica.has_looked_past
 
     def session(self, at_least: int = 0) -> Session:
         """Of a request that arrives now."""
@@ -296,6 +301,9 @@ class SqliteDatabase:
 
     def _open(self) -> None:
         self._replica.open()
+        if is_migrated(self._replica.reader):
+            return
+        self._replica.look_past_snapshot()  # perhaps it was migrated since
         if not is_migrated(self._replica.reader):
             self._replica.write(migrate, self._clock.now() + START_SECONDS, self._clock.now())
 

@@ -18,8 +18,11 @@ from core.dialects import execute
 from core.errors import StoreUnavailable
 from core.stored import now
 from handler.callers.access import scope_needed
-from handler.service import Service, open_server_service
+from handler.service import Service, open_server_service, open_service
+from infra.backups.backups import open_backups
+from infra.maintenance.job import open_maintenance
 from infra.storage.object_store import ObjectStore
+from infra.telemetry.metrics import Metrics
 from tests.conftest import MakeSettings, assert_problem, serving
 from tests.e2e.processes import own_address, until
 from tests.log_watch import kept_lines
@@ -291,6 +294,34 @@ def test_only_operators_come_in_while_the_store_is_away(
     for path in ("/metrics", "/ops/status", "/ops/history"):
         answers = {name: client.get(path, headers=headers).status_code for name, headers in asked.items()}
         assert answers == {"ops": 200, "revoked": 401, "another": 403}
+
+
+@pytest.mark.sqlite_only("it is paged, and the store is away")
+def test_keys_of_a_snapshot_that_nobody_has_looked_past_do_not_count(
+    client: httpx2.Client,
+    service: Service,
+    make_settings: MakeSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = new_key(service, "ops")
+    open_maintenance(service.settings, open_backups(service.settings)).run()
+    asyncio.run(service.database.write(partial(api_keys.revoke, key_id=key.split("_")[1])))
+    paged = {"REPLICA_URL": service.settings.replica_url, "PAGED_ABOVE_MB": "always"}
+    settings = make_settings(DATABASE_PATH=tmp_path / "function" / "app.db", **paged)
+    function = open_service(settings, Metrics(), None, lasting=False)
+    assert not function.database.has_been_current
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        for verb in ("read", "read_range", "read_end", "objects"):
+            patch.setattr(ObjectStore, verb, away)
+        with serving(function) as other:
+            assert other.get("/ops/status", headers=bearer(key)).status_code == 503
+            patch.undo()
+            assert other.get("/ops/status", headers=bearer(key)).status_code == 401
 
 
 # The day of the last use

@@ -28,10 +28,14 @@ from core.errors import (
     TooManyWrites,
 )
 from core.schemas import ItemQuery, NewItem
+from infra.clock import Clock
+from infra.commitlog import open_log, publish_file
 from infra.commitlog.raw_file import RawFile, page_size_of
+from infra.commitlog.upkeep import Compactor
 from infra.database import Session
+from infra.settings import Settings
 from infra.sqlite import write_queue
-from infra.sqlite.database import SqliteDatabase
+from infra.sqlite.database import SqliteDatabase, open_sqlite
 from infra.sqlite_errors import translated_errors
 from infra.storage.object_store import ObjectStore
 from tests.conftest import open_at
@@ -666,3 +670,22 @@ def test_older_file_that_the_migration_cannot_take_is_kept_and_the_log_served(
     with closing(open_at(path)) as database:
         assert run(database.read(count)) == 0
     assert len(list(path.parent.glob("app.db.diverged-*"))) == 1
+
+
+# A function's file, which is opened page by page
+
+
+def test_snapshot_from_before_a_migration_is_not_migrated_again(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, clock, image = (tmp_path / "log").as_uri(), Clock(), tmp_path / "old.db"
+    with closing(apsw.Connection(str(image))) as connection:
+        connection.execute(migrations.scripts()[0] + "PRAGMA user_version = 1")
+    log = open_log(url, clock)
+    _, position = publish_file(image, log, clock)
+    Compactor(log, ObjectStore(url), clock).store_snapshot(image, position, tmp_path)
+    open_at(path, REPLICA_URL=url).close()  # which migrates it
+    monkeypatch.setattr("infra.sqlite.database.migrate", Mock(side_effect=AssertionError))
+    settings = {"DATABASE_PATH": str(tmp_path / "function" / "app.db"), "REPLICA_URL": url, "PAGED_ABOVE_MB": "always"}
+    with closing(open_sqlite(Settings.from_environment(settings), lasting=False)) as function:
+        assert run(function.read(migrations.schema_version)) == len(migrations.scripts())

@@ -42,7 +42,7 @@ from infra.commitlog.paging.newest_snapshot import Paging
 from infra.commitlog.paging.paged_database import PagedDatabase
 from infra.commitlog.position_file import Note, PositionFile
 from infra.commitlog.raw_file import RawFile, page_size_of, write_change
-from infra.commitlog.schema import AnySchema, Schema
+from infra.commitlog.schema import AnySchema, Schema, opened_image
 from infra.commitlog.wal import end_at, salts_in
 from infra.disk.durable import fsync_directory
 from infra.sqlite_errors import translated_errors
@@ -375,6 +375,8 @@ class LocalFile:
             newest = self.position_file.newest
             if newest != START:  # others have been shown that, and it is for whoever comes back here to find the head
                 position = pages.follow(position)
+                with opened_image(self.path, self.vfs) as connection:
+                    self.check_log_served(connection)
             check_goes_on(position, self._log, self.path, newest)
             self._know_as_left()
         except BaseException:

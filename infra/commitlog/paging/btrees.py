@@ -54,12 +54,12 @@ def newest_leaves(path: Path, vfs: str) -> Iterator[int]:
     """Yield the numbers of the last pages at the bottom of each b-tree, those that one interior page leads to: what is
     new is there. `vfs`: the one to open the file through. What reading a page raises comes from here.
     """
-    with RawFile(path, vfs) as file:
-        file.seek(_PAGE_SIZE.start)
-        page_size = int.from_bytes(file.read(2), "big")
-        pages = _Pages(file, 65536 if page_size == 1 else page_size)
-        for root in _roots(path, vfs):
-            yield from pages.last_leaves(root)
+    for root in _roots(path, vfs):
+        with RawFile(path, vfs) as file:  # not while the caller waits: what is replaced meanwhile would stay on disk
+            file.seek(_PAGE_SIZE.start)
+            page_size = int.from_bytes(file.read(2), "big")
+            leaves = _Pages(file, 65536 if page_size == 1 else page_size).last_leaves(root)
+        yield from leaves
 
 
 def _upper_pages(pages: "_Pages", roots: list[int]) -> Iterator[Page]:

@@ -91,7 +91,8 @@ def newest_snapshot(objects: Objects, above: int, distrusted: Container[LogObjec
 
     One without a sidecar is read through once for its index, unless the one before it has one: maintenance may be at
     work, or have been killed. `distrusted`: snapshots whose sidecars are of no use.
-    Raises what `Objects` raises for a log that cannot be read, LogDamaged for a snapshot that is not whole.
+    Raises what `Objects` raises for a log that cannot be read, LogDamaged for a snapshot that is not whole, and
+    SnapshotGone for one that was deleted meanwhile.
     """
     newest = objects.snapshots()[:2]
     if not newest or newest[0][0].size <= above:
@@ -101,9 +102,12 @@ def newest_snapshot(objects: Objects, above: int, distrusted: Container[LogObjec
     item = item or newest[0][0]
     if index is None:
         logger.info("%s has no index of its pages that can be used: it is read through once", objects.url_of(item))
-        with objects.named_in_damage(item):
-            index = PageIndex.read_through(objects.chunks(item))
-            _check_is_of(index, item)
+        try:
+            with objects.named_in_damage(item):
+                index = PageIndex.read_through(objects.chunks(item))
+                _check_is_of(index, item)
+        except ObjectMissing as error:
+            raise SnapshotGone(f"{objects.url_of(item)} was deleted since it was found") from error
     return NewestSnapshot(objects, item, index)
 
 

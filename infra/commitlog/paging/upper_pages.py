@@ -26,6 +26,7 @@ Page = tuple[int, bytes]  # number and content
 GROUP = 16  # pages
 _KEPT = 4  # groups, uncompressed
 _SHAPE = struct.Struct(">HH")
+_MOST_SHAPED = 0xFFFF
 
 
 class UpperPages:
@@ -92,7 +93,8 @@ def _shape(number: int, page: bytes) -> tuple[int, int]:
     """Return how long the array of a page is, with what is before it, and what most of its cells take, in bytes."""
     offsets = cell_offsets(number, page)
     sizes = Counter(abs(one - other) for one, other in pairwise(offsets))
-    return (array_begin(number, page) + 2 * len(offsets), sizes.most_common(1)[0][0]) if sizes else (0, 0)
+    end = array_begin(number, page) + 2 * len(offsets)
+    return (end, sizes.most_common(1)[0][0]) if sizes and end <= _MOST_SHAPED else (0, 0)
 
 
 def _differences(page: bytes, end: int, cell: int) -> bytes:

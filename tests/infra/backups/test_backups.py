@@ -194,6 +194,24 @@ def test_backup_without_a_manifest_can_be_restored_by_name(local: Backups, image
     assert count(target) == 3
 
 
+def test_manifest_that_is_not_there_any_more_is_said(local: Backups, image: Path) -> None:
+    name = local.create(image, at(1)).name
+    local.store.delete(name + ".json")
+    with pytest.raises(BackupMissing, match=rf"{name}\.json vanished from file:"):
+        local.manifest_of(name)
+
+
+def test_header_of_any_length_is_no_traceback(local: Backups, image: Path, target: Path) -> None:
+    name, head, packed = (
+        "app-20260131-1200-odd.db.gz",
+        b"\x1f\x8b\x08\x08" + bytes(6),
+        gzip.compress(image.read_bytes()),
+    )
+    local.store.put(name, head + b"n" * 600_000 + b"\0" + packed[10:])
+    with pytest.raises(BackupDamaged, match=f"{name} is damaged: "):
+        local.restore(target, name)
+
+
 def test_manifest_of_an_older_release_does_not_say_the_txid(local: Backups, image: Path, target: Path) -> None:
     made = local.create(image, at(1))
     older = {name: value for name, value in asdict(made).items() if name != "txid"}

@@ -18,6 +18,7 @@ import pytest
 from core.errors import MaintenanceCancelled, StoreUnavailable
 from infra.__main__ import main
 from infra.backups.backups import Backups, open_backups
+from infra.backups.retention import Backup
 from infra.clock import Clock
 from infra.commitlog import Position, Replica, open_log
 from infra.commitlog.objects import ObjectNames
@@ -406,6 +407,26 @@ def test_a_run_that_stood_still_while_its_snapshot_was_deleted_proves_the_newest
     assert report.verified
     assert report.verified.snapshot == f"{3:016x}"
     assert level(store, 9) == [3]
+
+
+def test_a_run_that_stood_still_while_its_backup_was_deleted_proves_the_newest_one(
+    write: Writer, maintenance: Maintenance, settings: Settings, backups: Backups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = maintenance.run().backup
+    write.reach(3)
+    find, times = backups.newest, count(1)
+
+    def find_and_sleep() -> Backup | None:
+        found = find()
+        if next(times) == 1:
+            open_maintenance(settings, open_backups(settings)).run()
+            for name in (f"{old}.json", old):
+                backups.store.delete(name)
+        return found
+
+    monkeypatch.setattr(backups, "newest", find_and_sleep)
+    report = maintenance.run()
+    assert (report.problems, report.unsound, report.txid) == ([], False, f"{3:016x}")
 
 
 def test_out_of_time_it_goes_on_with_the_next_run(

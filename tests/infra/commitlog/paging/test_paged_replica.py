@@ -1,26 +1,29 @@
 """A private file that is opened page by page: the same promises, with a fraction of what is read."""
 
+import os
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import apsw
 import peewee
 import pytest
 from fastcrc.crc64 import go_iso
 
-from core.errors import DatabaseUnavailable, LogDamaged, StoreUnavailable, TransactionTooLarge
+from core.errors import DatabaseUnavailable, LogDamaged, NotServed, StoreUnavailable, TransactionTooLarge
 from infra.clock import Clock
 from infra.commitlog import ltx, replica
 from infra.commitlog.chain import LogObject
 from infra.commitlog.log import open_log
 from infra.commitlog.objects import SNAPSHOTS
-from infra.commitlog.paging import paged_database
+from infra.commitlog.paging import btrees, paged_database
 from infra.commitlog.paging.newest_snapshot import Paging
 from infra.commitlog.paging.page_index import PageIndex
+from infra.commitlog.schema import AnySchema
 from infra.commitlog.upkeep.compactor import Compactor
 from infra.storage.object_store import ObjectStore
 from tests.infra.commitlog.conftest import Instance, StartInstance, stored_in
@@ -342,6 +345,89 @@ def test_dates_of_followers_ascend(paged: Callable[..., Instance], full: Instanc
     assert all(one <= two for one, two in pairwise(stamps))
 
 
+class OneVersion(AnySchema):
+    """Knows no schema but that of version 0."""
+
+    def check(self, connection: apsw.Connection) -> bool:
+        if version := connection.pragma("user_version"):
+            raise NotServed(f"schema version {version}")
+        return True
+
+
+@pytest.mark.parametrize("first", ["read", "write", "write one behind"])
+def test_state_that_is_not_for_this_release_is_refused_though_the_snapshot_is_for_it(
+    first: str, start: StartInstance, url: str, full: Instance, made: LogObject
+) -> None:
+    if first == "write one behind":
+        full.sql("UPDATE t SET text = 'one' WHERE v = 1")
+    full.sql("PRAGMA user_version = 7")
+    full.sql("UPDATE t SET text = 'two' WHERE v = 2")
+    instance = start("paged", url, schema=OneVersion(), paging=_ALWAYS)
+    for ask in (
+        (instance.fresh_rows, lambda: instance.sql("DELETE FROM t"))
+        if first == "read"
+        else (
+            lambda: instance.sql("DELETE FROM t"),
+            instance.fresh_rows,
+        )
+    ):
+        for _ in range(2):
+            with pytest.raises(NotServed, match="schema version 7"):
+                ask()
+    with pytest.raises(DatabaseUnavailable):
+        instance.rows()
+    assert full.fresh_rows() == list(range(1, ROWS + 1))
+    full.sql("PRAGMA user_version = 0")
+    assert instance.fresh_rows() == list(range(1, ROWS + 1))
+    instance.sql("DELETE FROM t WHERE v = 1")
+    assert full.fresh_rows() == list(range(2, ROWS + 1))
+
+
+def test_snapshot_that_is_left_behind_gives_way_to_the_newest_though_that_has_no_sidecar(
+    paged: Callable[..., Instance], full: Instance, made: LogObject, url: str, tmp_path: Path
+) -> None:
+    instance = paged()
+    full.sql("UPDATE t SET text = 'new'")
+    newest = snapshot(url, tmp_path / "snapshots")
+    names = full.log.objects.names
+    store = ObjectStore(url)
+    store.delete(names.sidecar_of(newest))
+    for txid in range(1, newest.max_txid):
+        store.delete(names.name(0, txid, txid))
+    assert instance.fresh_rows() == list(range(1, ROWS + 1))
+    assert instance.rows("SELECT DISTINCT text FROM t") == ["new"]
+
+
+def test_snapshot_that_is_deleted_while_it_is_read_through_is_looked_for_again(
+    paged: Callable[..., Instance], full: Instance, made: LogObject, url: str, tmp_path: Path
+) -> None:
+    names, store = full.log.objects.names, ObjectStore(url)
+    store.delete(names.sidecar_of(made))
+    instance = paged(open=False)
+    read = instance.store.read
+
+    def read_late(name: str) -> Iterator[bytes]:
+        if name == names.name_of(made):
+            full.sql("UPDATE t SET text = 'new' WHERE v = 1")
+            snapshot(url, tmp_path / "snapshots")
+            store.delete(name)
+        return read(name)
+
+    instance.store.read = read_late  # type: ignore[method-assign]
+    instance.replica.open()
+    assert instance.rows("SELECT text FROM t WHERE v = 1") == ["new"]
+
+
+def test_reply_that_is_too_short_is_no_damage(paged: Callable[..., Instance], made: LogObject) -> None:
+    instance = paged()
+    read_range = instance.store.read_range
+    instance.store.read_range = lambda name, begin, end: read_range(name, begin, end)[1:]  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailable, match=r"\.ltx: [0-9,]+ bytes came where [0-9,]+ are"):
+        instance.rows("SELECT length(text) FROM t WHERE v = 200")
+    instance.store.read_range = read_range  # type: ignore[method-assign]
+    assert instance.rows("SELECT length(text) FROM t WHERE v = 200") == [600]
+
+
 def test_what_is_new_is_read_ahead(paged: Callable[..., Instance]) -> None:
     instance = paged()
     for _ in instance.replica.read_ahead():
@@ -353,15 +439,30 @@ def test_what_is_new_is_read_ahead(paged: Callable[..., Instance]) -> None:
     assert counted(instance)  # not everything was
 
 
-def test_nothing_is_read_ahead_of_a_file_that_is_not_there_now_or_was_closed(paged: Callable[..., Instance]) -> None:
+def test_nothing_is_read_ahead_of_a_file_that_is_not_there_now_or_was_closed(
+    paged: Callable[..., Instance], monkeypatch: pytest.MonkeyPatch
+) -> None:
     instance = paged()
     path = instance.replica.path
     path.rename(path.with_suffix(".away"))
-    with pytest.raises(DatabaseUnavailable, match="cannot be opened"):
-        list(instance.replica.read_ahead())
+    assert list(instance.replica.read_ahead()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(btrees, "_roots", lambda *_: [2])  # it was there a moment ago
+        with pytest.raises(DatabaseUnavailable, match="cannot be opened"):
+            list(instance.replica.read_ahead())
     path.with_suffix(".away").rename(path)
     instance.replica.close()
     assert list(instance.replica.read_ahead()) == []
+
+
+def test_who_reads_ahead_keeps_no_file_on_disk_that_is_replaced(paged: Callable[..., Instance]) -> None:
+    instance = paged()
+    steps = instance.replica.read_ahead()
+    next(steps)
+    instance.replica.lose_pages()
+    instance.fresh_rows()
+    kept = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert not [name for name in kept if name.startswith(str(instance.path)) and name.endswith("(deleted)")]
 
 
 def test_nothing_is_read_ahead_of_a_file_that_is_here(paged: Callable[..., Instance]) -> None:

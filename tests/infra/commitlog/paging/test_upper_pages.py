@@ -173,6 +173,12 @@ def test_pages_that_only_begin_like_a_btrees_are_read_as_they_were(kind: int, da
     assert upper.read(7) == page
 
 
+def test_page_that_its_array_fills_to_the_end_is_read_as_it_was() -> None:
+    size = 65_536
+    page = bytes([10, 0, 0]) + (size // 2 - 4).to_bytes(2, "big") + random.Random(1).randbytes(size - 5)
+    assert compressed([(7, page)], size, PLENTY).read(7) == page
+
+
 def test_damaged_file_has_upper_pages_of_some_kind(image: Path) -> None:
     """What they are does not matter, but that it comes to an end: of a file whose pages lead in circles too."""
     page_size, content = page_size_of(image), image.read_bytes()
