@@ -123,7 +123,12 @@ class Replica:
         self.has_looked_past = self.snapshot is None
         if self.has_looked_past:
             self.refresh(asked)
-        self.at_rest.check_log_served(self.file.writer.connection())
+        try:
+            self.at_rest.check_log_served(self.file.writer.connection())
+        except errors.NotServed:
+            if self.has_looked_past:
+                raise
+            self.look_past_snapshot()  # perhaps what has followed is for this release
         self.log.head.check_written_here(self.visible)
 
     def close(self, deadline: float = 0.0) -> None:

@@ -42,6 +42,7 @@ _SHOWN = (
     "spoilt sidecars",
     "damaged ranges",
     "vacuums",
+    "upgrades",
 )
 
 

@@ -98,6 +98,7 @@ class Instance:
         self._naps = 0  # in the present request
         self._begun = 0.0  # the present request
         self._owed = 0  # the TXID that this process has named as that of an unknown outcome
+        self._not_for_us: int | None = None  # from this TXID on, which was there when this process began to open
         self._touches = 0  # of another program, since this instance has looked
         self._operator = Operator(around.model, self._rng, around.write_of_others, around.counts)
 
@@ -237,7 +238,7 @@ class Instance:
             self.take_note_of_kept_files(old)
             if self._directory != old:
                 shutil.rmtree(old)
-            self._scheduler.at(min(2.0**self._failed_starts, 40_000) * self._rng.random(), self.start)
+            self._scheduler.at(min(2.0 ** min(self._failed_starts, 20), 40_000) * self._rng.random(), self.start)
 
     def _leave(self, replica: Replica) -> None:
         """All that is left to do for a process that was killed."""
@@ -255,9 +256,12 @@ class Instance:
         assert self._connection
         try:
             self._connection.opening = True
+            self._not_for_us = self._model.newer_since
             replica.open()
             self._connection.opening = self._operator.keeps_off = False
             self._connection.has_seen_log = True
+            if not has_schema(replica.reader):
+                replica.look_past_snapshot()
             if not has_schema(replica.reader):
                 replica.write(create_schema, self._clock.now() + _START_SECONDS, self._clock.now())
         except ServiceError as error:
@@ -449,6 +453,7 @@ class Instance:
             self._answer_later(request)
             return
         token = self._replica.stored.txid  # as the service takes it
+        self._check_is_for_us(shown)
         self._model.named(state, token)
         answered = self._answered(f"read at TXID {shown}", self._fresh_since(request), request.freshness > 0)
         self._model.read(state, shown, request.at_least, self._fresh_since(request), answered)
@@ -541,6 +546,7 @@ class Instance:
                 self._answer_from(write, attempt.shown, shared)
             case None if write.ends == "commit":
                 txid = self._model.acknowledged(write, self._answered(f"write {write.number} done", write.arrived))
+                self._check_is_for_us(txid)
                 if txid != attempt.shown:
                     raise Violation(f"what an answer names: TXID {attempt.shown} for a commit that is {txid}")
                 self._around.tokens.append(txid)
@@ -561,8 +567,14 @@ class Instance:
             case error:
                 raise error
 
+    def _check_is_for_us(self, txid: int) -> None:
+        """Whoever was at work when a newer release migrated goes on; nobody begins with what it does not know."""
+        if self._not_for_us and self._model.newer_since == self._not_for_us <= txid:
+            raise Violation(f"I11: {self.name} has begun with a schema that is not for it, at TXID {txid}")
+
     def _answer_from(self, write: Write, shown: int, shared: bool) -> None:
         """One that committed nothing was a read."""
+        self._check_is_for_us(shown)
         now = self._answered(
             f"write {write.number} without a commit at TXID {shown}", self._fresh_since(write), write.freshness > 0
         )

@@ -12,7 +12,7 @@ from core.errors import NotServed
 from infra.commitlog import is_new, ltx
 from infra.commitlog.dates import corrected
 from tests.simulation.scheduler import Violation
-from tests.simulation.workload import SCHEMA_ONLY, SimulatedSchema, State, Write, answer_on, state_of
+from tests.simulation.workload import SCHEMA_ONLY, VERSION, SimulatedSchema, State, Write, answer_on, state_of
 
 
 @dataclass
@@ -51,6 +51,8 @@ class Model:
         self._mixtures: set[State] = set()  # what operators have left of files, of which nothing tells that it is one
         self._by_others: set[int] = set()  # writes by other programs, which nobody holds back
         self._kept: set[int] = set()  # of these, those in files that were kept
+        self.newer_since: int | None = None  # the TXID from which on the schema is one that only a newer release knows
+        self._is_upgraded = False  # once: there is such a release
         self._mangled = 0  # how often other programs have changed pages and nothing else
         self._seen: list[tuple[float, int]] = []  # (moment, newest TXID that any client knew of), both ascending
 
@@ -85,6 +87,11 @@ class Model:
             return
         self.chain.is_begun = True
         [(found,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
+        is_newer = self._is_upgraded and connection.pragma("user_version") == VERSION + 1
+        self.newer_since = (self.newer_since or txid) if is_newer else None
+        if is_newer:
+            _check("I11 what becomes a commit", found == "ok", lambda: f"TXID {txid}, {found}")
+            return
         try:
             served = SimulatedSchema().check(connection)
         except NotServed as error:
@@ -162,6 +169,11 @@ class Model:
 
     def mangled(self) -> None:
         self._mangled += 1
+
+    def upgraded(self) -> None:
+        """A newer release may commit its schema from now on, and those who are at work go on with that."""
+        self._is_upgraded = True
+        self.mangled()
 
     def by_others(self, write: Write) -> None:
         """Another program has committed to a file."""

@@ -20,6 +20,7 @@ from infra.commitlog.upkeep import sidecars
 from tests.simulation.instance import Instance, Stop, Surroundings, Vacuum
 from tests.simulation.maintenance import RUN, Maintainer
 from tests.simulation.model import Model
+from tests.simulation.newer_release import NewerRelease
 from tests.simulation.paged import check_pages, small_blocks
 from tests.simulation.scheduler import EPOCH, Scheduler, SimulatedClock, Violation
 from tests.simulation.spoilt import flipped
@@ -92,6 +93,7 @@ class World:
             Instance(self._around, number, rng.random() < servers) for number in range(1, rng.randint(1, 5) + 1)
         ]
         self._is_vacuumed = self._bucket.pages.random() < 0.2
+        self._is_upgraded = not self._around.faults.operator and self._bucket.pages.random() < 0.3
         self._writes = 0
         self._with_key: list[Write] = []
         self._maintenances = 0
@@ -133,7 +135,7 @@ class World:
                 self._scheduler.at(moment + span + self._rng.random() * gap, self._maintain)
             if self._rng.random() < 0.3:
                 self._scheduler.at(moment + span + self._rng.random() * gap, self._recycle)
-            if self._rng.random() < 0.1:
+            if self._rng.random() < 0.1 and not self._is_upgraded:
                 self._scheduler.at(moment + span * self._rng.random(), self._empty)
             if self._is_vacuumed:
                 self._scheduler.at(moment + self._bucket.pages.random() * (span + gap), self._vacuum)
@@ -143,6 +145,11 @@ class World:
                 self._plan_listings(moment + span)
             moment += span + gap
         self._scheduler.at(moment, self._around.faults.stop)
+        if self._is_upgraded:
+            newer = NewerRelease(self._scheduler, self._bucket, self._model, self._around.root, self.counts)
+            since = moment * self._bucket.pages.random()
+            self._scheduler.at(since, newer.upgrade)
+            self._scheduler.at(since + (moment - since) * self._bucket.pages.random(), newer.downgrade)
 
     def _plan_snapshots(self, begin: float, span: float, gap: float) -> None:
         """For who reads only them, and not in the time of the others: also when hardly any run of maintenance ends."""

@@ -383,6 +383,17 @@ def test_state_that_is_not_for_this_release_is_refused_though_the_snapshot_is_fo
     assert full.fresh_rows() == list(range(2, ROWS + 1))
 
 
+def test_snapshot_of_a_state_that_was_taken_back_is_no_reason_to_refuse_the_newest_one(
+    start: StartInstance, url: str, full: Instance, tmp_path: Path
+) -> None:
+    full.sql("PRAGMA user_version = 7")
+    snapshot(url, tmp_path / "snapshots")
+    with pytest.raises(NotServed, match="schema version 7"):
+        start("early", url, schema=OneVersion(), paging=_ALWAYS)
+    full.sql("PRAGMA user_version = 0")
+    assert start("paged", url, schema=OneVersion(), paging=_ALWAYS).rows() == full.rows()
+
+
 def test_snapshot_that_is_left_behind_gives_way_to_the_newest_though_that_has_no_sidecar(
     paged: Callable[..., Instance], full: Instance, made: LogObject, url: str, tmp_path: Path
 ) -> None:
