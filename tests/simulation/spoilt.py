@@ -43,9 +43,12 @@ def _of_another_version(sidecar: bytes, rng: random.Random) -> bytes:
 
 
 def _of_twin(sidecar: bytes, snapshot: bytes) -> bytes:
-    """The sidecar of a snapshot with the same name, size and pages, and another date."""
+    """The sidecar of a snapshot of the same name and size, of another date, and with its last two pages swapped."""
     reader = ltx.Reader([snapshot])
     pages = list(reader.pages())
+    if len(pages) > 1:
+        (one, content), (other, another) = pages[-2:]
+        pages[-2:] = (one, another), (other, content)
     twin, _ = ltx.encode(replace(reader.header, timestamp=reader.header.timestamp + 1), pages)
     index = PageIndex.read_through([bytes(twin)])
     index._upper = PageIndex.decode(sidecar)._upper
