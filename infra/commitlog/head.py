@@ -25,6 +25,7 @@ from infra.commitlog.objects import Objects, commit_object
 
 LIKELY_SECONDS = 0.2  # in a bucket, where each question is a request; see Head
 LOOKS = 5  # at a log that changes meanwhile
+_LOOK_SECONDS = 0.05  # before the second one, twice as long before the third, and so on
 
 
 class Head:
@@ -159,6 +160,7 @@ class Head:
             if end == newest:
                 break
             call_it_a_gap_unless(looks_left > 0, ObjectMissing(self._objects.url_of(commit_object(end + 1))))
+            self._clock.sleep(_LOOK_SECONDS * (LOOKS - looks_left))
         if newest < position.txid:
             raise self._replaced(f"ends at TXID {newest:016x}, but this instance has seen {position.txid:016x}")
         return listed

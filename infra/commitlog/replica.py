@@ -258,7 +258,7 @@ class Replica:
         `txid`.
         """
         shown = self.visible.txid
-        is_served = self._condition is Condition.SERVED
+        is_served = self._condition is Condition.SERVED and self.has_looked_past
         return is_served and self.log.head.seen_at(shown) >= not_before and shown >= txid
 
     def is_current(self) -> bool:
@@ -306,14 +306,14 @@ class Replica:
         for tries_left in reversed(range(_SNAPSHOTS)):
             try:
                 moved = self._catch_up(limit)
-                break
+                if not self.has_looked_past and limit is None:
+                    self._check_head_is_served()
+                return moved
             except errors.SnapshotGone:
                 if not tries_left:
                     raise
                 self.lose_pages()
-        if not self.has_looked_past and limit is None:
-            self._check_head_is_served()
-        return moved
+        raise AssertionError("unreachable")
 
     def look_past_snapshot(self) -> None:
         """See to it that a file that was opened page by page is at the log's head, which nobody has looked for yet."""
@@ -325,7 +325,7 @@ class Replica:
         try:
             self.at_rest.check_log_served(self.file.writer.connection())
             self.log.head.check_written_here(self.visible)
-        except errors.ServiceError:
+        except BaseException:
             self._condition = Condition.UNSETTLED
             raise
         self.has_looked_past = True
@@ -463,7 +463,10 @@ class Replica:
             )
         self.visible = self.stored
         self.blocked = None
-        return self.stored != before
+        if self.stored == before:
+            return False
+        self.has_looked_past = True  # or the number would have been taken
+        return True
 
     def _take_the_number(self, db: peewee.Database) -> None:
         """By a commit that changes nothing: to set what stands there already writes the first page anew."""

@@ -197,6 +197,7 @@ class Maintenance:
                 newest = self._proven(report, scratch, progress)
             except (SnapshotGone, BackupMissing) as error:  # this run has stood still, and another one has gone on
                 logger.info("%s; what is newest is proven", error)
+                report.snapshot = report.backup = ""
                 newest = self._proven(report, scratch, progress)
             if newest is None:
                 return self.steps.check_nothing_misnamed()  # nobody has written anything yet

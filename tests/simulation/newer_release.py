@@ -8,7 +8,7 @@ from infra.commitlog import CommitLog, Replica
 from infra.commitlog.schema import AnySchema
 from infra.storage.object_store import SMALL_OBJECT_SECONDS
 from tests.simulation.model import Model
-from tests.simulation.scheduler import Scheduler, SimulatedClock
+from tests.simulation.scheduler import Scheduler, SimulatedClock, Task
 from tests.simulation.store import Bucket, Connection, Faults, FaultyStore
 from tests.simulation.workload import SCHEMA_ONLY, VERSION
 
@@ -34,17 +34,17 @@ class NewerRelease:
         assert task
         task.pause(seconds)
 
-    def upgrade(self) -> None:
-        """Commit a schema of the release after the next one."""
+    def migrate(self, seconds: float) -> None:
+        """Commit a schema of the release after the next one, and so much later the one that the others know."""
         if self._model.chain.head > SCHEMA_ONLY:
             self._model.upgraded()
             self._counts["upgrades"] += 1
-            self._scheduler.start(lambda task: self._commit(VERSION + 1))
+            self._scheduler.start(lambda task: self._migrate(task, seconds))
 
-    def downgrade(self) -> None:
-        """Commit the schema that the others know."""
-        if self._model.newer_since:
-            self._scheduler.start(lambda task: self._commit(VERSION))
+    def _migrate(self, task: Task, seconds: float) -> None:
+        self._commit(VERSION + 1)
+        task.pause(seconds)
+        self._commit(VERSION)
 
     def _commit(self, version: int) -> None:
         log = CommitLog(

@@ -148,8 +148,8 @@ class World:
         if self._is_upgraded:
             newer = NewerRelease(self._scheduler, self._bucket, self._model, self._around.root, self.counts)
             since = moment * self._bucket.pages.random()
-            self._scheduler.at(since, newer.upgrade)
-            self._scheduler.at(since + (moment - since) * self._bucket.pages.random(), newer.downgrade)
+            seconds = (moment - since) * self._bucket.pages.random()
+            self._scheduler.at(since, partial(newer.migrate, seconds))
 
     def _plan_snapshots(self, begin: float, span: float, gap: float) -> None:
         """For who reads only them, and not in the time of the others: also when hardly any run of maintenance ends."""

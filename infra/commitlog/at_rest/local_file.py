@@ -176,7 +176,8 @@ class LocalFile:
 
     def check_log_served(self, connection: apsw.Connection) -> None:
         """Raises NotServed when the log's newest state, which is open there, is not for this release to serve."""
-        check_log_served(connection, self._log, self._schema)
+        with translated_errors(self.path):
+            check_log_served(connection, self._log, self._schema)
 
     def remove_changes(self, path: Path) -> None:
         """Remove row changes for good: after a power cut they must not be done once more."""
@@ -377,6 +378,7 @@ class LocalFile:
                 position = pages.follow(position)
                 with opened_image(self.path, self.vfs) as connection:
                     self.check_log_served(connection)
+                self._log.head.check_written_here(position)
             check_goes_on(position, self._log, self.path, newest)
             self._know_as_left()
         except BaseException:

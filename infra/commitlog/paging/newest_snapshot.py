@@ -4,7 +4,7 @@ import logging
 from collections.abc import Container
 from dataclasses import dataclass
 
-from core.errors import LogDamaged, ObjectMissing, SnapshotGone
+from core.errors import LogDamaged, ObjectMissing, SnapshotGone, StoreUnavailable
 from infra.commitlog import ltx
 from infra.commitlog.chain import LogObject, Position
 from infra.commitlog.objects import Objects
@@ -56,11 +56,19 @@ class NewestSnapshot:
             return None
 
     def fetch(self, begin: int, end: int) -> bytes:
-        """Read the object's bytes from one offset to before another, unchecked."""
+        """Read the object's bytes from one offset to before another, unchecked but for how many they are. Raises
+        StoreUnavailable for another number, unless it is the object that is another.
+        """
         try:
-            return self._objects.read_part(self.item, begin, end)
+            for _ in range(2):
+                found = self._objects.read_part(self.item, begin, end)
+                if len(found) == end - begin:
+                    return found
         except ObjectMissing as error:
             raise self._gone("was deleted while its pages are read") from error
+        self._check_is_of_this_object()
+        url = self._objects.url_of(self.item)
+        raise StoreUnavailable(f"{url}: {len(found):,} bytes came where {end - begin:,} are")
 
     def pages(self, block: int, body: bytes) -> list[tuple[int, bytes]]:
         """Decode a block and check it. Raises LogDamaged, with the object's URL, when it is not what it was, and
