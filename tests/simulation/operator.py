@@ -46,11 +46,8 @@ class Operator:
                 self._counts["by others"] += 1
                 if self._rng.random() < 0.1:
                     self._make_a_copy(path)
-            except (
-                apsw.Error,
-                peewee.DatabaseError,
-                TypeError,
-            ) as error:  # locked, torn by a crash, or NULL in a mixture
+            # Locked, torn by a crash, or with NULL where a mixture of two files has it
+            except (apsw.Error, peewee.DatabaseError, TypeError) as error:
                 say(f"somebody: {act.__name__.strip('_')}: {error}")
 
     def visit(self, path: Path, say: Say) -> bool:

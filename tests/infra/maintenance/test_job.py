@@ -403,7 +403,7 @@ def test_a_run_that_stood_still_while_its_snapshot_was_deleted_proves_the_newest
 
     monkeypatch.setattr(maintenance.steps, step, work_and_sleep)
     report = maintenance.run()
-    assert (report.problems, report.unsound, report.txid) == ([], False, f"{3:016x}")
+    assert (report.problems, report.unsound, report.txid, report.snapshot) == ([], False, f"{3:016x}", "")
     assert report.verified
     assert report.verified.snapshot == f"{3:016x}"
     assert level(store, 9) == [3]

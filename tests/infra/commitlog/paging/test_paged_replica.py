@@ -4,8 +4,9 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ import peewee
 import pytest
 from fastcrc.crc64 import go_iso
 
-from core.errors import DatabaseUnavailable, LogDamaged, NotServed, StoreUnavailable, TransactionTooLarge
+from core.errors import (
+    DatabaseUnavailable,
+    LogDamaged,
+    LogInUse,
+    NotServed,
+    SnapshotGone,
+    StoreUnavailable,
+    TransactionTooLarge,
+)
 from infra.clock import Clock
 from infra.commitlog import ltx, replica
 from infra.commitlog.chain import LogObject
@@ -381,6 +390,80 @@ def test_state_that_is_not_for_this_release_is_refused_though_the_snapshot_is_fo
     assert instance.fresh_rows() == list(range(1, ROWS + 1))
     instance.sql("DELETE FROM t WHERE v = 1")
     assert full.fresh_rows() == list(range(2, ROWS + 1))
+
+
+class FailsOnce(OneVersion):
+    """While the head is looked at."""
+
+    def __init__(self) -> None:
+        self._times = count(1)
+
+    def check(self, connection: apsw.Connection) -> bool:
+        if next(self._times) == 2:
+            raise apsw.IOError("cannot be read")
+        return super().check(connection)
+
+
+def test_head_that_could_not_be_looked_at_is_not_served(
+    start: StartInstance, url: str, full: Instance, made: LogObject
+) -> None:
+    full.sql("PRAGMA user_version = 7")
+    instance = start("paged", url, schema=FailsOnce(), paging=_ALWAYS)
+    with pytest.raises(DatabaseUnavailable, match="cannot be read"):
+        instance.fresh_rows()
+    with pytest.raises(NotServed, match="schema version 7"):
+        instance.sql("DELETE FROM t")
+    assert full.fresh_rows() == list(range(1, ROWS + 1))
+
+
+@pytest.mark.parametrize("first", ["read", "write"])
+def test_commit_of_another_program_behind_the_snapshot_is_refused_each_time(
+    first: str, paged: Callable[..., Instance], full: Instance, made: LogObject, url: str
+) -> None:
+    store, names, theirs = ObjectStore(url), full.log.objects.names, made.max_txid + 1
+    reader = ltx.Reader(store.read(names.name(0, made.max_txid, made.max_txid)))
+    header = replace(reader.header, min_txid=theirs, max_txid=theirs, node_id=0, log_id=0, predecessor=0)
+    body, _ = ltx.encode(header, reader.pages())
+    store.put(names.name(0, theirs, theirs), bytes(body))
+    instance = paged()
+    for ask in (first, "write", "read", "write"):
+        with pytest.raises(LogInUse, match="is being written by another program"):
+            instance.fresh_rows() if ask == "read" else instance.sql("DELETE FROM t")
+
+
+def test_who_has_written_on_the_snapshot_has_been_at_the_head(paged: Callable[..., Instance]) -> None:
+    instance = paged()
+    assert not instance.replica.has_looked_past
+    assert not instance.replica.is_fresh(float("-inf"))
+    instance.sql("DELETE FROM t WHERE v = 1")
+    assert instance.replica.has_looked_past
+    assert instance.replica.is_fresh(float("-inf"))
+
+
+def test_snapshot_that_is_replaced_by_a_shorter_one_is_opened_anew(
+    paged: Callable[..., Instance], full: Instance, made: LogObject, url: str, tmp_path: Path
+) -> None:
+    instance, image = paged(), tmp_path / "shorter.db"
+    position = full.log.restore(image)
+    with closing(apsw.Connection(str(image))) as connection:
+        connection.execute("DELETE FROM t WHERE v > 10; VACUUM; PRAGMA journal_mode = delete").fetchall()
+    ObjectStore(url).delete(full.log.objects.names.name_of(made))
+    Compactor(full.log, ObjectStore(url), Clock()).store_snapshot(image, position, tmp_path)
+    with pytest.raises(SnapshotGone, match="is not the object that its index was made of"):
+        instance.rows("SELECT text FROM t")
+    instance.replica.lose_pages()
+    assert instance.fresh_rows() == list(range(1, 11))
+
+
+def test_snapshot_that_was_cut_off_is_damage(paged: Callable[..., Instance], made: LogObject, url: str) -> None:
+    instance, store = paged(), ObjectStore(url)
+    name = instance.log.objects.names.name_of(made)
+    store.put(name, b"".join(store.read(name))[: made.size // 3])
+    with pytest.raises(SnapshotGone, match="is not the object that its index was made of"):
+        instance.rows("SELECT text FROM t")
+    instance.replica.lose_pages()
+    with pytest.raises(LogDamaged, match=r"\.ltx"):
+        instance.fresh_rows()
 
 
 def test_snapshot_of_a_state_that_was_taken_back_is_no_reason_to_refuse_the_newest_one(
