@@ -84,11 +84,16 @@ class PagedDatabase:
 
     def read_ahead(self) -> Iterator[None]:
         """Fetch the leaves of each b-tree that hold what is newest, a block at each step. Any thread may."""
-        if self._snapshot:
+        if not self._snapshot:
+            return
+        try:
             with translated_errors(self._path):
                 for number in newest_leaves(self._path, self.vfs):
                     self._file.warm([number])
                     yield
+        except ValueError:  # SQLite does not know the VFS of a file that was closed meanwhile
+            if self._snapshot:
+                raise
 
     def close(self) -> None:
         """Forget the snapshot, and remove what was kept of it beside the file. Safe to call twice."""
