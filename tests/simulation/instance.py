@@ -122,7 +122,7 @@ class Instance:
 
     def submit(self, request: Request) -> None:
         """A client's request arrives."""
-        if isinstance(request, Read) and self._lasting and self._can_be_read():
+        if isinstance(request, Read) and self._lasting and self._can_be_read() and not self.is_opening:
             self._answer_at_once_or_ask(request)
         else:
             self._enqueue(request)
