@@ -165,10 +165,12 @@ class CommitLog:
     def _plan(self, txid: int | None, snapshot: LogObject | None) -> list[LogObject]:
         """The objects that lead from the beginning, or from a snapshot, to a TXID or the head, fewest first."""
         if txid is None:
-            first, listed = [snapshot] if snapshot else [], self.head.listing_past(START)
-            if first and not any((item.level, item.max_txid) == (SNAPSHOTS, end_of(first)) for item in listed):
-                raise SnapshotGone(f"{self.objects.url_of(first[0])} was deleted since it was found")
-            return first + chain(listed, end_of(first))
+            listed = self.head.listing_past(START)
+            if snapshot is None:
+                return chain(listed, 0)
+            if snapshot.max_txid not in (item.max_txid for item in listed if item.level == SNAPSHOTS):
+                raise SnapshotGone(f"{self.objects.url_of(snapshot)} was deleted since it was found")
+            return [snapshot, *chain(listed, snapshot.max_txid)]
         listed = self.head.listing_past(START, self.objects.everything)
         if (newest := newest_in(listed)) < txid:
             raise LogDamaged(f"{self.url} ends at TXID {newest:016x}, before {txid:016x}")

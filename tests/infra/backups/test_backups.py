@@ -202,12 +202,9 @@ def test_manifest_that_is_not_there_any_more_is_said(local: Backups, image: Path
 
 
 def test_header_of_any_length_is_no_traceback(local: Backups, image: Path, target: Path) -> None:
-    name, head, packed = (
-        "app-20260131-1200-odd.db.gz",
-        b"\x1f\x8b\x08\x08" + bytes(6),
-        gzip.compress(image.read_bytes()),
-    )
-    local.store.put(name, head + b"n" * 600_000 + b"\0" + packed[10:])
+    name, packed = "app-20260131-1200-odd.db.gz", gzip.compress(image.read_bytes())
+    with_a_name = b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * 600_000 + b"\0"
+    local.store.put(name, with_a_name + packed[10:])
     with pytest.raises(BackupDamaged, match=f"{name} is damaged: "):
         local.restore(target, name)
 

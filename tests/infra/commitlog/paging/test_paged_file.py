@@ -367,7 +367,7 @@ def test_one_after_the_other_doubles_what_is_fetched(backwards: bool, paged: Pag
 
 
 def test_read_ahead_leaves_out_what_is_here(paged: Paged) -> None:
-    paged.file.warm([65])
+    paged.file.warm([4 * 16 + 1])
     with closing_file(raw(paged)) as file:
         for page in range(10 * 16):
             file.xRead(4096, page * 4096)
@@ -411,9 +411,9 @@ def test_pages_that_the_snapshot_has_not_are_not_warmed(paged: Paged) -> None:
 
 def test_warm_pages_cost_no_request_any_more(paged: Paged) -> None:
     paged.file.warm([1, 2, 16 * 16, 16 * 16 + 1])
-    paged.file.warm([49])
+    paged.file.warm([3 * 16 + 1])
     asked = len(paged.store.ranges)
-    paged.file.warm([49])
+    paged.file.warm([3 * 16 + 1])
     paged.file.warm([2])
     with closing_file(raw(paged)) as file:
         for page in (0, 15, 16 * 15, 16 * 16, 3 * 16):
